@@ -1,0 +1,6 @@
+"""`mtl` and `python -m mtlcli`."""
+
+from mtlcli.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The contract of an architecture: how the encoder's features reach the heads, and what is shared (survey 2)."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mtlcli.plugin import TaskFacts
+
+
+@dataclass(frozen=True)
+class ArchitectureFacts:
+    """What an architecture is built from: the loaded encoder and the tasks in the order of the run."""
+
+    encoder: nn.Module
+    tasks: tuple[TaskFacts, ...]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What goes into the encoder: tokens (n, length), or `embeddings` (n, length, dim) of the words in their place; mask and
+    types (n, length) or None. `all_layers` asks for every hidden state."""
+
+    tokens: Tensor
+    mask: Tensor | None
+    types: Tensor | None
+    embeddings: Tensor | None = None
+    all_layers: bool = False
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Hidden states (n, length, dim): the last one, and, where they were asked for, all of them with the embeddings first."""
+
+    last: Tensor
+    layers: tuple[Tensor, ...] = ()
+
+
+class Architecture(nn.Module, ABC):
+    """Owns the encoder and whatever stands between it and the heads.
+
+    A parameter of an architecture is shared unless `private_parameters` of some task lists it. `encoder` is what the run
+    folder keeps as `encoder/`; everything else of the state goes with the heads.
+    """
+
+    encoder: nn.Module
+
+    @abstractmethod
+    def forward(self, task: int, inputs: Inputs) -> Hidden:
+        """Features of a batch of one task."""
+
+    def private_parameters(self, task: int) -> list[nn.Parameter]:
+        """Parameters that only this task uses."""
+        return []

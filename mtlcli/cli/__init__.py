@@ -1,0 +1,68 @@
+"""The command line: each command parses, calls the library and prints. Nothing heavy is imported before a command runs."""
+
+import os
+import sys
+
+import click
+import typer
+
+from mtlcli.cli import check, evaluate, plugins, predict, train
+from mtlcli.errors import MtlError
+
+app = typer.Typer(
+    name="mtl",
+    help="Train one text encoder on many tasks, judge it honestly, and use it.\n\n"
+    "Example: mtl train --task sst --task quora --task sts --balancer pcgrad --sample --output runs/demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("check")(check.check)
+app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.add_typer(plugins.app, name="plugins")
+
+
+@app.callback(invoke_without_command=True)
+def version(show: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    """Train one text encoder on many tasks, judge it honestly, and use it."""
+    if show:
+        from mtlcli import __version__
+
+        print(f"mtl {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs a command. What a user can mend is printed behind `error:`, without a traceback, and exits with code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "mtl"
+        message = error.format_message()
+        if message:
+            print(f"error: {message}\nsee: {path} --help", file=sys.stderr)
+        elif context is not None:
+            print(context.get_help())
+        code = 2
+    except MtlError as error:
+        if "--debug" in sys.argv:
+            raise
+        for line in error.lines:
+            print(f"error: {line}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        if "--debug" in sys.argv:
+            raise
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code if isinstance(code, int) else 0)

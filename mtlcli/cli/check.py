@@ -1,0 +1,86 @@
+"""`mtl check`."""
+
+from mtlcli.cli import options
+from mtlcli.cli.console import say, show_plan, size, table
+
+
+def check(
+    task: options.Tasks = None,
+    config: options.ConfigFile = None,
+    data: options.Data = None,
+    sample: options.Sample = False,
+    encoder: options.Encoder = None,
+    pooling: options.Pooling = None,
+    max_length: options.MaxLength = None,
+    scheduler: options.SchedulerName = None,
+    balancer: options.BalancerName = None,
+    epochs: options.Epochs = None,
+    steps: options.Steps = None,
+    batch_size: options.BatchSize = None,
+    micro_batches: options.MicroBatches = None,
+    lr: options.Lr = None,
+    head_lr: options.HeadLr = None,
+    seed: options.Seed = None,
+    select_by: options.SelectBy = None,
+    patience: options.Patience = None,
+    precision: options.Precision = None,
+    device: options.Device = None,
+    on_bad_row: options.OnBadRow = None,
+    sets: options.Set = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Find everything that can be wrong with a run, before anything is slow. Writes nothing.
+
+    Reads all rows, prints the mixing plan, and runs one forward and backward pass per task on its longest batch.
+
+    Example: mtl check --task sst --task quora --balancer pcgrad --sample
+    """
+    flags = {
+        "data": data, "encoder": encoder, "pooling": pooling, "max_length": max_length, "scheduler": scheduler,
+        "epochs": epochs, "steps": steps, "batch_size": batch_size, "micro_batches": micro_batches, "lr": lr,
+        "head_lr": head_lr, "seed": seed, "select_by": select_by, "patience": patience, "precision": precision,
+        "device": device,
+    }  # fmt: skip
+    chosen = options.configure(config, task, sample, balancer, on_bad_row, sets, flags)
+    from mtlcli.checking import try_longest
+    from mtlcli.preparing import prepare
+
+    prepared = prepare(chosen)
+    found = try_longest(prepared)
+    if quiet:
+        return
+    show_plan(prepared.plan)
+    columns = [
+        ("longest batch", ""),
+        ("texts", "right"),
+        ("tokens each", "right"),
+        ("loss", "right"),
+        ("seconds", "right"),
+        ("memory", "right"),
+    ]
+    table(
+        "",
+        columns,
+        [
+            (one.task, f"{one.texts}", f"{one.length}", f"{one.loss:.3f}", f"{one.seconds:.2f}", size(one.peak_bytes))
+            for one in found
+        ],
+    )
+    for loaded in prepared.tasks:
+        say(f"{loaded.task.name}: {_labels(loaded)}")
+    say("nothing is wrong")
+
+
+def _labels(loaded) -> str:  # type: ignore[no-untyped-def]
+    from collections import Counter
+
+    from mtlcli.tasks.base import Classes
+
+    targets = loaded.splits["train"].targets
+    if not isinstance(loaded.target, Classes):
+        return f"scores {targets.min():g} to {targets.max():g}, mean {targets.mean():.3g}, standard deviation {targets.std():.3g}"
+    counts = Counter(targets.tolist())
+    shown = [f"{label} {counts.get(index, 0)}" for index, label in enumerate(loaded.target.labels[:10])]
+    more = len(loaded.target.labels) - len(shown)
+    return "labels " + ", ".join(shown) + (f", and {more} more" if more else "")

@@ -1,0 +1,55 @@
+"""`mtl eval`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mtlcli.cli import options
+from mtlcli.cli.console import err, say, show_results
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            "-t",
+            metavar="NAME[=FILE]",
+            help="Only this task, or this task on other labelled rows. Repeat it.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder with the files that the tasks expect, in place of the run's own.")
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="dev, test or train; repeat it. [default: dev, and test where there is one]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 1000,
+    device: options.Device = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure a run per task and split, with 95 % bootstrap intervals.
+
+    Example: mtl eval runs/demo --json
+    """
+    from mtlcli.judging import judge
+    from mtlcli.training import plain_results
+
+    tasks = [options.parse_task(text) for text in task or ()]
+    results, notes = judge(
+        run, tasks, data=data, splits=split, resamples=resamples, device=device or "auto", precision=precision
+    )
+    for note in notes:
+        if not quiet:
+            say(f"note: {note}", err)
+    if as_json:
+        print(json.dumps({"tasks": plain_results(results)}, indent=None if quiet else 1))
+    else:
+        show_results(results, f"{run}")

@@ -1,0 +1,105 @@
+"""`mtl plugins`: what there is, what it takes, and how to write one."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mtlcli.cli.console import out, say, table
+from mtlcli.errors import MtlError
+
+app = typer.Typer(
+    help="What can be plugged in: tasks, heads, schedulers, balancers and more.\n\nExample: mtl plugins list balancers",
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+)  # fmt: skip
+
+
+@app.command("list")
+def list_plugins(
+    family: Annotated[
+        str | None,
+        typer.Argument(metavar="[FAMILY]", help="Only this family: tasks, heads, schedulers, balancers, ..."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a list of family, name, distribution, version, status, summary.")
+    ] = False,
+) -> None:
+    """List every plugin with one line of what it does. A broken one is shown with its error.
+
+    Example: mtl plugins list balancers
+    """
+    from mtlcli import registry
+    from mtlcli.inspection import survey
+
+    families = list(registry.FAMILIES) if family is None else [registry.family_named(family)]
+    found = survey(families)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+        return
+    for name in families:
+        rows = [
+            (
+                one.name,
+                "" if one.distribution == "mtlcli" else f"{one.distribution} {one.version}",
+                one.summary if one.status == "ok" else one.status,
+            )
+            for one in found
+            if one.family == name
+        ]
+        if rows:
+            table(name, [("name", ""), ("from", ""), ("what it does", "")], rows)
+            out.print()
+        else:
+            say(f"{name}: none installed")
+
+
+@app.command("show")
+def show(
+    family: Annotated[str, typer.Argument(help="tasks, heads, schedulers, balancers, ...")],
+    name: Annotated[str, typer.Argument(help="The plugin's name.")],
+) -> None:
+    """Show one plugin: what it does, its options with defaults and bounds, what it needs, and its source file.
+
+    Example: mtl plugins show balancers uncertainty
+    """
+    from mtlcli import registry
+    from mtlcli.inspection import describe
+
+    found = describe(registry.family_named(family), name)
+    say(f"{found.name} ({found.family}, {found.distribution} {found.version})")
+    say(f"source: {found.source}")
+    say("")
+    say(found.module)
+    say("")
+    say(found.text)
+    say("")
+    if found.needs:
+        say(f"needs: {', '.join(found.needs)}")
+    if found.options:
+        table("", [("option", ""), ("type", ""), ("default", ""), ("bounds", ""), ("what it is", "")], found.options)
+    else:
+        say("no options")
+
+
+@app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the plugin, such as my-balancer.")],
+    family: Annotated[str, typer.Option(help="Family of the plugin.")] = "balancers",
+    folder: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make. [default: mtlcli-NAME]")
+    ] = None,
+) -> None:
+    """Make a distribution with one plugin in it, which installs and passes its own test.
+
+    Example: mtl plugins new my-balancer --output /tmp/mtlcli-my-balancer
+    """
+    from mtlcli import registry
+    from mtlcli.scaffold import make_distribution
+
+    place = folder or Path(f"mtlcli-{name}")
+    if place.exists() and (place.is_file() or any(place.iterdir())):
+        raise MtlError(f"--output: {place} is not empty; choose another folder")
+    make_distribution(name, registry.family_named(family), place)
+    say(f"made {place}; try it: pip install -e {place} && python -m pytest {place}")

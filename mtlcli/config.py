@@ -1,0 +1,417 @@
+"""The configuration of a run: defaults < recipe file < flags < `--set`, validated as a whole before anything is slow."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mtlcli import registry
+from mtlcli.errors import MtlError, did_you_mean, one_of
+from mtlcli.recipes import Layer, merge
+
+TASK_FILES = ("train", "dev", "test")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Choice(BaseModel):
+    """A plugin by name with its options; a bare string stands for the name alone."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was given besides the core's own fields."""
+        return self.__pydantic_extra__ or {}
+
+
+def _texts(value: Any) -> Any:
+    return (
+        [str(item) for item in value] if isinstance(value, list) else None if value is None else str(value).split(",")
+    )
+
+
+def _column(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Encoding = Literal["single", "cross", "bi"]
+Columns = Annotated[list[str], BeforeValidator(_texts)]
+
+
+class TaskConfig(Choice):
+    """One task of the run. Keys that are not listed here are options of the task's plugin."""
+
+    name: str = Field(
+        "", description="the kind of task, a plugin; by default the one of the task's own name", alias="kind"
+    )
+    head: Choice | None = Field(None, description="the head; by default the one the task proposes for its encoding")
+    encoding: Encoding | None = Field(
+        None, description="how the texts reach the encoder: single, cross (pair in one sequence) or bi (each alone)"
+    )
+    train: str | None = Field(None, description="training file (CSV, TSV, JSONL)")
+    dev: str | None = Field(None, description="file to evaluate on while training")
+    test: str | None = Field(None, description="file that only `mtl eval` reads")
+    text: Columns | None = Field(None, description="column(s) of the text, by header name or number from 0")
+    label: Annotated[str, BeforeValidator(_column)] | None = Field(
+        None, description="column of the label, by header name or number from 0"
+    )
+    header: bool = Field(True, description="whether the first line names the columns")
+    labels: Columns | None = Field(
+        None, description="the classes in order; by default those of the training rows, sorted"
+    )
+    range: tuple[float, float] | None = Field(
+        None, description="lowest and highest score; by default those of the training rows"
+    )
+    max_rows: int | None = Field(None, ge=1, description="train on this many rows, drawn with the seed")
+    batch_size: int | None = Field(
+        None, ge=1, description="rows per micro-batch of this task; by default training.batch_size"
+    )
+    on_bad_row: Literal["error", "skip"] | None = Field(
+        None, description="stop at a row that cannot be read, or skip and count it"
+    )
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+class EncoderConfig(Choice):
+    """The encoder. Keys that are not listed here are options of the encoder's plugin."""
+
+    name: str = "tiny"
+    pooling: Literal["cls", "mean", "max"] = "mean"
+    layer: int = Field(-1, description="hidden layer the heads read: -1 the last, -2 the one before, 0 the embeddings")
+    max_length: int = Field(
+        128, ge=4, description="longest input in tokens, a pair together; longer ones are truncated"
+    )
+
+
+class OptimizerConfig(_Strict):
+    """AdamW with one group for the encoder, one for the heads and one for what the balancer learns."""
+
+    lr: float | None = Field(None, gt=0, description="peak learning rate of the encoder; by default the encoder's own")
+    head_lr: float | None = Field(None, gt=0, description="of the heads; by default ten times lr, or the encoder's own")
+    balancer_lr: float = Field(0.025, gt=0, description="of what balancer, scheduler and regularizers learn")
+    weight_decay: float = Field(0.01, ge=0, description="on weight matrices only: not on biases, norms or the balancer")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    warmup: float = Field(0.06, ge=0, le=1, description="share of the steps over which the rate rises from zero")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="how the rate falls after the warm-up"
+    )
+    clip: float | None = Field(1.0, gt=0, description="largest global norm of the combined gradient; null: none")
+
+
+class TrainingConfig(_Strict):
+    """How long, how large, how often and where."""
+
+    epochs: int | None = Field(None, ge=1, description="by default 3, or the encoder's own; not together with steps")
+    steps: int | None = Field(None, ge=1, description="total number of optimizer updates")
+    steps_per_epoch: int | None = Field(None, ge=1, description="by default what one pass over the largest task needs")
+    batch_size: int = Field(16, ge=1, description="rows per micro-batch")
+    micro_batches: int = Field(
+        1, ge=1, description="micro-batches per step: of each task it visits, or draws of a sampling scheduler"
+    )
+    eval_every: Literal["epoch"] | int = Field(
+        "epoch", description="evaluate on dev every epoch or every so many steps"
+    )
+    save_every: int | None = Field(None, ge=1, description="also save a checkpoint every so many steps")
+    keep_last: int = Field(1, ge=1, description="checkpoints kept besides the best one")
+    select_by: str = Field(
+        "mean", description="mean of the primary metrics, normalized-mean (each from 0 to 1), or TASK.METRIC"
+    )
+    patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
+    seed: int = Field(42, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast on GPUs that have it, else fp32"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="when a loss or gradient is not finite: stop, or skip the step and count"
+    )
+
+
+class Config(_Strict):
+    """The whole run. `config.yaml` in the run folder is this, resolved."""
+
+    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
+    data: str | None = Field(None, description="folder with the files that the tasks expect")
+    sample: bool = Field(False, description="use the made-up corpus that comes with mtlcli")
+    encoder: EncoderConfig = EncoderConfig()
+    architecture: Choice = Choice(name="hard-sharing")
+    scheduler: Choice = Choice(name="round-robin")
+    balancer: Choice = Choice(name="equal")
+    gradient_regularizer: Choice | None = None
+    regularizers: list[Choice] = Field(default_factory=list)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as plain values that read back as the same configuration."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+# which sections choose a plugin, and of which family
+CHOICES = {
+    ("encoder",): "encoders",
+    ("architecture",): "architectures",
+    ("scheduler",): "schedulers",
+    ("balancer",): "balancers",
+    ("gradient_regularizer",): "gradient_regularizers",
+}
+
+
+def split_methods(text: str, where: str) -> dict[str, str | None]:
+    """`uncertainty+pcgrad` -> {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"}.
+
+    Names are unique across the two families. Raises MtlError for a name of neither, and for two of one family.
+    """
+    found: dict[str, str | None] = {}
+    for name in (part.strip() for part in text.split("+")):
+        slots = [
+            slot
+            for slot, family in (("balancer", "balancers"), ("gradient_regularizer", "gradient_regularizers"))
+            if name in registry.names(family)
+        ]
+        if not slots and ":" in name:
+            slots = [registry.family_of(("balancers", "gradient_regularizers"), name, where)[:-1]]
+        if not slots:
+            known = registry.names("balancers") + registry.names("gradient_regularizers")
+            raise MtlError(f'{where}: unknown balancer "{name}"{did_you_mean(name, known)}; there are: {one_of(known)}')
+        if len(slots) == 2:
+            raise MtlError(f'{where}: "{name}" is both a balancer and a gradient regularizer; set each by its own key')
+        if slots[0] in found:
+            kind = slots[0].replace("_", " ")
+            raise MtlError(f'{where}: "{found[slots[0]]}" and "{name}" are both of the kind {kind}; choose one')
+        found[slots[0]] = name
+    return found
+
+
+def resolve(layers: list[Layer], only: list[str] | None = None) -> Config:
+    """Merges the layers, later ones winning, and validates the whole with the options of every plugin it names.
+
+    `only` names the tasks of the run where the command line did; a recipe may hold more. Returns the configuration with
+    every default filled in. Raises MtlError with all errors at once, each with the file and line, or the flag, where the
+    wrong value was written.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        _plain_tasks(layer)
+        _join_methods(layer)
+        values = merge(values, layer.values)
+    places = _Places(layers)
+    tasks = values.get("tasks")
+    if only and isinstance(tasks, dict):
+        for name in (layers[-1].values.get("tasks") or {}) if len(layers) > 1 else ():
+            if name not in only:
+                raise MtlError(
+                    f"{places.of(('tasks', name))}: the run has no task of this name{did_you_mean(name, only)}; it has {one_of(only)}"
+                )
+        values["tasks"] = {name: tasks.get(name) or {} for name in only}
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise MtlError(*dict.fromkeys(places.explain(detail) for detail in error.errors())) from None
+    errors: list[str] = []
+    _check_core(config, places, errors)
+    _check_plugins(config, places, errors)
+    if errors:
+        raise MtlError(*errors)
+    _fill_from_encoder(config)
+    return config
+
+
+def _fill_from_encoder(config: Config) -> None:
+    """What the configuration leaves open and the encoder knows best: learning rates and length of the run."""
+    name = config.encoder.name
+    base = registry.load("encoders", name, "encoder") if is_encoder_plugin(name) else registry.base_of("encoders")
+    own_rate = config.optimizer.lr is None
+    if config.optimizer.lr is None:
+        config.optimizer.lr = base.default_lr
+    if config.optimizer.head_lr is None:
+        own = base.default_head_lr if own_rate else None
+        config.optimizer.head_lr = own or 10 * config.optimizer.lr
+    if config.training.epochs is None and config.training.steps is None:
+        config.training.epochs = base.default_epochs
+
+
+def _plain_tasks(layer: Layer) -> None:
+    """Lets a recipe list tasks by name alone, and name one without saying more of it."""
+    tasks = layer.values.get("tasks")
+    if isinstance(tasks, list) and all(isinstance(name, str) for name in tasks):
+        layer.values["tasks"] = {name: {} for name in tasks}
+    elif isinstance(tasks, dict):
+        layer.values["tasks"] = {name: {} if section is None else section for name, section in tasks.items()}
+
+
+def absolute_paths(layer: Layer, base: Path) -> Layer:
+    """Makes the relative paths of a layer absolute: they are relative to the file, or the folder, they were written in."""
+
+    def absolute(value: Any) -> Any:
+        return str((base / Path(value).expanduser()).absolute()) if isinstance(value, str) else value
+
+    values = layer.values
+    if "data" in values:
+        values["data"] = absolute(values["data"])
+    for section in (values.get("tasks") or {}).values() if isinstance(values.get("tasks"), dict) else ():
+        for key in TASK_FILES:
+            if isinstance(section, dict) and key in section:
+                section[key] = absolute(section[key])
+    encoder = values.get("encoder")
+    name = encoder.get("name") if isinstance(encoder, dict) else encoder
+    if isinstance(name, str) and (
+        name.startswith((".", "~")) or (name not in registry.names("encoders") and (base / name).is_dir())
+    ):
+        if isinstance(encoder, dict):
+            encoder["name"] = absolute(name)
+        else:
+            values["encoder"] = absolute(name)
+    return layer
+
+
+def _join_methods(layer: Layer) -> None:
+    """Lets `balancer: uncertainty+pcgrad` name both families, in a recipe as on the command line."""
+    value = layer.values.get("balancer")
+    name = value if isinstance(value, str) else value.get("name") if isinstance(value, dict) else None
+    place = layer.places.get(("balancer",), "balancer")
+    if not isinstance(name, str) or (name in registry.names("balancers")):
+        return
+    found = split_methods(name, f"{place}: balancer" if not place.startswith("--") else place)
+    layer.values.pop("balancer")
+    for slot, chosen in found.items():
+        options = {key: item for key, item in value.items() if key != "name"} if isinstance(value, dict) else {}
+        if slot == "gradient_regularizer" and "balancer" in found:
+            options = {}
+        layer.values[slot] = merge({"name": chosen, **options}, layer.values.get(slot) or {})
+        layer.places.setdefault((slot,), place)
+
+
+class _Places:
+    """Finds what to call the place where a value was written."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers = layers
+
+    def of(self, path: tuple[Any, ...]) -> str:
+        """`recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone when nobody wrote it."""
+        dotted = ".".join(str(part) for part in path)
+        for length in range(len(path), 0, -1):
+            for layer in reversed(self.layers):
+                place = layer.places.get(path[:length])
+                if place is not None:
+                    return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
+        return dotted
+
+    def explain(self, detail: Any) -> str:
+        """One line for one error of pydantic."""
+        path = tuple(part for part in detail["loc"] if part not in ("function-before", "literal['epoch']", "int"))
+        if detail["type"] == "extra_forbidden":
+            known = _fields_at(path[:-1])
+            hint = did_you_mean(str(path[-1]), known)
+            return f"{self.of(path)}: unknown key" + (hint or f"; there are: {one_of(known)}")
+        message = detail["msg"].removeprefix("Value error, ")
+        return f"{self.of(path)}: found {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in path:
+        field = model.model_fields.get(part)
+        model = field.annotation if field is not None else model
+    return list(getattr(model, "model_fields", {}))
+
+
+def _check_core(config: Config, places: _Places, errors: list[str]) -> None:
+    training = config.training
+    if not config.tasks:
+        errors.append("no task: name at least one, such as --task sst, or under `tasks:` in a recipe")
+    if training.epochs is not None and training.steps is not None:
+        errors.append(f"{places.of(('training', 'steps'))}: steps and epochs exclude each other; give one")
+    if isinstance(training.eval_every, int) and training.eval_every < 1:
+        errors.append(
+            f"{places.of(('training', 'eval_every'))}: found {training.eval_every}: expected `epoch` or a number from 1"
+        )
+    if config.sample and config.data:
+        errors.append(f"{places.of(('data',))}: --data and --sample exclude each other; give one")
+    for name, task in config.tasks.items():
+        if task.range is not None and not task.range[0] < task.range[1]:
+            errors.append(
+                f"{places.of(('tasks', name, 'range'))}: found {list(task.range)}: expected [lowest, highest]"
+            )
+        if not name or any(character in name for character in "./\\ =,"):
+            errors.append(
+                f"{places.of(('tasks', name))}: a task's name is part of file names: no dots, slashes, commas or spaces"
+            )
+
+
+def _check_plugins(config: Config, places: _Places, errors: list[str]) -> None:
+    def check(family: str, choice: Choice, path: tuple[Any, ...], core: type[BaseModel] = Choice) -> type | None:
+        known = tuple(core.model_fields)
+        try:
+            found = registry.check_options(family, choice.name, choice.options, places.of(path), known)
+        except MtlError as error:
+            errors.extend(error.lines)
+            return None
+        plugin, options, wrong = found
+        errors.extend(f"{places.of((*path, *option.split('.')))}: {message}" for option, message in wrong)
+        if not wrong:
+            choice.__pydantic_extra__ = options
+        return plugin
+
+    for path, family in CHOICES.items():
+        choice = getattr(config, path[0])
+        if choice is not None and not (family == "encoders" and not is_encoder_plugin(choice.name)):
+            check(family, choice, path, EncoderConfig if family == "encoders" else Choice)
+        elif choice is not None and choice.options:
+            unknown = next(iter(choice.options))
+            hint = did_you_mean(unknown, EncoderConfig.model_fields)
+            errors.append(
+                f"{places.of((*path, unknown))}: unknown key{hint or f'; there are: {one_of(EncoderConfig.model_fields)}'}"
+            )
+    for index, choice in enumerate(config.regularizers):
+        check("regularizers", choice, ("regularizers", index))
+    for name, task in config.tasks.items():
+        if not task.name:
+            if name not in registry.names("tasks"):
+                known = registry.names("tasks")
+                errors.append(
+                    f'{places.of(("tasks", name))}: "{name}" is not a known task{did_you_mean(name, known)}; for a task of '
+                    f"your own say what it is: --set tasks.{name}.kind=classification (or regression, "
+                    "pair-classification, pair-regression)"
+                )
+                continue
+            task.name = name
+        plugin = check("tasks", task, ("tasks", name), TaskConfig)
+        if plugin is not None:
+            _check_head(name, task, plugin, places, errors, check)
+
+
+def _check_head(name: str, task: TaskConfig, plugin: Any, places: _Places, errors: list[str], check: Any) -> None:
+    encodings = plugin.heads
+    if task.encoding is None:
+        task.encoding = next(iter(encodings))
+    elif task.encoding not in encodings:
+        errors.append(
+            f'{places.of(("tasks", name, "encoding"))}: found "{task.encoding}": "{task.name}" can be encoded as {one_of(encodings)}'
+        )
+        return
+    if task.head is None:
+        task.head = Choice(name=encodings[task.encoding])
+    head = check("heads", task.head, ("tasks", name, "head"))
+    sides = 2 if task.encoding == "bi" else 1
+    if head is not None and sides not in head.sides:
+        wanted = "two encodings: set encoding to bi" if sides == 1 else "one encoding: set encoding to cross"
+        errors.append(f'{places.of(("tasks", name, "head"))}: "{task.head.name}" needs {wanted}')
+
+
+def is_encoder_plugin(name: str) -> bool:
+    """Whether an encoder's name is a plugin's, rather than a folder or a hub id."""
+    return name in registry.names("encoders") or (":" in name and not Path(name).exists())

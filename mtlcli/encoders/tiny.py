@@ -1,0 +1,76 @@
+"""A small BERT with random weights and a WordPiece vocabulary of the run's own training text: no download, no knowledge."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from mtlcli.encoders.base import EncoderFacts, EncoderSource
+from mtlcli.plugin import seed_for
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class Tiny(EncoderSource):
+    """Learns from nothing but the run's rows: for demonstrations, tests and a lower bound. Real tasks want a pre-trained one."""
+
+    default_lr = 1e-3
+    default_head_lr = 1e-3
+    default_epochs = 6
+
+    def __init__(
+        self,
+        *,
+        dim: Annotated[int, Field(ge=4, description="width of the hidden states; a multiple of attention_heads")] = 128,
+        layers: Annotated[int, Field(ge=1)] = 2,
+        attention_heads: Annotated[int, Field(ge=1)] = 4,
+        intermediate: Annotated[int, Field(ge=4, description="width of the feed-forward layers")] = 512,
+        vocabulary: Annotated[int, Field(ge=100, description="largest number of word pieces")] = 2000,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+    ) -> None:
+        self.dim, self.layers, self.attention_heads = dim, layers, attention_heads
+        self.intermediate, self.vocabulary, self.dropout = intermediate, vocabulary, dropout
+
+    def folder(self, facts: EncoderFacts) -> Path:
+        """Trains the vocabulary, draws the weights with the run's seed and saves both."""
+        import torch
+        from transformers import BertConfig, BertModel
+
+        place = facts.scratch / "tiny"
+        tokenizer = self._tokenizer(facts)
+        tokenizer.save_pretrained(place)
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.dim,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.attention_heads,
+            intermediate_size=self.intermediate,
+            max_position_embeddings=max(facts.max_length, 16),
+            hidden_dropout_prob=self.dropout,
+            attention_probs_dropout_prob=self.dropout,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(facts.seed, "tiny"))
+            BertModel(config).save_pretrained(place)
+        return place
+
+    def _tokenizer(self, facts: EncoderFacts):  # type: ignore[no-untyped-def]
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+        from transformers import PreTrainedTokenizerFast
+
+        backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=self.vocabulary, special_tokens=SPECIAL, min_frequency=2, show_progress=False
+        )
+        backend.train_from_iterator(facts.texts(), trainer)
+        cls, sep = backend.token_to_id("[CLS]"), backend.token_to_id("[SEP]")
+        backend.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+        return PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+            model_max_length=facts.max_length,
+            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        )  # fmt: skip

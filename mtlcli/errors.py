@@ -1,0 +1,27 @@
+"""The one exception a user is meant to see."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MtlError(Exception):
+    """Something a user can mend: bad input, a wrong option, a missing file.
+
+    Every line says where, what was found, what was expected and what to do. The command line prints each behind
+    ``error:`` and exits with code 2, without a traceback. A bug is any other exception and keeps its traceback.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """`; did you mean "x"?` for the known name nearest to `found`, or an empty string."""
+    near = get_close_matches(found, list(known), n=1, cutoff=0.6)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def one_of(names: Iterable[str]) -> str:
+    """A readable list of names, for the end of an error line."""
+    return ", ".join(names) or "none"

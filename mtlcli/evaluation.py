@@ -1,0 +1,139 @@
+"""From a model and labelled rows to predictions, metrics with intervals, and the one number that selects a checkpoint."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mtlcli import registry
+from mtlcli.data.batching import by_length, collate
+from mtlcli.data.encoding import Encoded
+from mtlcli.errors import MtlError, did_you_mean, one_of
+from mtlcli.metrics.base import Metric
+from mtlcli.metrics.bootstrap import Estimate, estimate
+from mtlcli.model import MultiTaskModel
+from mtlcli.plugin import TaskFacts
+from mtlcli.tasks.base import UNSEEN
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions of n rows in their order: values (n,) class indices or scores, probabilities (n, classes) or None; loss is
+    the mean over rows with a known label, NaN where there are none."""
+
+    values: np.ndarray
+    probabilities: np.ndarray | None
+    loss: float
+
+
+def predict_rows(
+    model: MultiTaskModel, task: int, encoded: Encoded, device: torch.device, autocast: AbstractContextManager[object]
+) -> Predicted:
+    """Runs a task's head over all rows, longest first, dropout off; the model is left in the mode it was in."""
+    n = len(encoded)
+    values: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    loss_sum, counted = 0.0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), autocast:
+            for rows in by_length(encoded.lengths()):
+                batch = collate(encoded, task, rows).to(device)
+                output = model(task, batch)
+                decoded = model.head(task).decode(output)
+                found = decoded.values.cpu().numpy()
+                values = np.empty(n, dtype=found.dtype) if values is None else values
+                values[rows] = found
+                if decoded.probabilities is not None:
+                    part = decoded.probabilities.float().cpu().numpy()
+                    probabilities = (
+                        np.empty((n, part.shape[1]), dtype=np.float32) if probabilities is None else probabilities
+                    )
+                    probabilities[rows] = part
+                if batch.targets is not None:
+                    known = batch.targets != UNSEEN if model.head(task).facts.task.labels is not None else None
+                    output = output if known is None else output[known]
+                    targets = batch.targets if known is None else batch.targets[known]
+                    if len(targets):
+                        loss_sum += float(model.head(task).loss(output, targets).double().sum())
+                        counted += len(targets)
+    finally:
+        model.train(was_training)
+    if values is None:
+        raise ValueError("no rows to predict")
+    return Predicted(values, probabilities, loss_sum / counted if counted else float("nan"))
+
+
+def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str) -> dict[str, Metric]:
+    """The metrics of a task by name, the primary one first."""
+    return {name: registry.load("metrics", name, where)(task) for name in names}
+
+
+def measure(
+    metrics: Mapping[str, Metric], predicted: Predicted, targets: np.ndarray, resamples: int
+) -> dict[str, Estimate]:
+    """Every metric with its 95 % interval; low and high equal the value where `resamples` is 0."""
+    if resamples:
+        return {
+            name: estimate(metric, predicted.values, targets, resamples=resamples) for name, metric in metrics.items()
+        }
+    ones = np.ones((1, len(targets)), dtype=np.int64)
+    found = {}
+    for name, metric in metrics.items():
+        value = float(metric.values(predicted.values, targets, ones)[0])
+        found[name] = Estimate(value, value, value, len(targets))
+    return found
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a checkpoint is judged: the mean of these (task, metric) pairs, higher being better."""
+
+    terms: tuple[tuple[str, str], ...]
+    normalized: bool
+
+    def score(self, values: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Mapping[str, Metric]]) -> float:
+        """values[task][metric] -> one number. A metric where lower is better counts negative; normalized ones run 0 to 1."""
+        found = []
+        for task, name in self.terms:
+            metric, value = metrics[task][name], values[task][name]
+            if self.normalized:
+                worst, best = metric.bounds
+                value = (value - worst) / (best - worst)
+            elif not metric.higher_is_better:
+                value = -value
+            found.append(value)
+        return sum(found) / len(found)
+
+
+def make_selection(
+    select_by: str, metrics: Mapping[str, Mapping[str, Metric]], evaluated: list[str]
+) -> Selection | None:
+    """What `training.select_by` means for these tasks; None where no task has dev rows.
+
+    Raises MtlError for a name that is neither `mean`, `normalized-mean` nor TASK.METRIC of a task with dev rows.
+    """
+    if select_by in ("mean", "normalized-mean"):
+        terms = tuple((task, next(iter(metrics[task]))) for task in evaluated)
+        unbounded = [f"{t}.{m}" for t, m in terms if not np.isfinite(metrics[t][m].bounds).all()]
+        if select_by == "normalized-mean" and unbounded:
+            raise MtlError(
+                f"training.select_by: {one_of(unbounded)} has no bounds, so no normalized mean; use TASK.METRIC"
+            )
+        return Selection(terms, select_by == "normalized-mean") if terms else None
+    known = [f"{task}.{metric}" for task in evaluated for metric in metrics[task]]
+    if select_by not in known:
+        task = select_by.split(".")[0]
+        why = (
+            f': task "{task}" has no dev rows'
+            if task in metrics and task not in evaluated
+            else did_you_mean(select_by, known)
+        )
+        raise MtlError(
+            f'training.select_by: found "{select_by}"{why}; there are: mean, normalized-mean, {one_of(known)}'
+        )
+    task, metric = select_by.split(".", 1)
+    return Selection(((task, metric),), False)

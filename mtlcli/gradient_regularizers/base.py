@@ -1,0 +1,41 @@
+"""The contract of a gradient regularizer: Gram matrix (k, k) -> weights (k,), or rows (k, P) -> (P,) (survey 3.2)."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mtlcli.balancers.base import Need
+from mtlcli.news import Listener
+from mtlcli.plugin import Plugin
+
+Scale = Literal["native", "mean", "sum"]
+
+
+class GradientRegularizer(Plugin, Listener):
+    """Combines the tasks' gradients on the shared parameters into one.
+
+    Most methods are functions of the inner products alone and override `weights`; one that needs the gradients themselves
+    sets `reads_rows` and overrides `combine`. `native_scale` says whether the combination of k equal gradients g is k g
+    (`sum`) or g (`mean`) as its paper defines it; the option `scale` converts.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"several-tasks"})
+    native_scale: ClassVar[Literal["mean", "sum"]] = "sum"
+    reads_rows: ClassVar[bool] = False
+    scale: Scale = "native"
+
+    def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
+        """gram (k, k) float64 on the CPU, tasks (k,) on the CPU -> weights (k,) of the gradients, in the native scale."""
+        raise NotImplementedError(f"{type(self).__qualname__} overrides neither weights nor combine")
+
+    def combine(self, rows: Tensor, gram: Tensor, tasks: Tensor) -> Tensor:
+        """rows (k, P) on their device, which may be overwritten, gram (k, k), tasks (k,) -> (P,), in the native scale."""
+        weights = self.weights(gram, tasks).to(rows)
+        return torch.mv(rows.T, weights)
+
+    def scaling(self, tasks: int) -> float:
+        """Factor from the native scale to the one the user chose, for a step with so many tasks."""
+        if self.scale in ("native", self.native_scale):
+            return 1.0
+        return float(tasks) if self.scale == "sum" else 1.0 / tasks

@@ -1,0 +1,107 @@
+"""The contract of a head: representation -> output, loss, decoded prediction."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mtlcli.plugin import TaskFacts
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the encoder made of one text (or one joined pair) of each of n rows.
+
+    tokens (n, length, dim) of the layer the head reads, mask (n, length) True where there is a token, pooled (n, dim).
+    `layers` holds every hidden state, embeddings first, and only where the head set `all_layers`.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+    layers: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What a head is told: its task, the encoder's width, and how many encodings a row has (2 for `bi`, else 1)."""
+
+    task: TaskFacts
+    dim: int
+    sides: int
+
+    @property
+    def outputs(self) -> int:
+        """Numbers per row that a plain head gives: one per class, or one score."""
+        return 1 if self.task.labels is None else len(self.task.labels)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Predictions of n rows: `values` (n,) are class indices or scores in the units of the data; `probabilities` (n, classes)
+    sum to one in each row and are None for scores."""
+
+    values: Tensor
+    probabilities: Tensor | None = None
+
+
+class Head(nn.Module, ABC):
+    """Turns encodings into the output of one task, and the output into a loss and a prediction.
+
+    A plugin's constructor takes `HeadFacts` and keyword-only options. `sides` says how many encodings of a row it can
+    read; `layer` names a hidden layer of its own (None: the run's), `all_layers` asks for all of them.
+    """
+
+    sides: ClassVar[tuple[int, ...]] = (1,)
+    layer: int | None = None
+    all_layers: bool = False
+
+    def __init__(self, facts: HeadFacts) -> None:
+        super().__init__()
+        self.facts = facts
+
+    @abstractmethod
+    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+        """One or two encodings of n rows -> output (n, ...)."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """output (n, ...), targets (n,) -> loss of each row (n,), float32. The engine takes the mean."""
+
+    @abstractmethod
+    def decode(self, output: Tensor) -> Decoded:
+        """output (n, ...) -> predictions in the units of the data."""
+
+
+class ClassesOrScore(nn.Module):
+    """Loss and decoding that most heads share: cross-entropy over classes, squared error of a standardised score.
+
+    Classes: output (n, classes) are logits. Score: output (n,) is in standard deviations of the training labels from
+    their mean, and the loss is the squared error in those units, so a constant guess costs 1 in any units of the file.
+    """
+
+    def __init__(self, task: TaskFacts) -> None:
+        super().__init__()
+        self.is_regression = task.is_regression
+        self.mean, self.std = task.score_mean or 0.0, task.score_std or 1.0
+        self.low, self.high = task.score_range or (0.0, 1.0)
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """output (n, classes) or (n,), targets (n,) -> (n,) float32."""
+        output = output.float()
+        if self.is_regression:
+            return (output - self.standardised(targets)) ** 2
+        return nn.functional.cross_entropy(output, targets, reduction="none")
+
+    def standardised(self, scores: Tensor) -> Tensor:
+        """Scores (n,) of the data -> standard deviations from the training mean (n,) float32."""
+        return ((scores - self.mean) / self.std).float()
+
+    def decode(self, output: Tensor) -> Decoded:
+        """Scores are clamped to the range of the task."""
+        if self.is_regression:
+            return Decoded((output.double() * self.std + self.mean).clamp(self.low, self.high))
+        probabilities = torch.softmax(output.float(), dim=-1)
+        return Decoded(probabilities.argmax(-1), probabilities)

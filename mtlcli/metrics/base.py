@@ -1,0 +1,30 @@
+"""The contract of a metric."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from mtlcli.plugin import TaskFacts
+
+
+class Metric(ABC):
+    """A number that says how good predictions are, and the same number for many resamples of the rows at once.
+
+    `bounds` are the worst and best value a metric can take, used where metrics of several tasks are averaged on one
+    scale; `higher_is_better` is its direction.
+    """
+
+    higher_is_better: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __init__(self, task: TaskFacts) -> None:
+        self.task = task
+
+    @abstractmethod
+    def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """predictions (n,), targets (n,), counts (b, n) of how often resample b holds row n -> values (b,), never NaN.
+
+        Classes come as int64 indices, scores as float64 in the units of the data. A row with count 0 is not in the
+        resample. The value on the rows as they are is the one for counts of one everywhere.
+        """

@@ -1,0 +1,128 @@
+"""Encoder, architecture and heads as one module: batch -> output, loss and prediction."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mtlcli.architectures.base import Architecture, Hidden, Inputs
+from mtlcli.data.batching import Batch
+from mtlcli.encoders.pooling import pool
+from mtlcli.heads.base import Encoding, Head
+from mtlcli.regularizers.base import Forward, Regularizer
+
+
+class MultiTaskModel(nn.Module):
+    """One architecture around one encoder, and one head per task, in the order of `names`.
+
+    `pooling` and `layer` are what heads read unless they say otherwise; layer -1 is the encoder's last.
+    """
+
+    def __init__(
+        self, architecture: Architecture, heads: Mapping[str, Head], *, pooling: str = "mean", layer: int = -1
+    ) -> None:
+        super().__init__()
+        self.names = list(heads)
+        self.architecture = architecture
+        self.heads = nn.ModuleList(heads.values())
+        self.pooling, self.layer = pooling, layer
+
+    def head(self, task: int) -> Head:
+        """The head of a task."""
+        head = self.heads[task]
+        if not isinstance(head, Head):
+            raise TypeError(f"{head} is not a Head")
+        return head
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that more than one task may use: what gradient regularizers combine."""
+        owned = {id(parameter) for task in range(len(self.names)) for parameter in self.private_parameters(task)}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in owned]
+
+    def private_parameters(self, task: int) -> list[nn.Parameter]:
+        """Trainable parameters that this task alone uses: those of its head, less what another head also holds."""
+        elsewhere = {id(p) for other, head in enumerate(self.heads) if other != task for p in head.parameters()}
+        mine = [*self.heads[task].parameters(), *self.architecture.private_parameters(task)]
+        return [p for p in dict.fromkeys(mine) if p.requires_grad and id(p) not in elsewhere]
+
+    def forward(self, task: int, batch: Batch) -> Tensor:
+        """The task's output for a batch (n, ...)."""
+        return self.output(task, batch.sides, self.hidden(task, self.inputs(task, batch)), batch.mask)
+
+    def inputs(self, task: int, batch: Batch, embeddings: Tensor | None = None) -> Inputs:
+        """What the encoder gets for a batch of this task."""
+        return Inputs(batch.tokens, batch.mask, batch.types, embeddings, self.wants_all_layers([task]))
+
+    def wants_all_layers(self, tasks: Sequence[int]) -> bool:
+        """Whether any of these tasks reads more than the last layer."""
+        return any(self.head(task).all_layers or self.layer_of(task) != -1 for task in tasks)
+
+    def layer_of(self, task: int) -> int:
+        """Hidden layer that a task's head reads."""
+        own = self.head(task).layer
+        return self.layer if own is None else own
+
+    def hidden(self, task: int, inputs: Inputs) -> Hidden:
+        """The features of a batch, as the architecture gives them to this task."""
+        hidden = self.architecture(task, inputs)
+        if not isinstance(hidden, Hidden):
+            raise TypeError("an architecture returns Hidden")
+        return hidden
+
+    def output(self, task: int, sides: int, hidden: Hidden, mask: Tensor | None) -> Tensor:
+        """The head's output from hidden states (sides * n, length, dim)."""
+        head, layer = self.head(task), self.layer_of(task)
+        tokens = hidden.last if layer == -1 else hidden.layers[layer]
+        pooled = pool(tokens, mask, self.pooling)
+        full = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
+        layers = hidden.layers if head.all_layers else ()
+        n = len(tokens) // sides
+        encodings = tuple(
+            Encoding(tokens[part], full[part], pooled[part], tuple(one[part] for one in layers))
+            for part in (slice(side * n, (side + 1) * n) for side in range(sides))
+        )
+        output = head(encodings)
+        if not isinstance(output, Tensor):
+            raise TypeError("a head returns a tensor")
+        return output
+
+    def losses(self, task: int, output: Tensor, batch: Batch) -> Tensor:
+        """Loss of each row (n,), float32."""
+        if batch.targets is None:
+            raise ValueError("a batch without labels has no loss")
+        return self.head(task).loss(output, batch.targets).float()
+
+    def regularization(
+        self, task: int, batch: Batch, output: Tensor, regularizers: Sequence[Regularizer]
+    ) -> Tensor | float:
+        """What the regularizers add to the mean loss of a batch; 0.0 without any."""
+        if not regularizers:
+            return 0.0
+        inputs = self.inputs(task, batch)
+
+        def rerun(embeddings: Tensor | None) -> Tensor:
+            again = self.inputs(task, batch, embeddings)
+            return self.output(task, batch.sides, self.hidden(task, again), batch.mask)
+
+        def word_embeddings() -> Tensor:
+            found = self.architecture.encoder.get_input_embeddings()(batch.tokens)  # type: ignore[operator]
+            if not isinstance(found, Tensor):
+                raise TypeError("the encoder's input embeddings gave no tensor")
+            return found
+
+        classes = self.head(task).facts.task.labels is not None
+        forward = Forward(
+            self, task, batch, inputs, output, rerun, word_embeddings, symmetric_kl if classes else squared_difference
+        )
+        return torch.stack([regularizer(forward) for regularizer in regularizers]).sum()
+
+
+def symmetric_kl(a: Tensor, b: Tensor) -> Tensor:
+    """KL(P || Q) + KL(Q || P) of the softmax of two logits (n, classes) -> (n,) (SMART, section 3.1)."""
+    p, q = torch.log_softmax(a.float(), -1), torch.log_softmax(b.float(), -1)
+    return ((p.exp() - q.exp()) * (p - q)).sum(-1)
+
+
+def squared_difference(a: Tensor, b: Tensor) -> Tensor:
+    """(a - b)^2 of two scores (n,) -> (n,) (SMART, section 3.1)."""
+    return (a.float() - b.float()) ** 2

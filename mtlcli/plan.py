@@ -1,0 +1,52 @@
+"""The mixing plan: what a run is going to do, counted by the scheduler that will do it."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+from mtlcli.schedulers.base import Position, Scheduler
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """One task of the plan. `share` is its part of all micro-batches, `passes` how often its rows are seen, and
+    `truncated` how many of its texts are longer than max_length."""
+
+    name: str
+    rows: int
+    dev_rows: int
+    batch_size: int
+    share: float
+    passes: float
+    truncated: int
+    texts: int
+    encoding: str
+    head: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole run before step 1. `rows_buffer_bytes` is what the gradient rows will take, 0 where they are not needed."""
+
+    tasks: tuple[TaskPlan, ...]
+    steps: int
+    steps_per_epoch: int
+    scheduler: str
+    balancer: str
+    encoder: str
+    encoder_parameters: int
+    device: str
+    precision: str
+    rows_buffer_bytes: int
+    regularizer_passes: float
+    first_step: int
+    notes: tuple[str, ...]
+
+
+def count_visits(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoch: int) -> list[int]:
+    """Micro-batches of each task over the whole run, as the scheduler decides without having heard any news."""
+    trial, counts = deepcopy(scheduler), [0] * tasks
+    for step in range(steps):
+        for visit in trial.visits(Position(step, steps, steps_per_epoch)):
+            counts[visit.task] += visit.micro_batches
+    return counts

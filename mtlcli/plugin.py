@@ -1,0 +1,72 @@
+"""What every plugin is built from: the facts of the run, and a base that keeps state where a checkpoint finds it."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a plugin may know of one task before step 1.
+
+    `labels` are the class names in index order; None for a task that predicts a score. `score_range`, `score_mean` and
+    `score_std` are in the units of the data file and describe the training rows; None for a task that predicts classes.
+    """
+
+    name: str
+    rows: int
+    batches: int
+    labels: tuple[str, ...] | None = None
+    score_range: tuple[float, float] | None = None
+    score_mean: float | None = None
+    score_std: float | None = None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the task predicts a score instead of a class."""
+        return self.labels is None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a scheduler, balancer, gradient regularizer or regularizer may know of the run: first argument of each.
+
+    `tasks` are in the order of the run; an index into them is what `tasks (k,)` tensors hold everywhere.
+    `micro_batches` is the number of micro-batches that `training.micro_batches` asks of one step.
+    """
+
+    tasks: tuple[TaskFacts, ...]
+    seed: int = 42
+    micro_batches: int = 1
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A random generator on the CPU that depends on the run's seed and `purpose` alone."""
+        return torch.Generator().manual_seed(seed_for(self.seed, purpose))
+
+
+def seed_for(seed: int, *purpose: str | int) -> int:
+    """A 63-bit seed from the run's seed and what it is for: adding a task or a plugin changes nobody else's numbers."""
+    text = "\0".join([str(seed), *map(str, purpose)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class Plugin(nn.Module):
+    """Base of the families with state. Learned state is a Parameter, history a buffer: `state_dict()` is the checkpoint.
+
+    `generator` is the plugin's own source of randomness; its state is saved and restored with the rest.
+    """
+
+    def __init__(self, run: RunFacts) -> None:
+        super().__init__()
+        self.run = run
+        self.generator = run.generator(type(self).__qualname__)
+
+    def get_extra_state(self) -> Tensor:
+        """State of the random generator, a uint8 tensor."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Puts the random generator where it was when the state was saved."""
+        self.generator.set_state(state.cpu())

@@ -1,0 +1,285 @@
+"""Everything between a configuration and step 1: rows, tokens, model, scheduler, balancer and the plan of the run.
+
+In the order of cost: combinations of methods, rows and labels, plugins, encoder, tokens, model. Nothing is written.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mtlcli import registry
+from mtlcli.balancers.base import Balancer
+from mtlcli.config import Config
+from mtlcli.data.batching import TaskBatches, batches_per_pass
+from mtlcli.data.encoding import Encoded, Tokenizer, encode
+from mtlcli.data.loading import LoadedTask, Split, load_task, overlap
+from mtlcli.devices import autocast, find_device, find_precision
+from mtlcli.encoders.base import EncoderFacts
+from mtlcli.encoders.resolving import LoadedEncoder, check_length, encoder_folder, load_encoder
+from mtlcli.errors import MtlError
+from mtlcli.evaluation import Selection, make_metrics, make_selection
+from mtlcli.gradient_regularizers.base import GradientRegularizer
+from mtlcli.gradients import StepEngine
+from mtlcli.metrics.base import Metric
+from mtlcli.model import MultiTaskModel
+from mtlcli.optimization import make_optimizer
+from mtlcli.plan import Plan, TaskPlan, count_visits
+from mtlcli.plugin import Plugin, RunFacts, TaskFacts
+from mtlcli.regularizers.base import Regularizer
+from mtlcli.run_folder import build_model
+from mtlcli.schedulers.base import Scheduler, fewest_and_most
+from mtlcli.tasks.base import Classes, Score, Target
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready for its first step. Lists and tuples are in the order of the tasks."""
+
+    config: Config
+    tasks: tuple[LoadedTask, ...]
+    facts: tuple[TaskFacts, ...]
+    encoder: LoadedEncoder
+    model: MultiTaskModel
+    train: tuple[TaskBatches, ...]
+    dev: dict[str, Encoded]
+    metrics: dict[str, dict[str, Metric]]
+    selection: Selection | None
+    scheduler: Scheduler
+    balancer: Balancer
+    gradient_regularizer: GradientRegularizer | None
+    regularizers: tuple[Regularizer, ...]
+    engine: StepEngine
+    optimizer: torch.optim.AdamW
+    device: torch.device
+    autocast: AbstractContextManager[object]
+    plan: Plan
+
+    def plugins(self) -> dict[str, Plugin]:
+        """The plugins with state, by the name under which a checkpoint keeps them."""
+        found: dict[str, Plugin] = {"scheduler": self.scheduler, "balancer": self.balancer}
+        if self.gradient_regularizer is not None:
+            found["gradient_regularizer"] = self.gradient_regularizer
+        return found | {f"regularizers.{index}": one for index, one in enumerate(self.regularizers)}
+
+    def content(self) -> dict[str, str]:
+        """What the rows of every split hold, to notice on resuming that a file has changed."""
+        return {f"{task.task.name}.{name}": split.content for task in self.tasks for name, split in task.splits.items()}
+
+
+def check_combination(config: Config) -> None:
+    """Refuses, before data is read, methods that cannot work together. Raises MtlError with one sentence each."""
+    tasks, micro_batches = len(config.tasks), config.training.micro_batches
+    if tasks < 2:
+        return
+    scheduler = registry.load("schedulers", config.scheduler.name, "scheduler")
+    fewest, most = fewest_and_most(scheduler.tasks_per_step, tasks, micro_batches)
+    chosen = [("balancers", config.balancer)]
+    if config.gradient_regularizer is not None:
+        chosen.append(("gradient_regularizers", config.gradient_regularizer))
+    errors = []
+    for family, choice in chosen:
+        needs = registry.load(family, choice.name, family).needs
+        cure = "choose --scheduler round-robin"
+        if "all-tasks" in needs and fewest < tasks:
+            errors.append(
+                f'{choice.name} needs every task in every step, which the scheduler "{config.scheduler.name}" does not promise: {cure}'
+            )
+        elif "several-tasks" in needs and most < 2:
+            more = " or --micro-batches 2 or more" if scheduler.tasks_per_step == "draws" else ""
+            errors.append(
+                f'{choice.name} compares the tasks of a step, but the scheduler "{config.scheduler.name}" visits one task a '
+                f"step: {cure}{more}"
+            )
+    if errors:
+        raise MtlError(*errors)
+
+
+def prepare(
+    config: Config, *, encoder_from: Path | None = None, cache: Path | None = None, first_step: int = 0
+) -> Prepared:
+    """Reads the data, loads the encoder and builds the run. `encoder_from` is a checkpoint's folder to make the encoder from,
+    without its weights. Raises MtlError for everything a user can mend."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MtlError("this version trains in one process; start `mtl train` without torchrun")
+    device = find_device(config.training.device)
+    precision = find_precision(config.training.precision, device)
+    check_combination(config)
+    tasks = _load_tasks(config)
+    sizes = [config.tasks[task.task.name].batch_size or config.training.batch_size for task in tasks]
+    facts = tuple(_facts(task, size) for task, size in zip(tasks, sizes, strict=True))
+    metrics = {
+        task.task.name: make_metrics(task.task.metrics, fact, f"tasks.{fact.name}")
+        for task, fact in zip(tasks, facts, strict=True)
+    }
+    selection = make_selection(config.training.select_by, metrics, [t.task.name for t in tasks if "dev" in t.splits])
+    run = RunFacts(facts, config.training.seed, config.training.micro_batches)
+    scheduler: Scheduler = registry.load("schedulers", config.scheduler.name, "scheduler")(
+        run, **config.scheduler.options
+    )
+    balancer: Balancer = registry.load("balancers", config.balancer.name, "balancer")(run, **config.balancer.options)
+    choice = config.gradient_regularizer
+    gradient_regularizer: GradientRegularizer | None = None
+    if choice is not None:
+        gradient_regularizer = registry.load("gradient_regularizers", choice.name, "gradient_regularizer")(
+            run, **choice.options
+        )
+    regularizers: tuple[Regularizer, ...] = tuple(
+        registry.load("regularizers", one.name, "regularizers")(run, **one.options) for one in config.regularizers
+    )
+    with tempfile.TemporaryDirectory(prefix="mtl-") as scratch:
+        if encoder_from is None:
+            folder = encoder_folder(
+                config.encoder,
+                EncoderFacts(lambda: _all_texts(tasks), Path(scratch), config.training.seed, config.encoder.max_length),
+            )
+            encoder = load_encoder(folder)
+        else:
+            encoder = load_encoder(encoder_from, weights=False)
+    check_length(encoder, config.encoder.max_length)
+    encoded = {
+        (task.task.name, name): encode_split(
+            split, encoder, config.tasks[task.task.name].encoding or "single", config.encoder.max_length, cache
+        )
+        for task in tasks
+        for name, split in task.splits.items()
+    }
+    train = tuple(
+        TaskBatches(encoded[fact.name, "train"], task=index, name=fact.name, batch_size=size, seed=run.seed)
+        for index, (fact, size) in enumerate(zip(facts, sizes, strict=True))
+    )
+    model = build_model(config, encoder, facts)
+    _check_layers(model)
+    model.to(device)
+    for plugin in (balancer, *regularizers):
+        plugin.to(device)
+    context = autocast(device, precision)
+    _, most = fewest_and_most(scheduler.tasks_per_step, len(tasks), run.micro_batches)
+    engine = StepEngine(model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context)
+    learned = [p for one in (scheduler, balancer, gradient_regularizer, *regularizers) if one for p in one.parameters()]
+    lr, head_lr = config.optimizer.lr, config.optimizer.head_lr
+    if lr is None or head_lr is None:
+        raise ValueError("an unresolved configuration")
+    optimizer = make_optimizer(model, learned, config.optimizer, lr, head_lr)
+    plan = _plan(config, tasks, encoded, sizes, scheduler, engine, model, device, precision, first_step)
+    return Prepared(
+        config, tasks, facts, encoder, model, train,
+        {name: one for (name, split), one in encoded.items() if split == "dev"},
+        metrics, selection, scheduler, balancer, gradient_regularizer, regularizers, engine, optimizer, device, context, plan,
+    )  # fmt: skip
+
+
+def _load_tasks(config: Config) -> tuple[LoadedTask, ...]:
+    """All tasks; the errors of all of them at once."""
+    found, errors = [], []
+    for name, section in config.tasks.items():
+        try:
+            task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
+            found.append(
+                load_task(name, section, task, data=config.data, sample=config.sample, seed=config.training.seed)
+            )
+        except MtlError as error:
+            errors.extend(error.lines)
+    if errors:
+        raise MtlError(*dict.fromkeys(errors))
+    return tuple(found)
+
+
+def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
+    for task in tasks:
+        for texts in task.splits["train"].texts():
+            yield from texts
+
+
+def _facts(task: LoadedTask, batch_size: int) -> TaskFacts:
+    rows = len(task.splits["train"])
+    return target_facts(task.target, TaskFacts(task.task.name, rows, batches_per_pass(rows, batch_size)))
+
+
+def target_facts(target: Target, facts: TaskFacts) -> TaskFacts:
+    """The facts with what the fitted target knows of labels or scores."""
+    if isinstance(target, Classes):
+        return replace(facts, labels=target.labels)
+    if isinstance(target, Score) and target.low is not None and target.high is not None:
+        return replace(facts, score_range=(target.low, target.high), score_mean=target.mean, score_std=target.std)
+    return facts
+
+
+def encode_split(split: Split, encoder: LoadedEncoder, encoding: str, max_length: int, cache: Path | None) -> Encoded:
+    """A split's rows as numbers: one sequence a row, or one for each text where the encoding is `bi`."""
+    tokenizer = Tokenizer(encoder.tokenizer, max_length)
+    if encoding == "bi":
+        sides = tuple(
+            encode(((texts[side],) for texts in split.texts()), tokenizer, f"{split.content} side {side}", cache)
+            for side in range(len(split.columns.texts))
+        )
+    else:
+        sides = (encode(split.texts(), tokenizer, f"{split.content} joined", cache),)
+    return Encoded(sides, split.targets, tokenizer.pad)
+
+
+def _check_layers(model: MultiTaskModel) -> None:
+    layers = getattr(model.architecture.encoder.config, "num_hidden_layers", None)
+    if layers is None:
+        return
+    for index, name in enumerate(model.names):
+        layer = model.layer_of(index)
+        if not -layers - 1 <= layer <= layers:
+            raise MtlError(
+                f"encoder.layer: {name} reads layer {layer}; this encoder has 0 (embeddings) to {layers}, or -1 for the last"
+            )
+
+
+def _plan(config, tasks, encoded, sizes, scheduler, engine, model, device, precision, first_step) -> Plan:  # type: ignore[no-untyped-def]
+    training = config.training
+    steps_per_epoch = training.steps_per_epoch or scheduler.steps_per_epoch()
+    steps = training.steps or steps_per_epoch * (training.epochs or 1)
+    counts = count_visits(scheduler, len(tasks), steps, steps_per_epoch)
+    notes: list[str] = []
+    planned = []
+    for index, (task, size, count) in enumerate(zip(tasks, sizes, counts, strict=True)):
+        name = task.task.name
+        train, section = encoded[name, "train"], config.tasks[name]
+        passes = count / batches_per_pass(len(train), size)
+        texts = len(train) * len(train.sides)
+        planned.append(
+            TaskPlan(
+                name,
+                len(train),
+                len(encoded[name, "dev"]) if "dev" in task.splits else 0,
+                size,
+                count / max(1, sum(counts)),
+                passes,
+                train.truncated,
+                texts,
+                section.encoding,
+                section.head.name,
+                sum(p.numel() for p in model.private_parameters(index)),
+            )  # fmt: skip
+        )
+        notes += [warning for split in task.splits.values() for warning in split.warnings]
+        if train.truncated > 0.01 * texts:
+            notes.append(
+                f"{name}: {100 * train.truncated / texts:.1f} % of the texts are longer than {config.encoder.max_length} "
+                "tokens and are truncated (encoder.max_length)"
+            )
+        if passes > 10:
+            notes.append(f"{name}: its rows are seen {passes:.1f} times; consider fewer epochs or another scheduler")
+        if count == 0:
+            notes.append(f"{name}: this schedule never visits it")
+        if "dev" not in task.splits:
+            notes.append(f"{name}: no dev rows, so it has no part in choosing the best checkpoint")
+        else:
+            shared = overlap(task.splits["train"], task.splits["dev"])
+            if shared:
+                notes.append(f"{name}: {shared} of {len(task.splits['dev'])} dev rows have the texts of a training row")
+    method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
+    return Plan(
+        tuple(planned), steps, steps_per_epoch, config.scheduler.name, method, config.encoder.name,
+        sum(p.numel() for p in model.architecture.parameters()), str(device), precision, engine.buffer_bytes(),
+        sum(one.passes for one in engine.regularizers), first_step, tuple(notes),
+    )  # fmt: skip

@@ -1,0 +1,34 @@
+"""Temperature sampling: survey 3.3, p_t proportional to |D_t|^(1/T); Aharoni et al. and multilingual BERT use the same."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mtlcli.plugin import RunFacts
+from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_sizes, steps_for_largest
+
+
+class Temperature(Scheduler):
+    """Draws tasks with p_t proportional to n_t^(1/T): T = 1 is proportional, a large T nearly uniform.
+
+    The survey and other tools also write the exponent itself as alpha; here it is always its reciprocal T.
+    """
+
+    tasks_per_step = "draws"
+
+    def __init__(
+        self,
+        run: RunFacts,
+        *,
+        temperature: Annotated[float, Field(gt=0, description="T: 1 proportional to the rows, inf uniform")] = 2.0,
+    ) -> None:
+        super().__init__(run)
+        self.probabilities = power_of_sizes(run, 1.0 / temperature)
+
+    def visits(self, position: Position) -> list[Visit]:
+        """The tasks drawn for this step."""
+        return draw(self.run, self.probabilities, position)
+
+    def steps_per_epoch(self) -> int:
+        """Steps in which the largest task is expected to be seen once."""
+        return steps_for_largest(self.run, self.probabilities)

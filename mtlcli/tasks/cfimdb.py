@@ -1,0 +1,14 @@
+"""CFIMDB: counterfactually close movie reviews, CMU minBERT assignment (from IMDB, Maas et al., ACL 2011)."""
+
+from mtlcli.tasks.base import Classes, Task
+
+
+class CFIMDB(Task):
+    """Negative or positive, for long movie reviews. Reads the CS224N files `ids-cfimdb-*.csv`."""
+
+    texts = ("sentence",)
+    label = "sentiment"
+    target = Classes({"0": "negative", "1": "positive"})
+    heads = {"single": "linear"}
+    metrics = ("accuracy", "macro-f1")
+    files = {"train": "ids-cfimdb-train.csv", "dev": "ids-cfimdb-dev.csv"}

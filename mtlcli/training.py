@@ -1,0 +1,529 @@
+"""The run, to be read aloud: step after step, evaluations between them, checkpoints, and at the end the best model.
+
+`train` yields what happens; whoever reads it prints. What a run leaves in its folder is written here.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from mtlcli import __version__, checkpoint, run_folder
+from mtlcli.checkpoint import Checkpoint
+from mtlcli.errors import MtlError
+from mtlcli.evaluation import Predicted, measure, predict_rows
+from mtlcli.gradients import Combined, TaskLoss
+from mtlcli.metrics.bootstrap import Estimate
+from mtlcli.news import EpochNews, EvaluationNews, StepNews
+from mtlcli.optimization import clip_gradients, rate_factor, set_rates
+from mtlcli.plan import Plan
+from mtlcli.preparing import Prepared
+from mtlcli.recipes import dump
+from mtlcli.schedulers.base import Position
+
+SKIPS_IN_A_ROW = 10
+"""Steps that `on_nan: skip` may leave out one after the other before the run stops."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The plan, before the first step."""
+
+    plan: Plan
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """One optimizer update, counted from 1. losses and weights are by task name; `skipped` where it was left out."""
+
+    step: int
+    epoch: int
+    losses: Mapping[str, float]
+    weights: Mapping[str, float]
+    lr: float
+    gradient_norm: float
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation on dev: metrics and mean loss by task name; score is None where nothing is selected by."""
+
+    step: int
+    epoch: int
+    metrics: Mapping[str, Mapping[str, float]]
+    losses: Mapping[str, float]
+    score: float | None
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written."""
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something worth a line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end: the step whose weights were kept, the metrics on dev with intervals, and why the run ended: `finished`,
+    `patience` or `interrupted`."""
+
+    step: int
+    best_step: int | None
+    score: float | None
+    results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+    seconds: float
+    why: str
+
+
+Event = Started | Stepped | Evaluated | Saved | Notice | Finished
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds besides tensors: where the run is and what it has seen."""
+
+    step: int = 0
+    cursors: list[int] = field(default_factory=list)
+    epoch_sums: dict[str, float] = field(default_factory=dict)
+    epoch_counts: dict[str, int] = field(default_factory=dict)
+    best_step: int | None = None
+    best_score: float | None = None
+    evaluations_without_better: int = 0
+    skipped_in_a_row: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+
+def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """Looks at the run folder before anything is slow; the checkpoint to go on from, if there is one.
+
+    Raises MtlError for a folder that holds something and neither flag is given, and for --overwrite of what is no run.
+    """
+    if resume and overwrite:
+        raise MtlError("--resume and --overwrite exclude each other; give one")
+    if folder.exists() and not folder.is_dir():
+        raise MtlError(f"--output: {folder} is a file; expected a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    if overwrite and not ((folder / "config.yaml").is_file() or (folder / "run.json").is_file()):
+        raise MtlError(
+            f"--overwrite: {folder} is not a run folder, so nothing in it is deleted; choose another --output"
+        )
+    if overwrite:
+        return None
+    if not resume:
+        raise MtlError(
+            f"--output: {folder} is not empty: add --resume to go on with that run, or --overwrite to replace it"
+        )
+    found, skipped = checkpoint.latest(folder / "checkpoints")
+    if found is None and skipped:
+        raise MtlError(*skipped, f"{folder}: no whole checkpoint to resume from; start anew with --overwrite")
+    return found
+
+
+def train(
+    run: Prepared, folder: Path, *, command: str = "", resume_from: Checkpoint | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:  # fmt: skip
+    """Runs all steps that are left, yielding what happens. `stop` is asked after every step; True saves and ends the run.
+
+    Raises MtlError for a loss that is not finite, a full disk or a checkpoint of other data.
+    """
+    config, plan, model = run.config, run.plan, run.model
+    training = config.training
+    progress = Progress(cursors=[0] * len(run.tasks))
+    torch.manual_seed(training.seed)
+    if resume_from is not None:
+        progress = _restore(run, resume_from)
+    elif folder.is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(dump(config.plain()))
+    if command:
+        with (folder / "command.txt").open("a") as file:
+            file.write(command + "\n")
+    environment = run_folder.environment(run.device, training.seed)
+    (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+    log = _open_log(folder / "metrics.jsonl", progress.step)
+    yield Started(plan, folder)
+    if resume_from is not None:
+        yield Notice(f"resumed from {resume_from.folder} after step {progress.step} of {plan.steps}")
+    started = time.monotonic() - progress.seconds
+    why = "finished"
+    saved_step = progress.step if resume_from is not None else -1
+    model.train()
+    try:
+        while progress.step < plan.steps:
+            stepped = _step(run, progress, log)
+            yield stepped
+            step = progress.step
+            progress.seconds = time.monotonic() - started
+            end_of_epoch = step % plan.steps_per_epoch == 0 or step == plan.steps
+            if end_of_epoch:
+                _tell_epoch(run, progress, (step - 1) // plan.steps_per_epoch)
+            due = (
+                end_of_epoch
+                if training.eval_every == "epoch"
+                else step % training.eval_every == 0 or step == plan.steps
+            )
+            if due and run.dev:
+                evaluated = _evaluate(run, progress, log)
+                if evaluated.is_best:
+                    _export(run, folder, progress)
+                yield evaluated
+                progress.seconds = time.monotonic() - started
+            stopping = stop()
+            out_of_patience = training.patience is not None and progress.evaluations_without_better >= training.patience
+            if due or stopping or step == plan.steps or (training.save_every and step % training.save_every == 0):
+                yield Saved(step, _save(run, folder, progress))
+                saved_step = step
+            if out_of_patience:
+                why = "patience"
+                break
+            if stopping and step < plan.steps:
+                why = "interrupted"
+                break
+    finally:
+        log.close()
+    if saved_step != progress.step:
+        _save(run, folder, progress)
+    if why == "interrupted":
+        yield Finished(progress.step, progress.best_step, progress.best_score, {}, progress.seconds, why)
+        return
+    results = _finish(run, folder, progress, why)
+    yield Finished(progress.step, progress.best_step, progress.best_score, results, progress.seconds, why)
+
+
+def _step(run: Prepared, progress: Progress, log: TextIO) -> Stepped:
+    """One optimizer update."""
+    plan, names = run.plan, run.model.names
+    position = Position(progress.step, plan.steps, plan.steps_per_epoch)
+    step = []
+    for visit in run.scheduler.visits(position):
+        batches = run.train[visit.task]
+        step.append(TaskLoss(visit.task, tuple(batches.next().to(run.device) for _ in range(visit.micro_batches))))
+    combined = run.engine.run(step)
+    gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
+    norm = clip_gradients(gradients, run.config.optimizer.clip)
+    totals = combined.totals.tolist()
+    factor = rate_factor(run.config.optimizer, progress.step, plan.steps)
+    progress.step += 1
+    progress.cursors = [batches.cursor for batches in run.train]
+    skipped = not (math.isfinite(norm) and all(map(math.isfinite, totals)))
+    if skipped:
+        _not_finite(run, progress, step, combined, norm)
+    else:
+        set_rates(run.optimizer, factor)
+        run.optimizer.step()
+        progress.skipped_in_a_row = 0
+        _tell_step(run, progress.step, combined)
+    losses = dict(zip((names[one.task] for one in step), combined.losses.tolist(), strict=True))
+    weights = dict(zip(losses, combined.weights.tolist(), strict=True))
+    if not skipped:
+        for name, loss in losses.items():
+            progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + loss
+            progress.epoch_counts[name] = progress.epoch_counts.get(name, 0) + 1
+    lr = factor * (run.config.optimizer.lr or 0.0)
+    stepped = Stepped(progress.step, position.epoch, losses, weights, lr, norm, skipped)
+    _log_step(log, run, stepped, combined)
+    return stepped
+
+
+def _tell_step(run: Prepared, step: int, combined: Combined) -> None:
+    news = StepNews(step, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram)
+    for plugin in run.plugins().values():
+        plugin.on_step(news)  # type: ignore[operator]
+    for regularizer in run.regularizers:
+        regularizer.after_step(run.model)
+
+
+def _tell_epoch(run: Prepared, progress: Progress, epoch: int) -> None:
+    means = {
+        run.model.names.index(name): total / progress.epoch_counts[name] for name, total in progress.epoch_sums.items()
+    }
+    for plugin in run.plugins().values():
+        plugin.on_epoch(EpochNews(epoch, means))  # type: ignore[operator]
+    progress.epoch_sums, progress.epoch_counts = {}, {}
+
+
+def _not_finite(run: Prepared, progress: Progress, step: list[TaskLoss], combined: Combined, norm: float) -> None:
+    """Counts a step that was left out, or says which task and rows are to blame. Raises MtlError."""
+    progress.skipped += 1
+    progress.skipped_in_a_row += 1
+    names = run.model.names
+    lines = []
+    for index, one in enumerate(step):
+        loss = float(combined.totals[index])
+        own = [p.grad for p in run.engine.private[one.task] if p.grad is not None]
+        gram_bad = combined.gram is not None and not bool(torch.isfinite(combined.gram[index, index]))
+        if not math.isfinite(loss) or gram_bad or not all(bool(torch.isfinite(gradient).all()) for gradient in own):
+            split = run.tasks[one.task].splits["train"]
+            places = ", ".join(split.place(int(row)) for batch in one.batches for row in batch.rows[:4])
+            lines.append(
+                f"step {progress.step}: {names[one.task]}: loss {loss:g}, gradient not finite; rows {places}, ..."
+            )
+    for parameter in run.model.parameters():
+        parameter.grad = None
+    if not lines:
+        listed = ", ".join(
+            f"{names[one.task]} {float(loss):g}" for one, loss in zip(step, combined.totals, strict=True)
+        )
+        lines.append(f"step {progress.step}: gradient norm {norm:g} with finite losses ({listed})")
+    if run.config.training.on_nan == "skip" and progress.skipped_in_a_row < SKIPS_IN_A_ROW:
+        return
+    lr = (run.config.optimizer.lr or 0.0) * rate_factor(run.config.optimizer, progress.step - 1, run.plan.steps)
+    many = f" ({SKIPS_IN_A_ROW} steps in a row)" if run.config.training.on_nan == "skip" else ""
+    raise MtlError(
+        *lines,
+        f"stopped{many}: at a learning rate of {lr:g}; lower --lr, or leave such steps out with --set training.on_nan=skip; "
+        "the last checkpoint is whole (--resume)",
+    )
+
+
+def _evaluate(run: Prepared, progress: Progress, log: TextIO) -> Evaluated:
+    """Every task that has dev rows; tells the plugins and keeps the best score."""
+    metrics, losses = {}, {}
+    for name, predicted in _predict_dev(run).items():
+        index = run.model.names.index(name)
+        targets = run.tasks[index].splits["dev"].targets
+        metrics[name] = {key: one.value for key, one in measure(run.metrics[name], predicted, targets, 0).items()}
+        losses[name] = predicted.loss
+    score = run.selection.score(metrics, run.metrics) if run.selection is not None else None
+    is_best = score is not None and (progress.best_score is None or score > progress.best_score)
+    if is_best:
+        progress.best_score, progress.best_step, progress.evaluations_without_better = score, progress.step, 0
+    else:
+        progress.evaluations_without_better += 1
+    index_of = run.model.names.index
+    news = EvaluationNews(
+        progress.step,
+        {index_of(name): loss for name, loss in losses.items()},
+        {index_of(name): values for name, values in metrics.items()},
+    )
+    for plugin in run.plugins().values():
+        plugin.on_evaluation(news)  # type: ignore[operator]
+    epoch = (progress.step - 1) // run.plan.steps_per_epoch
+    line = {"kind": "evaluation", "step": progress.step, "epoch": epoch, "score": score}
+    line |= {f"eval/{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
+    _write_line(log, line | {f"eval/{name}/loss": loss for name, loss in losses.items()})
+    return Evaluated(progress.step, epoch, metrics, losses, score, is_best)
+
+
+def _predict_dev(run: Prepared) -> dict[str, Predicted]:
+    return {
+        name: predict_rows(run.model, run.model.names.index(name), encoded, run.device, run.autocast)
+        for name, encoded in run.dev.items()
+    }
+
+
+def _save(run: Prepared, folder: Path, progress: Progress) -> Path:
+    parts: dict[str, Mapping[str, torch.Tensor]] = {
+        "model": run.model.state_dict(),
+        "optimizer": checkpoint.optimizer_tensors(run.optimizer),
+        "random": checkpoint.random_state(),
+        "plugins": {
+            f"{name}/{key}": value for name, one in run.plugins().items() for key, value in one.state_dict().items()
+        },
+    }
+    state = {"mtlcli": __version__, "progress": asdict(progress), "content": run.content()}
+    place = checkpoint.save(
+        folder / "checkpoints", progress.step, parts, state,
+        lambda scratch: run_folder.save_tokenizer_and_config(run.encoder, scratch / "encoder"),
+    )  # fmt: skip
+    checkpoint.prune(folder / "checkpoints", run.config.training.keep_last, progress.best_step)
+    return place
+
+
+def _restore(run: Prepared, found: Checkpoint) -> Progress:
+    """Puts everything where it was. Raises MtlError when the rows are not those the checkpoint was trained on."""
+    state = found.state()
+    now = run.content()
+    changed = [name for name, content in state["content"].items() if now.get(name) != content]
+    if changed or set(now) != set(state["content"]):
+        names = ", ".join(sorted(set(changed) | (set(now) ^ set(state["content"]))))
+        raise MtlError(
+            f"{found.folder}: the rows of {names} are not those this run was trained on; give the old files or --overwrite"
+        )
+    run.model.load_state_dict(found.tensors("model"))
+    checkpoint.restore_optimizer(run.optimizer, found.tensors("optimizer"))
+    plugins = found.tensors("plugins")
+    for name, plugin in run.plugins().items():
+        plugin.load_state_dict(
+            {key.removeprefix(f"{name}/"): value for key, value in plugins.items() if key.startswith(f"{name}/")}
+        )
+    progress = Progress(**state["progress"])
+    for batches, cursor in zip(run.train, progress.cursors, strict=True):
+        batches.cursor = cursor
+    checkpoint.restore_random_state(found.tensors("random"))
+    return progress
+
+
+def _export(run: Prepared, folder: Path, progress: Progress) -> None:
+    """encoder/, heads.safetensors and run.json from the weights as they are."""
+    config = run.config
+    facts: dict[str, Any] = {
+        "mtlcli": __version__,
+        "step": progress.step,
+        "steps": run.plan.steps,
+        "score": progress.best_score,
+        "select_by": config.training.select_by,
+        "pooling": config.encoder.pooling,
+        "layer": config.encoder.layer,
+        "max_length": config.encoder.max_length,
+        "tasks": {
+            fact.name: run_folder.task_record(
+                config, fact, task.splits["train"].columns.texts, task.splits["train"].columns.label, task.task.metrics
+            )
+            for fact, task in zip(run.facts, run.tasks, strict=True)
+        },
+        "config": config.plain(),
+    }
+    run_folder.export(folder, run.model, run.encoder, facts)
+
+
+def _finish(run: Prepared, folder: Path, progress: Progress, why: str) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Puts the best weights back, measures them with intervals, and writes results and predictions."""
+    best = progress.best_step
+    if best is not None and best != progress.step:
+        place = folder / "checkpoints" / f"step-{best}"
+        problem = checkpoint.damage(place)
+        if problem is not None:
+            raise MtlError(f"{place}: the best checkpoint is damaged: {problem}")
+        run.model.load_state_dict(Checkpoint(place, best).tensors("model"))
+    ended = Progress(**asdict(progress) | {"step": progress.step if best is None else best})
+    _export(run, folder, ended)
+    results: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for name, predicted in _predict_dev(run).items():
+        index = run.model.names.index(name)
+        split = run.tasks[index].splits["dev"]
+        results[name] = {"dev": measure(run.metrics[name], predicted, split.targets, 1000)}
+        write_predictions(
+            folder / "predictions" / f"{name}.dev.jsonl",
+            run.facts[index].labels,
+            predicted,
+            split.lines.tolist(),
+            split.targets,
+        )
+    summary = {
+        "why": why, "steps": progress.step, "selected_step": ended.step, "select_by": run.config.training.select_by,
+        "score": progress.best_score, "seconds": round(progress.seconds, 1), "skipped_steps": progress.skipped,
+        "tasks": plain_results(results),
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return results
+
+
+def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict[str, Any]:
+    """Results as JSON values: task -> split -> metric -> value, low, high, n."""
+    return {
+        task: {
+            split: {
+                metric: {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
+                for metric, one in metrics.items()
+            }
+            for split, metrics in splits.items()
+        }
+        for task, splits in results.items()
+    }
+
+
+def write_predictions(
+    path: Path, labels: tuple[str, ...] | None, predicted: Predicted, lines: list[int], targets: Any
+) -> None:
+    """One JSON object a row: its line in the file, what was expected and what was predicted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row, line in enumerate(lines):
+            if labels is None:
+                found: dict[str, Any] = {
+                    "line": line,
+                    "target": float(targets[row]),
+                    "score": float(predicted.values[row]),
+                }
+            else:
+                target = int(targets[row])
+                found = {
+                    "line": line,
+                    "target": labels[target] if target >= 0 else None,
+                    "label": labels[int(predicted.values[row])],
+                }
+                if predicted.probabilities is not None:
+                    found["probabilities"] = dict(
+                        zip(labels, (round(float(p), 6) for p in predicted.probabilities[row]), strict=True)
+                    )
+            file.write(json.dumps(found, ensure_ascii=False) + "\n")
+
+
+def _open_log(path: Path, step: int) -> TextIO:
+    """metrics.jsonl, without the lines that a resumed run is going to write again."""
+    kept = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError):  # a line cut off by a crash
+                break
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8")
+
+
+def _log_step(log: TextIO, run: Prepared, stepped: Stepped, combined: Combined) -> None:
+    line: dict[str, Any] = {
+        "kind": "step",
+        "step": stepped.step,
+        "epoch": stepped.epoch,
+        "lr": stepped.lr,
+        "gradient_norm": stepped.gradient_norm,
+    }
+    line |= {f"train/{name}/loss": loss for name, loss in stepped.losses.items()}
+    line |= {f"balancer/{name}/weight": weight for name, weight in stepped.weights.items()}
+    line |= {
+        f"balancer/{name}/objective": value
+        for name, value in zip(stepped.losses, combined.objectives.tolist(), strict=True)
+    }
+    if run.gradient_regularizer is not None:
+        line |= {
+            f"gradients/{name}/coefficient": c
+            for name, c in zip(stepped.losses, combined.coefficients.tolist(), strict=True)
+        }
+    if combined.gram is not None:
+        line |= _cosines(list(stepped.losses), combined.gram)
+    if stepped.skipped:
+        line["skipped"] = True
+    _write_line(log, line)
+
+
+def _cosines(names: list[str], gram: torch.Tensor) -> dict[str, float]:
+    norms = gram.diagonal().sqrt().clamp(min=1e-30)
+    cosine = (gram / torch.outer(norms, norms)).tolist()
+    return {
+        f"gradients/cosine/{names[i]}_{names[j]}": cosine[i][j]
+        for i in range(len(names))
+        for j in range(i + 1, len(names))
+    }
+
+
+def _write_line(log: TextIO, values: Mapping[str, Any]) -> None:
+    plain = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
+    log.write(json.dumps(plain) + "\n")
+    log.flush()
