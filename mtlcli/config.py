@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtlcli import registry
-from mtlcli.errors import MtlError, did_you_mean, one_of
+from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
 from mtlcli.recipes import Layer, merge
 
 TASK_FILES = ("train", "dev", "test")
@@ -33,6 +33,12 @@ class Choice(BaseModel):
         return self.__pydantic_extra__ or {}
 
 
+class HeadChoice(Choice):
+    """A head; without a name, the one that the task proposes, with these options."""
+
+    name: str = ""
+
+
 def _texts(value: Any) -> Any:
     return (
         [str(item) for item in value] if isinstance(value, list) else None if value is None else str(value).split(",")
@@ -53,7 +59,7 @@ class TaskConfig(Choice):
     name: str = Field(
         "", description="the kind of task, a plugin; by default the one of the task's own name", alias="kind"
     )
-    head: Choice | None = Field(None, description="the head; by default the one the task proposes for its encoding")
+    head: HeadChoice | None = Field(None, description="the head; by default the one the task proposes for its encoding")
     encoding: Encoding | None = Field(
         None, description="how the texts reach the encoder: single, cross (pair in one sequence) or bi (each alone)"
     )
@@ -185,7 +191,7 @@ def split_methods(text: str, where: str) -> dict[str, str | None]:
             slots = [registry.family_of(("balancers", "gradient_regularizers"), name, where)[:-1]]
         if not slots:
             known = registry.names("balancers") + registry.names("gradient_regularizers")
-            raise MtlError(f'{where}: unknown balancer "{name}"{did_you_mean(name, known)}; there are: {one_of(known)}')
+            raise MtlError(f'{where}: unknown balancer "{name}"{suggest(name, known)}')
         if len(slots) == 2:
             raise MtlError(f'{where}: "{name}" is both a balancer and a gradient regularizer; set each by its own key')
         if slots[0] in found:
@@ -202,7 +208,8 @@ def resolve(layers: list[Layer], only: list[str] | None = None) -> Config:
     every default filled in. Raises MtlError with all errors at once, each with the file and line, or the flag, where the
     wrong value was written.
     """
-    values: dict[str, Any] = {}
+    defaults = {path[0]: Config.model_fields[path[0]].default for path in CHOICES}
+    values: dict[str, Any] = {key: {"name": choice.name} for key, choice in defaults.items() if choice is not None}
     for layer in layers:
         _plain_tasks(layer)
         _join_methods(layer)
@@ -212,9 +219,7 @@ def resolve(layers: list[Layer], only: list[str] | None = None) -> Config:
     if only and isinstance(tasks, dict):
         for name in (layers[-1].values.get("tasks") or {}) if len(layers) > 1 else ():
             if name not in only:
-                raise MtlError(
-                    f"{places.of(('tasks', name))}: the run has no task of this name{did_you_mean(name, only)}; it has {one_of(only)}"
-                )
+                raise MtlError(f"{places.of(('tasks', name))}: the run has no task of this name{suggest(name, only)}")
         values["tasks"] = {name: tasks.get(name) or {} for name in only}
     try:
         config = Config.model_validate(values)
@@ -315,8 +320,7 @@ class _Places:
         path = tuple(part for part in detail["loc"] if part not in ("function-before", "literal['epoch']", "int"))
         if detail["type"] == "extra_forbidden":
             known = _fields_at(path[:-1])
-            hint = did_you_mean(str(path[-1]), known)
-            return f"{self.of(path)}: unknown key" + (hint or f"; there are: {one_of(known)}")
+            return f"{self.of(path)}: unknown key{suggest(str(path[-1]), known)}"
         message = detail["msg"].removeprefix("Value error, ")
         return f"{self.of(path)}: found {detail['input']!r}: {message[0].lower()}{message[1:]}"
 
@@ -354,7 +358,7 @@ def _check_core(config: Config, places: _Places, errors: list[str]) -> None:
 
 def _check_plugins(config: Config, places: _Places, errors: list[str]) -> None:
     def check(family: str, choice: Choice, path: tuple[Any, ...], core: type[BaseModel] = Choice) -> type | None:
-        known = tuple(core.model_fields)
+        known = () if core is Choice else tuple(core.model_fields)
         try:
             found = registry.check_options(family, choice.name, choice.options, places.of(path), known)
         except MtlError as error:
@@ -372,10 +376,7 @@ def _check_plugins(config: Config, places: _Places, errors: list[str]) -> None:
             check(family, choice, path, EncoderConfig if family == "encoders" else Choice)
         elif choice is not None and choice.options:
             unknown = next(iter(choice.options))
-            hint = did_you_mean(unknown, EncoderConfig.model_fields)
-            errors.append(
-                f"{places.of((*path, unknown))}: unknown key{hint or f'; there are: {one_of(EncoderConfig.model_fields)}'}"
-            )
+            errors.append(f"{places.of((*path, unknown))}: unknown key{suggest(unknown, EncoderConfig.model_fields)}")
     for index, choice in enumerate(config.regularizers):
         check("regularizers", choice, ("regularizers", index))
     for name, task in config.tasks.items():
@@ -403,8 +404,8 @@ def _check_head(name: str, task: TaskConfig, plugin: Any, places: _Places, error
             f'{places.of(("tasks", name, "encoding"))}: found "{task.encoding}": "{task.name}" can be encoded as {one_of(encodings)}'
         )
         return
-    if task.head is None:
-        task.head = Choice(name=encodings[task.encoding])
+    task.head = task.head or HeadChoice()
+    task.head.name = task.head.name or encodings[task.encoding]
     head = check("heads", task.head, ("tasks", name, "head"))
     sides = 2 if task.encoding == "bi" else 1
     if head is not None and sides not in head.sides:

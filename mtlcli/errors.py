@@ -22,6 +22,12 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
+def suggest(found: str, known: Iterable[str]) -> str:
+    """`; did you mean "x"?`, or, where nothing is near, `; there are: a, b, c`. Ends an error line."""
+    names = list(known)
+    return did_you_mean(found, names) or (f"; there are: {one_of(names)}" if names else "; there are none")
+
+
 def one_of(names: Iterable[str]) -> str:
     """A readable list of names, for the end of an error line."""
     return ", ".join(names) or "none"

@@ -10,7 +10,7 @@ import torch
 from mtlcli import registry
 from mtlcli.data.batching import by_length, collate
 from mtlcli.data.encoding import Encoded
-from mtlcli.errors import MtlError, did_you_mean, one_of
+from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.bootstrap import Estimate, estimate
 from mtlcli.model import MultiTaskModel
@@ -130,10 +130,8 @@ def make_selection(
         why = (
             f': task "{task}" has no dev rows'
             if task in metrics and task not in evaluated
-            else did_you_mean(select_by, known)
+            else suggest(select_by, known)
         )
-        raise MtlError(
-            f'training.select_by: found "{select_by}"{why}; there are: mean, normalized-mean, {one_of(known)}'
-        )
+        raise MtlError(f'training.select_by: found "{select_by}"{why} (or mean, or normalized-mean)')
     task, metric = select_by.split(".", 1)
     return Selection(((task, metric),), False)

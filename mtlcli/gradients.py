@@ -129,19 +129,18 @@ class StepEngine:
                 self._views[index][absent].zero_()
         losses, totals = torch.stack([loss for loss, _ in passes]), torch.stack([total for _, total in passes])
         objectives, weights = self._balance(totals, tasks)
-        gram, coefficients = None, torch.ones_like(weights)
+        gram = gram_matrix(rows).cpu() if self.keeps_rows else None
+        coefficients = torch.ones_like(weights)
         regularizer = self.gradient_regularizer
-        if self.keeps_rows:
-            gram = gram_matrix(rows).cpu()
-        if regularizer is not None and regularizer.reads_rows:
-            rows.mul_(weights.unsqueeze(1).to(rows))
-            scaled = gram * torch.outer(*(2 * [weights.cpu().double()]))
-            rows[0].copy_(regularizer.combine(rows, scaled, tasks.cpu()).mul_(regularizer.scaling(len(step))))
-        else:
-            if regularizer is not None and gram is not None:
-                by_weight = weights.detach().cpu().double()
-                found = regularizer.weights(gram * torch.outer(by_weight, by_weight), tasks.cpu())
-                coefficients = (found * regularizer.scaling(len(step))).to(weights)
+        if regularizer is not None and gram is not None:
+            by_weight = weights.cpu().double()
+            weighted, scaling = gram * torch.outer(by_weight, by_weight), regularizer.scaling(len(step))
+            if regularizer.reads_rows:
+                rows.mul_(weights.unsqueeze(1))
+                rows[0].copy_(regularizer.combine(rows, weighted, tasks.cpu()) * scaling)
+            else:
+                coefficients = (regularizer.weights(weighted, tasks.cpu()) * scaling).to(weights)
+        if regularizer is None or not regularizer.reads_rows:
             combine_rows(rows, (coefficients * weights).tolist())
         for index in touched:
             self.shared[index].grad = self._views[0][index]
@@ -154,7 +153,8 @@ class StepEngine:
 
     def _backward(self, one: TaskLoss, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Forward and backward of all micro-batches of a task -> its mean loss, without and with regularizers."""
-        count, loss_sum, total_sum = one.count, 0.0, 0.0
+        count = one.count
+        loss_sum = total_sum = torch.zeros((), device=self.shared[0].device)
         for batch in one.batches:
             with self.autocast:
                 output = self.model(one.task, batch)
@@ -164,7 +164,7 @@ class StepEngine:
                 total = loss + share * self.model.regularization(one.task, batch, output, self.regularizers)
             (total if weight is None else total * weight).backward()
             loss_sum, total_sum = loss_sum + loss.detach(), total_sum + total.detach()
-        return torch.as_tensor(loss_sum), torch.as_tensor(total_sum)
+        return loss_sum, total_sum
 
     def _balance(self, totals: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """Objectives (k,) and weights (k,) = d sum(objectives) / d losses; fills the gradients of what the balancer learns."""

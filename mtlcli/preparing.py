@@ -81,7 +81,7 @@ def check_combination(config: Config) -> None:
     chosen = [("balancers", config.balancer)]
     if config.gradient_regularizer is not None:
         chosen.append(("gradient_regularizers", config.gradient_regularizer))
-    errors = []
+    errors: list[str] = []
     for family, choice in chosen:
         needs = registry.load(family, choice.name, family).needs
         cure = "choose --scheduler round-robin"
@@ -175,7 +175,8 @@ def prepare(
 
 def _load_tasks(config: Config) -> tuple[LoadedTask, ...]:
     """All tasks; the errors of all of them at once."""
-    found, errors = [], []
+    found: list[LoadedTask] = []
+    errors: list[str] = []
     for name, section in config.tasks.items():
         try:
             task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
@@ -259,7 +260,7 @@ def _plan(config, tasks, encoded, sizes, scheduler, engine, model, device, preci
                 section.encoding,
                 section.head.name,
                 sum(p.numel() for p in model.private_parameters(index)),
-            )  # fmt: skip
+            )
         )
         notes += [warning for split in task.splits.values() for warning in split.warnings]
         if train.truncated > 0.01 * texts:

@@ -125,7 +125,7 @@ def parse_assignment(text: str) -> tuple[Path_, Any]:
         return path, None
     if value[:1] in ("[", "{"):
         try:
-            return path, yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
+            return path, yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise MtlError(f"--set {text}: not a valid list or mapping: {error}") from error
     return path, value

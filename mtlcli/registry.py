@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mtlcli import __version__
-from mtlcli.errors import MtlError, did_you_mean, one_of
+from mtlcli.errors import MtlError, one_of, suggest
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def family_named(text: str) -> str:
         if name in (family, family[:-1]):
             return family
     known = list(FAMILIES)
-    raise MtlError(f'unknown plugin family "{text}"{did_you_mean(name, known)}; families: {one_of(known)}')
+    raise MtlError(f'unknown plugin family "{text}"{suggest(name, known)}')
 
 
 @cache
@@ -155,11 +155,11 @@ def find(family: str, name: str, where: str) -> Entry:
     if not claims:
         known = names(family)
         kind = family[:-1].replace("_", " ")
-        raise MtlError(f'{where}: unknown {kind} "{name}"{did_you_mean(name, known)}; there are: {one_of(known)}')
+        raise MtlError(f'{where}: unknown {kind} "{name}"{suggest(name, known)}')
     return claims[0]
 
 
-def load(family: str, name: str, where: str) -> type:
+def load(family: str, name: str, where: str) -> Any:
     """Imports the class of a plugin. Raises MtlError when it cannot be imported or is not of the family."""
     entry = find(family, name, where)
     try:
@@ -248,8 +248,8 @@ def _explain(model: type[BaseModel], name: str, detail: Any, also_known: tuple[s
     location = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         known = [*model.model_fields, *also_known]
-        hint = did_you_mean(location, known)
-        return location, f'unknown option of "{name}"' + (hint or f"; it has: {one_of(known)}")
+        hint = suggest(location, known)
+        return location, f'unknown option of "{name}"' + hint
     if detail["type"] == "missing":
         return location, f'"{name}" needs this option'
     found = detail["input"]

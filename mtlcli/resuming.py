@@ -15,7 +15,8 @@ MAY_CHANGE = {
 def check_unchanged(stored: Config, now: Config) -> list[str]:
     """Lines about changes that are allowed. Raises MtlError with one line for each that is not."""
     before, after = _flat(stored.plain()), _flat(now.plain())
-    allowed, refused = [], []
+    allowed: list[str] = []
+    refused: list[str] = []
     for key in sorted(set(before) | set(after)):
         old, new = before.get(key), after.get(key)
         if old == new:

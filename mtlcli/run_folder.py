@@ -18,7 +18,7 @@ from mtlcli.architectures.base import ArchitectureFacts
 from mtlcli.checkpoint import load_tensors, sha256, sync
 from mtlcli.config import Config
 from mtlcli.encoders.resolving import LoadedEncoder, load_encoder
-from mtlcli.errors import MtlError, did_you_mean, one_of
+from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
 from mtlcli.heads.base import HeadFacts
 from mtlcli.model import MultiTaskModel
 from mtlcli.plugin import TaskFacts
@@ -159,7 +159,7 @@ class SavedRun:
         """Index of a task. Raises MtlError naming the tasks there are."""
         names = [task.name for task in self.facts]
         if name not in names:
-            raise MtlError(f'{self.folder}: no task "{name}"{did_you_mean(name, names)}; this run has {one_of(names)}')
+            raise MtlError(f'{self.folder}: no task "{name}"{suggest(name, names)}')
         return names.index(name)
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
-from mtlcli.errors import MtlError, did_you_mean, one_of
+from mtlcli.errors import MtlError, suggest
 from mtlcli.plugin import RunFacts
 
 
@@ -29,9 +29,7 @@ class Static(Balancer):
         names = [task.name for task in run.tasks]
         for name in weights:
             if name not in names:
-                raise MtlError(
-                    f"balancer.weights.{name}: no such task{did_you_mean(name, names)}; the run has {one_of(names)}"
-                )
+                raise MtlError(f"balancer.weights.{name}: no such task{suggest(name, names)}")
         self.register_buffer("weights", torch.tensor([float(weights.get(name, 1.0)) for name in names]))
         self.weights: Tensor
 

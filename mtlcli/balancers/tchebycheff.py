@@ -1,5 +1,6 @@
 """Tchebycheff loss: Mao et al., ACL 2020, in the form of survey 3.1; smooth form: Lin et al., ICML 2024, arXiv:2402.19078."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -48,7 +49,7 @@ class Tchebycheff(Balancer):
         if self.kind == "validation":
             self._refer(news.losses)
 
-    def _refer(self, losses: dict[int, float]) -> None:
+    def _refer(self, losses: Mapping[int, float]) -> None:
         for task, loss in losses.items():
             self.reference[task] = max(loss, 1e-8)
 
@@ -59,5 +60,9 @@ class Tchebycheff(Balancer):
             return losses / len(losses)
         terms = losses / (reference * (1 / reference).sum())
         if self.smooth is not None:
-            return self.smooth * torch.logsumexp(terms / self.smooth, dim=0) * torch.softmax(terms.detach(), 0)
+            return (
+                self.smooth
+                * torch.logsumexp(terms / self.smooth, dim=0)
+                * torch.softmax(terms.detach() / self.smooth, 0)
+            )
         return terms * torch.nn.functional.one_hot(terms.argmax(), len(terms))

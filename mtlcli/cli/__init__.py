@@ -3,11 +3,14 @@
 import os
 import sys
 
-import click
 import typer
 
 from mtlcli.cli import check, evaluate, plugins, predict, train
 from mtlcli.errors import MtlError
+
+UsageMistake: type[BaseException] = typer.BadParameter.__mro__[
+    2
+]  # ClickException: typer brings click along inside, or as a package, by version
 
 app = typer.Typer(
     name="mtl",
@@ -40,12 +43,12 @@ def main() -> None:
     """Runs a command. What a user can mend is printed behind `error:`, without a traceback, and exits with code 2."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         code = 130
-    except click.ClickException as error:
+    except UsageMistake as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "mtl"
-        message = error.format_message()
+        message = error.format_message()  # type: ignore[attr-defined]
         if message:
             print(f"error: {message}\nsee: {path} --help", file=sys.stderr)
         elif context is not None:

@@ -45,7 +45,7 @@ def show_plan(plan: "Plan") -> None:
     )
     table(
         "",
-        [("task", ""), ("encoding/head", ""), ("rows", "right"), ("dev", "right"), ("batch", "right"), ("share", "right"), ("passes", "right"), ("truncated", "right")],
+        [("task", ""), ("encoding/head", ""), *((name, "right") for name in ("rows", "dev", "batch", "share", "passes", "truncated"))],
         [
             (
                 task.name, f"{task.encoding}/{task.head}", f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",

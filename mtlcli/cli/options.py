@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtlcli.errors import MtlError, did_you_mean
+from mtlcli.errors import MtlError, suggest
 
 if TYPE_CHECKING:
     from mtlcli.config import Config
@@ -124,7 +124,7 @@ def configure(
     for text in sets or ():
         path, value = parse_assignment(text)
         if path[0] not in Config.model_fields:
-            raise MtlError(f"--set {text}: unknown key{did_you_mean(path[0], Config.model_fields)}")
+            raise MtlError(f"--set {text}: unknown key{suggest(path[0], Config.model_fields)}")
         set_layer.put(path, value, f"--set {'.'.join(path)}")
     layers.append(absolute_paths(set_layer, here))
     if on_bad_row is not None:

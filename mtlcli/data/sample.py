@@ -29,16 +29,38 @@ T = TypeVar("T")
 
 # Sentiment
 
-TOPICS = (
-    "soup bread film book concert hotel room service staff coffee music garden museum lesson trip train bus meal wine show "
-    "phone story bed view"
-).split()
+TOPICS = [
+    "soup",
+    "bread",
+    "film",
+    "book",
+    "concert",
+    "hotel",
+    "room",
+    "service",
+    "staff",
+    "coffee",
+    "music",
+    "garden",
+    "museum",
+    "lesson",
+    "trip",
+    "train",
+    "bus",
+    "meal",
+    "wine",
+    "show",
+    "phone",
+    "story",
+    "bed",
+    "view",
+]
 ADJECTIVES = {
-    2: "superb wonderful excellent brilliant fantastic perfect delightful amazing".split(),
-    1: "good nice pleasant decent solid likeable charming neat".split(),
-    0: "ordinary average standard typical usual".split(),
-    -1: "bad poor dull weak boring unpleasant disappointing shabby".split(),
-    -2: "terrible awful horrible dreadful disgusting atrocious miserable appalling".split(),
+    2: ["superb", "wonderful", "excellent", "brilliant", "fantastic", "perfect", "delightful", "amazing"],
+    1: ["good", "nice", "pleasant", "decent", "solid", "likeable", "charming", "neat"],
+    0: ["ordinary", "average", "standard", "typical", "usual"],
+    -1: ["bad", "poor", "dull", "weak", "boring", "unpleasant", "disappointing", "shabby"],
+    -2: ["terrible", "awful", "horrible", "dreadful", "disgusting", "atrocious", "miserable", "appalling"],
 }
 REMARKS = (
     "my brother did not come along",

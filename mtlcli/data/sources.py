@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from mtlcli.data.reading import BadRows, FileSource, Row, iterate
-from mtlcli.errors import MtlError, did_you_mean, one_of
+from mtlcli.errors import MtlError, suggest
 from mtlcli.tasks.base import HubSource, Task, sample_rows
 
 PROBE_SECONDS = 5.0
@@ -25,9 +25,7 @@ class MadeRows:
     def column(self, wanted: str) -> str:
         """The column of this name. Raises MtlError when there is none."""
         if wanted not in self.columns:
-            raise MtlError(
-                f'{self.name}: no column "{wanted}"{did_you_mean(wanted, self.columns)}; it has {one_of(self.columns)}'
-            )
+            raise MtlError(f'{self.name}: no column "{wanted}"{suggest(wanted, self.columns)}')
         return wanted
 
     def rows(self) -> Iterator[Row]:

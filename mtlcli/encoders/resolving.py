@@ -35,6 +35,7 @@ def plugin_of(config: EncoderConfig) -> EncoderSource | None:
 
 def encoder_folder(config: EncoderConfig, facts: EncoderFacts) -> Path:
     """The folder of the encoder's files. Raises MtlError when there is none, within 10 seconds and with the cures."""
+    quiet_transformers()
     plugin = plugin_of(config)
     if plugin is not None:
         return plugin.folder(facts)
@@ -99,7 +100,7 @@ def load_encoder(folder: Path, *, weights: bool = True) -> LoadedEncoder:
 
     Raises MtlError for a folder that transformers cannot load, and for a tokenizer that has no fast form.
     """
-    _quiet()
+    quiet_transformers()
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
@@ -133,7 +134,7 @@ def check_length(encoder: LoadedEncoder, max_length: int) -> None:
         )
 
 
-def _quiet() -> None:
+def quiet_transformers() -> None:
     """Stops the bars and notices that transformers prints at every load."""
     from transformers.utils import logging
 

@@ -66,7 +66,7 @@ class Tiny(EncoderSource):
             vocab_size=self.vocabulary, special_tokens=SPECIAL, min_frequency=2, show_progress=False
         )
         backend.train_from_iterator(facts.texts(), trainer)
-        cls, sep = backend.token_to_id("[CLS]"), backend.token_to_id("[SEP]")
+        cls, sep = (SPECIAL.index(token) for token in ("[CLS]", "[SEP]"))
         backend.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
         return PreTrainedTokenizerFast(
             tokenizer_object=backend,

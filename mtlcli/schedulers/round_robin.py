@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mtlcli.plugin import RunFacts
-from mtlcli.schedulers.base import Position, Scheduler, Visit
+from mtlcli.schedulers.base import Position, Scheduler, TasksPerStep, Visit
 
 
 class RoundRobin(Scheduler):
@@ -16,7 +16,7 @@ class RoundRobin(Scheduler):
     the next epoch goes on in the larger ones where this one stopped.
     """
 
-    tasks_per_step = "all"
+    tasks_per_step: TasksPerStep = "all"
 
     def __init__(
         self,
