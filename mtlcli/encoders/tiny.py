@@ -1,11 +1,13 @@
 """A small BERT with random weights and a WordPiece vocabulary of the run's own training text: no download, no knowledge."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from mtlcli.encoders.base import EncoderFacts, EncoderSource
+from mtlcli.encoders.wordpiece import learn_vocabulary
 from mtlcli.plugin import seed_for
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -56,16 +58,18 @@ class Tiny(EncoderSource):
         return place
 
     def _tokenizer(self, facts: EncoderFacts):  # type: ignore[no-untyped-def]
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
         from transformers import PreTrainedTokenizerFast
 
-        backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=self.vocabulary, special_tokens=SPECIAL, min_frequency=2, show_progress=False
-        )
-        backend.train_from_iterator(facts.texts(), trainer)
+        normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+        words: Counter[str] = Counter()
+        for text in facts.texts():
+            words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)))
+        vocabulary = learn_vocabulary(words, self.vocabulary, SPECIAL)
+        numbers = {piece: number for number, piece in enumerate(vocabulary)}
+        backend = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
+        backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizer
+        backend.decoder = decoders.WordPiece()
         cls, sep = (SPECIAL.index(token) for token in ("[CLS]", "[SEP]"))
         backend.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
         return PreTrainedTokenizerFast(

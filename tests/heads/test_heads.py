@@ -1,0 +1,82 @@
+"""Heads: values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from mtlcli.errors import MtlError
+from mtlcli.heads.base import Encoding, HeadFacts
+from mtlcli.heads.cosine import Cosine
+from mtlcli.heads.linear import Linear
+from mtlcli.heads.pair_concat import PairConcat
+from mtlcli.plugin import TaskFacts
+
+CLASSES = TaskFacts("c", 10, 1, ("no", "yes"))
+SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
+
+
+def encoding(*vectors: list[float]) -> Encoding:
+    pooled = torch.tensor(vectors)
+    return Encoding(pooled.unsqueeze(1), torch.ones(len(pooled), 1, dtype=torch.bool), pooled)
+
+
+def test_cosine_maps_to_the_range_of_the_task():
+    head = Cosine(HeadFacts(SCORES, 2, 2))
+    output = head((encoding([1.0, 0.0], [1.0, 0.0], [1.0, 0.0]), encoding([2.0, 0.0], [0.0, 3.0], [-1.0, 0.0])))
+    assert output.tolist() == pytest.approx([5.0, 0.0, -5.0])
+    assert head.decode(output).values.tolist() == pytest.approx([5.0, 0.0, 0.0])
+
+
+def test_cosine_loss_is_in_standard_deviations_of_the_labels():
+    head = Cosine(HeadFacts(SCORES, 2, 2))
+    assert head.loss(torch.tensor([5.0]), torch.tensor([2.0])).tolist() == pytest.approx([4.0])  # (3 / 1.5)^2
+
+
+def test_relu_takes_a_negative_cosine_as_none():
+    head = Cosine(HeadFacts(SCORES, 2, 2), relu=True)
+    assert head((encoding([1.0, 0.0]), encoding([-1.0, 0.0]))).tolist() == [0.0]
+
+
+def test_cosine_of_two_empty_vectors_is_finite():
+    output = Cosine(HeadFacts(SCORES, 2, 2))((encoding([0.0, 0.0]), encoding([0.0, 0.0])))
+    assert torch.isfinite(output).all()
+
+
+def test_cosine_refuses_classes():
+    with pytest.raises(MtlError, match="pair-concat"):
+        Cosine(HeadFacts(CLASSES, 2, 2))
+
+
+def test_a_score_is_learned_in_standard_deviations_and_given_in_units():
+    head = Linear(HeadFacts(SCORES, 2, 1))
+    assert head.loss(torch.tensor([0.0]), torch.tensor([3.5])).tolist() == pytest.approx([1.0])
+    assert head.decode(torch.tensor([1.0, 9.0, -9.0])).values.tolist() == pytest.approx([3.5, 5.0, 0.0])
+
+
+def test_classes_are_cross_entropy_and_softmax():
+    head = Linear(HeadFacts(CLASSES, 2, 1))
+    logits = torch.tensor([[0.0, math.log(3.0)]])
+    assert head.loss(logits, torch.tensor([0])).tolist() == pytest.approx([math.log(4.0)])
+    decoded = head.decode(logits)
+    assert decoded.values.tolist() == [1]
+    assert decoded.probabilities.tolist()[0] == pytest.approx([0.25, 0.75])
+
+
+def test_losses_are_float32_even_from_half_precision():
+    head = Linear(HeadFacts(CLASSES, 2, 1))
+    assert head.loss(torch.zeros(3, 2, dtype=torch.bfloat16), torch.zeros(3, dtype=torch.long)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("options", "width"), [({}, 6), ({"difference": False}, 4), ({"product": True}, 8)])
+def test_pair_concat_reads_what_it_is_told_to(options, width):
+    head = PairConcat(HeadFacts(CLASSES, 2, 2), **options)
+    assert head.out.in_features == width
+    with torch.no_grad():
+        head.eval()
+        head.out.bias.zero_()
+        head.out.weight.copy_(torch.arange(2 * width).view(2, width).float())
+    parts = [1.0, 2.0, 3.0, -1.0] + ([2.0, 3.0] if options.get("difference", True) else []) + ([3.0, -2.0] if options.get("product") else [])
+    output = head((encoding([1.0, 2.0]), encoding([3.0, -1.0])))
+    expected = [sum(weight * part for weight, part in zip(range(start, start + width), parts, strict=True)) for start in (0, width)]
+    assert output.tolist()[0] == pytest.approx(expected)

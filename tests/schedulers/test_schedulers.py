@@ -1,0 +1,93 @@
+"""Schedulers: shares, epochs, and that a step depends on (seed, position) alone."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+import toy
+from mtlcli.plan import count_visits
+from mtlcli.schedulers.annealed import Annealed
+from mtlcli.schedulers.base import Position, Visit, power_of_sizes
+from mtlcli.schedulers.proportional import Proportional
+from mtlcli.schedulers.round_robin import RoundRobin
+from mtlcli.schedulers.temperature import Temperature
+
+RUN = toy.facts(3)  # rows 100, 300, 50; batches 10, 30, 5
+
+
+def test_cycling_visits_every_task_for_one_pass_of_the_largest():
+    scheduler = RoundRobin(RUN)
+    assert scheduler.steps_per_epoch() == 30
+    assert count_visits(scheduler, 3, 60, 30) == [60, 60, 60]
+
+
+def test_stopping_ends_the_epoch_with_the_smallest():
+    assert RoundRobin(RUN, exhausted="stop").steps_per_epoch() == 5
+
+
+def test_dropping_gives_every_task_exactly_its_batches():
+    scheduler = RoundRobin(RUN, exhausted="drop")
+    assert scheduler.tasks_per_step == "several"
+    assert count_visits(scheduler, 3, 60, scheduler.steps_per_epoch()) == [20, 60, 10]
+    assert scheduler.visits(Position(12, 60, 30)) == [Visit(1)]
+
+
+def test_micro_batches_shorten_the_epoch():
+    run = replace(RUN, micro_batches=4)
+    assert RoundRobin(run).steps_per_epoch() == 8
+    assert RoundRobin(run).visits(Position(0, 8, 8)) == [Visit(0, 4), Visit(1, 4), Visit(2, 4)]
+    assert count_visits(RoundRobin(run, exhausted="drop"), 3, 8, 8) == [10, 30, 5]
+
+
+def test_proportional_draws_by_size_and_an_epoch_is_about_one_pass_over_everything():
+    scheduler = Proportional(RUN)
+    assert scheduler.steps_per_epoch() == 45
+    counts = count_visits(scheduler, 3, 9000, 45)
+    assert [count / 9000 for count in counts] == pytest.approx([100 / 450, 300 / 450, 50 / 450], abs=0.02)
+
+
+def test_several_draws_of_one_task_are_its_micro_batches():
+    run = replace(RUN, micro_batches=6)
+    scheduler = Proportional(run)
+    for step in range(50):
+        visits = scheduler.visits(Position(step, 50, 50))
+        assert sum(visit.micro_batches for visit in visits) == 6
+        assert len({visit.task for visit in visits}) == len(visits)
+
+
+def test_temperature_one_is_proportional_and_a_large_one_uniform():
+    torch.testing.assert_close(Temperature(RUN, temperature=1.0).probabilities, Proportional(RUN).probabilities)
+    assert Temperature(RUN, temperature=float("inf")).probabilities.tolist() == pytest.approx([1 / 3] * 3)
+    by_hand = torch.tensor([100.0, 300.0, 50.0], dtype=torch.float64).sqrt()
+    torch.testing.assert_close(Temperature(RUN, temperature=2.0).probabilities, by_hand / by_hand.sum())
+
+
+def test_annealing_ends_at_a_fifth_and_not_at_equal():
+    assert power_of_sizes(RUN, 0.2).tolist() == pytest.approx([n**0.2 / (100**0.2 + 300**0.2 + 50**0.2) for n in (100, 300, 50)])
+    counts = Counter()
+    for seed in range(3000):
+        scheduler = Annealed(replace(RUN, seed=seed))
+        counts[scheduler.visits(Position(44, 45, 45))[0].task] += 1
+    expected = power_of_sizes(RUN, 0.2).tolist()
+    assert [counts[task] / 3000 for task in range(3)] == pytest.approx(expected, abs=0.03)
+
+
+def test_annealing_one_epoch_and_one_step_divide_by_nothing():
+    assert Annealed(RUN).visits(Position(0, 1, 1))
+    assert Position(0, 1, 1).progress == 0.0
+    assert Position(44, 45, 45).progress == 1.0
+
+
+@pytest.mark.parametrize("make", [Proportional, Annealed, Temperature, RoundRobin])
+def test_a_step_is_a_function_of_seed_and_position(make):
+    first, second = make(RUN), make(RUN)
+    forward = [first.visits(Position(step, 40, 40)) for step in range(40)]
+    backward = [second.visits(Position(step, 40, 40)) for step in reversed(range(40))]
+    assert forward == backward[::-1]
+
+
+def test_another_seed_draws_another_order():
+    orders = {tuple(Proportional(replace(RUN, seed=seed)).visits(Position(step, 40, 40))[0].task for step in range(40)) for seed in range(3)}
+    assert len(orders) == 3
