@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mtlcli.devices import peak_memory
-from mtlcli.errors import MtlError
+from mtlcli.devices import not_enough_memory, peak_memory
 from mtlcli.gradients import TaskLoss
 from mtlcli.preparing import Prepared
 
@@ -40,10 +39,7 @@ def try_longest(run: Prepared) -> list[Tried]:
                 run.engine.run(together)
         except (torch.OutOfMemoryError, MemoryError) as error:
             texts, length = batch.tokens.shape
-            raise MtlError(
-                f"{batches.name}: not enough memory for {texts} texts of {length} tokens: lower --batch-size (and raise "
-                "--micro-batches), lower --max-length, or choose a smaller --encoder"
-            ) from error
+            raise not_enough_memory(batches.name, texts, length) from error
         texts, length = batch.tokens.shape
         loss = float(combined.losses[0])
         found.append(Tried(batches.name, texts, length, loss, time.monotonic() - start, peak_memory()))

@@ -1,5 +1,7 @@
 """The configuration of a run: defaults < recipe file < flags < `--set`, validated as a whole before anything is slow."""
 
+import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,10 +12,11 @@ from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
 from mtlcli.recipes import Layer, merge
 
 TASK_FILES = ("train", "dev", "test")
+NOT_IN_NAMES = frozenset("./\\ =,:*?\"'<>|")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Choice(BaseModel):
@@ -40,13 +43,22 @@ class HeadChoice(Choice):
 
 
 def _texts(value: Any) -> Any:
-    return (
-        [str(item) for item in value] if isinstance(value, list) else None if value is None else str(value).split(",")
-    )
+    if isinstance(value, str):
+        return _listed(value)
+    return [_column(item) for item in value] if isinstance(value, list) else _column(value)
+
+
+def _listed(value: Any) -> Any:
+    """`a, b` of `--set`, where a list is expected."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _column(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
 
 
 Encoding = Literal["single", "cross", "bi"]
@@ -74,7 +86,7 @@ class TaskConfig(Choice):
     labels: Columns | None = Field(
         None, description="the classes in order; by default those of the training rows, sorted"
     )
-    range: tuple[float, float] | None = Field(
+    range: Annotated[tuple[float, float], BeforeValidator(_listed)] | None = Field(
         None, description="lowest and highest score; by default those of the training rows"
     )
     max_rows: int | None = Field(None, ge=1, description="train on this many rows, drawn with the seed")
@@ -85,7 +97,7 @@ class TaskConfig(Choice):
         None, description="stop at a row that cannot be read, or skip and count it"
     )
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
+    model_config = ConfigDict(extra="allow", populate_by_name=True, allow_inf_nan=False)
 
 
 class EncoderConfig(Choice):
@@ -156,7 +168,7 @@ class Config(_Strict):
     scheduler: Choice = Choice(name="round-robin")
     balancer: Choice = Choice(name="equal")
     gradient_regularizer: Choice | None = None
-    regularizers: list[Choice] = Field(default_factory=list)
+    regularizers: Annotated[list[Choice], BeforeValidator(_one_or_more)] = Field(default_factory=list)
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -164,6 +176,12 @@ class Config(_Strict):
         """The configuration as plain values that read back as the same configuration."""
         return self.model_dump(mode="json", by_alias=True)
 
+
+# sections in which saying nothing, `training:` alone, is the same as leaving them out
+SECTIONS = ("tasks", "encoder", "architecture", "scheduler", "balancer", "regularizers", "optimizer", "training")
+
+# keys of which the later layer's wins: setting one takes back the other
+EXCLUSIVE = ((("training", "steps"), ("training", "epochs")), (("sample",), ("data",)))
 
 # which sections choose a plugin, and of which family
 CHOICES = {
@@ -210,17 +228,20 @@ def resolve(layers: list[Layer], only: list[str] | None = None) -> Config:
     """
     defaults = {path[0]: Config.model_fields[path[0]].default for path in CHOICES}
     values: dict[str, Any] = {key: {"name": choice.name} for key, choice in defaults.items() if choice is not None}
-    for layer in layers:
-        _plain_tasks(layer)
-        _join_methods(layer)
-        values = merge(values, layer.values)
     places = _Places(layers)
-    tasks = values.get("tasks")
-    if only and isinstance(tasks, dict):
-        for name in (layers[-1].values.get("tasks") or {}) if len(layers) > 1 else ():
-            if name not in only:
-                raise MtlError(f"{places.of(('tasks', name))}: the run has no task of this name{suggest(name, only)}")
-        values["tasks"] = {name: tasks.get(name) or {} for name in only}
+    for layer in layers:
+        for key in SECTIONS:
+            if key in layer.values and layer.values[key] is None:
+                del layer.values[key]
+        plain_tasks(layer)
+        _join_methods(layer)
+        _take_back(values, layer.values)
+        values = merge(values, layer.values, _kept)
+    if only and isinstance(values.get("tasks"), dict):
+        for path, place in (item for layer in layers for item in layer.places.items()):
+            if len(path) > 1 and path[0] == "tasks" and path[1] not in only and place.startswith("--"):
+                raise MtlError(f"{place}: the run has no task of this name{suggest(str(path[1]), only)}")
+        values["tasks"] = {name: values["tasks"].get(name, {}) for name in only}
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -248,20 +269,61 @@ def _fill_from_encoder(config: Config) -> None:
         config.training.epochs = base.default_epochs
 
 
-def _plain_tasks(layer: Layer) -> None:
-    """Lets a recipe list tasks by name alone, and name one without saying more of it."""
+def _kept(path: tuple[Any, ...]) -> tuple[str, ...] | None:
+    """What stays of the section at a path when another plugin is chosen there; None where no plugin is chosen."""
+    if path == ("encoder",):
+        return tuple(name for name in EncoderConfig.model_fields if name != "name")
+    return () if path in CHOICES or (len(path) == 3 and path[::2] == ("tasks", "head")) else None
+
+
+def _take_back(below: dict[str, Any], above: dict[str, Any]) -> None:
+    """Of two keys that exclude each other, drops the one below where a layer above sets the other."""
+
+    def section(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+        found = values if len(path) == 1 else values.get(path[0])
+        return found if isinstance(found, dict) else {}
+
+    for pair in EXCLUSIVE:
+        for chosen, other in (pair, pair[::-1]):
+            if section(above, chosen).get(chosen[-1]) not in (None, False):
+                section(below, other).pop(other[-1], None)
+
+
+def plain_tasks(layer: Layer) -> None:
+    """Lets a recipe list tasks by name alone, and name one, or one and its kind, without saying more of it."""
     tasks = layer.values.get("tasks")
-    if isinstance(tasks, list) and all(isinstance(name, str) for name in tasks):
-        layer.values["tasks"] = {name: {} for name in tasks}
-    elif isinstance(tasks, dict):
-        layer.values["tasks"] = {name: {} if section is None else section for name, section in tasks.items()}
+    where = _Places([layer]).of(("tasks",))
+    if isinstance(tasks, str):
+        tasks = _listed(tasks)
+    if isinstance(tasks, list):
+        if not all(isinstance(name, str) for name in tasks):
+            raise MtlError(
+                f"{where}: expected names, such as [sst, quora], or a mapping of names to settings (without dashes): "
+                "sst: {encoding: single}"
+            )
+        if twice := [name for index, name in enumerate(tasks) if name in tasks[:index]]:
+            raise MtlError(f'{where}: the task "{twice[0]}" is named twice; keep one')
+        tasks = dict.fromkeys(tasks)
+    if isinstance(tasks, dict):
+        layer.values["tasks"] = {name: _plain_task(section) for name, section in tasks.items()}
+
+
+def _plain_task(section: Any) -> Any:
+    if section is None or isinstance(section, str):
+        return {"kind": section} if section else {}
+    if isinstance(section, dict) and "name" in section and "kind" not in section:
+        return {"kind" if key == "name" else key: value for key, value in section.items()}
+    return section
 
 
 def absolute_paths(layer: Layer, base: Path) -> Layer:
     """Makes the relative paths of a layer absolute: they are relative to the file, or the folder, they were written in."""
 
     def absolute(value: Any) -> Any:
-        return str((base / Path(value).expanduser()).absolute()) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        path = os.path.expanduser(value)  # leaves `~nobody` as it is
+        return str((base / path).absolute())
 
     values = layer.values
     if "data" in values:
@@ -283,20 +345,28 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
 
 
 def _join_methods(layer: Layer) -> None:
-    """Lets `balancer: uncertainty+pcgrad` name both families, in a recipe as on the command line."""
+    """Lets `balancer: uncertainty+pcgrad` name both families, in a recipe as on the command line.
+
+    A gradient regularizer alone goes with the balancer `equal`.
+    """
     value = layer.values.get("balancer")
     name = value if isinstance(value, str) else value.get("name") if isinstance(value, dict) else None
-    place = layer.places.get(("balancer",), "balancer")
-    if not isinstance(name, str) or (name in registry.names("balancers")):
+    if not isinstance(name, str) or name in registry.names("balancers"):
         return
-    found = split_methods(name, f"{place}: balancer" if not place.startswith("--") else place)
-    layer.values.pop("balancer")
-    for slot, chosen in found.items():
-        options = {key: item for key, item in value.items() if key != "name"} if isinstance(value, dict) else {}
-        if slot == "gradient_regularizer" and "balancer" in found:
-            options = {}
-        layer.values[slot] = merge({"name": chosen, **options}, layer.values.get(slot) or {})
-        layer.places.setdefault((slot,), place)
+    place = layer.places.get(("balancer", "name")) or layer.places.get(("balancer",), "balancer")
+    found = split_methods(name, place if place.startswith("--") else f"{place}: balancer")
+    options = {key: item for key, item in value.items() if key != "name"} if isinstance(value, dict) else {}
+    balancer, regularizer = found.get("balancer"), found.get("gradient_regularizer")
+    layer.values["balancer"] = {"name": balancer or "equal", **(options if balancer else {})}
+    if regularizer is None:
+        return
+    own = layer.values.get("gradient_regularizer")
+    if own is not None and (own if isinstance(own, str) else own.get("name", regularizer)) != regularizer:
+        raise MtlError(f'{place}: "{name}" and the key gradient_regularizer name two of them; choose one')
+    layer.values["gradient_regularizer"] = {
+        **({} if balancer else options), **(own if isinstance(own, dict) else {}), "name": regularizer,
+    }  # fmt: skip
+    layer.places.setdefault(("gradient_regularizer",), place)
 
 
 class _Places:
@@ -307,30 +377,46 @@ class _Places:
 
     def of(self, path: tuple[Any, ...]) -> str:
         """`recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone when nobody wrote it."""
-        dotted = ".".join(str(part) for part in path)
-        for length in range(len(path), 0, -1):
+        parts = tuple(map(str, path))
+        dotted = ".".join(parts)
+        for length in range(len(parts), 0, -1):
             for layer in reversed(self.layers):
-                place = layer.places.get(path[:length])
-                if place is not None:
-                    return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
+                for written, place in layer.places.items():
+                    if len(written) == length and tuple(map(str, written)) == parts[:length]:
+                        return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
         return dotted
 
     def explain(self, detail: Any) -> str:
         """One line for one error of pydantic."""
-        path = tuple(part for part in detail["loc"] if part not in ("function-before", "literal['epoch']", "int"))
+        kinds = ("function-before", "literal['epoch']", "int")  # what pydantic says of unions
+        path = tuple(part for index, part in enumerate(detail["loc"]) if index < 2 or part not in kinds)
         if detail["type"] == "extra_forbidden":
-            known = _fields_at(path[:-1])
-            return f"{self.of(path)}: unknown key{suggest(str(path[-1]), known)}"
+            return f"{self.of(path)}: unknown key{suggest_key(path)}"
         message = detail["msg"].removeprefix("Value error, ")
-        return f"{self.of(path)}: found {detail['input']!r}: {message[0].lower()}{message[1:]}"
+        if detail["type"] in ("model_type", "dict_type"):
+            message = "expected a mapping of keys to values"
+        return f"{self.of(path)}: found {_shown(detail['input'])}: {message[0].lower()}{message[1:]}"
 
 
-def _fields_at(path: tuple[Any, ...]) -> list[str]:
-    model: Any = Config
-    for part in path:
-        field = model.model_fields.get(part)
-        model = field.annotation if field is not None else model
-    return list(getattr(model, "model_fields", {}))
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def suggest_key(path: tuple[Any, ...]) -> str:
+    """The end of an error line about an unknown key: the key that was probably meant, of this section or another."""
+    model = Config.model_fields[path[0]].annotation if len(path) > 1 else Config
+    known: list[str] = list(getattr(model, "model_fields", {}))
+    name = str(path[-1])
+    if near := did_you_mean(name, known):
+        return near
+    elsewhere = {
+        below: f"{key}.{below}"
+        for key, field in Config.model_fields.items()
+        for below in getattr(field.annotation, "model_fields", {})
+    }
+    found = get_close_matches(name, elsewhere, n=1, cutoff=0.8)
+    return f'; did you mean "{elsewhere[found[0]]}"?' if found else suggest(name, known)
 
 
 def _check_core(config: Config, places: _Places, errors: list[str]) -> None:
@@ -343,22 +429,23 @@ def _check_core(config: Config, places: _Places, errors: list[str]) -> None:
         errors.append(
             f"{places.of(('training', 'eval_every'))}: found {training.eval_every}: expected `epoch` or a number from 1"
         )
-    if config.sample and config.data:
-        errors.append(f"{places.of(('data',))}: --data and --sample exclude each other; give one")
+    if config.sample and config.data is not None:
+        errors.append(f"{places.of(('data',))}: data and sample exclude each other; give one")
     for name, task in config.tasks.items():
         if task.range is not None and not task.range[0] < task.range[1]:
             errors.append(
                 f"{places.of(('tasks', name, 'range'))}: found {list(task.range)}: expected [lowest, highest]"
             )
-        if not name or any(character in name for character in "./\\ =,"):
+        if not name or len(name) > 100 or any(mark in NOT_IN_NAMES or not mark.isprintable() for mark in name):
             errors.append(
-                f"{places.of(('tasks', name))}: a task's name is part of file names: no dots, slashes, commas or spaces"
+                f"{places.of(('tasks', name))}: a task's name is part of file names: expected 1 to 100 letters, digits, "
+                "dashes or underscores"
             )
 
 
 def _check_plugins(config: Config, places: _Places, errors: list[str]) -> None:
     def check(family: str, choice: Choice, path: tuple[Any, ...], core: type[BaseModel] = Choice) -> type | None:
-        known = () if core is Choice else tuple(core.model_fields)
+        known = () if core is Choice else tuple(field.alias or name for name, field in core.model_fields.items())
         try:
             found = registry.check_options(family, choice.name, choice.options, places.of(path), known)
         except MtlError as error:
@@ -375,8 +462,10 @@ def _check_plugins(config: Config, places: _Places, errors: list[str]) -> None:
         if choice is not None and not (family == "encoders" and not is_encoder_plugin(choice.name)):
             check(family, choice, path, EncoderConfig if family == "encoders" else Choice)
         elif choice is not None and choice.options:
-            unknown = next(iter(choice.options))
-            errors.append(f"{places.of((*path, unknown))}: unknown key{suggest(unknown, EncoderConfig.model_fields)}")
+            errors.extend(
+                f"{places.of((*path, unknown))}: unknown key{suggest(unknown, EncoderConfig.model_fields)}"
+                for unknown in choice.options
+            )
     for index, choice in enumerate(config.regularizers):
         check("regularizers", choice, ("regularizers", index))
     for name, task in config.tasks.items():
@@ -409,8 +498,10 @@ def _check_head(name: str, task: TaskConfig, plugin: Any, places: _Places, error
     head = check("heads", task.head, ("tasks", name, "head"))
     sides = 2 if task.encoding == "bi" else 1
     if head is not None and sides not in head.sides:
-        wanted = "two encodings: set encoding to bi" if sides == 1 else "one encoding: set encoding to cross"
-        errors.append(f'{places.of(("tasks", name, "head"))}: "{task.head.name}" needs {wanted}')
+        cures = [one for one in encodings if (2 if one == "bi" else 1) in head.sides]
+        cure = f"set tasks.{name}.encoding to {cures[0]}" if cures else f'choose another head for "{task.name}"'
+        wanted = "two texts, each encoded alone" if sides == 1 else "one encoding of each row"
+        errors.append(f'{places.of(("tasks", name, "head"))}: "{task.head.name}" reads {wanted}; {cure}')
 
 
 def is_encoder_plugin(name: str) -> bool:

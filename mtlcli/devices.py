@@ -44,6 +44,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def not_enough_memory(task: str, texts: int, length: int) -> MtlError:
+    """The error for a batch that did not fit, with what to change."""
+    return MtlError(
+        f"{task}: not enough memory for {texts} texts of {length} tokens: lower --batch-size (and raise --micro-batches), "
+        "lower --max-length, or choose a smaller --encoder"
+    )
+
+
 def peak_memory() -> int:
     """Most memory this process has held, in bytes: on the GPU where one is used, else of the whole process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():

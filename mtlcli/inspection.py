@@ -14,11 +14,10 @@ import re
 import subprocess
 import sys
 import tempfile
-import textwrap
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,7 @@ def survey(families: Sequence[str]) -> list[Surveyed]:
 def first_sentence(docstring: str) -> str:
     """The first sentence of a docstring on one line, without its full stop."""
     paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
-    return re.split(r"(?<=[.!?])\s+(?=[^a-z])", paragraph)[0].removesuffix(".")
+    return re.split(r"(?<=[.!?])(?<!et al\.)\s+(?=[A-Z`(])", paragraph)[0].removesuffix(".")
 
 
 # Reading without importing
@@ -251,7 +250,7 @@ def describe(family: str, name: str) -> Described:
         entry.distribution,
         entry.version,
         _place(plugin),
-        first_sentence(inspect.getdoc(module) or "") if module else "",
+        " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split()) if module else "",
         inspect.cleandoc(plugin.__doc__ or ""),
         tuple((attribute, _value(getattr(plugin, attribute, None))) for attribute in DECLARED[family]),
         options,
@@ -316,4 +315,20 @@ def _value(value: Any) -> str:
             return ", ".join(_value(one) for one in value) or "none"
         case dict():
             return ", ".join(f"{_value(key)}: {_value(one)}" for key, one in value.items()) or "none"
-    return textwrap.shorten(str(value), 200)
+    if is_dataclass(value):
+        return _target(value)
+    return str(value)
+
+
+def _target(value: Any) -> str:
+    """What a task predicts, in words."""
+    from mtlcli.tasks.base import Classes, Score
+
+    match value:
+        case Classes():
+            return f"one of {', '.join(value.labels)}" if value.labels else "one of the classes of the training rows"
+        case Score(low=None) | Score(high=None):
+            return "a score in the range of the training rows"
+        case Score():
+            return f"a score from {value.low:g} to {value.high:g}"
+    return str(value)

@@ -1,82 +1,138 @@
 """Measuring a saved run on labelled rows: its own, those of another folder, or those of a file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mtlcli import registry
-from mtlcli.config import TaskConfig
-from mtlcli.data.encoding import Encoded
-from mtlcli.data.loading import LoadedTask, declared_target, find_source, read_split, target_is_open
+from mtlcli.config import Config, TaskConfig
+from mtlcli.data.loading import Split, declared_target, find_source, read_split, target_is_open
 from mtlcli.data.reading import FileSource, format_of
 from mtlcli.data.sources import Source
 from mtlcli.devices import autocast, find_device, find_precision
-from mtlcli.errors import MtlError, one_of
+from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation import make_metrics, measure, predict_rows
+from mtlcli.metrics.base import Metric
 from mtlcli.metrics.bootstrap import Estimate
 from mtlcli.plugin import TaskFacts
 from mtlcli.preparing import encode_split
-from mtlcli.run_folder import SavedRun, load_run
+from mtlcli.run_folder import check_installed, load_run, read_record, stored_config, stored_facts
 from mtlcli.tasks.base import Classes, Score, Target, Task
 from mtlcli.training import write_predictions
 
 SPLITS = ("dev", "test", "train")
+PRECISIONS = ("auto", "fp32", "bf16")
+CHANGEABLE = ("text", "label", "header", "on_bad_row")
+"""Keys of a task that say how other rows are read, and leave the model alone."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labelled rows of one split of one task (its index), and the metrics to take on them."""
+
+    task: int
+    split: Split
+    metrics: Mapping[str, Metric]
 
 
 def judge(
     folder: Path, tasks: Sequence[tuple[str, list[str]]] = (), *, data: str | None = None, splits: Sequence[str] | None = None,
-    resamples: int = 1000, device: str = "auto", precision: str = "fp32",
+    changes: Sequence[tuple[Sequence[Any], Any]] = (), resamples: int = 1000, device: str = "auto", precision: str = "fp32",
 ) -> tuple[dict[str, dict[str, dict[str, Estimate]]], list[str]]:  # fmt: skip
     """Metrics by task, split and name, and notes about the rows. `tasks` are (name, [file]) pairs; without any, all tasks of
-    the run; a file stands for the split `dev` unless one is named.
+    the run; a file stands for the split `dev` unless one is named. `changes` are (("tasks", name, key), value) with a key of
+    CHANGEABLE, for rows that are laid out unlike those of training.
 
-    Raises MtlError where a task has no rows to measure on.
+    Raises MtlError for all rows that cannot be read, before the model is loaded, and where there are none to measure on.
     """
     for split in splits or ():
         if split not in SPLITS:
             raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}")
-    run, notes = load_run(folder)
+    if precision not in PRECISIONS:
+        raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
+    record = read_record(folder)
     place = find_device(device)
     context = autocast(place, find_precision(precision, place))
+    check_installed(record)
+    found, notes = _read_all(folder, record, tasks, data, splits, changes)
+    run, warnings = load_run(folder)
+    notes = warnings + notes
     run.model.to(place)
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for name, files in tasks or [(facts.name, []) for facts in run.facts]:
-        index = run.task(name)
-        facts = run.facts[index]
-        config = run.config.tasks[name]
-        task: Task = registry.load("tasks", config.name, f"tasks.{name}")(name, **config.options)
-        metrics = make_metrics(task.metrics, facts, f"tasks.{name}")
-        if len(files) > 1:
-            raise MtlError(f"--task {name}: one file is measured at a time, found {len(files)}")
-        sources = _sources(run, config, task, files, data, splits)
+    for rows in found:
+        facts, config = run.facts[rows.task], run.config
+        encoded = encode_split(
+            rows.split, run.encoder, config.tasks[facts.name].encoding or "single", config.encoder.max_length, None
+        )
+        predicted = predict_rows(run.model, rows.task, encoded, place, context)
+        results.setdefault(facts.name, {})[rows.split.name] = measure(
+            rows.metrics, predicted, rows.split.targets, resamples
+        )
+        if not dict(tasks).get(facts.name) and data is None:
+            path = folder / "predictions" / f"{facts.name}.{rows.split.name}.jsonl"
+            try:
+                write_predictions(path, facts.labels, predicted, rows.split.lines.tolist(), rows.split.targets)
+            except OSError as error:
+                notes.append(f"{path} was not written: {error.strerror}")
+    return results, notes
+
+
+def _read_all(
+    folder: Path, record: Mapping[str, Any], tasks: Sequence[tuple[str, list[str]]], data: str | None,
+    splits: Sequence[str] | None, changes: Sequence[tuple[Sequence[Any], Any]],
+) -> tuple[list[Rows], list[str]]:  # fmt: skip
+    """The rows of all tasks and notes about them. Raises MtlError with the errors of all of them."""
+    names = list(record["tasks"])
+    if errors := [f'{folder}: no task "{name}"{suggest(name, names)}' for name, _ in tasks if name not in names]:
+        raise MtlError(*errors)
+    if twice := [name for index, (name, _) in enumerate(tasks) if name in dict(tasks[:index])]:
+        raise MtlError(f"--task {twice[0]}: the task is named twice; measure one file after the other")
+    config, facts = changed(stored_config(record), changes), stored_facts(record)
+    found: list[Rows] = []
+    notes: list[str] = []
+    for name, files in tasks or [(name, []) for name in names]:
+        one, section = facts[names.index(name)], config.tasks[name]
+        try:
+            task: Task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
+            metrics = make_metrics(task.metrics, one, f"tasks.{name}")
+            target = fitted_target(section, task, one)
+            sources = _sources(config, section, task, files, data, splits)
+            for split, source in sources.items():
+                rows, _ = read_split(task, section, split, source, target, section.on_bad_row or task.on_bad_row)
+                notes += rows.warnings
+                found.append(Rows(names.index(name), rows, metrics))
+        except MtlError as error:
+            errors.extend(error.lines)
+            continue
         if not sources:
             notes.append(f"{name}: no labelled rows of {one_of(splits or SPLITS[:2])}")
-            continue
-        for split, source in sources.items():
-            target = fitted_target(config, task, facts)
-            policy = config.on_bad_row or task.on_bad_row
-            rows, _ = read_split(task, config, split, source, target, policy)
-            notes += rows.warnings
-            loaded = LoadedTask(task, config, target, {split: rows})
-            encoded: Encoded = encode_split(
-                loaded.splits[split], run.encoder, config.encoding or "single", run.config.encoder.max_length, None
-            )
-            predicted = predict_rows(run.model, index, encoded, place, context)
-            results.setdefault(name, {})[split] = measure(metrics, predicted, rows.targets, resamples)
-            if not files and data is None:
-                write_predictions(
-                    folder / "predictions" / f"{name}.{split}.jsonl",
-                    facts.labels,
-                    predicted,
-                    rows.lines.tolist(),
-                    rows.targets,
-                )
-    if not results:
+    if errors:
+        raise MtlError(*dict.fromkeys(errors))
+    if not found:
         raise MtlError(
             f"{folder}: nothing to measure: {'; '.join(notes)}; give rows with --task NAME=FILE or --data FOLDER"
         )
-    return results, notes
+    return found, notes
+
+
+def changed(config: Config, changes: Sequence[tuple[Sequence[Any], Any]]) -> Config:
+    """The configuration with other ways of reading rows. Raises MtlError for a change of anything else."""
+    tasks = dict(config.tasks)
+    for path, value in changes:
+        where = f"--set {'.'.join(map(str, path))}"
+        if len(path) != 3 or path[0] != "tasks" or path[2] not in CHANGEABLE:
+            raise MtlError(f"{where}: a finished run can change tasks.NAME.KEY alone, KEY being {one_of(CHANGEABLE)}")
+        if path[1] not in tasks:
+            raise MtlError(f'{where}: no task "{path[1]}"{suggest(path[1], tasks)}')
+        try:
+            section = tasks[path[1]].model_dump(by_alias=True) | {path[2]: value}
+            tasks[path[1]] = TaskConfig.model_validate(section)
+        except ValidationError as error:
+            raise MtlError(f"{where}: found {value!r}: {error.errors()[0]['msg']}") from error
+    return config.model_copy(update={"tasks": tasks})
 
 
 def fitted_target(config: TaskConfig, task: Task, facts: TaskFacts) -> Target:
@@ -90,16 +146,19 @@ def fitted_target(config: TaskConfig, task: Task, facts: TaskFacts) -> Target:
 
 
 def _sources(
-    run: SavedRun, config: TaskConfig, task: Task, files: list[str], data: str | None, splits: Sequence[str] | None
+    config: Config, section: TaskConfig, task: Task, files: list[str], data: str | None, splits: Sequence[str] | None
 ) -> Mapping[str, Source]:
+    if len(files) > 1 or not all(files):
+        raise MtlError(f"--task {task.name}={','.join(files)}: expected one file, to be measured at a time")
     if files:
-        split = (splits or ("dev",))[0]
-        return {split: FileSource(files[0], format=format_of(files[0], header=config.header))}
+        if len(splits or ()) > 1:
+            raise MtlError(f"--split: {files[0]} is one split; name one of {one_of(splits or ())}")
+        return {(splits or ("dev",))[0]: FileSource(files[0], format=format_of(files[0], header=section.header))}
     if data is not None:
-        config = config.model_copy(update=dict.fromkeys(("train", "dev", "test")))
-    found: dict[str, Any] = {}
-    for split in splits or SPLITS[:2]:
-        source = find_source(config, task, split, data=data or run.config.data, sample=run.config.sample)
+        section = section.model_copy(update=dict.fromkeys(("train", "dev", "test")))
+    found: dict[str, Source] = {}
+    for split in dict.fromkeys(splits or SPLITS[:2]):
+        source = find_source(section, task, split, data=data or config.data, sample=config.sample and data is None)
         if source is not None:
             found[split] = source
     return found

@@ -5,23 +5,29 @@ a batch is hardly padded; then they are put back in order. Tasks that read the s
 through the encoder.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtlcli.data.batching import by_length, collate
-from mtlcli.data.encoding import Encoded, Tokenizer
+from mtlcli.data.encoding import Encoded, Sequences, Tokenizer
 from mtlcli.data.reading import BadRows, FileSource, Row, iterate
 from mtlcli.errors import MtlError, one_of
 from mtlcli.run_folder import SavedRun
 
 WINDOW = 4096
 """Rows read at a time, once the first small windows have shown that there are so many."""
+CHARACTERS = 1 << 19
+"""Characters after which a window is full: tokenizing takes some hundred bytes for each."""
+PATIENCE = 0.05
+"""Seconds for which a window waits for more rows of a pipe."""
+CHARACTERS_PER_TOKEN = 64
+"""A text is cut here, at a space, before it is tokenized, unless that leaves fewer tokens than the encoder takes."""
 
 
 @dataclass(frozen=True)
@@ -42,73 +48,163 @@ class Prediction:
     score: float | None
 
 
-def find_readings(run: SavedRun, source: FileSource, wanted: Sequence[str]) -> list[Reading]:
-    """Which columns each task reads; without `wanted`, every task whose columns are there.
+def find_readings(
+    record: Mapping[str, Any],
+    source: FileSource,
+    wanted: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    first: str = "",
+) -> list[Reading]:
+    """Which columns each task of a run (its run.json) reads; without `wanted`, every task whose columns are there.
 
-    Plain text has one text a line, or the two of a pair with a tab between them. Raises MtlError where a wanted task's
-    columns are missing, and where no task finds its own.
+    `columns`, by name or number, stand in for those of training. Plain text has one text a line, or the two of a pair
+    with a tab between them: without `wanted`, its `first` line decides which tasks can read it. Raises MtlError where a
+    wanted task's columns are missing, and where no task finds its own.
     """
+    plain = source.format.name == "text"
+    if columns and plain:
+        raise MtlError(f"--text: {source.name} is read as plain text, which has no columns; see --input-format")
     found: dict[tuple[tuple[str, ...], str], list[int]] = {}
     missing = []
-    for index, facts in enumerate(run.facts):
-        if wanted and facts.name not in wanted:
+    for index, (name, task) in enumerate(record["tasks"].items()):
+        if wanted and name not in wanted:
             continue
-        record = run.record["tasks"][facts.name]
-        columns = _columns(source, tuple(record["text"]))
-        if columns is None:
-            missing.append(f"{facts.name} needs {' and '.join(record['text'])}")
+        texts = ("text",) * len(task["text"]) if plain else tuple(columns or task["text"])
+        if len(texts) != len(task["text"]):
+            missing.append(f"{name} reads {len(task['text'])} of them, --text names {len(texts)}")
+        elif (keys := _columns(source, texts, search=bool(wanted or columns))) is None:
+            missing.append(f"{name} needs {' and '.join(texts)}")
         else:
-            found.setdefault((columns, record["encoding"]), []).append(index)
+            found.setdefault((keys, task["encoding"]), []).append(index)
     if missing and (wanted or not found):
-        raise MtlError(f"{source.name}: has the columns {one_of(source.columns)}, but {'; '.join(missing)}")
-    return [Reading(columns, encoding, tuple(tasks)) for (columns, encoding), tasks in found.items()]
+        instead = "" if columns else "; say which to read with --text NAME, or its number from 0"
+        raise MtlError(f"{source.name}: has the columns {one_of(source.columns)}, but {'; '.join(missing)}{instead}")
+    readings = [Reading(keys, encoding, tuple(tasks)) for (keys, encoding), tasks in found.items()]
+    if plain and not wanted:
+        fitting = [reading for reading in readings if (len(reading.columns) == 2) == ("\t" in first)]
+        return fitting or readings
+    return readings
 
 
-def _columns(source: FileSource, texts: tuple[str, ...]) -> tuple[str, ...] | None:
-    if source.format.name == "text":
-        return ("text",) if len(texts) == 1 else ("text", "text")
-    if set(texts) <= set(source.columns):
-        return texts
+def _columns(source: FileSource, texts: tuple[str, ...], *, search: bool) -> tuple[str, ...] | None:
+    """The keys of the rows' values, None where a column is missing. With `search`, a key that the first object of JSONL
+    lacks is looked for in the others."""
+    if source.format.name == "text" or (not search and not set(texts) <= set(source.columns)):
+        return texts if source.format.name == "text" else None
     try:
         return tuple(source.column(text) for text in texts)
     except MtlError:
         return None
 
 
+def check(source: FileSource, readings: Sequence[Reading]) -> None:
+    """Reads all rows of a file. Raises MtlError with every row that cannot be predicted."""
+    bad = BadRows()
+    for _ in _usable(source, readings, bad):
+        pass
+    bad.raise_if_any()
+
+
 def predict(
     run: SavedRun, source: FileSource, readings: Sequence[Reading], *, device: torch.device,
     autocast: AbstractContextManager[object], tokens: int = 4096, window: int = WINDOW,
+    ready: Callable[[float], bool] | None = None,
 ) -> Iterator[tuple[Row, dict[str, Prediction]]]:  # fmt: skip
     """Every row with the predictions of every task, in order. Labels in the input are not looked at.
+
+    `tokens` limits a batch, padding included, and `window` the rows in memory; neither changes a prediction. `ready(seconds)`
+    says whether the source, a pipe, has more within that time: rows that are there are not kept waiting for those to come.
 
     Raises MtlError, after the rows before it, for a row that cannot be read.
     """
     tokenizer = Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length)
-    bad = BadRows()
-    rows = iterate(source, bad)
-    size = 64
-    while chunk := list(islice(rows, size)):
+    for chunk in _windows(_until_bad(source, readings), window, ready):
         found: list[dict[str, Prediction]] = [{} for _ in chunk]
         for reading in readings:
             texts = [_texts(source, row, reading) for row in chunk]
             for index, outputs in _outputs(run, reading, texts, tokenizer, device, autocast, tokens).items():
+                if not outputs.isfinite().all():
+                    raise MtlError(
+                        f"{run.folder}: {run.facts[index].name}: the model gives numbers that are not finite; "
+                        "was it trained too fast? use another checkpoint or --precision fp32"
+                    )
                 for row, prediction in enumerate(_decode(run, index, outputs)):
                     found[row][run.facts[index].name] = prediction
         yield from zip(
             chunk, ({fact.name: one[fact.name] for fact in run.facts if fact.name in one} for one in found), strict=True
         )
+
+
+def _usable(source: FileSource, readings: Sequence[Reading], bad: BadRows) -> Iterator[Row]:
+    """The rows that can be predicted; the others are reported to `bad`."""
+    pairs = source.format.name == "text" and any(len(reading.columns) == 2 for reading in readings)
+    for row in iterate(source, bad):
+        if pairs and "\t" not in row.values["text"] and row.values["text"].strip():
+            bad.report(source.name, row.line, "expected two texts with a tab between them, found one")
+        else:
+            yield row
+
+
+def _until_bad(source: FileSource, readings: Sequence[Reading]) -> Iterator[Row]:
+    """The rows before the first bad one, then MtlError if there is one."""
+    bad = BadRows()
+    for row in _usable(source, readings, bad):
         bad.raise_if_any()
-        size = min(window, 4 * size)
+        yield row
     bad.raise_if_any()
 
 
+def _windows(rows: Iterator[Row], most: int, ready: Callable[[float], bool] | None) -> Iterator[list[Row]]:
+    """The rows in lists, short ones first: whoever reads the first predictions need not wait for thousands. An MtlError of
+    `rows` comes after the rows before it."""
+    size, failure, more = min(most, 64), None, True
+    while more:
+        chunk: list[Row] = []
+        characters, start = 0, time.monotonic()
+        more = False
+        try:
+            for row in rows:
+                start = start if chunk else time.monotonic()
+                chunk.append(row)
+                characters += sum(map(len, row.values.values()))
+                if len(chunk) >= size or characters > CHARACTERS or (
+                    ready is not None and not ready(start + PATIENCE - time.monotonic())
+                ):  # fmt: skip
+                    more = True
+                    break
+        except MtlError as error:
+            failure = error
+        if chunk:
+            yield chunk
+        size = min(most, 4 * size)
+    if failure is not None:
+        raise failure
+
+
 def _texts(source: FileSource, row: Row, reading: Reading) -> tuple[str, ...]:
-    if source.format.name != "text" or len(reading.columns) == 1:
-        return tuple(row.values[column] for column in reading.columns)
-    first, tab, second = row.values["text"].partition("\t")
-    if not tab and row.values["text"].strip():
-        raise MtlError(f"{source.name}:{row.line}: expected two texts with a tab between them, found one")
-    return first, second
+    if source.format.name == "text" and len(reading.columns) == 2:
+        first, _, second = row.values["text"].partition("\t")
+        return first, second
+    return tuple(row.values[column] for column in reading.columns)
+
+
+def _sequences(tokenizer: Tokenizer, texts: list[tuple[str, ...]]) -> Sequences:
+    """The texts as token numbers; of a text without end, only as much is tokenized as the encoder takes."""
+    limit = CHARACTERS_PER_TOKEN * tokenizer.max_length
+    if all(len(part) <= limit for text in texts for part in text):
+        return tokenizer.sequences(texts)
+    short = [tuple(_cut(part, limit) for part in text) for text in texts]
+    found = tokenizer.sequences(short)
+    again = [row for row, length in enumerate(found.lengths()) if length < tokenizer.max_length and short[row] != texts[row]]
+    if not again:
+        return found
+    for row in again:
+        short[row] = texts[row]
+    return tokenizer.sequences(short)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit].rpartition(" ")[0] or text[:limit]
 
 
 def _outputs(
@@ -117,17 +213,17 @@ def _outputs(
 ) -> dict[int, Tensor]:  # fmt: skip
     """Outputs (rows, ...) of each task of a reading, by one pass through the encoder."""
     if reading.encoding == "bi":
-        sides = tuple(tokenizer.sequences([(text[side],) for text in texts]) for side in range(len(reading.columns)))
+        sides = tuple(_sequences(tokenizer, [(text[side],) for text in texts]) for side in range(len(reading.columns)))
     else:
-        sides = (tokenizer.sequences(texts),)
+        sides = (_sequences(tokenizer, texts),)
     encoded = Encoded(sides, None, tokenizer.pad)
     found: dict[int, Tensor] = {}
-    model = run.model
+    model, groups = run.model, shared_features(run, reading.tasks)
     with torch.inference_mode(), autocast:
         for rows in by_length(encoded.lengths(), tokens=tokens, rows=tokens // 8):
             batch = collate(encoded, reading.tasks[0], rows).to(device)
             where = torch.from_numpy(rows)
-            for group in shared_features(run, reading.tasks):
+            for group in groups:
                 hidden = model.hidden(group[0], model.inputs(group[0], batch))
                 for task in group:
                     output = model.output(task, batch.sides, hidden, batch.mask).float().cpu()
@@ -172,6 +268,17 @@ def as_json(row: Row, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
             found[task] = {"label": one.label}
             if one.probabilities is not None:
                 found[task]["probabilities"] = {label: round(p, 6) for label, p in one.probabilities.items()}
+    return found
+
+
+def cell_names(run: SavedRun, source: FileSource, readings: Sequence[Reading]) -> list[str]:
+    """The columns of CSV or TSV, in the order of `as_cells`."""
+    found = ["id"] if "id" in source.columns else []
+    for facts in (run.facts[index] for index in sorted(index for reading in readings for index in reading.tasks)):
+        if facts.labels is None:
+            found.append(f"{facts.name}.score")
+        else:
+            found += [f"{facts.name}.label", *(f"{facts.name}.probability.{label}" for label in facts.labels)]
     return found
 
 

@@ -17,11 +17,14 @@ def check_unchanged(stored: Config, now: Config) -> list[str]:
     before, after = _flat(stored.plain()), _flat(now.plain())
     allowed: list[str] = []
     refused: list[str] = []
+    if set(stored.tasks) == set(now.tasks) and list(stored.tasks) != list(now.tasks):
+        refused.append(f"tasks: were in the order {', '.join(stored.tasks)}, now {', '.join(now.tasks)}")
     for key in sorted(set(before) | set(after)):
         old, new = before.get(key), after.get(key)
         if old == new:
             continue
-        file = key.startswith("tasks.") and key.rsplit(".", 1)[1] in TASK_FILES
+        parts = key.split(".")
+        file = len(parts) == 3 and parts[0] == "tasks" and parts[2] in TASK_FILES
         line = f"{key}: was {old!r}, now {new!r}"
         (allowed if key in MAY_CHANGE or file else refused).append(line)
     if refused:

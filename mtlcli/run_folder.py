@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -90,8 +91,8 @@ def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: dict
     save_file(
         {key: value.detach().cpu().contiguous().clone() for key, value in rest.items()}, scratch / "heads.safetensors"
     )
-    files = {f"encoder/{path.name}": sha256(path) for path in sorted(place.glob("*.safetensors"))}
-    files["heads.safetensors"] = sha256(scratch / "heads.safetensors")
+    written = [*sorted(path for path in place.rglob("*") if path.is_file()), scratch / "heads.safetensors"]
+    files = {path.relative_to(scratch).as_posix(): sha256(path) for path in written}
     (scratch / "run.json").write_text(json.dumps({"format": FORMAT, **facts, "files": files}, indent=1) + "\n")
     sync(scratch)
     old = run / ".old-encoder"
@@ -165,6 +166,8 @@ class SavedRun:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """run.json of a run. Raises MtlError for a folder that holds no finished run."""
+    if folder.is_file():
+        raise MtlError(f"{folder}: is a file; expected a run folder, such as {folder.absolute().parent}")
     if not folder.is_dir():
         near = [other.name for other in folder.absolute().parent.iterdir()] if folder.absolute().parent.is_dir() else []
         raise MtlError(f"{folder}: there is no such run folder{did_you_mean(folder.name, near)}")
@@ -177,29 +180,51 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise MtlError(f"{folder}: not a run folder (no run.json); expected what `mtl train --output` made")
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise MtlError(f"{path}: damaged: {error}") from error
-    if record.get("format") != FORMAT:
+        if record["format"] == FORMAT:
+            _must_be_whole(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise MtlError(
-            f"{path}: format {record.get('format')} was written by another mtlcli ({record.get('mtlcli')}); this is {__version__}"
+            f"{path}: damaged ({what[:120]}); write it again from the checkpoint: mtl train --resume --output {folder}"
+        ) from error
+    if record["format"] != FORMAT:
+        raise MtlError(
+            f"{path}: format {record['format']} was written by another mtlcli ({record.get('mtlcli')}); this is {__version__}"
         )
     return record
+
+
+def _must_be_whole(record: Mapping[str, Any]) -> None:
+    """Raises ValueError, KeyError, TypeError or AttributeError, as it comes, for what is not as `export` wrote it."""
+    stored_config(record)
+    for task in record["tasks"].values():
+        _facts(task["facts"])
+        tuple(task["text"])
+    dict(record["files"])
+    int(record["step"])
+
+
+def stored_config(record: Mapping[str, Any]) -> Config:
+    """The configuration of a run, resolved."""
+    return Config.model_validate(record["config"])
+
+
+def stored_facts(record: Mapping[str, Any]) -> tuple[TaskFacts, ...]:
+    """What is known of each task, in their order."""
+    return tuple(_facts(task["facts"]) for task in record["tasks"].values())
 
 
 def load_run(folder: Path) -> tuple[SavedRun, list[str]]:
     """The model of a finished run, ready to predict, and warnings. Raises MtlError for what is missing or damaged."""
     record = read_record(folder)
-    warnings: list[str] = []
     for name, digest in record["files"].items():
         path = folder / name
         if not path.is_file() or sha256(path) != digest:
             state = "is not as it was written (sha256 differs)" if path.is_file() else "is missing"
             raise MtlError(f"{path}: {state}; write it again from the checkpoint: mtl train --resume --output {folder}")
-    for name, task in record["tasks"].items():
-        warnings += _check_installed(name, task)
-    config = Config.model_validate(record["config"])
+    warnings = check_installed(record)
+    config, facts = stored_config(record), stored_facts(record)
     encoder = load_encoder(folder / "encoder")
-    facts = tuple(_facts(task["facts"]) for task in record["tasks"].values())
     model = build_model(config, encoder, facts)
     missing, unexpected = model.load_state_dict(
         join_state(model, load_tensors(folder / "heads.safetensors")), strict=False
@@ -222,11 +247,14 @@ def _facts(values: dict[str, Any]) -> TaskFacts:
     )
 
 
-def _check_installed(name: str, task: dict[str, Any]) -> list[str]:
+def check_installed(record: Mapping[str, Any]) -> list[str]:
     """Raises MtlError when the distribution that a task or its head comes from is gone; warns when it is another version."""
     warnings = []
-    for kind, what in (("distribution", f'task "{name}"'), ("head_distribution", f'the head of task "{name}"')):
-        distribution, version = task[kind], task[kind.replace("distribution", "version")]
+    sources = {}
+    for name, task in record["tasks"].items():
+        sources[f'task "{name}"'] = (task["distribution"], task["version"])
+        sources[f'the head of task "{name}"'] = (task["head_distribution"], task["head_version"])
+    for what, (distribution, version) in sources.items():
         if distribution in ("mtlcli", "(local)"):
             continue
         try:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +17,7 @@ import torch
 
 from mtlcli import __version__, checkpoint, run_folder
 from mtlcli.checkpoint import Checkpoint
+from mtlcli.devices import not_enough_memory
 from mtlcli.errors import MtlError
 from mtlcli.evaluation import Predicted, measure, predict_rows
 from mtlcli.gradients import Combined, TaskLoss
@@ -162,6 +164,12 @@ def train(
     environment = run_folder.environment(run.device, training.seed)
     (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
     log = _open_log(folder / "metrics.jsonl", progress.step)
+    tell = partial(_tell_log, folder / "train.log")
+    tell(
+        f"started after step {progress.step} of {plan.steps} on {environment['device']} in {plan.precision}: {command}"
+    )
+    for note in plan.notes:
+        tell(note)
     yield Started(plan, folder)
     if resume_from is not None:
         yield Notice(f"resumed from {resume_from.folder} after step {progress.step} of {plan.steps}")
@@ -187,12 +195,17 @@ def train(
                 evaluated = _evaluate(run, progress, log)
                 if evaluated.is_best:
                     _export(run, folder, progress)
+                tell(
+                    f"step {step}: {json.dumps(evaluated.metrics)} score {evaluated.score}{' (best so far)' if evaluated.is_best else ''}"
+                )
                 yield evaluated
                 progress.seconds = time.monotonic() - started
             stopping = stop()
             out_of_patience = training.patience is not None and progress.evaluations_without_better >= training.patience
             if due or stopping or step == plan.steps or (training.save_every and step % training.save_every == 0):
-                yield Saved(step, _save(run, folder, progress))
+                place = _save(run, folder, progress)
+                tell(f"step {step}: saved {place}")
+                yield Saved(step, place)
                 saved_step = step
             if out_of_patience:
                 why = "patience"
@@ -204,6 +217,7 @@ def train(
         log.close()
     if saved_step != progress.step:
         _save(run, folder, progress)
+    tell(f"{why} after step {progress.step}; best step {progress.best_step}, score {progress.best_score}")
     if why == "interrupted":
         yield Finished(progress.step, progress.best_step, progress.best_score, {}, progress.seconds, why)
         return
@@ -215,11 +229,17 @@ def _step(run: Prepared, progress: Progress, log: TextIO) -> Stepped:
     """One optimizer update."""
     plan, names = run.plan, run.model.names
     position = Position(progress.step, plan.steps, plan.steps_per_epoch)
-    step = []
+    step: list[TaskLoss] = []
     for visit in run.scheduler.visits(position):
         batches = run.train[visit.task]
         step.append(TaskLoss(visit.task, tuple(batches.next().to(run.device) for _ in range(visit.micro_batches))))
-    combined = run.engine.run(step)
+    try:
+        combined = run.engine.run(step)
+    except torch.OutOfMemoryError as error:
+        texts, length = max(
+            (tuple(batch.tokens.shape) for one in step for batch in one.batches), key=lambda shape: shape[0] * shape[1]
+        )
+        raise not_enough_memory(" or ".join(names[one.task] for one in step), texts, length) from error
     gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
     norm = clip_gradients(gradients, run.config.optimizer.clip)
     totals = combined.totals.tolist()
@@ -519,6 +539,12 @@ def _cosines(names: list[str], gram: torch.Tensor) -> dict[str, float]:
         for i in range(len(names))
         for j in range(i + 1, len(names))
     }
+
+
+def _tell_log(path: Path, text: str) -> None:
+    """A line of train.log, with the time."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
 def _write_line(log: TextIO, values: Mapping[str, Any]) -> None:

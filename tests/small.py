@@ -40,7 +40,15 @@ def small_values(folder: Path) -> dict[str, Any]:
             "same": task("same", "pair-classification"),
             "near": task("near", "pair-regression"),
         },
-        "encoder": {"name": "tiny", "dim": 16, "layers": 2, "attention_heads": 2, "intermediate": 32, "vocabulary": 120, "max_length": 32},
+        "encoder": {
+            "name": "tiny",
+            "dim": 16,
+            "layers": 2,
+            "attention_heads": 2,
+            "intermediate": 32,
+            "vocabulary": 120,
+            "max_length": 32,
+        },
         "training": {"steps": 12, "steps_per_epoch": 4, "batch_size": 8, "device": "cpu"},
     }
 
@@ -49,5 +57,7 @@ def small_config(folder: Path, **sections: Any) -> Config:
     """The small run with some sections changed: `small_config(folder, balancer="uncertainty")`."""
     values = small_values(folder)
     for key, value in sections.items():
-        values[key] = {**values[key], **value} if isinstance(values.get(key), dict) and isinstance(value, dict) else value
+        values[key] = (
+            {**values[key], **value} if isinstance(values.get(key), dict) and isinstance(value, dict) else value
+        )
     return resolve([Layer(values)])

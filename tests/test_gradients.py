@@ -39,7 +39,9 @@ def same(first: dict, second: dict) -> None:
             torch.testing.assert_close(gradient, second[name], rtol=1e-5, atol=1e-7, msg=name)
 
 
-def run(balancer: Balancer | None = None, regularizer: GradientRegularizer | None = None, step=None, tasks: int = 3, **more):
+def run(
+    balancer: Balancer | None = None, regularizer: GradientRegularizer | None = None, step=None, tasks: int = 3, **more
+):
     made = toy.model(tasks)
     combined = toy.engine(made, balancer, regularizer, **more).run(step or toy.one_each(tasks))
     return toy.gradients(made), combined
@@ -74,7 +76,9 @@ def test_a_regularizer_that_reads_rows_gets_them_weighted():
 @pytest.mark.parametrize("regularizer", [None, PCGrad])
 def test_four_micro_batches_of_two_are_one_batch_of_eight(regularizer):
     whole = [toy.batch(task, 8) for task in range(3)]
-    apart = [TaskLoss(task, tuple(toy.part(one, at, at + 2) for at in range(0, 8, 2))) for task, one in enumerate(whole)]
+    apart = [
+        TaskLoss(task, tuple(toy.part(one, at, at + 2) for at in range(0, 8, 2))) for task, one in enumerate(whole)
+    ]
     together = [TaskLoss(task, (one,)) for task, one in enumerate(whole)]
     made = [None if regularizer is None else regularizer(toy.facts(3)) for _ in range(2)]
     first, one = run(None, made[0], apart)

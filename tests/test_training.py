@@ -28,7 +28,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(config: Config, folder: Path, stop_after: int | None = None, resume: bool = False, **more):
     """All events of a run; it is asked to stop after a step."""
     found = open_folder(folder, resume=resume, overwrite=False)
-    prepared = prepare(config, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0)
+    prepared = prepare(
+        config, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
+    )
     events = []
     seen = 0
 
@@ -49,15 +51,27 @@ def losses(folder: Path) -> list[dict]:
 
 def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
     place, _ = checkpoint.latest(folder / "checkpoints")
-    return {f"{part}/{key}": value for part in ("model", "optimizer", "plugins", "random") for key, value in place.tensors(part).items()}
+    parts = ("model", "optimizer", "plugins", "random")
+    return {f"{part}/{key}": value for part in parts for key, value in place.tensors(part).items()}
 
 
 def test_a_run_leaves_all_that_the_readme_promises(files, tmp_path):
     _, events = run(small_config(files), tmp_path / "run", command="mtl train")
     folder = tmp_path / "run"
-    for name in ("config.yaml", "command.txt", "environment.json", "metrics.jsonl", "results.json", "run.json", "heads.safetensors"):
+    for name in (
+        "config.yaml",
+        "command.txt",
+        "environment.json",
+        "train.log",
+        "metrics.jsonl",
+        "results.json",
+        "run.json",
+        "heads.safetensors",
+    ):
         assert (folder / name).is_file(), name
-    assert {path.name for path in (folder / "predictions").iterdir()} == {f"{t}.dev.jsonl" for t in ("tone", "same", "near")}
+    assert {path.name for path in (folder / "predictions").iterdir()} == {
+        f"{t}.dev.jsonl" for t in ("tone", "same", "near")
+    }
     assert isinstance(events[0], Started) and isinstance(events[-1], Finished)
     assert [event.step for event in events if isinstance(event, Stepped)] == list(range(1, 13))
     assert [event.step for event in events if isinstance(event, Evaluated)] == [4, 8, 12]
@@ -108,7 +122,7 @@ def test_lines_written_after_the_checkpoint_are_not_written_twice(files, tmp_pat
 
 def test_resuming_passes_over_a_damaged_checkpoint(files, tmp_path):
     folder = tmp_path / "run"
-    config = small_config(files, training={"steps": 12, "steps_per_epoch": 4, "batch_size": 8, "save_every": 1, "keep_last": 3, "device": "cpu"})
+    config = small_config(files, training={"save_every": 1, "keep_last": 3})
     run(config, folder, stop_after=5)
     path = folder / "checkpoints" / "step-5" / "model.safetensors"
     content = bytearray(path.read_bytes())
@@ -142,14 +156,14 @@ def test_resuming_on_other_rows_is_refused(files, tmp_path):
 
 
 def test_resuming_with_another_method_is_refused_with_the_difference(files):
-    with pytest.raises(MtlError, match="balancer.name: was 'equal', now 'uncertainty'"):
+    with pytest.raises(MtlError, match=r"balancer\.name: was 'equal', now 'uncertainty'"):
         check_unchanged(small_config(files), small_config(files, balancer="uncertainty"))
-    assert check_unchanged(small_config(files), small_config(files, training={"steps": 12, "patience": 3})) != []
+    assert check_unchanged(small_config(files), small_config(files, training={"patience": 3})) != []
 
 
 def test_a_longer_run_may_be_resumed(files, tmp_path):
     run(small_config(files), tmp_path / "run")
-    longer = small_config(files, training={"steps": 16, "steps_per_epoch": 4, "batch_size": 8, "device": "cpu"})
+    longer = small_config(files, training={"steps": 16})
     _, events = run(longer, tmp_path / "run", resume=True)
     assert [event.step for event in events if isinstance(event, Stepped)] == [13, 14, 15, 16]
 
@@ -235,7 +249,7 @@ def test_ten_bad_steps_in_a_row_stop_even_the_patient(files, tmp_path):
 
 
 def _run_with_poison(files, folder, *, on_nan, at=(3,)):
-    config = small_config(files, training={"steps": 12, "steps_per_epoch": 4, "batch_size": 8, "device": "cpu", "on_nan": on_nan})
+    config = small_config(files, training={"on_nan": on_nan})
     prepared = prepare(config)
     head, calls = prepared.model.heads[1], []
     plain = head.loss
@@ -250,7 +264,7 @@ def _run_with_poison(files, folder, *, on_nan, at=(3,)):
 
 
 def test_patience_ends_the_run_and_the_best_weights_are_kept(files, tmp_path):
-    config = small_config(files, training={"steps": 40, "steps_per_epoch": 2, "batch_size": 8, "patience": 2, "device": "cpu"})
+    config = small_config(files, training={"steps": 40, "steps_per_epoch": 2, "patience": 2})
     _, events = run(config, tmp_path / "run")
     scores = [event.score for event in events if isinstance(event, Evaluated)]
     best = max(range(len(scores)), key=lambda index: (scores[index], -index))
@@ -262,7 +276,7 @@ def test_patience_ends_the_run_and_the_best_weights_are_kept(files, tmp_path):
 
 
 def test_the_selected_metric_may_be_one_of_one_task(files, tmp_path):
-    config = small_config(files, training={"steps": 8, "steps_per_epoch": 4, "batch_size": 8, "select_by": "near.spearman", "device": "cpu"})
+    config = small_config(files, training={"steps": 8, "select_by": "near.spearman"})
     _, events = run(config, tmp_path / "run")
     found = [event for event in events if isinstance(event, Evaluated)]
     assert all(event.score == event.metrics["near"]["spearman"] for event in found)
@@ -270,11 +284,13 @@ def test_the_selected_metric_may_be_one_of_one_task(files, tmp_path):
 
 def test_a_metric_that_is_not_there_is_refused_before_training(files):
     with pytest.raises(MtlError, match=r'found "near.accuracy"'):
-        prepare(small_config(files, training={"steps": 2, "select_by": "near.accuracy"}))
+        prepare(small_config(files, training={"select_by": "near.accuracy"}))
 
 
 def test_a_run_without_any_dev_rows_keeps_its_last_weights(files, tmp_path):
-    tasks = {name: {key: value for key, value in task.items() if key != "dev"} for name, task in small_config(files).plain()["tasks"].items()}
+    tasks = small_config(files).plain()["tasks"]
+    for task in tasks.values():
+        del task["dev"]
     prepared, events = run(_only(files, tasks, {"steps": 3, "batch_size": 8, "device": "cpu"}), tmp_path / "run")
     assert events[-1].best_step is None
     assert load_run(tmp_path / "run")[0].record["step"] == 3

@@ -53,7 +53,9 @@ def model(tasks: int = 2, seed: int = 18) -> MultiTaskModel:
 def batch(task: int, rows: int, seed: int = 0) -> Batch:
     """Random words and labels."""
     random = torch.Generator().manual_seed(1000 * task + seed)
-    targets = torch.rand(rows, generator=random).double() * 5 if task == 1 else torch.randint(3, (rows,), generator=random)
+    targets = (
+        torch.rand(rows, generator=random).double() * 5 if task == 1 else torch.randint(3, (rows,), generator=random)
+    )
     tokens = torch.randint(WORDS, (rows, 4), generator=random)
     return Batch(task, 1, np.arange(rows), tokens, None, None, targets)
 
@@ -65,7 +67,10 @@ def part(whole: Batch, start: int, end: int) -> Batch:
 
 
 def engine(
-    made: MultiTaskModel, balancer: Balancer | None = None, regularizer: GradientRegularizer | None = None, **more: object
+    made: MultiTaskModel,
+    balancer: Balancer | None = None,
+    regularizer: GradientRegularizer | None = None,
+    **more: object,
 ) -> StepEngine:
     """A step engine on the CPU in float32."""
     from contextlib import nullcontext
@@ -90,4 +95,5 @@ def row_of(made: MultiTaskModel, one: TaskLoss) -> Tensor:
     whole = one.batches[0]
     loss = made.losses(one.task, made(one.task, whole), whole).mean()
     found = torch.autograd.grad(loss, made.shared_parameters(), allow_unused=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in zip(found, made.shared_parameters(), strict=True)])
+    pairs = zip(found, made.shared_parameters(), strict=True)
+    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in pairs])

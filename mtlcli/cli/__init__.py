@@ -65,7 +65,9 @@ def main() -> None:
             raise
         print("interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # whoever read our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as end:  # typer's own, for a broken pipe: whoever read our output has left
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
         code = 141
     sys.exit(code if isinstance(code, int) else 0)

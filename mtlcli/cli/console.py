@@ -27,9 +27,9 @@ def table(
     title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], console: Console = out
 ) -> None:
     """A table; columns are (name, `left` or `right`). Fits 80 columns as long as the cells do."""
-    found = Table(
-        title=title or None, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False
-    )
+    if title:
+        console.print(Text(title, style="bold"), soft_wrap=True)
+    found = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name, side in columns:
         found.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
@@ -83,10 +83,17 @@ def show_results(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]", 
                 rows.append(
                     (*first, metric, f"{found.value:.4f}", f"{found.low:.4f} to {found.high:.4f}", f"{found.n}")
                 )
-                if found.degenerate:
-                    say(f"warning: {task} {split}: {found.degenerate}: {metric} is {found.value:g}", err)
     columns = [("task", ""), ("split", ""), ("metric", ""), ("value", "right"), ("95 % interval", ""), ("n", "right")]
     table(title, columns, rows)
+
+
+def show_warnings(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]") -> None:
+    """A line on standard error for every metric that means little on its rows, and why."""
+    for task, splits in results.items():
+        for split, metrics in splits.items():
+            for metric, found in metrics.items():
+                if found.degenerate:
+                    say(f"warning: {task} {split}: {found.degenerate}: {metric} is {found.value:g}", err)
 
 
 class TrainingView:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mtlcli.cli import options
-from mtlcli.cli.console import err, say, show_results
+from mtlcli.cli.console import err, say, show_results, show_warnings
 
 
 def evaluate(
@@ -28,6 +28,12 @@ def evaluate(
         list[str] | None,
         typer.Option("--split", help="dev, test or train; repeat it. [default: dev, and test where there is one]"),
     ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="How other rows are laid out: --set tasks.sst.label=grade. Repeat it."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 1000,
     device: options.Device = None,
@@ -40,15 +46,18 @@ def evaluate(
     Example: mtl eval runs/demo --json
     """
     from mtlcli.judging import judge
+    from mtlcli.recipes import parse_assignment
     from mtlcli.training import plain_results
 
-    tasks = [options.parse_task(text) for text in task or ()]
     results, notes = judge(
-        run, tasks, data=data, splits=split, resamples=resamples, device=device or "auto", precision=precision
-    )
-    for note in notes:
-        if not quiet:
+        run, [options.parse_task(text) for text in task or ()], data=data, splits=split,
+        changes=[parse_assignment(text) for text in sets or ()], resamples=resamples, device=device or "auto",
+        precision=precision,
+    )  # fmt: skip
+    if not quiet:
+        for note in notes:
             say(f"note: {note}", err)
+    show_warnings(results)
     if as_json:
         print(json.dumps({"tasks": plain_results(results)}, indent=None if quiet else 1))
     else:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtlcli.errors import MtlError, suggest
+from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
     from mtlcli.config import Config
@@ -79,10 +79,13 @@ FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def parse_task(text: str) -> tuple[str, list[str]]:
-    """`mine=train.tsv,dev.tsv` -> ("mine", ["train.tsv", "dev.tsv"]). Raises MtlError for more than three files."""
+    """`mine=train.tsv,dev.tsv` -> ("mine", ["train.tsv", "dev.tsv"]); one left out between commas is "".
+
+    Raises MtlError for more than three files.
+    """
     name, equals, files = text.partition("=")
-    found = [file for file in files.split(",") if file]
-    if (equals and not found) or len(found) > 3 or not name:
+    found = [file.strip() for file in files.rstrip(", ").split(",")] if equals else []
+    if (equals and not any(found)) or len(found) > 3 or not name:
         raise MtlError(f"--task {text}: expected NAME, or NAME=TRAIN[,DEV[,TEST]]")
     return name, found
 
@@ -92,7 +95,7 @@ def configure(
     sets: list[str] | None, flags: dict[str, Any], stored: "Layer | None" = None,
 ) -> "Config":  # fmt: skip
     """The configuration of a command: recipe < flags < --set. With `stored`, that of a run being resumed comes first."""
-    from mtlcli.config import Config, absolute_paths, resolve, split_methods
+    from mtlcli.config import TASK_FILES, Config, absolute_paths, plain_tasks, resolve, split_methods, suggest_key
     from mtlcli.recipes import Layer, parse_assignment, read_recipe
 
     here = Path.cwd()
@@ -107,8 +110,9 @@ def configure(
             raise MtlError(f"--task {text}: the task {name} is named twice")
         only.append(name)
         flag_layer.put(("tasks", name), {}, f"--task {name}")
-        for key, file in zip(("train", "dev", "test"), files, strict=False):
-            flag_layer.put(("tasks", name, key), file, f"--task {name}")
+        for key, file in zip(TASK_FILES, files, strict=False):
+            if file:
+                flag_layer.put(("tasks", name, key), file, f"--task {name}")
     for key, value in flags.items():
         if value is not None:
             flag_layer.put(FLAGS[key][0], value, FLAGS[key][1])
@@ -120,15 +124,17 @@ def configure(
         chosen = methods.get("gradient_regularizer")
         flag_layer.put(("gradient_regularizer",), None if chosen is None else {"name": chosen}, "--balancer")
     layers.append(absolute_paths(flag_layer, here))
-    set_layer = Layer()
     for text in sets or ():
         path, value = parse_assignment(text)
         if path[0] not in Config.model_fields:
-            raise MtlError(f"--set {text}: unknown key{suggest(path[0], Config.model_fields)}")
-        set_layer.put(path, value, f"--set {'.'.join(path)}")
-    layers.append(absolute_paths(set_layer, here))
+            raise MtlError(f"--set {text}: unknown key{suggest_key(path[:1])}")
+        layer = Layer()
+        layer.put(path, value, f"--set {'.'.join(path)}")
+        layers.append(absolute_paths(layer, here))
     if on_bad_row is not None:
-        names = {name for layer in layers for name in (layer.values.get("tasks") or {})}
-        for name in only or names:
+        for layer in layers:
+            plain_tasks(layer)
+        named = [name for layer in layers for name in (layer.values.get("tasks") or {})]
+        for name in only or dict.fromkeys(named):
             flag_layer.put(("tasks", name, "on_bad_row"), on_bad_row, "--on-bad-row")
     return resolve(layers, only or None)

@@ -1,13 +1,14 @@
 """`mtl plugins`: what there is, what it takes, and how to write one."""
 
 import json
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mtlcli.cli.console import out, say, table
+from mtlcli.cli.console import out, say
 from mtlcli.errors import MtlError
 
 app = typer.Typer(
@@ -38,21 +39,29 @@ def list_plugins(
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
         return
-    for name in families:
-        rows = [
-            (
-                one.name,
-                "" if one.distribution == "mtlcli" else f"{one.distribution} {one.version}",
-                one.summary if one.status == "ok" else one.status,
-            )
-            for one in found
-            if one.family == name
-        ]
-        if rows:
-            table(name, [("name", ""), ("from", ""), ("what it does", "")], rows)
-            out.print()
-        else:
-            say(f"{name}: none installed")
+    for number, name in enumerate(families):
+        if number:
+            say("")
+        say(name)
+        rows = [one for one in found if one.family == name]
+        width = max((len(one.name) for one in rows), default=0)
+        for one in rows:
+            origin = "" if one.distribution == "mtlcli" else f" [{one.distribution} {one.version}]"
+            _row(f"  {one.name:{width}}  ", (one.summary if one.status == "ok" else one.status) + origin)
+        if not rows:
+            say("  none installed")
+
+
+def _row(start: str, text: str) -> None:
+    """A term and its text: wrapped behind the term on a terminal, one line where a program reads."""
+    if not out.is_terminal:
+        say((start + text).rstrip())
+        return
+    wrapped = textwrap.fill(
+        text, max(out.width, len(start) + 20), initial_indent=start, subsequent_indent=" " * len(start),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    say(wrapped or start.rstrip())
 
 
 @app.command("show")
@@ -68,19 +77,24 @@ def show(
     from mtlcli.inspection import describe
 
     found = describe(registry.family_named(family), name)
-    say(f"{found.name} ({found.family}, {found.distribution} {found.version})")
-    say(f"source: {found.source}")
+    _row("", f"{found.name} ({found.family}, {found.distribution} {found.version}".rstrip() + ")")
+    say(found.source)
+    for paragraph in (found.module, *found.text.split("\n\n")):
+        say("")
+        for line in [" ".join(paragraph.split())] if out.is_terminal else paragraph.splitlines():
+            _row("", line)
+    if found.declares:
+        say("")
+        width = max(len(attribute) for attribute, _ in found.declares)
+        for attribute, value in found.declares:
+            _row(f"{attribute:{width}}  ", value)
     say("")
-    say(found.module)
-    say("")
-    say(found.text)
-    say("")
-    if found.needs:
-        say(f"needs: {', '.join(found.needs)}")
-    if found.options:
-        table("", [("option", ""), ("type", ""), ("default", ""), ("bounds", ""), ("what it is", "")], found.options)
-    else:
-        say("no options")
+    say("options" if found.options else "no options")
+    for option, kind, default, bounds, description in found.options:
+        default = default if default == "required" else f"default {default}"
+        _row(f"  {option}  ", ", ".join(part for part in (kind, bounds, default) if part))
+        if description:
+            _row("      ", description)
 
 
 @app.command("new")

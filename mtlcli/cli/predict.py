@@ -1,22 +1,31 @@
 """`mtl predict`."""
 
 import csv
+import errno
+import io
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO, cast
 
 import typer
 
 from mtlcli.cli import options
 from mtlcli.cli.console import err, say
-from mtlcli.errors import MtlError, one_of
+from mtlcli.errors import MtlError, one_of, suggest
 
-FORMATS = ("jsonl", "csv", "tsv")
+if TYPE_CHECKING:
+    from mtlcli.data.reading import FileSource
+
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", "": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 INPUT_FORMATS = ("text", "csv", "tsv", "jsonl")
+PRECISIONS = ("auto", "fp32", "bf16")
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What can be wrong with a file that is written, and is no bug."""
 
 
 def predict(
@@ -38,6 +47,13 @@ def predict(
         str | None,
         typer.Option("--input-format", help="text, csv, tsv or jsonl. [default: by the file's name, else text]"),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN[,COLUMN]",
+            help="Columns to read, by name or number from 0; two for a pair. [default: those of training]",
+        ),
+    ] = None,
     header: Annotated[
         bool, typer.Option("--header/--no-header", help="Whether the first line of a CSV or TSV names the columns.")
     ] = True,
@@ -53,83 +69,148 @@ def predict(
 
     A pair in plain text is two texts with a tab between them.
 
-    Example: mtl predict runs/demo --task sst reviews.txt --output predictions.jsonl
+    Example: echo "we found the soup delightful" | mtl predict runs/demo --task sst
     """
-    kind = output_format or (output.suffix.lstrip(".").lower() if output is not None else "jsonl")
-    if kind not in FORMATS:
-        raise MtlError(f'--format: found "{kind}": expected one of {one_of(FORMATS)}')
+    kind = _output_format(output, output_format)
     if input_format is not None and input_format not in INPUT_FORMATS:
         raise MtlError(f'--input-format: found "{input_format}": expected one of {one_of(INPUT_FORMATS)}')
-    from mtlcli.data.reading import FileSource, format_of
+    if precision not in PRECISIONS:
+        raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
     from mtlcli.run_folder import read_record
 
-    read_record(run)
-    piped = texts is None or str(texts) == "-"
-    if piped and sys.stdin.isatty():
-        say("reading lines from the terminal; end with Ctrl-D", err)
-    chosen = format_of("-" if texts is None else texts, name=input_format, header=header)  # type: ignore[arg-type]
-    source = (
-        FileSource("<stdin>", format=chosen, stream=sys.stdin.buffer)
-        if piped
-        else FileSource(texts or "", format=chosen)
-    )
+    record = read_record(run)
+    for name in task or ():
+        if name not in record["tasks"]:
+            raise MtlError(f'{run}: no task "{name}"{suggest(name, record["tasks"])}')
+    to_file = _check_output(output)
+    source, first, ready = _opened_input(texts, input_format, header)
 
     from mtlcli.devices import autocast, find_device, find_precision
-    from mtlcli.prediction import as_cells, as_json, find_readings
+    from mtlcli.prediction import as_cells, as_json, cell_names, check, find_readings
     from mtlcli.prediction import predict as run_prediction
     from mtlcli.run_folder import load_run
 
     place = find_device(device or "auto")
     context = autocast(place, find_precision(precision, place))
+    readings = find_readings(record, source, task or (), text.split(",") if text else (), first)
+    if to_file and ready is None:  # hours of work, and then a bad row: better to know at once
+        check(source, readings)
     saved, warnings = load_run(run)
-    for name in task or ():
-        saved.task(name)
-    readings = find_readings(saved, source, task or ())
     if not quiet:
         names = [saved.facts[index].name for reading in readings for index in reading.tasks]
         say(f"{run} (step {saved.record['step']}): predicting {one_of(names)}", err)
         for warning in warnings:
             say(f"warning: {warning}", err)
     saved.model.to(place)
-    rows = run_prediction(saved, source, readings, device=place, autocast=context, tokens=batch_tokens)
+    rows = run_prediction(saved, source, readings, device=place, autocast=context, tokens=batch_tokens, ready=ready)
     count = 0
-    with _opened(output) as file:
-        writer: Any = None
-        for row, found in rows:
-            count += 1
-            if kind == "jsonl":
+    with _opened(output, to_file) as file:
+        if kind == "jsonl":
+            for row, found in rows:
                 file.write(json.dumps(as_json(row, found), ensure_ascii=False) + "\n")
-                continue
-            cells = as_cells(row, found)
-            if writer is None:
-                writer = csv.DictWriter(
-                    file, list(cells), delimiter="," if kind == "csv" else "\t", lineterminator="\n"
-                )
-                writer.writeheader()
-            writer.writerow(cells)
+                count += 1
+        else:
+            write = _table_writer(file, kind, cell_names(saved, source, readings))
+            for row, found in rows:
+                write(as_cells(row, found))
+                count += 1
     if not quiet:
-        say(f"{count} rows" + (f" in {output}" if output is not None else ""), err)
+        say(f"{count} row{'' if count == 1 else 's'}" + (f" in {output}" if output is not None else ""), err)
+
+
+def _output_format(output: Path | None, name: str | None) -> str:
+    if name is not None and name not in FORMATS.values():
+        raise MtlError(f'--format: found "{name}": expected jsonl, csv or tsv')
+    suffix = output.suffix.lower() if output is not None else ""
+    if name is None and suffix not in FORMATS:
+        raise MtlError(f"--output: {output}: its name does not tell the format; add --format jsonl, csv or tsv")
+    return name or FORMATS[suffix]
+
+
+def _opened_input(
+    path: Path | None, name: str | None, header: bool
+) -> "tuple[FileSource, str, Callable[[float], bool] | None]":
+    """The rows, the first line, and, where they come through a pipe, whether more are there already."""
+    from mtlcli.data.pipe import Pipe
+    from mtlcli.data.reading import BadRows, FileSource, format_of, iterate
+
+    format_ = format_of(path or "-", name=name, header=header)  # type: ignore[arg-type]
+    piped = path is None or str(path) == "-"
+    if not piped and (path is None or path.is_dir() or path.is_file() or not path.exists()):
+        source = FileSource(path or "", format=format_)
+        plain = format_.name == "text"
+        row = next(iterate(source, BadRows()), None) if plain else None
+        return source, row.values["text"] if row else "", None
+    if piped and sys.stdin.isatty():
+        say("reading lines from the terminal; end with Ctrl-D", err)
+    pipe = Pipe(sys.stdin.fileno() if piped else os.open(path or "", os.O_RDONLY))
+    source = FileSource("<stdin>" if piped else path or "", format=format_, stream=cast(BinaryIO, pipe))
+    return source, pipe.peek().decode(errors="replace") if format_.name == "text" else "", pipe.ready
+
+
+def _table_writer(file: TextIO, kind: str, names: list[str]) -> Callable[[dict[str, str]], None]:
+    """Writes the header; the function writes a row. TSV has no quoting, so its cells hold neither tab nor line end."""
+    if kind == "csv":
+        writer = csv.DictWriter(file, names, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        return writer.writerow
+
+    def write(cells: dict[str, str]) -> None:
+        file.write("\t".join(re.sub(r"[\t\r\n]", " ", cells.get(name, "")) for name in names) + "\n")
+
+    write(dict(zip(names, names, strict=True)))
+    return write
+
+
+def _check_output(path: Path | None) -> bool:
+    """Whether the output is a file of its own, which appears whole or not at all, rather than a stream."""
+    if path is None or str(path) == "-":
+        return False
+    if path.is_dir():
+        raise MtlError(f"--output: {path} is a folder; expected a file")
+    if not path.absolute().parent.is_dir():
+        raise MtlError(f"--output: there is no folder {path.absolute().parent}; make it first")
+    if path.exists() and (not path.is_file() or path.absolute().is_relative_to("/dev")):
+        return False
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise MtlError(f"--output: may not write in {path.resolve().parent}; choose another folder")
+    return True
 
 
 @contextmanager
-def _opened(path: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears whole or not at all."""
-    if path is None:
+def _opened(path: Path | None, to_file: bool) -> Iterator[TextIO]:
+    """Where predictions go. A file is written beside its place and put there at the end; what a pipe's bad row cuts off is
+    kept under another name. A stream gets every row at once."""
+    if path is None or str(path) == "-" or (not to_file and _is_standard_output(path)):
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", newline="\n", line_buffering=True)
         yield sys.stdout
         sys.stdout.flush()
         return
-    if not path.absolute().parent.is_dir():
-        raise MtlError(f"--output: there is no folder {path.absolute().parent}")
-    if path.is_dir():
-        raise MtlError(f"--output: {path} is a folder; expected a file")
-    if path.exists() and not path.is_file():  # a device or a named pipe
-        with path.open("w", encoding="utf-8") as file:
-            yield file
-        return
-    scratch = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    path = path.resolve() if to_file else path
+    scratch = path.with_name(f".{path.name}.writing-{os.getpid()}") if to_file else path
     try:
-        with scratch.open("w", encoding="utf-8", newline="") as file:
+        with scratch.open("w", encoding="utf-8", newline="\n", buffering=-1 if to_file else 1) as file:
             yield file
-        scratch.replace(path)
+        if to_file:
+            scratch.replace(path)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise MtlError(f"--output: {path} cannot be written: {error.strerror}") from error
+    except MtlError as error:
+        if not to_file or not scratch.exists() or not scratch.stat().st_size:
+            raise
+        partial = path.with_name(f"{path.name}.partial")
+        scratch.replace(partial)
+        raise MtlError(*error.lines, f"--output: {partial} holds the predictions up to there; {path} is untouched") from error
     finally:
-        scratch.unlink(missing_ok=True)
+        if to_file:
+            scratch.unlink(missing_ok=True)
+
+
+def _is_standard_output(path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):
+        return False

@@ -3,14 +3,19 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from mtlcli.errors import MtlError
 
 CHUNK = 2048
 """Texts tokenized at a time."""
@@ -70,27 +75,31 @@ class Tokenizer:
         self.backend = tokenizer.backend_tokenizer
         self.backend.no_padding()
         self.backend.enable_truncation(max_length, strategy="longest_first")
-        self.wide = len(tokenizer) > np.iinfo(np.uint16).max
+        self.wide = max(tokenizer.get_vocab().values(), default=0) > np.iinfo(np.uint16).max
 
     def digest(self) -> str:
         """Changes whenever the same text could give other numbers."""
-        return hashlib.sha256(f"{self.backend.to_str()}\0{self.max_length}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.backend.to_str()}\0{self.max_length}\0{self.has_types}".encode()).hexdigest()
 
     def __call__(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[list[int]], list[list[int]], int]:
-        """Single texts (a,) or joined pairs (a, b) -> numbers and types of each, and how many were cut."""
+        """Single texts (a,) or joined pairs (a, b) -> numbers and types of each, and how many were cut.
+
+        Where a text gives no token at all, it gets the one of padding: nothing can be averaged over nothing.
+        """
         inputs = [text if len(text) == 2 else text[0] for text in texts]
         found = self.backend.encode_batch(inputs, add_special_tokens=True)
-        return [one.ids for one in found], [one.type_ids for one in found], sum(bool(one.overflowing) for one in found)
+        ids = [one.ids or [self.pad] for one in found]
+        return ids, [one.type_ids or [0] for one in found], sum(bool(one.overflowing) for one in found)
 
     def sequences(self, texts: Sequence[tuple[str, ...]]) -> Sequences:
         """A few texts, in memory: what prediction does window by window."""
         ids, types, cut = self(texts)
         starts = np.zeros(len(ids) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in ids], out=starts[1:])
-        flat = np.fromiter((number for row in ids for number in row), dtype=np.int64, count=int(starts[-1]))
+        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(starts[-1]))
         flat_types = None
         if self.has_types:
-            flat_types = np.fromiter((kind for row in types for kind in row), dtype=np.uint8, count=int(starts[-1]))
+            flat_types = np.fromiter(chain.from_iterable(types), dtype=np.uint8, count=int(starts[-1]))
         return Sequences(flat, starts, flat_types, cut)
 
 
@@ -110,7 +119,7 @@ def encode(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, key: str | No
     """
     name = None
     if key is not None and cache is not None:
-        name = hashlib.sha256(f"{key}\0{tokenizer.digest()}\0v1".encode()).hexdigest()[:40]
+        name = hashlib.sha256(f"{key}\0{tokenizer.digest()}\0v2".encode()).hexdigest()[:40]
         found = _load(cache / name)
         if found is not None:
             return found
@@ -118,17 +127,30 @@ def encode(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, key: str | No
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=place) as scratch:
         folder = Path(scratch) / "tokens"
         folder.mkdir()
-        _write(texts, tokenizer, folder)
+        try:
+            _write(texts, tokenizer, folder)
+        except OSError as error:
+            raise MtlError(
+                f"{folder.parent.parent}: token arrays cannot be written ({error.strerror}): make space, or name another "
+                "folder in MTL_CACHE"
+            ) from error
         if place is not None and name is not None:
-            try:
-                folder.rename(place / name)
-                folder = place / name
-            except OSError:  # another run was faster, with the same content
-                pass
+            folder = _keep(folder, place / name)
         found = _load(folder)  # an open map keeps its file even when the scratch folder goes
     if found is None:
         raise RuntimeError(f"token arrays in {folder} cannot be read back")
     return found
+
+
+def _keep(folder: Path, final: Path) -> Path:
+    """Moves a folder to its final name, where a damaged one may stand, or one that another run was faster to write."""
+    for _ in range(2):
+        with suppress(OSError):
+            return folder.rename(final)
+        if _load(final) is not None:
+            return final
+        shutil.rmtree(final, ignore_errors=True)
+    return folder
 
 
 def _writable(folder: Path) -> bool:
@@ -142,25 +164,28 @@ def _writable(folder: Path) -> bool:
 def _write(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, folder: Path) -> None:
     dtype = np.uint32 if tokenizer.wide else np.uint16
     lengths: list[np.ndarray] = []
-    truncated = 0
+    truncated, checks = 0, {"tokens": 0, "types": 0}
     with (folder / "tokens.bin").open("wb") as tokens, (folder / "types.bin").open("wb") as types:
         for chunk in _chunks(texts):
             part = tokenizer.sequences(chunk)
-            _append(tokens, part.tokens.astype(dtype))
+            checks["tokens"] = _append(tokens, part.tokens.astype(dtype), checks["tokens"])
             if part.types is not None:
-                _append(types, part.types)
+                checks["types"] = _append(types, part.types, checks["types"])
             lengths.append(part.lengths())
             truncated += part.truncated
     starts = np.zeros(sum(map(len, lengths)) + 1, dtype=np.int64)
     if lengths:
         np.cumsum(np.concatenate(lengths), out=starts[1:])
     np.save(folder / "starts.npy", starts)
-    facts = {"dtype": np.dtype(dtype).name, "truncated": truncated, "types": tokenizer.has_types}
+    facts = {"dtype": np.dtype(dtype).name, "truncated": truncated, "types": tokenizer.has_types, "crc32": checks}
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def _append(file: BinaryIO, array: np.ndarray) -> None:
-    file.write(array.tobytes())
+def _append(file: BinaryIO, array: np.ndarray, check: int) -> int:
+    """Writes an array; returns the checksum of all that was written."""
+    raw = array.tobytes()
+    file.write(raw)
+    return zlib.crc32(raw, check)
 
 
 def _chunks(texts: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
@@ -173,16 +198,25 @@ def _load(folder: Path) -> Sequences | None:
     """The arrays of a folder, None where they are absent or not whole."""
     try:
         facts = json.loads((folder / "facts.json").read_text())
+        checks = facts["crc32"]
         starts = np.load(folder / "starts.npy")
         size = int(starts[-1])
-        tokens = _map(folder / "tokens.bin", facts["dtype"], size)
-        types = _map(folder / "types.bin", "uint8", size) if facts["types"] else None
-    except (OSError, ValueError, KeyError, IndexError):
+        tokens = _map(folder / "tokens.bin", facts["dtype"], size, checks["tokens"])
+        types = _map(folder / "types.bin", "uint8", size, checks["types"]) if facts["types"] else None
+        if starts[0] != 0 or (np.diff(starts) < 0).any():
+            return None
+        return Sequences(tokens, starts, types, facts["truncated"])
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError):
         return None
-    return Sequences(tokens, starts, types, facts["truncated"])
 
 
-def _map(path: Path, dtype: str, size: int) -> np.ndarray:
+def _map(path: Path, dtype: str, size: int, check: int) -> np.ndarray:
+    """The array of a file, mapped. Raises ValueError where the file is not as it was written."""
     if path.stat().st_size != size * np.dtype(dtype).itemsize:
         raise ValueError(f"{path} is not whole")
-    return np.memmap(path, dtype=dtype, mode="r", shape=(size,)) if size else np.zeros(0, dtype=dtype)
+    if not size:
+        return np.zeros(0, dtype=dtype)
+    found = np.memmap(path, dtype=dtype, mode="r", shape=(size,))
+    if zlib.crc32(found.data) != check:
+        raise ValueError(f"{path} is damaged")
+    return found

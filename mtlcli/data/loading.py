@@ -4,9 +4,10 @@ The texts stay where they are: a split remembers which rows it keeps and reads t
 """
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,13 @@ LABEL_NAMES = (
 )
 TEXT_NAMES = (("text",), ("sentence",), ("review",), ("document",), ("question",), ("title",))
 PAIR_NAMES = (
-    ("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2"), ("sentence_A", "sentence_B"),
+    ("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2"), ("sentence_a", "sentence_b"),
     ("premise", "hypothesis"), ("text_a", "text_b"), ("a", "b"),
 )  # fmt: skip
+
+
+class NoRows(MtlError):
+    """A source in which no row can be used."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Split:
     """The rows of one split that are used.
 
     ordinals (n,) number them among the readable rows of the source, lines (n,) in the file; targets (n,) are class
-    indices or scores; hashes (n,) uint64 of the texts. `content` identifies all the texts together.
+    indices or scores; hashes (n,) uint64 of the texts. `content` identifies all texts and labels together.
     """
 
     task: str
@@ -68,8 +73,8 @@ class Split:
 
     @property
     def content(self) -> str:
-        """Changes whenever a text or the order of the rows does."""
-        return hashlib.sha256(self.hashes.tobytes()).hexdigest()
+        """Changes whenever a text, a label or the order of the rows does."""
+        return hashlib.sha256(self.hashes.tobytes() + self.targets.tobytes()).hexdigest()
 
     def texts(self) -> Iterator[tuple[str, ...]]:
         """The texts of the rows, read again from the source."""
@@ -112,7 +117,10 @@ def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sa
     splits = {"train": split}
     dev = find_source(config, task, "dev", data=data, sample=sample)
     if dev is not None:
-        splits["dev"], _ = read_split(task, config, "dev", dev, fitted, policy)
+        try:
+            splits["dev"], _ = read_split(task, config, "dev", dev, fitted, policy)
+        except NoRows as error:
+            splits["train"] = replace(split, warnings=(*split.warnings, *error.lines))
     return LoadedTask(task, config, fitted, splits)
 
 
@@ -122,7 +130,10 @@ def declared_target(config: TaskConfig, task: Task, where: str) -> Target:
     if config.labels is not None:
         if not isinstance(target, Classes):
             raise MtlError(f"{where}.labels: this task predicts a score; it has a range, not labels")
-        return Classes({label: label for label in config.labels})
+        labels = [label.strip() for label in config.labels]
+        if len(set(labels)) < max(2, len(labels)) or "" in labels:
+            raise MtlError(f"{where}.labels: found {labels}: expected two or more different names")
+        return Classes({label: label for label in labels})
     if config.range is not None:
         if not isinstance(target, Score):
             raise MtlError(f"{where}.range: this task predicts classes; it has labels, not a range")
@@ -135,7 +146,7 @@ def find_source(config: TaskConfig, task: Task, split: str, *, data: str | None,
     named = getattr(config, split) if split in TASK_FILES else None
     if named is not None:
         return FileSource(Path(named), format=format_of(named, header=config.header))
-    if any(getattr(config, other) for other in TASK_FILES):
+    if config.train is not None or (split != "train" and any(getattr(config, other) for other in TASK_FILES)):
         return None
     if data is not None:
         folder = Path(data)
@@ -149,7 +160,7 @@ def find_source(config: TaskConfig, task: Task, split: str, *, data: str | None,
             )
         if file is None or (split != "train" and not (folder / file).exists()):
             return None
-        return FileSource(folder / file)
+        return FileSource(folder / file, format=format_of(file, header=config.header))
     if sample:
         return sample_source(task, split)
     if task.hub is not None:
@@ -168,7 +179,7 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
     texts = tuple(config.text or task.texts)
     if not texts:
         usual = PAIR_NAMES if task.pair else TEXT_NAMES
-        texts = next((names for names in usual if set(names) <= set(source.columns)), ())
+        texts = next((found for names in usual if (found := _named(source, names))), ())
     if not texts:
         wanted = (
             "two columns are the texts: --set tasks.{0}.text=[first,second]"
@@ -177,18 +188,34 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
         )
         raise MtlError(f"{source.name}: which {wanted.format(task.name)}; the file has {one_of(source.columns)}")
     if len(texts) != 1 + task.pair:
-        raise MtlError(f"{where}.text: found {len(texts)} column(s) {list(texts)}: expected {1 + task.pair}")
+        raise MtlError(
+            f"{where}.text: found {one_of(texts)}: expected "
+            + (
+                "two columns, the texts of a pair"
+                if task.pair
+                else "one column (for two texts a row there are pair tasks)"
+            )
+        )
     found = tuple(source.column(text) for text in texts)
     label = config.label or task.label
     if not labelled:
         return Columns(found, None)
     if not label:
-        label = next((name for name in LABEL_NAMES if name in source.columns), "")
+        label = next((found[0] for name in LABEL_NAMES if (found := _named(source, (name,)))), "")
     if not label:
         raise MtlError(
             f"{source.name}: which column is the label: --set {where}.label=NAME; the file has {one_of(source.columns)}"
         )
-    return Columns(found, source.column(label))
+    label = source.column(label)
+    if label in found:
+        raise MtlError(f'{where}: the column "{label}" is both a text and the label; set {where}.text or {where}.label')
+    return Columns(found, label)
+
+
+def _named(source: Source, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of these names, whatever their case; empty where one is missing."""
+    columns = {column.lower(): column for column in reversed(source.columns)}
+    return tuple(columns[name] for name in names) if all(name in columns for name in names) else ()
 
 
 def read_split(
@@ -196,46 +223,43 @@ def read_split(
 ) -> tuple[Split, Target]:
     """Reads every row once: checks it, parses its label, and forgets its texts.
 
-    With `fit`, what the target left open is taken from these rows. Labels that training did not have are an error where
-    the labels were declared, else UNSEEN with a warning.
+    A label that was declared, by the task or by `labels`, is held to it in every split. Where the classes are those of
+    the training rows, found here with `fit`, a label that is not one of them is UNSEEN, with a warning. Raises NoRows where
+    no row is left.
     """
+    where = f"tasks.{task.name} ({split})"
+    if _is_empty(source):
+        raise NoRows(f"{source.name}: is empty: no rows for {where}")
     columns = find_columns(source, config, task)
     if columns.label is None:
         raise MtlError(f"{source.name}: no label column")
-    declared = isinstance(declared_target(config, task, f"tasks.{task.name}"), Classes) and not target_is_open(
-        declared_target(config, task, f"tasks.{task.name}")
-    )
+    inferred = target_is_open(declared_target(config, task, f"tasks.{task.name}"))
     bad = BadRows("skip" if policy == "skip" else "error")
     ordinals, lines, labels, hashes = [], [], [], []
-    same: dict[str, str] = {}
+    wrong: dict[str, str] = {}  # every label text, and what is wrong with it
     for ordinal, row in enumerate(rows_of(source, bad)):
-        label = row.values[columns.label].strip()
+        label = sys.intern(row.values[columns.label].strip())  # the same few, a million times
         texts = [row.values[column] for column in columns.texts]
-        problem = _problem(
-            columns, texts, label, None if target_is_open(target) else target, lenient=not fit and not declared
-        )
-        if problem:
+        if label not in wrong:
+            wrong[label] = _wrong_label(columns.label, label, None if inferred else target)
+        if problem := _wrong_texts(columns, texts) or wrong[label]:
             bad.report(source.name, row.line, problem)
             continue
         ordinals.append(ordinal)
         lines.append(row.line)
-        labels.append(same.setdefault(label, label))
+        labels.append(label)
         hashes.append(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest())
     bad.raise_if_any()
-    warnings = [f"{task.name} {split}: {bad.summary()}"] if bad.count else []
+    skipped = f"{task.name} {split}: {bad.summary()}" if bad.count else ""
     if not labels:
-        raise MtlError(
-            f"{source.name}: no usable row for tasks.{task.name} ({split}); expected at least one row below the header"
-        )
+        raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}")
     if fit:
         target = target.fit(labels)
-        if isinstance(target, Classes) and len(target.labels) < 2:
-            raise MtlError(
-                f"{source.name}: every row has the label {one_of(target.labels)}; expected at least two classes"
-            )
-    parsed = {label: _parse(target, label) for label in same}
+        _must_differ(source, columns.label, target, labels)
+    parsed = {label: _parse(target, label) for label in dict.fromkeys(labels)}
     targets = target.as_array([parsed[label] for label in labels])
-    warnings += _label_warnings(task.name, split, target, labels, targets)
+    warnings = [skipped] if skipped else []
+    warnings += _label_warnings(task.name, split, columns.label, target, labels, targets)
     found = Split(
         task.name, split, source, columns, np.asarray(ordinals), np.asarray(lines), targets,
         np.frombuffer(b"".join(hashes), dtype=np.uint64), tuple(warnings),
@@ -243,23 +267,36 @@ def read_split(
     return found, target
 
 
+def _is_empty(source: Source) -> bool:
+    """Whether a file holds nothing at all, not even a header."""
+    return isinstance(source, FileSource) and source.path.is_file() and source.path.stat().st_size == 0
+
+
 def target_is_open(target: Target) -> bool:
     """Whether the labels can be judged only after all training rows were seen."""
     return isinstance(target, Classes) and target.values is None
 
 
-def _problem(columns: Columns, texts: list[str], label: str, target: Target | None, *, lenient: bool) -> str:
+def _wrong_texts(columns: Columns, texts: list[str]) -> str:
     empty = [column for column, text in zip(columns.texts, texts, strict=True) if not text.strip()]
-    if empty:
-        return f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty"
+    return f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty" if empty else ""
+
+
+def _wrong_label(column: str, label: str, target: Target | None) -> str:
     if not label:
-        return f"{columns.label} is empty"
-    if target is not None and not (lenient and isinstance(target, Classes)):
-        try:
+        return f"{column} is empty"
+    try:
+        if target is not None:
             target.parse(label)
-        except ValueError as error:
-            return f"{columns.label}: found {label!r}, {error}"
+    except ValueError as error:
+        return f"{column}: found {label!r}, {error}"
     return ""
+
+
+def _must_differ(source: Source, column: str, target: Target, labels: list[str]) -> None:
+    """Raises MtlError where there is nothing to learn, because all training rows say the same."""
+    if len(target.labels) < 2 if isinstance(target, Classes) else len({target.parse(one) for one in set(labels)}) < 2:
+        raise MtlError(f'{source.name}: every row has the {column} "{labels[0]}"; expected at least two different ones')
 
 
 def _parse(target: Target, label: str) -> int | float:
@@ -269,8 +306,15 @@ def _parse(target: Target, label: str) -> int | float:
         return UNSEEN
 
 
-def _label_warnings(task: str, split: str, target: Target, labels: list[str], targets: np.ndarray) -> list[str]:
+def _label_warnings(
+    task: str, split: str, column: str, target: Target, labels: list[str], targets: np.ndarray
+) -> list[str]:
     if isinstance(target, Classes):
+        if split == "train" and len(target.labels) > max(20, len(labels) / 4):
+            return [
+                f'{task}: {len(labels)} training rows have {len(target.labels)} classes; is "{column}" the label, and is it no '
+                "score (kind regression)?"
+            ]
         unseen = Counter(label for label, value in zip(labels, targets.tolist(), strict=True) if value == UNSEEN)
         if unseen:
             listed = ", ".join(f"{label!r} ({count})" for label, count in unseen.most_common(5))
@@ -289,9 +333,9 @@ def _label_warnings(task: str, split: str, target: Target, labels: list[str], ta
 def _subset(split: Split, rows: int, seed: int) -> Split:
     random = np.random.Generator(np.random.PCG64(seed_for(seed, "max_rows", split.task)))
     chosen = np.sort(random.choice(len(split), size=rows, replace=False))
-    return Split(
-        split.task, split.name, split.source, split.columns, split.ordinals[chosen], split.lines[chosen],
-        split.targets[chosen], split.hashes[chosen], split.warnings,
+    return replace(
+        split, ordinals=split.ordinals[chosen], lines=split.lines[chosen], targets=split.targets[chosen],
+        hashes=split.hashes[chosen],
     )  # fmt: skip
 
 

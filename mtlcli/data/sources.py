@@ -1,9 +1,12 @@
 """Rows that are not in a file: the made-up sample, and the hub through the `datasets` library."""
 
 import os
+import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from http.client import HTTPException
 from typing import Any
 
 from mtlcli.data.reading import BadRows, FileSource, Row, iterate
@@ -53,18 +56,42 @@ def sample_source(task: Task, split: str) -> MadeRows:
     return MadeRows(f"sample {task.name} {split}", lambda: task.sample(split) or (), tuple(first))
 
 
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to ask the hub."""
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return said.upper() in ("1", "ON", "YES", "TRUE")
+
+
 def hub_answers(endpoint: str | None = None) -> bool:
-    """Whether the hub can be reached, within PROBE_SECONDS. False at once where HF_HUB_OFFLINE is set."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    """Whether the hub can be reached, within PROBE_SECONDS. False at once where the environment says to stay offline."""
+    if offline():
         return False
     url = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    answer: list[bool] = []
+    # a thread, because looking up a host name cannot be bounded, nor an answer that comes byte by byte
+    thread = threading.Thread(target=lambda: answer.append(_answers(url)), daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(answer and answer[0])
+
+
+def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
             return True
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as error:
+        error.close()
         return True  # it answered
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
+
+
+def _stay_offline(datasets: Any) -> None:
+    """Tells the libraries, which read their environment when they are imported, not to wait for the hub."""
+    datasets.config.HF_HUB_OFFLINE = True
+    constants: Any = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        constants.HF_HUB_OFFLINE = True
 
 
 def hub_source(task: Task, hub: HubSource, split: str) -> MadeRows | None:
@@ -80,11 +107,11 @@ def hub_source(task: Task, hub: HubSource, split: str) -> MadeRows | None:
     except ImportError:
         raise MtlError(f'tasks.{task.name}: no data, and the library "datasets" is not installed: {ways}') from None
     if not hub_answers():
-        datasets.config.HF_HUB_OFFLINE = True  # what is in its cache may still do
+        _stay_offline(datasets)  # what is in its cache may still do
     try:
         found = datasets.load_dataset(hub.repository, hub.configuration, split=hub.splits[split])
     except Exception as error:  # the library raises many kinds, its own and others'
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise MtlError(f"tasks.{task.name}: {hub.repository} cannot be read from the hub ({reason}): {ways}") from error
 
     def rows() -> Iterator[dict[str, Any]]:

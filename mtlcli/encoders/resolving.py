@@ -1,15 +1,12 @@
 """From an encoder's name to a loaded model and tokenizer: plugin, local folder or hub id, in this order."""
 
-import json
-import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mtlcli import registry
 from mtlcli.config import EncoderConfig, is_encoder_plugin
-from mtlcli.data.sources import PROBE_SECONDS, hub_answers
+from mtlcli.data.sources import PROBE_SECONDS, hub_answers, offline
 from mtlcli.encoders.base import EncoderFacts, EncoderSource
 from mtlcli.errors import MtlError, did_you_mean
 
@@ -61,73 +58,92 @@ def _from_hub(name: str) -> Path:
     if name.count("/") > 1 or any(character.isspace() for character in name):
         raise MtlError(f'encoder: "{name}" is neither a folder nor a hub id (NAME or OWNER/NAME)')
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         found = Path(snapshot_download(name, local_files_only=True, allow_patterns=NEEDED))
         if (found / "config.json").is_file() and list(found.glob("*.safetensors")):
             return found
-    except LocalEntryNotFoundError:
+    except HFValidationError as error:
+        raise MtlError(f'encoder: "{name}" is neither a folder nor a hub id: {error}') from error
+    except OSError:  # not in the cache, or not all of it
         pass
     known = registry.names("encoders")
     cures = (
         f"looked in {constants.HF_HUB_CACHE} first; give a folder (--encoder DIR), an installed encoder "
         f"({', '.join(known)}), or go online (proxy, HF_ENDPOINT){did_you_mean(name, known)}"
     )
-    if not within(PROBE_SECONDS, hub_answers):
-        offline = os.environ.get("HF_HUB_OFFLINE")
-        why = "HF_HUB_OFFLINE is set" if offline else f"the hub does not answer within {PROBE_SECONDS:g} s"
+    if not hub_answers():
+        why = "HF_HUB_OFFLINE is set" if offline() else f"the hub does not answer within {PROBE_SECONDS:g} s"
         raise MtlError(f'encoder: no folder is called "{name}", and as a hub id it is out of reach ({why}): {cures}')
     try:
         return Path(snapshot_download(name, allow_patterns=NEEDED))
-    except (HfHubHTTPError, OSError) as error:
-        raise MtlError(
-            f'encoder: "{name}" cannot be had from the hub ({str(error).splitlines()[0]}): {cures}'
-        ) from error
+    except Exception as error:  # the library raises many kinds, its own and those of the network library of its version
+        raise MtlError(f'encoder: "{name}" cannot be had from the hub ({_first_line(error)}): {cures}') from error
 
 
-def within(seconds: float, question: Any) -> bool:
-    """The answer to a question, False when it takes longer: looking up a host name cannot be bounded otherwise."""
-    answer: list[bool] = []
-    thread = threading.Thread(target=lambda: answer.append(question()), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(answer and answer[0])
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def load_encoder(folder: Path, *, weights: bool = True) -> LoadedEncoder:
     """Loads model and tokenizer from a folder; without `weights` the model is made from config.json alone.
 
-    Raises MtlError for a folder that transformers cannot load, and for a tokenizer that has no fast form.
+    Raises MtlError for a folder that transformers cannot load as an encoder, for weights that are damaged, missing or do not
+    fit, and for a tokenizer that knows no words or has no fast form.
     """
     quiet_transformers()
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+    missing: set[str] = set()
     try:
         if weights:
-            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype="float32")
+            model, info = AutoModel.from_pretrained(
+                folder, local_files_only=True, dtype="float32", output_loading_info=True
+            )
+            missing = {key for key in info["missing_keys"] if "pooler" not in key}  # no head of ours reads a pooler
         else:
             model = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MtlError(f"encoder: {folder} cannot be loaded by transformers: {reason}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except (OSError, ValueError, KeyError) as error:
+        raise MtlError(f"encoder: {folder} cannot be loaded by transformers: {_first_line(error)}") from error
+    except SafetensorError as error:
         raise MtlError(f"encoder: the weights in {folder} are damaged: {error}; get the folder anew") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise MtlError(f"encoder: the weights in {folder} are not of the sizes that its config.json says") from error
+    if missing:
+        raise MtlError(
+            f"encoder: the weights in {folder} are not those of its config.json: {len(missing)} are missing, such as {min(missing)}"
+        )
     if not getattr(tokenizer, "is_fast", False):
         raise MtlError(f"encoder: {folder} has no fast tokenizer (tokenizer.json); convert it with transformers first")
-    return LoadedEncoder(model, tokenizer, int(model.config.hidden_size))
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise MtlError(f"encoder: {folder} has no tokenizer (tokenizer.json); copy it from where the weights come from")
+    dim = getattr(model.config, "hidden_size", None)
+    if dim is None or getattr(model.config, "is_encoder_decoder", False):
+        raise MtlError(
+            f"encoder: {folder} is a {model.config.model_type} model; expected an encoder of text, such as BERT"
+        )
+    words = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > words:
+        raise MtlError(
+            f"encoder: the tokenizer in {folder} has {len(tokenizer)} tokens, its model {words}; they differ"
+        )
+    return LoadedEncoder(model, tokenizer, int(dim))
 
 
 def check_length(encoder: LoadedEncoder, max_length: int) -> None:
     """Raises MtlError when the model has fewer positions than max_length."""
     positions = getattr(encoder.model.config, "max_position_embeddings", None)
-    if positions is None:
+    if not positions:
         return
-    if encoder.model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= encoder.model.config.pad_token_id + 1  # these count positions from behind the padding number
+    table = next((part for name, part in encoder.model.named_modules() if name.endswith(".position_embeddings")), None)
+    padding = getattr(table, "padding_idx", None)
+    if padding is not None:
+        positions -= padding + 1  # RoBERTa and its like count positions from behind the padding number
     if max_length > positions:
         raise MtlError(
             f"encoder.max_length: found {max_length}: this encoder has {positions} positions; set it to {positions} or less"

@@ -8,13 +8,17 @@ from pydantic import Field
 
 from mtlcli.encoders.base import EncoderFacts, EncoderSource
 from mtlcli.encoders.wordpiece import learn_vocabulary
+from mtlcli.errors import MtlError
 from mtlcli.plugin import seed_for
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 class Tiny(EncoderSource):
-    """Learns from nothing but the run's rows: for demonstrations, tests and a lower bound. Real tasks want a pre-trained one."""
+    """Learns from nothing but the run's rows: for demonstrations, tests and a lower bound. Real tasks want a pre-trained one.
+
+    Raises MtlError for a width that the attention heads cannot share.
+    """
 
     default_lr = 1e-3
     default_head_lr = 1e-3
@@ -30,6 +34,10 @@ class Tiny(EncoderSource):
         vocabulary: Annotated[int, Field(ge=100, description="largest number of word pieces")] = 2000,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
     ) -> None:
+        if dim % attention_heads:
+            raise MtlError(
+                f"encoder.dim: found {dim}: expected a multiple of attention_heads, which is {attention_heads}"
+            )
         self.dim, self.layers, self.attention_heads = dim, layers, attention_heads
         self.intermediate, self.vocabulary, self.dropout = intermediate, vocabulary, dropout
 

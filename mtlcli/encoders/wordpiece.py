@@ -7,6 +7,7 @@ in every process, and no seed helps. Here ties go to the pair that comes first i
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 
 Pair = tuple[str, str]
 
@@ -28,7 +29,7 @@ def learn_vocabulary(words: Counter[str], size: int, special: Iterable[str], min
     counts: Counter[Pair] = Counter()
     where: defaultdict[Pair, set[str]] = defaultdict(set)
     for word, parts in pieces.items():
-        for pair in zip(parts, parts[1:], strict=False):
+        for pair in pairwise(parts):
             counts[pair] += words[word]
             where[pair].add(word)
     heap = [(-count, pair) for pair, count in counts.items()]
@@ -67,7 +68,7 @@ def _merge(
         else:
             new.append(old[at])
             at += 1
-    before, after = list(zip(old, old[1:], strict=False)), list(zip(new, new[1:], strict=False))
+    before, after = list(pairwise(old)), list(pairwise(new))
     for other in before:
         counts[other] -= count
         where[other].discard(word)

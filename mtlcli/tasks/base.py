@@ -1,8 +1,11 @@
 """The contract of a task: what is read, predicted and measured."""
 
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,33 +36,36 @@ class Classes(Target):
 
     values: Mapping[str, str] | None = None
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes in index order."""
         return tuple(dict.fromkeys((self.values or {}).values()))
 
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        """Class index by everything a file may say: names, what stands for them, and both as whole numbers."""
+        index = {label: number for number, label in enumerate(self.labels)}
+        index |= {text: index[name] for text, name in (self.values or {}).items()}
+        return {_whole(text): number for text, number in index.items()} | index
+
     def fit(self, labels: Sequence[str]) -> "Classes":
-        """Sorts the distinct labels: by value where all are numbers, else as text."""
+        """Sorts the distinct labels: by value where all are numbers, else as text. `1.0` is the class `1`."""
         if self.values is not None:
             return self
-        distinct = set(labels) - {""}
-        try:
-            ordered = sorted(distinct, key=float)
-        except ValueError:
-            ordered = sorted(distinct)
+        distinct = {_whole(label) for label in labels} - {""}
+        numeric = all(_number(label) is not None for label in distinct)
+        ordered = sorted(distinct, key=lambda label: (float(label) if numeric else 0.0, label))
         return replace(self, values={label: label for label in ordered})
 
     def parse(self, text: str) -> int:
-        """Index of the class. `1.0` is read as `1` where only that is known."""
-        values = self.values or {}
-        if text not in values:
-            text = _whole(text)
-        if text not in values:
-            if text in self.labels:
-                return self.labels.index(text)
-            known = ", ".join(list(values)[:8]) + (", ..." if len(values) > 8 else "")
-            raise ValueError(f"expected one of {known}")
-        return self.labels.index(values[text])
+        """Index of the class. `1.0` is read as `1`. Raises ValueError for what is none of the classes."""
+        found = self._indices.get(text)
+        if found is None:
+            found = self._indices.get(_whole(text))
+        if found is None:
+            known = list(self.values or {})
+            raise ValueError(f"expected one of {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}")
+        return found
 
     def as_array(self, parsed: Sequence[int | float]) -> np.ndarray:
         """int64 (n,)."""
@@ -67,11 +73,18 @@ class Classes(Target):
 
 
 def _whole(text: str) -> str:
+    """A whole number without the `.0` that a table program gave it; any other text as it is."""
+    match = re.fullmatch(r"([-+]?[0-9]+)\.0*", text)
+    return match[1] if match else text
+
+
+def _number(text: str) -> float | None:
+    """A finite number as files write it; None for `nan`, `1_000` and everything else."""
     try:
         number = float(text)
     except ValueError:
-        return text
-    return str(int(number)) if number.is_integer() else text
+        return None
+    return number if math.isfinite(number) and "_" not in text else None
 
 
 @dataclass(frozen=True)
@@ -92,12 +105,9 @@ class Score(Target):
 
     def parse(self, text: str) -> float:
         """The score. Raises ValueError for what is not a finite number."""
-        try:
-            number = float(text)
-        except ValueError:
-            raise ValueError("expected a number") from None
-        if not np.isfinite(number):
-            raise ValueError("expected a finite number")
+        number = _number(text)
+        if number is None:
+            raise ValueError("expected a number")
         return number
 
     def as_array(self, parsed: Sequence[int | float]) -> np.ndarray:

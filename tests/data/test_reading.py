@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import real_data
 from mtlcli.data.reading import SHOWN, BadRows, FileSource, Format, Row, format_of, iterate
 from mtlcli.errors import MtlError
 
@@ -615,27 +616,26 @@ def test_a_very_long_quoted_text_is_read(write):
 
 # Real files
 
-DATA = Path(os.environ.get("MTL_DATA") or Path(__file__).parents[3] / "shared" / "data")
 ROW = re.compile(r"^\| (\S+\.(?:csv|tsv)) \| (\d+) \| \d+ \| ([0-9a-f]{64}) \|", re.MULTILINE)
 WITHOUT_HEADER = {"mtdnn_samples/CoLA/train.tsv", "mtdnn_samples/CoLA/dev.tsv"}
 
 
 def real_files():
-    """(folder, file, rows, sha256) from the tables of the READMEs; one that skips if there are none."""
+    """(folder, file, rows, sha256) from the tables of the READMEs; one, for the fixture to skip, if there are none."""
+    data = real_data()
     found = [
         pytest.param(folder, *entry, id=f"{folder}/{entry[0]}")
         for folder in ("cs224n", "glue", "extra")
-        if (DATA / folder / "README.md").exists()
-        for entry in ROW.findall((DATA / folder / "README.md").read_text(encoding="utf-8"))
+        if data is not None and (data / folder / "README.md").exists()
+        for entry in ROW.findall((data / folder / "README.md").read_text(encoding="utf-8"))
     ]
-    skip = pytest.mark.skip(reason=f"no real data in {DATA}; name its folder in MTL_DATA")
-    return found or [pytest.param("", "", "0", "", marks=skip)]
+    return found or [("", "", "0", "")]
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(("folder", "name", "count", "sha256"), real_files())
-def test_a_real_file_has_the_rows_that_its_readme_counts(folder, name, count, sha256):
-    path = DATA / folder / name
+def test_a_real_file_has_the_rows_that_its_readme_counts(data, folder, name, count, sha256):
+    path = data / folder / name
     source, bad = FileSource(path, format=format_of(path, header=name not in WITHOUT_HEADER)), BadRows()
     rows = sum(1 for _ in iterate(source, bad))
     assert (rows, bad.messages) == (int(count), [])
@@ -643,11 +643,10 @@ def test_a_real_file_has_the_rows_that_its_readme_counts(folder, name, count, sh
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not (DATA / "cs224n").is_dir(), reason=f"no real data in {DATA}; name its folder in MTL_DATA")
-def test_the_two_malformed_quora_rows_are_rows_with_an_empty_label():
+def test_the_two_malformed_quora_rows_are_rows_with_an_empty_label(data):
     empty = {}
     for part in ("train", "dev"):
-        source = FileSource(DATA / "cs224n" / f"quora-{part}.csv")
+        source = FileSource(data / "cs224n" / f"quora-{part}.csv")
         label = source.column("is_duplicate")
         empty |= {row.values["id"]: (part, row.line) for row in source if not row.values[label]}
     assert empty == {
@@ -657,7 +656,6 @@ def test_the_two_malformed_quora_rows_are_rows_with_an_empty_label():
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not (DATA / "cs224n").is_dir(), reason=f"no real data in {DATA}; name its folder in MTL_DATA")
-def test_the_double_index_of_a_real_test_file_is_found_by_number():
-    source = FileSource(DATA / "cs224n" / "ids-cfimdb-test-student.csv")
+def test_the_double_index_of_a_real_test_file_is_found_by_number(data):
+    source = FileSource(data / "cs224n" / "ids-cfimdb-test-student.csv")
     assert source.columns == ("0", "1", "id", "sentence")

@@ -76,7 +76,12 @@ def test_pair_concat_reads_what_it_is_told_to(options, width):
         head.eval()
         head.out.bias.zero_()
         head.out.weight.copy_(torch.arange(2 * width).view(2, width).float())
-    parts = [1.0, 2.0, 3.0, -1.0] + ([2.0, 3.0] if options.get("difference", True) else []) + ([3.0, -2.0] if options.get("product") else [])
+    parts = [1.0, 2.0, 3.0, -1.0]
+    parts += [2.0, 3.0] if options.get("difference", True) else []
+    parts += [3.0, -2.0] if options.get("product") else []
     output = head((encoding([1.0, 2.0]), encoding([3.0, -1.0])))
-    expected = [sum(weight * part for weight, part in zip(range(start, start + width), parts, strict=True)) for start in (0, width)]
+    expected = [
+        sum(weight * part for weight, part in zip(range(start, start + width), parts, strict=True))
+        for start in (0, width)
+    ]
     assert output.tolist()[0] == pytest.approx(expected)

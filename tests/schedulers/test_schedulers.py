@@ -65,7 +65,9 @@ def test_temperature_one_is_proportional_and_a_large_one_uniform():
 
 
 def test_annealing_ends_at_a_fifth_and_not_at_equal():
-    assert power_of_sizes(RUN, 0.2).tolist() == pytest.approx([n**0.2 / (100**0.2 + 300**0.2 + 50**0.2) for n in (100, 300, 50)])
+    assert power_of_sizes(RUN, 0.2).tolist() == pytest.approx(
+        [n**0.2 / (100**0.2 + 300**0.2 + 50**0.2) for n in (100, 300, 50)]
+    )
     counts = Counter()
     for seed in range(3000):
         scheduler = Annealed(replace(RUN, seed=seed))
@@ -89,5 +91,8 @@ def test_a_step_is_a_function_of_seed_and_position(make):
 
 
 def test_another_seed_draws_another_order():
-    orders = {tuple(Proportional(replace(RUN, seed=seed)).visits(Position(step, 40, 40))[0].task for step in range(40)) for seed in range(3)}
-    assert len(orders) == 3
+    def order(seed: int) -> tuple[int, ...]:
+        scheduler = Proportional(replace(RUN, seed=seed))
+        return tuple(scheduler.visits(Position(step, 40, 40))[0].task for step in range(40))
+
+    assert len({order(seed) for seed in range(3)}) == 3

@@ -1,0 +1,115 @@
+"""The training step against a bare hand-written loop over the same batches, and PCGrad against the plain sum.
+
+    python benchmarks/step.py --encoder minilm --data FOLDER --rounds 30
+
+Bare is what one would write by hand for exactly this model: a forward and a backward pass per task, clipping, fused AdamW.
+All variants run in one process, interleaved, on the same batches in every round; each ratio is the median of the rounds'
+ratios, and `bare again` against `bare` shows how much of it is noise.
+
+Prediction, before it was written: equal/bare 1.00 to 1.03 (the same tensor work; one list of gradients, one log line),
+pcgrad/equal 1.05 to 1.12 (rows are copied once, 3 x 23 M floats are read for the Gram matrix and again to be combined).
+Results with machine and versions are in benchmarks/README.md.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from mtlcli.config import Config, resolve
+from mtlcli.gradients import TaskLoss
+from mtlcli.optimization import clip_gradients, set_rates
+from mtlcli.preparing import Prepared, prepare
+from mtlcli.recipes import Layer
+
+
+def configuration(arguments: argparse.Namespace, method: str) -> Config:
+    """The three tasks of the README, with a balancer."""
+    values = {
+        "tasks": {"sst": {}, "quora": {"encoding": "cross"}, "sts": {"encoding": "bi"}},
+        "encoder": {"name": arguments.encoder},
+        "balancer": method,
+        "training": {"steps": 10_000, "batch_size": 16, "device": arguments.device},
+    }
+    values |= {"data": arguments.data} if arguments.data else {"sample": True}
+    return resolve([Layer(values)])
+
+
+def ours(run: Prepared) -> Callable[[list[TaskLoss]], None]:
+    """The engine, clipping and the optimizer, as a training step has them."""
+
+    def step(batches: list[TaskLoss]) -> None:
+        combined = run.engine.run(batches)
+        clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], 1.0)
+        combined.totals.tolist()
+        set_rates(run.optimizer, 1e-3)
+        run.optimizer.step()
+
+    return step
+
+
+def bare(run: Prepared) -> Callable[[list[TaskLoss]], None]:
+    """The same model without the engine."""
+    model = copy.deepcopy(run.model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-8, fused=True)
+
+    def step(batches: list[TaskLoss]) -> None:
+        optimizer.zero_grad()
+        losses = []
+        for one in batches:
+            with run.autocast:
+                batch = one.batches[0]
+                loss = model.heads[one.task].loss(model(one.task, batch), batch.targets).mean()
+            loss.backward()
+            losses.append(loss.detach())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        [float(loss) for loss in losses]
+
+    return step
+
+
+def main() -> None:
+    """Runs the rounds and prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="tiny")
+    parser.add_argument("--data", default=None)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    equal = prepare(configuration(arguments, "equal"))
+    variants = {"bare": bare(equal), "bare again": bare(equal), "equal": ours(equal)}
+    for method in ("pcgrad", "uncertainty", "tchebycheff"):
+        variants[method] = ours(prepare(configuration(arguments, method)))
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for round_number in range(arguments.rounds + 2):
+        batches = [TaskLoss(task, (source.next().to(equal.device),)) for task, source in enumerate(equal.train)]
+        names = list(variants)
+        shift = round_number % len(names)
+        for name in names[shift:] + names[:shift]:
+            start = time.perf_counter()
+            variants[name](batches)
+            if equal.device.type == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    times = {name: found[2:] for name, found in times.items()}
+    print(
+        f"{equal.plan.encoder}, {equal.plan.encoder_parameters / 1e6:.1f} M parameters, {equal.device}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {arguments.rounds} rounds"
+    )
+    for name, base in (
+        ("bare again", "bare"),
+        ("equal", "bare"),
+        ("pcgrad", "equal"),
+        ("uncertainty", "equal"),
+        ("tchebycheff", "equal"),
+    ):
+        ratio = statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
+        print(f"{name:12} / {base:6} {ratio:.3f}   median {1000 * statistics.median(times[name]):.0f} ms")
+
+
+if __name__ == "__main__":
+    main()

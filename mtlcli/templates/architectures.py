@@ -1,0 +1,37 @@
+"""Task vectors: an example to change. Say here where the architecture is from: authors, venue, year, arXiv id."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, Hidden, Inputs
+
+
+class Example(Architecture):
+    """One encoder for all tasks, and one learned vector per task that is added to its hidden states."""
+
+    def __init__(
+        self,
+        facts: ArchitectureFacts,
+        *,
+        deviation: Annotated[float, Field(ge=0, description="standard deviation of the vectors before step 1")] = 0.02,
+    ) -> None:
+        super().__init__()
+        self.encoder = facts.encoder
+        dim = facts.encoder.get_input_embeddings().embedding_dim  # type: ignore[operator]
+        self.vectors = nn.ParameterList(nn.Parameter(deviation * torch.randn(dim)) for _ in facts.tasks)
+
+    def forward(self, task: int, inputs: Inputs) -> Hidden:
+        """The encoder's hidden states plus the task's vector; layers below the last are the encoder's own."""
+        chosen = {"inputs_embeds": inputs.embeddings} if inputs.embeddings is not None else {"input_ids": inputs.tokens}
+        if inputs.types is not None:
+            chosen["token_type_ids"] = inputs.types
+        found = self.encoder(**chosen, attention_mask=inputs.mask, output_hidden_states=inputs.all_layers)
+        last = found.last_hidden_state + self.vectors[task]
+        return Hidden(last, (*found.hidden_states[:-1], last) if inputs.all_layers else ())
+
+    def private_parameters(self, task: int) -> list[nn.Parameter]:
+        """The task's vector."""
+        return [self.vectors[task]]

@@ -1,0 +1,33 @@
+"""Equal norms: an example to change. Say here where the method is from: authors, venue, year, arXiv id."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
+from mtlcli.plugin import RunFacts
+
+
+class Example(GradientRegularizer):
+    """Brings every task's gradient to the mean of their norms before they are added, so that none drowns the others.
+
+    A gradient of norm zero stays zero. Native scale: sum.
+    """
+
+    native_scale = "sum"
+
+    def __init__(
+        self,
+        run: RunFacts,
+        *,
+        scale: Annotated[Scale, Field(description="native is sum; mean divides by the number of tasks")] = "native",
+    ) -> None:
+        super().__init__(run)
+        self.scale = scale
+
+    def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
+        """gram (k, k) float64 on the CPU -> weights (k,)."""
+        norms = gram.diagonal().sqrt()
+        return torch.where(norms > 0, norms.mean() / norms, 1.0)

@@ -1,0 +1,32 @@
+"""Confidence penalty: Pereyra et al., ICLR 2017 workshop, arXiv:1701.06548. An example to change."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlcli.plugin import RunFacts
+from mtlcli.regularizers.base import Forward, Regularizer
+
+
+class Example(Regularizer):
+    """Adds minus the entropy of the predicted classes, so that no prediction becomes too sure; scores are left alone."""
+
+    passes = 0.0
+
+    def __init__(
+        self,
+        run: RunFacts,
+        *,
+        weight: Annotated[float, Field(ge=0, description="beta, what the entropy is multiplied with")] = 0.1,
+    ) -> None:
+        super().__init__(run)
+        self.weight = weight
+
+    def forward(self, forward: Forward) -> Tensor:
+        """Minus beta times the mean entropy of the rows, in nats."""
+        if self.run.tasks[forward.task].is_regression:
+            return torch.zeros((), device=forward.output.device)
+        logs = torch.log_softmax(forward.output.float(), dim=-1)
+        return self.weight * (logs.exp() * logs).sum(-1).mean()

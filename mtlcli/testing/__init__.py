@@ -1,0 +1,40 @@
+"""Contracts for plugin authors: one function a family, which tries a plugin class as a run would and says what is amiss.
+
+    from mtlcli.testing import check_balancer
+    from mtlcli_mine import Mine
+
+    def test_contract():
+        check_balancer(Mine)
+        check_balancer(Mine, temperature=0.5)
+
+Each takes the class and its options by keyword and raises AssertionError with one sentence of what was expected and what was
+found. The run that plugins are tried in is `RUN`, with the tasks `grades` (three classes, 1000 rows), `scores` (0 to 5, 300
+rows) and `pairs` (two classes, 100 rows); a run of `grades` alone is tried too.
+"""
+
+from mtlcli.testing.architectures import check_architecture
+from mtlcli.testing.balancers import check_balancer
+from mtlcli.testing.common import GRADES, PAIRS, RUN, SCORES
+from mtlcli.testing.encoders import check_encoder
+from mtlcli.testing.gradient_regularizers import check_gradient_regularizer
+from mtlcli.testing.heads import check_head
+from mtlcli.testing.metrics import check_metric
+from mtlcli.testing.regularizers import check_regularizer
+from mtlcli.testing.schedulers import check_scheduler
+from mtlcli.testing.tasks import check_task
+
+__all__ = [
+    "GRADES",
+    "PAIRS",
+    "RUN",
+    "SCORES",
+    "check_architecture",
+    "check_balancer",
+    "check_encoder",
+    "check_gradient_regularizer",
+    "check_head",
+    "check_metric",
+    "check_regularizer",
+    "check_scheduler",
+    "check_task",
+]

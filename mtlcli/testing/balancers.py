@@ -1,0 +1,133 @@
+"""The contract of balancers."""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mtlcli.balancers.base import Balancer
+from mtlcli.plugin import RunFacts
+from mtlcli.testing.common import (
+    ALONE,
+    RUN,
+    check_needs,
+    checked_options,
+    close,
+    expect,
+    finite,
+    numbers,
+    own_randomness,
+    saved_and_loaded,
+    steps_of,
+    tell,
+)
+
+
+def check_balancer(plugin: type[Balancer], **options: object) -> None:
+    """Tries a balancer on every subset of the tasks, at losses from 0 to 1e6, before and after news of the run.
+
+    - objectives are (k,), finite, and so are the weights, their derivatives by the losses, and what is learned gets;
+    - the order of the tasks is irrelevant (not asked of one that draws random numbers);
+    - `known_weights`, if it gives any, gives the derivatives of `forward`, detached, and the same when asked again;
+    - a copy with the same state goes on with the same numbers;
+    - random numbers come from `self.generator` alone.
+    """
+    checked = checked_options(plugin, Balancer, 1, options)
+    check_needs(plugin)
+    name, whole, gram = plugin.__name__, "all-tasks" in plugin.needs, "gram" in plugin.needs
+    for run in (RUN, ALONE):
+
+        def make(run: RunFacts = run) -> Balancer:
+            return plugin(run, **checked)
+
+        balancer, steps = make(), steps_of(run, all_tasks=whole)
+        with own_randomness(name):
+            for shift, when in enumerate(("before any news", "after news", "after more news")):
+                for tasks in steps:
+                    for losses in _losses(len(tasks)):
+                        _check_objectives(balancer, losses, torch.tensor(tasks), when)
+                    _check_order(balancer, tasks)
+                tell(balancer, run, steps, gram=gram, shift=shift)
+            copy = saved_and_loaded(balancer, make)
+            for shift in (3, 4):
+                for tasks in steps:
+                    losses = torch.arange(1.0, len(tasks) + 1)
+                    first, second = (_balance(one, losses, torch.tensor(tasks)) for one in (balancer, copy))
+                    expect(
+                        torch.equal(first[0], second[0]) and torch.equal(first[1], second[1]),
+                        f"{name}: expected a copy with the same state to give the same objectives for tasks {tasks}, found "
+                        f"{numbers(first[0])} and {numbers(second[0])}: keep history in buffers",
+                    )
+                for one in (balancer, copy):
+                    tell(one, run, steps, gram=gram, shift=shift)
+    balancer = plugin(RUN, **checked)
+    _, _, learned = _balance(balancer, torch.ones(len(RUN.tasks)), torch.arange(len(RUN.tasks)))
+    for parameter, gradient in learned.items():
+        expect(gradient is not None, f"{name}.{parameter} is learned, but no objective depends on it")
+
+
+def _losses(k: int) -> Iterator[Tensor]:
+    for level in (0.0, 1e-6, 1.0, 1e6):
+        yield torch.full((k,), level)
+    yield torch.tensor([0.7, 1.3, 2.1][:k])
+    yield torch.tensor([0.0, 1e6, 1.0][:k])
+
+
+def _balance(balancer: Balancer, losses: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
+    """Objectives (k,), weights (k,) and the gradients of what is learned, as the step engine takes them."""
+    losses = losses.clone().requires_grad_()
+    objectives = balancer(losses, tasks)
+    name = type(balancer).__name__
+    expect(
+        isinstance(objectives, Tensor) and objectives.shape == losses.shape and objectives.dtype == losses.dtype,
+        f"{name}: expected objectives ({len(losses)},) float32 for tasks {numbers(tasks)}, found "
+        f"{(tuple(objectives.shape), objectives.dtype) if isinstance(objectives, Tensor) else objectives!r}",
+    )
+    expect(objectives.requires_grad, f"{name}: the objectives do not depend on the losses")
+    learned = {key: parameter for key, parameter in balancer.named_parameters() if parameter.requires_grad}
+    weights, *own = torch.autograd.grad(objectives.sum(), [losses, *learned.values()], allow_unused=True)
+    found = torch.zeros_like(losses) if weights is None else weights
+    return objectives.detach(), found, dict(zip(learned, own, strict=True))
+
+
+def _check_objectives(balancer: Balancer, losses: Tensor, tasks: Tensor, when: str) -> None:
+    name = type(balancer).__name__
+    place = f"for tasks {numbers(tasks)} with losses {numbers(losses)} {when}"
+    known = balancer.known_weights(tasks)
+    again = balancer.known_weights(tasks)
+    objectives, weights, learned = _balance(balancer, losses, tasks)
+    gradients = [gradient for gradient in learned.values() if gradient is not None]
+    expect(
+        finite(objectives, weights, *gradients),
+        f"{name}: expected finite numbers {place}, found objectives {numbers(objectives)} and weights {numbers(weights)}",
+    )
+    expect((known is None) == (again is None), f"{name}.known_weights knows the weights {place} only sometimes")
+    if known is None or again is None:
+        return
+    expect(not known.requires_grad, f"{name}.known_weights: expected detached weights")
+    expect(
+        known.shape == weights.shape and torch.equal(known, again),
+        f"{name}.known_weights: expected ({len(tasks)},) numbers, the same when asked twice, found {numbers(known)} and "
+        f"{numbers(again)}",
+    )
+    expect(
+        close(known.to(weights), weights),
+        f"{name}.known_weights: found {numbers(known)} {place}, but the objectives have the weights {numbers(weights)}",
+    )
+
+
+def _check_order(balancer: Balancer, tasks: list[int]) -> None:
+    losses = torch.tensor([0.7, 1.3, 2.1][: len(tasks)])
+    state = balancer.generator.get_state()
+    expected, _, _ = _balance(balancer, losses, torch.tensor(tasks))
+    if not torch.equal(state, balancer.generator.get_state()):
+        return
+    for order in itertools.permutations(range(len(tasks))):
+        index = torch.tensor(order)
+        found, _, _ = _balance(balancer, losses[index], torch.tensor(tasks)[index])
+        expect(
+            close(found, expected[index]),
+            f"{type(balancer).__name__}: tasks {numbers(torch.tensor(tasks)[index])} in another order: expected objectives "
+            f"{numbers(expected[index])}, found {numbers(found)}",
+        )

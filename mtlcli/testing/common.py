@@ -1,0 +1,145 @@
+"""What every contract uses: the run plugins are tried in, and checks that several families share."""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from mtlcli import registry
+from mtlcli.balancers.base import Need
+from mtlcli.news import EpochNews, EvaluationNews, Listener, StepNews
+from mtlcli.plugin import Plugin, RunFacts, TaskFacts
+
+GRADES = TaskFacts("grades", rows=1000, batches=63, labels=("bad", "fair", "good"))
+SCORES = TaskFacts("scores", rows=300, batches=19, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.5)
+PAIRS = TaskFacts("pairs", rows=100, batches=7, labels=("different", "same"))
+RUN = RunFacts((GRADES, SCORES, PAIRS))
+ALONE = RunFacts((GRADES,))
+
+DIM = 8
+"""Width of the hidden states that heads and architectures are tried on."""
+
+
+def expect(condition: object, sentence: str) -> None:
+    if not condition:
+        raise AssertionError(sentence)
+
+
+def checked_options(plugin: type, base: type, facts: int, options: Mapping[str, object]) -> dict[str, Any]:
+    """All options of a plugin with defaults filled in, once its class and constructor are found to be as they should."""
+    expect(
+        inspect.isclass(plugin) and issubclass(plugin, base),
+        f"expected a class derived from {base.__module__}.{base.__qualname__}, found {plugin!r}",
+    )
+    name = plugin.__qualname__
+    expect(
+        not inspect.isabstract(plugin), f"{name} does not define {listed(getattr(plugin, '__abstractmethods__', ()))}"
+    )
+    expect(
+        plugin.__dict__.get("__doc__"), f"{name}: expected a docstring, whose first sentence `mtl plugins list` shows"
+    )
+    constructor = plugin.__init__  # type: ignore[misc]
+    if constructor is not object.__init__:
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        others = [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
+        expect(
+            len(others) == facts,
+            f"{name}.__init__: expected {facts} positional parameter(s) and then keyword-only options, found {others}",
+        )
+    model = registry.options_model(plugin)
+    for option, field in model.model_fields.items():
+        expect(
+            field.description,
+            f"{name}: the option {option} has no description; expected Annotated[..., Field(description=...)]",
+        )
+    try:
+        checked = model.model_validate(dict(options))
+    except ValidationError as error:
+        raise AssertionError(f"{name} refuses the options {dict(options)}: {error}") from error
+    return {option: getattr(checked, option) for option in model.model_fields}
+
+
+def listed(things: Any) -> str:
+    return ", ".join(sorted(map(str, things))) or "none"
+
+
+def close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> bool:
+    """Equal but for rounding, relative to the largest number."""
+    first, second = first.detach().double(), second.detach().double()
+    largest = max(float(first.abs().max()), float(second.abs().max())) if first.numel() else 0.0
+    return first.shape == second.shape and bool(((first - second).abs() <= tolerance * largest).all())
+
+
+def finite(*tensors: Tensor) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def numbers(tensor: Tensor) -> list[Any]:
+    found: list[Any] = tensor.detach().tolist()
+    return found
+
+
+@contextmanager
+def own_randomness(name: str) -> Iterator[None]:
+    """What runs inside leaves torch's global random state alone."""
+    before = torch.get_rng_state()
+    yield
+    expect(
+        torch.equal(before, torch.get_rng_state()),
+        f"{name} draws from torch's global generator, which is the model's: expected generator=self.generator",
+    )
+
+
+def saved_and_loaded(plugin: Plugin, make: Callable[[], Plugin]) -> Any:
+    """A fresh plugin with the state of this one."""
+    name = type(plugin).__qualname__
+    state = {key: value.clone() if isinstance(value, Tensor) else value for key, value in plugin.state_dict().items()}
+    foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    expect(not foreign, f"{name}.state_dict(): expected tensors only, found something else in {listed(foreign)}")
+    fresh = make()
+    try:
+        fresh.load_state_dict(state)
+    except RuntimeError as error:
+        raise AssertionError(f"{name}: its state does not load into a fresh one: {error}") from error
+    return fresh
+
+
+def tell(listener: Listener, run: RunFacts, steps: Sequence[Sequence[int]], *, gram: bool, shift: int = 0) -> None:
+    """News as a run has it: these steps, an epoch in which the last task was not visited, an evaluation without it."""
+    random = torch.Generator().manual_seed(shift)
+    for step, tasks in enumerate(steps, shift):
+        rows = torch.randn(len(tasks), 5, generator=random, dtype=torch.float64)
+        losses = torch.rand(len(tasks), generator=random) + 0.1
+        weights = torch.ones(len(tasks))
+        listener.on_step(StepNews(step, torch.tensor(tasks), losses, weights, rows @ rows.T if gram else None))
+    seen = range(len(run.tasks)) if len(run.tasks) < 3 or shift % 2 else range(len(run.tasks) - 1)
+    listener.on_epoch(EpochNews(shift, {task: 0.5 + task for task in seen}))
+    metrics = {task: {"pearson" if run.tasks[task].is_regression else "accuracy": 0.25 * task} for task in seen}
+    listener.on_evaluation(EvaluationNews(shift, {task: 0.7 + task for task in seen}, metrics))
+
+
+def steps_of(run: RunFacts, *, all_tasks: bool) -> list[list[int]]:
+    """Every set of tasks that a step may hold; only the whole one for a plugin that needs all tasks."""
+    everything = range(len(run.tasks))
+    sizes = [len(everything)] if all_tasks else range(1, len(everything) + 1)
+    return [list(tasks) for size in sizes for tasks in itertools.combinations(everything, size)]
+
+
+def check_needs(plugin: Any) -> None:
+    unknown = set(plugin.needs) - set(get_args(Need))
+    expect(not unknown, f"{plugin.__name__}.needs: expected some of {listed(get_args(Need))}; found {listed(unknown)}")
+    expect(
+        plugin.native_scale in ("sum", "mean"),
+        f'{plugin.__name__}.native_scale: expected "sum" or "mean", found {plugin.native_scale!r}',
+    )
+
+
+def targets_of(task: TaskFacts, n: int = 4) -> Tensor:
+    if task.labels is None:
+        return torch.linspace(0.0, 5.0, n, dtype=torch.float64)
+    return torch.arange(n) % len(task.labels)

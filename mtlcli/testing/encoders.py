@@ -1,0 +1,70 @@
+"""The contract of encoder plugins."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlcli.encoders.base import EncoderFacts, EncoderSource
+from mtlcli.encoders.resolving import check_length, load_encoder, quiet_transformers
+from mtlcli.errors import MtlError
+from mtlcli.testing.common import (
+    checked_options,
+    expect,
+    finite,
+)
+
+LENGTH = 32
+
+
+def check_encoder(plugin: type[EncoderSource], **options: object) -> None:
+    """Asks an encoder plugin for its folder and loads it as a run does.
+
+    - the folder holds config.json, safetensors and tokenizer.json, and loads in AutoModel and AutoTokenizer;
+    - hidden states are finite (n, length, width), and the model has the positions asked for;
+    - texts can be padded, and asked twice with the same facts the weights are the same.
+    """
+    checked = checked_options(plugin, EncoderSource, 0, options)
+    name = plugin.__name__
+    for attribute in ("default_lr", "default_head_lr", "default_epochs"):
+        value = getattr(plugin, attribute)
+        expect(
+            (value is None and attribute == "default_head_lr") or value > 0,
+            f"{name}.{attribute}: expected a number above 0, found {value!r}",
+        )
+    quiet_transformers()
+    texts = ("a small house by the sea", "the sea is large and the house is not", "not by the house") * 20
+    states = []
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = plugin(**checked).folder(
+                EncoderFacts(lambda: iter(texts), Path(scratch), seed=42, max_length=LENGTH)
+            )
+            for file in ("config.json", "tokenizer.json"):
+                expect((folder / file).is_file(), f"{name}: expected {file} in {folder}")
+            expect(list(folder.glob("*.safetensors")), f"{name}: expected *.safetensors in {folder}")
+            try:
+                loaded = load_encoder(folder)
+                check_length(loaded, LENGTH)
+            except MtlError as error:
+                raise AssertionError(f"{name}: {error}") from error
+            states.append(_hidden_states(name, loaded.model, loaded.tokenizer, list(texts[:3]), loaded.dim))
+    expect(torch.equal(*states), f"{name}: expected the same weights for the same seed and texts")
+
+
+def _hidden_states(name: str, model: Any, tokenizer: Any, texts: list[str], dim: int) -> Tensor:
+    expect(tokenizer.pad_token_id is not None, f"{name}: its tokenizer has no padding token")
+    tokens = tokenizer(texts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+    pair = tokenizer(texts[0], texts[1])["input_ids"]
+    both = len(tokenizer(texts[0])["input_ids"]) + len(tokenizer(texts[1], add_special_tokens=False)["input_ids"])
+    expect(len(pair) >= both, f"{name}: its tokenizer drops a part of a pair of texts")
+    model.eval()
+    with torch.inference_mode():
+        hidden: Tensor = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+    expect(
+        hidden.shape == (*tokens["input_ids"].shape, dim) and finite(hidden),
+        f"{name}: expected finite hidden states {(*tokens['input_ids'].shape, dim)}, found {tuple(hidden.shape)}",
+    )
+    return hidden

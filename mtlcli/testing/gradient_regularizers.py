@@ -1,0 +1,131 @@
+"""The contract of gradient regularizers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlcli.gradient_regularizers.base import GradientRegularizer
+from mtlcli.testing.common import (
+    ALONE,
+    RUN,
+    check_needs,
+    checked_options,
+    close,
+    expect,
+    finite,
+    listed,
+    numbers,
+    own_randomness,
+    saved_and_loaded,
+    steps_of,
+    tell,
+)
+
+
+def check_gradient_regularizer(plugin: type[GradientRegularizer], **options: object) -> None:
+    """Tries a gradient regularizer on small gradients: ordinary, opposed, zero, equal, and of norms from 1e-8 to 1e8.
+
+    - weights are (k,), or the combination (P,), and finite;
+    - one task's gradient is left alone; k equal ones g give k g (native scale `sum`) or g (`mean`), and the option
+      `scale` converts between the two;
+    - the order of two tasks is irrelevant (of more, that of a random method is not);
+    - a copy with the same state, generator included, goes on with the same numbers;
+    - the Gram matrix is left as it was, and random numbers come from `self.generator` alone.
+    """
+    checked = checked_options(plugin, GradientRegularizer, 1, options)
+    check_needs(plugin)
+    name, whole = plugin.__name__, "all-tasks" in plugin.needs
+    expect("scale" in checked, f"{name}: expected the option `scale: native | mean | sum`, found {listed(checked)}")
+
+    def make() -> GradientRegularizer:
+        return plugin(RUN, **checked)
+
+    with own_randomness(name):
+        regularizer = make()
+        for tasks in steps_of(RUN, all_tasks=whole):
+            for rows in _gradients(len(tasks)):
+                found = _combine(regularizer, rows, tasks)
+                expect(
+                    finite(found),
+                    f"{name}: expected finite numbers for the gradients {numbers(rows)}, found {numbers(found)}",
+                )
+            if len(tasks) == 2:
+                _check_order_of_two(regularizer, tasks)
+        _check_native_scale(plugin, checked, whole)
+        tell(regularizer, RUN, steps_of(RUN, all_tasks=whole), gram="gram" in plugin.needs)
+        copy = saved_and_loaded(regularizer, make)
+        rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(3))
+        rows[1] -= rows[0] + rows[2]
+        for _ in range(5):
+            first, second = (_combine(one, rows, [0, 1, 2]) for one in (regularizer, copy))
+            expect(
+                torch.equal(first, second),
+                f"{name}: expected a copy with the same state to give the same combination, found {numbers(first)} and "
+                f"{numbers(second)}: keep history in buffers and draw from self.generator",
+            )
+
+
+def _gradients(k: int) -> Iterator[Tensor]:
+    random = torch.Generator().manual_seed(k)
+    rows = torch.randn(k, 5, generator=random)
+    yield rows
+    yield torch.zeros(k, 5)
+    yield torch.cat([rows[:-1], torch.zeros(1, 5)])
+    yield rows[:1] * torch.tensor([1.0, -1.0, 1.0])[:k, None]
+    yield rows[:1].repeat(k, 1) + 1e-6 * rows
+    for scale in (1e-8, 1e-4, 1e4, 1e8):
+        yield scale * rows
+        yield torch.cat([scale * rows[:1], rows[1:]])
+    yield torch.tensor([1e-8, 1.0, 1e8])[:k, None] * rows
+
+
+def _combine(regularizer: GradientRegularizer, rows: Tensor, tasks: list[int]) -> Tensor:
+    """rows (k, P) -> their combination (P,) in the scale the options ask for, as the step engine makes it."""
+    name = type(regularizer).__name__
+    gram = rows.double() @ rows.double().T
+    before, index = gram.clone(), torch.tensor(tasks)
+    if regularizer.reads_rows:
+        found = regularizer.combine(rows.clone(), gram, index)
+    else:
+        weights = regularizer.weights(gram, index)
+        expect(
+            isinstance(weights, Tensor) and weights.shape == (len(tasks),) and weights.is_floating_point(),
+            f"{name}.weights: expected ({len(tasks)},) numbers, found {weights!r}",
+        )
+        expect(finite(weights), f"{name}.weights: found {numbers(weights)} for the Gram matrix {numbers(before)}")
+        found = (weights.double() @ rows.double()).to(rows)
+    expect(torch.equal(gram, before), f"{name} changes the Gram matrix it is given")
+    expect(found.shape == rows.shape[1:], f"{name}: expected ({rows.shape[1]},), found {tuple(found.shape)}")
+    return found * regularizer.scaling(len(tasks))
+
+
+def _check_native_scale(plugin: type[GradientRegularizer], options: dict[str, Any], whole: bool) -> None:
+    gradient = torch.tensor([0.3, -1.2, 0.7, 2.0, 0.1])
+    for scale in ("native", "mean", "sum"):
+        means = scale == "mean" or (scale == "native" and plugin.native_scale == "mean")
+        for run in (ALONE, RUN):
+            for tasks in steps_of(run, all_tasks=whole):
+                k = len(tasks)
+                expected = gradient if means else k * gradient
+                found = _combine(plugin(run, **options | {"scale": scale}), gradient.repeat(k, 1), tasks)
+                expect(
+                    close(found, expected, 1e-3),
+                    f"{plugin.__name__}: {k} gradient(s) equal to {numbers(gradient)} with scale {scale} (native: "
+                    f"{plugin.native_scale}): expected {numbers(expected)}, found {numbers(found)}",
+                )
+
+
+def _check_order_of_two(regularizer: GradientRegularizer, tasks: list[int]) -> None:
+    state = regularizer.state_dict()
+    for rows in (torch.tensor([[1.0, 0.0], [-1.0, 1.0]]), torch.tensor([[3.0, 1.0], [1.0, 0.5]])):
+        found = []
+        for order in ([0, 1], [1, 0]):
+            regularizer.load_state_dict(state)
+            found.append(_combine(regularizer, rows[order], [tasks[at] for at in order]))
+        expect(
+            close(found[0], found[1]),
+            f"{type(regularizer).__name__}: expected two tasks to give the same in either order, found {numbers(found[0])} "
+            f"and {numbers(found[1])}",
+        )

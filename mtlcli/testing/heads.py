@@ -1,0 +1,171 @@
+"""The contract of heads."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mtlcli.errors import MtlError
+from mtlcli.heads.base import Decoded, Encoding, Head, HeadFacts
+from mtlcli.plugin import TaskFacts
+from mtlcli.testing.common import (
+    DIM,
+    GRADES,
+    PAIRS,
+    SCORES,
+    checked_options,
+    close,
+    expect,
+    finite,
+    numbers,
+    targets_of,
+)
+
+
+def check_head(plugin: type[Head], **options: object) -> None:
+    """Tries a head on small random encodings: for three classes, for two, and for a score, with one encoding and with two as
+    `sides` says. A head may refuse a kind of task by MtlError, not all of them.
+
+    - output (n, ...) and loss (n,) float32, finite, under bfloat16 autocast too;
+    - the loss reaches every parameter, and the encoding;
+    - decoded classes are indices with probabilities that sum to 1; scores lie in the range of the task;
+    - out of training, a row's output depends neither on the other rows nor on padding, and survives save and load.
+    """
+    checked = checked_options(plugin, Head, 1, options)
+    expect(
+        plugin.sides and set(plugin.sides) <= {1, 2},
+        f"{plugin.__name__}.sides: expected (1,), (2,) or (1, 2), found {plugin.sides!r}",
+    )
+    refused = []
+    for task in (GRADES, PAIRS, SCORES):
+        for sides in plugin.sides:
+            facts = HeadFacts(task, DIM, sides)
+
+            def make(facts: HeadFacts = facts) -> Head:
+                with torch.random.fork_rng(devices=[]):
+                    return plugin(facts, **checked)
+
+            try:
+                head = make()
+            except MtlError as error:
+                refused.append(f"{task.name}: {error}")
+                continue
+            _check_head(head, facts)
+            _check_head_in_use(head, make, facts)
+    expect(len(refused) < 3 * len(plugin.sides), f"{plugin.__name__} refuses every kind of task: {refused}")
+
+
+def _encodings(sides: int, n: int = 4, length: int = 6, layers: int = 4) -> tuple[Encoding, ...]:
+    random = torch.Generator().manual_seed(n)
+    found = []
+    for _ in range(sides):
+        states = [torch.randn(n, length, DIM, generator=random).requires_grad_() for _ in range(layers)]
+        mask = torch.arange(length)[None] < torch.arange(length, length - n, -1)[:, None].clamp(min=2)
+        found.append(Encoding(states[-1], mask, states[-1][:, 0], tuple(states)))
+    return tuple(found)
+
+
+def _check_head(head: Head, facts: HeadFacts) -> None:
+    """In training: shapes, dtypes, gradients."""
+    task = facts.task
+    name = f"{type(head).__name__} for {task.name}"
+    for n in (4, 1):
+        encodings = _encodings(facts.sides, n)
+        if not head.all_layers:
+            encodings = tuple(replace(encoding, layers=()) for encoding in encodings)
+        head.train()
+        output = head(encodings)
+        expect(
+            isinstance(output, Tensor) and output.shape[:1] == (n,),
+            f"{name}: expected an output ({n}, ...), found {tuple(getattr(output, 'shape', ()))}",
+        )
+        loss = head.loss(output, targets_of(task, n))
+        expect(
+            loss.shape == (n,) and loss.dtype == torch.float32,
+            f"{name}: expected a loss ({n},) float32, found {tuple(loss.shape)} {loss.dtype}",
+        )
+        expect(finite(loss), f"{name}: expected finite losses, found {numbers(loss)}")
+        with torch.autocast("cpu", torch.bfloat16):
+            low = head.loss(head(encodings), targets_of(task, n))
+        expect(
+            low.dtype == torch.float32 and finite(low),
+            f"{name}: expected finite float32 losses under bfloat16 autocast, found {low.dtype} {numbers(low)}",
+        )
+    encodings = _encodings(facts.sides)
+    head.eval()  # dropout might hide a parameter
+    loss = head.loss(head(encodings), targets_of(task)).mean()
+    read = [state for encoding in encodings for state in encoding.layers]
+    parameters = {key: parameter for key, parameter in head.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad(loss, [*parameters.values(), *read], allow_unused=True)
+    for key, gradient in zip(parameters, gradients, strict=False):
+        expect(gradient is not None, f"{name}: the loss does not depend on the parameter {key}")
+    reached = [gradient for gradient in gradients if gradient is not None]
+    expect(finite(*reached), f"{name}: expected finite gradients")
+    below = [gradient for gradient in gradients[len(parameters) :] if gradient is not None]
+    expect(any(bool((one != 0).any()) for one in below), f"{name}: the loss does not reach the encoder")
+
+
+def _check_head_in_use(head: Head, make: Callable[[], Head], facts: HeadFacts) -> None:
+    """Out of training: decoding, rows on their own, padding, save and load."""
+    task, name = facts.task, f"{type(head).__name__} for {facts.task.name}"
+    head.eval()
+    encodings = _encodings(facts.sides)
+    with torch.inference_mode():
+        output = head(encodings)
+        for scale in (1.0, 1e4):
+            _check_decoded(name, head.decode(output * scale), task, len(output))
+        order = torch.tensor([2, 0, 3, 1])
+        shuffled = tuple(
+            Encoding(one.tokens[order], one.mask[order], one.pooled[order], tuple(state[order] for state in one.layers))
+            for one in encodings
+        )
+        expect(
+            close(head(shuffled), output[order], 1e-4), f"{name}: out of training, rows depend on each other's order"
+        )
+        alone = tuple(
+            Encoding(one.tokens[:1], one.mask[:1], one.pooled[:1], tuple(state[:1] for state in one.layers))
+            for one in encodings
+        )
+        expect(close(head(alone), output[:1], 1e-4), f"{name}: out of training, a row depends on the rows beside it")
+        padded = tuple(
+            replace(
+                one,
+                tokens=one.tokens.masked_fill(~one.mask[..., None], 1e3),
+                layers=tuple(state.masked_fill(~one.mask[..., None], 1e3) for state in one.layers),
+            )
+            for one in encodings
+        )
+        expect(close(head(padded), output, 1e-4), f"{name}: the output depends on padding; expected mask to be heeded")
+        copy = make().eval()
+        copy.load_state_dict(head.state_dict())
+        expect(
+            torch.equal(copy(encodings), output), f"{name}: expected a copy with the same state to give the same output"
+        )
+
+
+def _check_decoded(name: str, decoded: Decoded, task: TaskFacts, n: int) -> None:
+    values, probabilities = decoded.values, decoded.probabilities
+    expect(values.shape == (n,), f"{name}: expected decoded values ({n},), found {tuple(values.shape)}")
+    if task.labels is None:
+        low, high = task.score_range or (0.0, 0.0)
+        expect(
+            values.is_floating_point() and bool(((values >= low) & (values <= high)).all()),
+            f"{name}: expected decoded scores from {low} to {high}, found {numbers(values)}",
+        )
+        return
+    classes = len(task.labels)
+    expect(
+        values.dtype == torch.int64 and bool(((values >= 0) & (values < classes)).all()),
+        f"{name}: expected decoded class indices from 0 to {classes - 1} (int64), found {values.dtype} {numbers(values)}",
+    )
+    expect(
+        probabilities is not None and probabilities.shape == (n, classes),
+        f"{name}: expected probabilities ({n}, {classes}), found {None if probabilities is None else tuple(probabilities.shape)}",
+    )
+    if probabilities is not None:
+        sums = probabilities.double().sum(-1)
+        expect(
+            bool((probabilities >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()),
+            f"{name}: expected probabilities that sum to 1 in each row, found sums {numbers(sums)}",
+        )

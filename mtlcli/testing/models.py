@@ -1,0 +1,41 @@
+"""A model of two layers to try regularizers and architectures on."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from mtlcli.architectures.base import ArchitectureFacts
+from mtlcli.architectures.hard_sharing import HardSharing
+from mtlcli.data.batching import Batch
+from mtlcli.heads.base import HeadFacts
+from mtlcli.heads.linear import Linear
+from mtlcli.model import MultiTaskModel
+from mtlcli.plugin import TaskFacts
+from mtlcli.testing.common import DIM, targets_of
+
+
+def tiny_encoder() -> nn.Module:
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(1)
+    return BertModel(
+        BertConfig(
+            vocab_size=30, hidden_size=DIM, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+            max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        ),
+        add_pooling_layer=False,
+    )  # fmt: skip
+
+
+def tiny_model(tasks: tuple[TaskFacts, ...]) -> MultiTaskModel:
+    with torch.random.fork_rng(devices=[]):
+        architecture = HardSharing(ArchitectureFacts(tiny_encoder(), tasks))
+        heads = {task.name: Linear(HeadFacts(task, DIM, 1), dropout=0.0) for task in tasks}
+    return MultiTaskModel(architecture, heads).train()
+
+
+def tiny_batch(task: int, facts: TaskFacts) -> Batch:
+    tokens = torch.arange(24).reshape(4, 6) + 1
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[1, 4:] = mask[3, 2:] = False
+    return Batch(task, 1, np.arange(4), tokens, mask, torch.zeros_like(tokens), targets_of(facts))

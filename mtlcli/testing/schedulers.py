@@ -1,0 +1,80 @@
+"""The contract of schedulers."""
+
+from dataclasses import replace
+from typing import get_args
+
+from mtlcli.plugin import RunFacts
+from mtlcli.schedulers.base import Position, Scheduler, TasksPerStep, Visit, fewest_and_most
+from mtlcli.testing.common import ALONE, RUN, checked_options, expect, listed, own_randomness, saved_and_loaded, tell
+
+
+def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
+    """Asks a scheduler for the steps of several epochs, with one and with four micro-batches, for one task and for three.
+
+    - a step visits tasks that exist, each at most once, with one micro-batch or more;
+    - it visits as many as `tasks_per_step` promises, and one that draws shares out all micro-batches;
+    - the answer depends on position and state alone: asked twice, in another order, or of a copy, it is the same;
+    - `steps_per_epoch` is 1 or more.
+    """
+    checked = checked_options(plugin, Scheduler, 1, options)
+    name = plugin.__name__
+    for run in (RUN, replace(RUN, micro_batches=4), ALONE, replace(ALONE, micro_batches=4)):
+
+        def make(run: RunFacts = run) -> Scheduler:
+            return plugin(run, **checked)
+
+        with own_randomness(name):
+            scheduler = make()
+            promise = scheduler.tasks_per_step
+            expect(
+                promise in get_args(TasksPerStep),
+                f"{name}.tasks_per_step: expected one of {listed(get_args(TasksPerStep))}; found {promise!r}",
+            )
+            length = scheduler.steps_per_epoch()
+            expect(
+                isinstance(length, int) and length >= 1,
+                f"{name}.steps_per_epoch: expected a whole number from 1, found {length!r}",
+            )
+            positions = [
+                Position(step, 3 * length, length) for step in sorted({*range(min(40, 3 * length)), 3 * length - 1})
+            ]
+            asked = [scheduler.visits(position) for position in positions]
+            for position, visits in zip(positions, asked, strict=True):
+                _check_visits(name, visits, run, promise, position)
+            _same_plan(name, asked, [scheduler.visits(position) for position in positions], "when asked again")
+            other = make()
+            backwards = [other.visits(position) for position in reversed(positions)]
+            _same_plan(name, asked, backwards[::-1], "of a fresh one that is asked in another order")
+            tasks = [[visit.task for visit in visits] for visits in asked]
+            tell(scheduler, run, tasks, gram=False)
+            copy = saved_and_loaded(scheduler, make)
+            after = [scheduler.visits(position) for position in positions]
+            for position, visits in zip(positions, after, strict=True):
+                _check_visits(name, visits, run, promise, position)
+            _same_plan(name, after, [copy.visits(position) for position in positions], "of a copy with the same state")
+
+
+def _check_visits(name: str, visits: list[Visit], run: RunFacts, promise: TasksPerStep, position: Position) -> None:
+    tasks, where = [visit.task for visit in visits], f"at step {position.step} with {run.micro_batches} micro-batches"
+    expect(
+        all(0 <= task < len(run.tasks) for task in tasks) and len(set(tasks)) == len(tasks),
+        f"{name}: expected different tasks out of 0 to {len(run.tasks) - 1} {where}, found {tasks}",
+    )
+    counts = [visit.micro_batches for visit in visits]
+    expect(min(counts, default=0) >= 1, f"{name}: expected visits of one micro-batch or more {where}, found {visits}")
+    fewest, most = fewest_and_most(promise, len(run.tasks), run.micro_batches)
+    expect(
+        fewest <= len(tasks) <= most,
+        f'{name}: tasks_per_step "{promise}" promises {fewest} to {most} of {len(run.tasks)} tasks {where}, found {tasks}',
+    )
+    expect(
+        promise != "draws" or sum(counts) == run.micro_batches,
+        f"{name}: expected {run.micro_batches} draws in a step, found {counts}",
+    )
+
+
+def _same_plan(name: str, expected: list[list[Visit]], found: list[list[Visit]], when: str) -> None:
+    for step, (first, second) in enumerate(zip(expected, found, strict=True)):
+        expect(
+            first == second, f"{name}: expected the same visits {when}, found {first} and {second} at position {step}"
+        )

@@ -1,0 +1,89 @@
+"""The contract of tasks."""
+
+from dataclasses import replace
+
+import torch
+
+from mtlcli import registry
+from mtlcli.heads.base import HeadFacts
+from mtlcli.plugin import TaskFacts
+from mtlcli.preparing import target_facts
+from mtlcli.tasks.base import HubSource, Target, Task, sample_rows
+from mtlcli.testing.common import DIM, checked_options, expect, listed
+
+
+def check_task(plugin: type[Task], **options: object) -> None:
+    """Reads what a task declares, and its made-up rows where it has some.
+
+    - encodings fit the number of texts; heads and metrics exist, and every head can be built for this task;
+    - made-up rows have the task's columns, are the same when asked again, and their labels can be read; the dev and test
+      rows hold no texts of a training row.
+    """
+    checked = checked_options(plugin, Task, 1, options)
+    name, task = plugin.__name__, plugin("mine", **checked)
+    expect(task.name == "mine", f"{name}.name: expected the name it was given, found {task.name!r}")
+    expect(isinstance(getattr(task, "target", None), Target), f"{name}.target: expected Classes(...) or Score(...)")
+    expect(
+        not task.texts or len(task.texts) == 1 + task.pair,
+        f"{name}.texts: expected {1 + task.pair} column(s), or none where the user decides; found {task.texts}",
+    )
+    heads = getattr(task, "heads", {})
+    allowed = {"cross", "bi"} if task.pair else {"single"}
+    expect(
+        heads and set(heads) <= allowed,
+        f"{name}.heads: expected a head for {listed(allowed)}, found {listed(heads)}",
+    )
+    for file in task.files:
+        expect(file in ("train", "dev", "test"), f"{name}.files: expected train, dev or test, found {file!r}")
+    expect(
+        task.on_bad_row in ("error", "skip"),
+        f'{name}.on_bad_row: expected "error" or "skip", found {task.on_bad_row!r}',
+    )
+    if isinstance(task.hub, HubSource):
+        columns = {*task.texts, task.label}
+        expect(columns <= set(task.hub.columns), f"{name}.hub: expected the columns {listed(columns)}")
+    expect(getattr(task, "metrics", ()), f"{name}.metrics: expected the name of one metric or more")
+    facts = _check_samples(name, task)
+    for metric in task.metrics:
+        registry.load("metrics", metric, name)(facts)
+    for encoding, head in heads.items():
+        sides = 2 if encoding == "bi" else 1
+        found = registry.load("heads", head, name)
+        expect(sides in found.sides, f'{name}.heads: "{head}" does not read {sides} encoding(s), as {encoding} gives')
+        with torch.random.fork_rng(devices=[]):
+            found(HeadFacts(facts, DIM, sides))
+
+
+def _check_samples(name: str, task: Task) -> TaskFacts:
+    """The facts of the task's made-up rows, or of a few labels where it has none."""
+    if task.sample("train") is None:
+        target = task.target.fit(["0", "1", "2"])
+        return target_facts(target, TaskFacts("mine", 3, 1))
+    texts: dict[str, set[tuple[str, ...]]] = {}
+    facts, target = TaskFacts("mine", 0, 1), task.target
+    for split in ("train", "dev", "test"):
+        rows = list(sample_rows(task.sample(split)))
+        expect(rows or split == "test", f"{name}.sample({split!r}): expected rows")
+        expect(rows == list(sample_rows(task.sample(split))), f"{name}.sample({split!r}): other rows when asked again")
+        wanted = {*task.texts, task.label}
+        for row in rows:
+            expect(
+                wanted <= row.keys() and all(row[column].strip() for column in wanted),
+                f"{name}.sample({split!r}): expected {listed(wanted)} in every row, found {row}",
+            )
+        labels = [row[task.label] for row in rows]
+        if split == "train":
+            target = task.target.fit(labels)
+            facts = target_facts(target, replace(facts, rows=len(rows)))
+        try:
+            parsed = [target.parse(label) for label in labels]
+        except ValueError as error:
+            raise AssertionError(f"{name}.sample({split!r}): a label cannot be read: {error}") from error
+        expect(len(set(parsed)) > 1 or not rows, f"{name}.sample({split!r}): every row has the same label")
+        texts[split] = {tuple(row[column] for column in task.texts) for row in rows}
+        shared = texts["train"] & texts[split] if split != "train" else set()
+        expect(
+            not shared,
+            f"{name}.sample({split!r}): {len(shared)} row(s) are training rows too, such as {next(iter(shared), '')}",
+        )
+    return facts
