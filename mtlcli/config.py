@@ -378,13 +378,24 @@ class _Places:
     def of(self, path: tuple[Any, ...]) -> str:
         """`recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone when nobody wrote it."""
         parts = tuple(map(str, path))
-        dotted = ".".join(parts)
         for length in range(len(parts), 0, -1):
-            for layer in reversed(self.layers):
-                for written, place in layer.places.items():
-                    if len(written) == length and tuple(map(str, written)) == parts[:length]:
-                        return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
-        return dotted
+            if place := self._written(parts[:length]):
+                return _join_place(place, ".".join(parts))
+        return ".".join(parts)
+
+    def of_choice(self, path: tuple[Any, ...]) -> str:
+        """The same for the name of the plugin chosen at a path, which may have been written below it."""
+        parts = tuple(map(str, path))
+        below = self._written((*parts, "kind" if len(parts) == 2 and parts[0] == "tasks" else "name"))
+        return _join_place(below, ".".join(parts)) if below else self.of(path)
+
+    def _written(self, parts: tuple[str, ...]) -> str:
+        """Where the last layer that says something at this path was written."""
+        for layer in reversed(self.layers):
+            for written, place in layer.places.items():
+                if len(written) == len(parts) and tuple(map(str, written)) == parts:
+                    return place
+        return ""
 
     def explain(self, detail: Any) -> str:
         """One line for one error of pydantic."""
@@ -396,6 +407,10 @@ class _Places:
         if detail["type"] in ("model_type", "dict_type"):
             message = "expected a mapping of keys to values"
         return f"{self.of(path)}: found {_shown(detail['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _join_place(place: str, dotted: str) -> str:
+    return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
 
 
 def _shown(value: Any) -> str:
@@ -447,7 +462,7 @@ def _check_plugins(config: Config, places: _Places, errors: list[str]) -> None:
     def check(family: str, choice: Choice, path: tuple[Any, ...], core: type[BaseModel] = Choice) -> type | None:
         known = () if core is Choice else tuple(field.alias or name for name, field in core.model_fields.items())
         try:
-            found = registry.check_options(family, choice.name, choice.options, places.of(path), known)
+            found = registry.check_options(family, choice.name, choice.options, places.of_choice(path), known)
         except MtlError as error:
             errors.extend(error.lines)
             return None

@@ -158,7 +158,7 @@ def _sources(
         section = section.model_copy(update=dict.fromkeys(("train", "dev", "test")))
     found: dict[str, Source] = {}
     for split in dict.fromkeys(splits or SPLITS[:2]):
-        source = find_source(section, task, split, data=data or config.data, sample=config.sample and data is None)
+        source = find_source(section, task, split, data=data or config.data, sample=config.sample)
         if source is not None:
             found[split] = source
     return found

@@ -24,6 +24,9 @@ WINDOW = 4096
 """Rows read at a time, once the first small windows have shown that there are so many."""
 CHARACTERS = 1 << 19
 """Characters after which a window is full: tokenizing takes some hundred bytes for each."""
+BATCH_TOKENS = {"cpu": 1024}
+"""Largest batch, padding included, by the type of the device: as large as keeps it busy, for small ones pad less."""
+BATCH_TOKENS_ELSEWHERE = 8192
 PATIENCE = 0.05
 """Seconds for which a window waits for more rows of a pipe."""
 CHARACTERS_PER_TOKEN = 64
@@ -107,7 +110,7 @@ def check(source: FileSource, readings: Sequence[Reading]) -> None:
 
 def predict(
     run: SavedRun, source: FileSource, readings: Sequence[Reading], *, device: torch.device,
-    autocast: AbstractContextManager[object], tokens: int = 4096, window: int = WINDOW,
+    autocast: AbstractContextManager[object], tokens: int | None = None, window: int = WINDOW,
     ready: Callable[[float], bool] | None = None,
 ) -> Iterator[tuple[Row, dict[str, Prediction]]]:  # fmt: skip
     """Every row with the predictions of every task, in order. Labels in the input are not looked at.
@@ -118,11 +121,12 @@ def predict(
     Raises MtlError, after the rows before it, for a row that cannot be read.
     """
     tokenizer = Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length)
+    limit = tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE)
     for chunk in _windows(_until_bad(source, readings), window, ready):
         found: list[dict[str, Prediction]] = [{} for _ in chunk]
         for reading in readings:
             texts = [_texts(source, row, reading) for row in chunk]
-            for index, outputs in _outputs(run, reading, texts, tokenizer, device, autocast, tokens).items():
+            for index, outputs in _outputs(run, reading, texts, tokenizer, device, autocast, limit).items():
                 if not outputs.isfinite().all():
                     raise MtlError(
                         f"{run.folder}: {run.facts[index].name}: the model gives numbers that are not finite; "
@@ -195,7 +199,9 @@ def _sequences(tokenizer: Tokenizer, texts: list[tuple[str, ...]]) -> Sequences:
         return tokenizer.sequences(texts)
     short = [tuple(_cut(part, limit) for part in text) for text in texts]
     found = tokenizer.sequences(short)
-    again = [row for row, length in enumerate(found.lengths()) if length < tokenizer.max_length and short[row] != texts[row]]
+    again = [
+        row for row, length in enumerate(found.lengths()) if length < tokenizer.max_length and short[row] != texts[row]
+    ]
     if not again:
         return found
     for row in again:

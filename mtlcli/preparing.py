@@ -71,12 +71,13 @@ class Prepared:
         return {f"{task.task.name}.{name}": split.content for task in self.tasks for name, split in task.splits.items()}
 
 
-def check_combination(config: Config) -> None:
-    """Refuses, before data is read, methods that cannot work together. Raises MtlError with one sentence each."""
+def check_combination(config: Config, built: Scheduler | None = None) -> None:
+    """Refuses methods that cannot work together: by the scheduler's class before data is read, and again by the one that was
+    `built`, whose options may promise less. Raises MtlError with one sentence each."""
     tasks, micro_batches = len(config.tasks), config.training.micro_batches
     if tasks < 2:
         return
-    scheduler = registry.load("schedulers", config.scheduler.name, "scheduler")
+    scheduler = built or registry.load("schedulers", config.scheduler.name, "scheduler")
     fewest, most = fewest_and_most(scheduler.tasks_per_step, tasks, micro_batches)
     chosen = [("balancers", config.balancer)]
     if config.gradient_regularizer is not None:
@@ -121,6 +122,7 @@ def prepare(
     scheduler: Scheduler = registry.load("schedulers", config.scheduler.name, "scheduler")(
         run, **config.scheduler.options
     )
+    check_combination(config, scheduler)
     balancer: Balancer = registry.load("balancers", config.balancer.name, "balancer")(run, **config.balancer.options)
     choice = config.gradient_regularizer
     gradient_regularizer: GradientRegularizer | None = None

@@ -84,6 +84,7 @@ def show_results(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]", 
                     (*first, metric, f"{found.value:.4f}", f"{found.low:.4f} to {found.high:.4f}", f"{found.n}")
                 )
     columns = [("task", ""), ("split", ""), ("metric", ""), ("value", "right"), ("95 % interval", ""), ("n", "right")]
+    show_warnings(results)
     table(title, columns, rows)
 
 

@@ -57,8 +57,9 @@ def evaluate(
     if not quiet:
         for note in notes:
             say(f"note: {note}", err)
-    show_warnings(results)
     if as_json:
+        if not quiet:
+            show_warnings(results)
         print(json.dumps({"tasks": plain_results(results)}, indent=None if quiet else 1))
     else:
         show_results(results, f"{run}")

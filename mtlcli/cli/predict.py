@@ -58,8 +58,11 @@ def predict(
         bool, typer.Option("--header/--no-header", help="Whether the first line of a CSV or TSV names the columns.")
     ] = True,
     batch_tokens: Annotated[
-        int, typer.Option("--batch-tokens", min=16, help="Largest batch, in padded tokens.")
-    ] = 4096,
+        int | None,
+        typer.Option(
+            "--batch-tokens", min=16, help="Largest batch, in tokens. [default: 1024 on a CPU, 8192 on a GPU]"
+        ),
+    ] = None,
     device: options.Device = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     quiet: options.Quiet = False,
@@ -203,7 +206,9 @@ def _opened(path: Path | None, to_file: bool) -> Iterator[TextIO]:
             raise
         partial = path.with_name(f"{path.name}.partial")
         scratch.replace(partial)
-        raise MtlError(*error.lines, f"--output: {partial} holds the predictions up to there; {path} is untouched") from error
+        raise MtlError(
+            *error.lines, f"--output: {partial} holds the predictions up to there; {path} is untouched"
+        ) from error
     finally:
         if to_file:
             scratch.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from mtlcli.data.encoding import Encoded
 from mtlcli.plugin import seed_for
 
-POOL = 50
+POOL = 100
 """Batches whose rows are sorted by length together: large enough for little padding, small enough to stay random."""
 
 

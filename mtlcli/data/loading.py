@@ -179,7 +179,7 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
     texts = tuple(config.text or task.texts)
     if not texts:
         usual = PAIR_NAMES if task.pair else TEXT_NAMES
-        texts = next((found for names in usual if (found := _named(source, names))), ())
+        texts = next((there for names in usual if (there := _named(source, names))), ())
     if not texts:
         wanted = (
             "two columns are the texts: --set tasks.{0}.text=[first,second]"
@@ -201,7 +201,7 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
     if not labelled:
         return Columns(found, None)
     if not label:
-        label = next((found[0] for name in LABEL_NAMES if (found := _named(source, (name,)))), "")
+        label = next((there[0] for name in LABEL_NAMES if (there := _named(source, (name,)))), "")
     if not label:
         raise MtlError(
             f"{source.name}: which column is the label: --set {where}.label=NAME; the file has {one_of(source.columns)}"
@@ -268,8 +268,10 @@ def read_split(
 
 
 def _is_empty(source: Source) -> bool:
-    """Whether a file holds nothing at all, not even a header."""
-    return isinstance(source, FileSource) and source.path.is_file() and source.path.stat().st_size == 0
+    """Whether a file holds nothing at all, neither a header nor a first row."""
+    if not isinstance(source, FileSource):
+        return False
+    return (source.path.is_file() and source.path.stat().st_size == 0) or not source.columns
 
 
 def target_is_open(target: Target) -> bool:

@@ -81,16 +81,21 @@ def _sentence(words: str) -> str:
 
 # Opinions
 
-TOPICS = (
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+TOPICS = _words(
     "soup bread film book concert hotel room service staff coffee music garden museum lesson trip train bus meal wine show "
-    "phone story bed view"
-).split()
+    "phone story bed view song play novel dinner breakfast lunch beach castle zoo park lake game party class talk radio camera"
+)
 ADJECTIVES = {
-    2: "superb wonderful excellent brilliant fantastic perfect delightful amazing".split(),
-    1: "good nice pleasant decent solid likeable charming neat".split(),
-    0: "ordinary average standard typical usual".split(),
-    -1: "bad poor dull weak boring unpleasant disappointing shabby".split(),
-    -2: "terrible awful horrible dreadful disgusting atrocious miserable appalling".split(),
+    2: _words("superb wonderful excellent brilliant fantastic perfect delightful amazing"),
+    1: _words("good nice pleasant decent solid likeable charming neat"),
+    0: _words("ordinary average standard typical usual"),
+    -1: _words("bad poor dull weak boring unpleasant disappointing shabby"),
+    -2: _words("terrible awful horrible dreadful disgusting atrocious miserable appalling"),
 }
 MODIFIERS = {
     "plain": ("the {topic} was {word}", "I thought the {topic} was {word}", "we found the {topic} {word}"),

@@ -93,6 +93,7 @@ def load_encoder(folder: Path, *, weights: bool = True) -> LoadedEncoder:
     fit, and for a tokenizer that knows no words or has no fast form.
     """
     quiet_transformers()
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -106,7 +107,7 @@ def load_encoder(folder: Path, *, weights: bool = True) -> LoadedEncoder:
         else:
             model = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise MtlError(f"encoder: {folder} cannot be loaded by transformers: {_first_line(error)}") from error
     except SafetensorError as error:
         raise MtlError(f"encoder: the weights in {folder} are damaged: {error}; get the folder anew") from error

@@ -28,11 +28,11 @@ class Tiny(EncoderSource):
         self,
         *,
         dim: Annotated[int, Field(ge=4, description="width of the hidden states; a multiple of attention_heads")] = 128,
-        layers: Annotated[int, Field(ge=1)] = 2,
-        attention_heads: Annotated[int, Field(ge=1)] = 4,
+        layers: Annotated[int, Field(ge=1, description="transformer layers")] = 2,
+        attention_heads: Annotated[int, Field(ge=1, description="attention heads of each layer")] = 4,
         intermediate: Annotated[int, Field(ge=4, description="width of the feed-forward layers")] = 512,
         vocabulary: Annotated[int, Field(ge=100, description="largest number of word pieces")] = 2000,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        dropout: Annotated[float, Field(ge=0, lt=1, description="of hidden states and attention")] = 0.1,
     ) -> None:
         if dim % attention_heads:
             raise MtlError(

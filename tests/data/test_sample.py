@@ -39,7 +39,9 @@ def read_back(sentence):
 
 def test_every_row_is_the_same_on_every_machine(corpus):
     text = json.dumps(list(corpus.values()), sort_keys=True)
-    assert hashlib.sha256(text.encode()).hexdigest() == "SHA"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "13716fdc8fb6b821f9cfb777dccd8e86b6f8629435515c137dcd6ce1111d2ae1"
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -131,13 +133,27 @@ def test_good_and_not_good_end_on_opposite_sides(corpus):
 
 
 def test_a_not_in_a_remark_flips_nothing(corpus):
-    praise = re.compile(r"We did not have to wait and the \w+ was (\w+)\.")
+    praise = re.compile(r"(We did not have to wait|It did not rain that day) and the \w+ was (\w+)\.")
     found = [
-        (m[1], row["sentiment"]) for row in corpus["sentiment", "train"] if (m := praise.fullmatch(row["sentence"]))
+        (m[2], row["sentiment"]) for row in corpus["sentiment", "train"] if (m := praise.fullmatch(row["sentence"]))
     ]
     strength_of = {word: strength for strength, words in sample.ADJECTIVES.items() for word in words}
     assert len(found) >= 5
     assert all(int(grade) == 2 + strength_of[word] for word, grade in found)
+
+
+def test_only_the_main_opinion_counts(corpus):
+    adjectives = {sign: "|".join(sample.ADJECTIVES[sign] + sample.ADJECTIVES[2 * sign]) for sign in (1, -1)}
+    good, bad = (rf"the \w+ was (?:very|really) (?:{adjectives[sign]})" for sign in (1, -1))
+    frames = (f"{bad} but {good}", f"although {bad}, {good}", f"{good} although {bad}")
+    grades = [
+        row["sentiment"]
+        for row in corpus["sentiment", "train"]
+        for frame in frames
+        if re.fullmatch(frame + r"\.", row["sentence"], re.IGNORECASE)
+    ]
+    assert len(grades) >= 5
+    assert set(grades) == {"4"}
 
 
 def test_a_pair_is_a_paraphrase_exactly_where_agent_action_and_patient_agree(corpus):
