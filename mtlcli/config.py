@@ -114,8 +114,8 @@ class EncoderConfig(Choice):
 class OptimizerConfig(_Strict):
     """AdamW with one group for the encoder, one for the heads and one for what the balancer learns."""
 
-    lr: float | None = Field(None, gt=0, description="peak learning rate of the encoder; by default the encoder's own")
-    head_lr: float | None = Field(None, gt=0, description="of the heads; by default ten times lr, or the encoder's own")
+    lr: float = Field(5e-5, gt=0, description="peak learning rate of the encoder")
+    head_lr: float | None = Field(None, gt=0, description="of the heads; by default ten times lr")
     balancer_lr: float = Field(0.025, gt=0, description="of what balancer, scheduler and regularizers learn")
     weight_decay: float = Field(0.01, ge=0, description="on weight matrices only: not on biases, norms or the balancer")
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -131,7 +131,7 @@ class OptimizerConfig(_Strict):
 class TrainingConfig(_Strict):
     """How long, how large, how often and where."""
 
-    epochs: int | None = Field(None, ge=1, description="by default 3, or the encoder's own; not together with steps")
+    epochs: int | None = Field(None, ge=1, description="by default 3; not together with steps")
     steps: int | None = Field(None, ge=1, description="total number of optimizer updates")
     steps_per_epoch: int | None = Field(None, ge=1, description="by default what one pass over the largest task needs")
     batch_size: int = Field(16, ge=1, description="rows per micro-batch")
@@ -242,6 +242,7 @@ def resolve(layers: list[Layer], only: list[str] | None = None) -> Config:
             if len(path) > 1 and path[0] == "tasks" and path[1] not in only and place.startswith("--"):
                 raise MtlError(f"{place}: the run has no task of this name{suggest(str(path[1]), only)}")
         values["tasks"] = {name: values["tasks"].get(name, {}) for name in only}
+    values = merge(_recommended(values), values, _kept)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -251,22 +252,31 @@ def resolve(layers: list[Layer], only: list[str] | None = None) -> Config:
     _check_plugins(config, places, errors)
     if errors:
         raise MtlError(*errors)
-    _fill_from_encoder(config)
+    _fill(config)
     return config
 
 
-def _fill_from_encoder(config: Config) -> None:
-    """What the configuration leaves open and the encoder knows best: learning rates and length of the run."""
-    name = config.encoder.name
-    base = registry.load("encoders", name, "encoder") if is_encoder_plugin(name) else registry.base_of("encoders")
-    own_rate = config.optimizer.lr is None
-    if config.optimizer.lr is None:
-        config.optimizer.lr = base.default_lr
+def _recommended(values: dict[str, Any]) -> dict[str, Any]:
+    """What the chosen encoder's plugin recommends, less what excludes something the user chose."""
+    section = values.get("encoder")
+    name = section.get("name") if isinstance(section, dict) else None
+    if not isinstance(name, str) or not is_encoder_plugin(name):
+        return {}
+    try:
+        plugin = registry.load("encoders", name, "encoder")
+    except MtlError:
+        return {}  # reported with all other errors
+    found = {key: dict(below) for key, below in plugin.recommended.items()}
+    _take_back(found, values)
+    return found
+
+
+def _fill(config: Config) -> None:
+    """What is left open and follows from something else."""
     if config.optimizer.head_lr is None:
-        own = base.default_head_lr if own_rate else None
-        config.optimizer.head_lr = own or 10 * config.optimizer.lr
+        config.optimizer.head_lr = 10 * config.optimizer.lr
     if config.training.epochs is None and config.training.steps is None:
-        config.training.epochs = base.default_epochs
+        config.training.epochs = 3
 
 
 def _kept(path: tuple[Any, ...]) -> tuple[str, ...] | None:

@@ -35,7 +35,7 @@ DECLARED: dict[str, tuple[str, ...]] = {
     "balancers": ("needs", "native_scale", "weighs_heads"),
     "gradient_regularizers": ("needs", "native_scale", "reads_rows"),
     "regularizers": ("passes",),
-    "encoders": ("default_lr", "default_head_lr", "default_epochs"),
+    "encoders": ("recommended",),
     "architectures": (),
     "metrics": ("higher_is_better", "bounds"),
 }

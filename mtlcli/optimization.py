@@ -11,7 +11,7 @@ from mtlcli.model import MultiTaskModel
 
 
 def make_optimizer(
-    model: MultiTaskModel, learned: Iterable[nn.Parameter], config: OptimizerConfig, lr: float, head_lr: float
+    model: MultiTaskModel, learned: Iterable[nn.Parameter], config: OptimizerConfig
 ) -> torch.optim.AdamW:
     """AdamW with groups for encoder, heads and what plugins learned; weight decay on matrices only.
 
@@ -23,7 +23,7 @@ def make_optimizer(
         if parameter.requires_grad:
             part = "heads" if id(parameter) in heads else "encoder"
             groups.setdefault(f"{part}{'' if parameter.dim() > 1 else ' vectors'}", []).append(parameter)
-    rates = {"encoder": lr, "heads": head_lr}
+    rates = {"encoder": config.lr, "heads": config.head_lr or 10 * config.lr}
     parameter_groups = [
         {
             "name": name,
@@ -37,7 +37,7 @@ def make_optimizer(
     if own:
         parameter_groups.append({"name": "plugins", "params": own, "peak_lr": config.balancer_lr, "weight_decay": 0.0})
     return torch.optim.AdamW(
-        parameter_groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=_can_fuse(model)
+        parameter_groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=_can_fuse(model)
     )
 
 

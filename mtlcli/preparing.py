@@ -163,10 +163,7 @@ def prepare(
     _, most = fewest_and_most(scheduler.tasks_per_step, len(tasks), run.micro_batches)
     engine = StepEngine(model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context)
     learned = [p for one in (scheduler, balancer, gradient_regularizer, *regularizers) if one for p in one.parameters()]
-    lr, head_lr = config.optimizer.lr, config.optimizer.head_lr
-    if lr is None or head_lr is None:
-        raise ValueError("an unresolved configuration")
-    optimizer = make_optimizer(model, learned, config.optimizer, lr, head_lr)
+    optimizer = make_optimizer(model, learned, config.optimizer)
     plan = _plan(config, tasks, encoded, sizes, scheduler, engine, model, device, precision, first_step)
     return Prepared(
         config, tasks, facts, encoder, model, train,

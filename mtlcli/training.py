@@ -260,7 +260,7 @@ def _step(run: Prepared, progress: Progress, log: TextIO) -> Stepped:
         for name, loss in losses.items():
             progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + loss
             progress.epoch_counts[name] = progress.epoch_counts.get(name, 0) + 1
-    lr = factor * (run.config.optimizer.lr or 0.0)
+    lr = factor * run.config.optimizer.lr
     stepped = Stepped(progress.step, position.epoch, losses, weights, lr, norm, skipped)
     _log_step(log, run, stepped, combined)
     return stepped
@@ -308,7 +308,7 @@ def _not_finite(run: Prepared, progress: Progress, step: list[TaskLoss], combine
         lines.append(f"step {progress.step}: gradient norm {norm:g} with finite losses ({listed})")
     if run.config.training.on_nan == "skip" and progress.skipped_in_a_row < SKIPS_IN_A_ROW:
         return
-    lr = (run.config.optimizer.lr or 0.0) * rate_factor(run.config.optimizer, progress.step - 1, run.plan.steps)
+    lr = run.config.optimizer.lr * rate_factor(run.config.optimizer, progress.step - 1, run.plan.steps)
     many = f" ({SKIPS_IN_A_ROW} steps in a row)" if run.config.training.on_nan == "skip" else ""
     raise MtlError(
         *lines,

@@ -85,16 +85,11 @@ OPTIONS = {
 FACTS = {"accuracy": GRADES, "macro-f1": GRADES, "pearson": SCORES, "spearman": SCORES, "mean-squared-error": SCORES}
 """The kind of task that each metric measures."""
 
-UNDESCRIBED = pytest.mark.xfail(
-    strict=True, reason="the options layers, attention_heads and dropout of tiny have no description"
-)
-
 TABLE = [
     pytest.param(
         family,
         name,
         options,
-        marks=UNDESCRIBED if name == "tiny" else (),
         id=f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items()) or 'defaults'}",
     )
     for family, found in registry.FAMILIES.items()

@@ -37,11 +37,13 @@ BalancerName = Annotated[
         "--balancer", help="A loss balancer, a gradient regularizer, or both: uncertainty+pcgrad. [default: equal]"
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the largest task. [default: 3; tiny: 6]")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the largest task. [default: 3]")]
 Steps = Annotated[int | None, typer.Option(help="Optimizer updates, instead of epochs.")]
-BatchSize = Annotated[int | None, typer.Option(help="Rows per micro-batch. [default: 16]")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows per micro-batch. [default: 16; tiny: 32]")]
 MicroBatches = Annotated[int | None, typer.Option(help="Micro-batches per step and task. [default: 1]")]
-Lr = Annotated[float | None, typer.Option(help="Peak learning rate of the encoder. [default: 5e-5; tiny: 1e-3]")]
+Lr = Annotated[
+    float | None, typer.Option(help="Peak learning rate of the encoder. [default: 5e-5, or what suits the encoder]")
+]
 HeadLr = Annotated[float | None, typer.Option(help="Peak learning rate of the heads. [default: 10 x --lr]")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: 42]")]
 SelectBy = Annotated[str | None, typer.Option(help="mean, normalized-mean, or TASK.METRIC. [default: mean]")]

@@ -87,6 +87,8 @@ def predict(
             raise MtlError(f'{run}: no task "{name}"{suggest(name, record["tasks"])}')
     to_file = _check_output(output)
     source, first, ready = _opened_input(texts, input_format, header)
+    if input_format is None and source.format.name == "text":
+        _must_be_text(source.name, first, {text for one in record["tasks"].values() for text in one["text"]})
 
     from mtlcli.devices import autocast, find_device, find_precision
     from mtlcli.prediction import as_cells, as_json, cell_names, check, find_readings
@@ -149,6 +151,19 @@ def _opened_input(
     pipe = Pipe(sys.stdin.fileno() if piped else os.open(path or "", os.O_RDONLY))
     source = FileSource("<stdin>" if piped else path or "", format=format_, stream=cast(BinaryIO, pipe))
     return source, pipe.peek().decode(errors="replace") if format_.name == "text" else "", pipe.ready
+
+
+def _must_be_text(name: str, first: str, columns: set[str]) -> None:
+    """Raises MtlError for a table or JSONL that nothing but its first line tells from plain text."""
+    fields = [field.strip().strip('"') for field in re.split("[\t,;]", first)]
+    named = [field for field in fields if field in columns and not field.isdecimal()]
+    if first.startswith("{") and any(f'"{column}":' in first for column in columns):
+        kind = "JSONL: say --input-format jsonl"
+    elif named and len(fields) > 1:
+        kind = f"a table with the column {named[0]}: say --input-format csv or tsv"
+    else:
+        return
+    raise MtlError(f"{name}:1: this looks like {kind}, or text if it is plain text")
 
 
 def _table_writer(file: TextIO, kind: str, names: list[str]) -> Callable[[dict[str, str]], None]:

@@ -1,10 +1,10 @@
 """The contract of an encoder plugin: a name -> a folder with a model that transformers can load."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,11 @@ class EncoderFacts:
 class EncoderSource(ABC):
     """Finds or makes a model folder: config.json, model.safetensors and a fast tokenizer (tokenizer.json).
 
-    A plugin's constructor takes keyword-only options. The `default_*` attributes are what suits this encoder where the
-    configuration says nothing: peak learning rates, epochs and rows per batch.
+    A plugin's constructor takes keyword-only options. `recommended` is what suits this encoder where nobody says otherwise,
+    as a recipe would write it: `{"optimizer": {"lr": 1e-4}}`. It stands above the defaults and below the recipe.
     """
 
-    default_lr: ClassVar[float] = 5e-5
-    default_head_lr: ClassVar[float | None] = None
-    default_epochs: ClassVar[int] = 3
+    recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @abstractmethod
     def folder(self, facts: EncoderFacts) -> Path:

@@ -15,8 +15,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 class Example(EncoderSource):
     """A small BERT with random weights that reads letter by letter: needs no download, and knows nothing."""
 
-    default_lr = 1e-3
-    default_head_lr = 1e-3
+    recommended = {"optimizer": {"lr": 1e-3, "head_lr": 1e-3}}
 
     def __init__(
         self,

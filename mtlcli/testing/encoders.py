@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from mtlcli.config import Config
 from mtlcli.encoders.base import EncoderFacts, EncoderSource
 from mtlcli.encoders.resolving import check_length, load_encoder, quiet_transformers
 from mtlcli.errors import MtlError
@@ -28,12 +30,10 @@ def check_encoder(plugin: type[EncoderSource], **options: object) -> None:
     """
     checked = checked_options(plugin, EncoderSource, 0, options)
     name = plugin.__name__
-    for attribute in ("default_lr", "default_head_lr", "default_epochs"):
-        value = getattr(plugin, attribute)
-        expect(
-            (value is None and attribute == "default_head_lr") or value > 0,
-            f"{name}.{attribute}: expected a number above 0, found {value!r}",
-        )
+    try:
+        Config.model_validate(dict(plugin.recommended))
+    except ValidationError as error:
+        raise AssertionError(f"{name}.recommended: expected keys of the configuration: {error}") from error
     quiet_transformers()
     texts = ("a small house by the sea", "the sea is large and the house is not", "not by the house") * 20
     states = []

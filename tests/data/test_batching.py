@@ -152,9 +152,9 @@ def test_batches_for_evaluation_hold_so_many_tokens_and_rows(tokens, rows):
 @pytest.mark.parametrize(
     ("name", "encoding", "at_least"), [("sst", "single", 0.97), ("quora", "cross", 0.97), ("sts", "bi", 0.85)]
 )
-def test_real_tasks_are_hardly_padded(data, name, encoding, at_least, capsys):
+def test_real_tasks_are_hardly_padded(data, name, encoding, at_least):
     """Measured in words and their marks instead of word pieces. The two texts of a pair are in one batch, so the shorter one of
-    an uneven pair is padded: bi cannot reach what a text alone does."""
+    an uneven pair is padded: bi cannot reach what a text alone does. Measured: sst 0.987, quora 0.981, sts 0.911."""
     from mtlcli import registry
     from mtlcli.config import TaskConfig
     from mtlcli.data.loading import load_task
@@ -169,6 +169,4 @@ def test_real_tasks_are_hardly_padded(data, name, encoding, at_least, capsys):
         each = np.minimum(side + 1, 128)
         sides.append(Sequences(np.ones(each.sum(), np.uint16), np.concatenate([[0], np.cumsum(each)]), None, 0))
     found = efficiency(Encoded(tuple(sides), None, 0))
-    with capsys.disabled():
-        print(f" {name} {encoding} {found:.3f}", end="")
-    assert found >= at_least
+    assert found >= at_least, f"{name} {encoding}: {found:.3f}"

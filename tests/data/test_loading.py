@@ -5,9 +5,8 @@ import pytest
 
 from mtlcli import registry
 from mtlcli.config import TaskConfig
-from mtlcli.data import loading
 from mtlcli.data.loading import LoadedTask, find_columns, load_task, overlap
-from mtlcli.data.reading import FileSource, format_of
+from mtlcli.data.reading import FileSource
 from mtlcli.errors import MtlError
 from mtlcli.tasks.base import UNSEEN
 
@@ -75,7 +74,7 @@ def test_a_task_may_have_training_rows_only(load):
     assert list(load(train=rows("ab")).splits) == ["train"]
 
 
-def test_a_task_without_training_rows_is_refused(load, tmp_path):
+def test_a_task_without_training_rows_is_refused(load):
     assert "no data: give its files (--task t=train.tsv,dev.tsv) or the folder" in error(load, train=None)
     assert "no data: give its files" in error(load, train=None, dev=rows("ab"))
 
@@ -369,15 +368,8 @@ def test_texts_are_not_kept(load):
     assert not any(isinstance(value, list) for value in vars(split).values())
 
 
-def test_what_was_read_from_a_text_file_names_its_one_column(tmp_path):
+def test_a_text_file_has_one_column_and_no_label(tmp_path):
     (tmp_path / "a.txt").write_text("x\n")
-    source = FileSource(tmp_path / "a.txt", format=format_of("a.txt"))
-    assert "which column is the label" in error(
-        find_columns, source, TaskConfig(), registry.load("tasks", "classification", "")("t")
-    )
-    assert (
-        loading.find_columns(
-            source, TaskConfig(), registry.load("tasks", "classification", "")("t"), labelled=False
-        ).label
-        is None
-    )
+    source, task = FileSource(tmp_path / "a.txt"), registry.load("tasks", "classification", "")("t")
+    assert "which column is the label" in error(find_columns, source, TaskConfig(), task)
+    assert find_columns(source, TaskConfig(), task, labelled=False).texts == ("text",)

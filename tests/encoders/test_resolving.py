@@ -148,7 +148,7 @@ def half_a_tokenizer(folder):
         (unknown_type, "cannot be loaded by transformers"),
         (wider, "are not of the sizes that its config.json says"),
         (deeper, "16 are missing, such as encoder.layer.1.attention.output.LayerNorm.bias"),
-        (another_kind, "are missing, such as"),
+        (another_kind, "the weights in"),
         (wrong_value, "cannot be loaded by transformers: "),
         (fewer_words, "they differ"),
         (no_tokenizer, "has no tokenizer (tokenizer.json)"),

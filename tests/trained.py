@@ -1,0 +1,68 @@
+"""One small trained run that the tests of predicting and judging share, and its files. Made on first use, once a session."""
+
+import atexit
+import functools
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+from mtlcli.config import resolve
+from mtlcli.preparing import prepare
+from mtlcli.recipes import Layer
+from mtlcli.training import train
+
+GOOD, BAD = ("fine", "lovely", "superb"), ("poor", "dreary", "awful")
+NOUNS = ("lamp", "stool", "ferry", "pie", "violin", "meadow", "button", "ladder")
+TASKS = {"tone": "classification", "stars": "regression", "same": "pair-classification", "near": "pair-regression"}
+
+
+def sentence(chance: random.Random) -> str:
+    """Some words of these, with one that says good or bad."""
+    words = chance.choices(NOUNS, k=chance.randint(2, 9))
+    words[chance.randrange(len(words))] = chance.choice(GOOD + BAD)
+    return " ".join(["the", *words])
+
+
+def write_files(folder: Path, rows: int = 60) -> Path:
+    """train, dev and test of four tasks; `tone` and `stars` read one text in the same way."""
+    chance = random.Random(11)
+    for split, count in (("train", rows), ("dev", rows // 2), ("test", rows // 3)):
+        texts = [sentence(chance) for _ in range(count)]
+        tone = ["good" if set(GOOD) & set(text.split()) else "bad" for text in texts]
+        pairs = [(text, text if chance.random() < 0.5 else sentence(chance)) for text in texts]
+        tables = {
+            "tone": [("sentence", "label"), *zip(texts, tone, strict=True)],
+            "stars": [("sentence", "score"), *((text, str(len(text.split()))) for text in texts)],
+            "same": [("sentence1", "sentence2", "label"), *((a, b, str(int(a == b))) for a, b in pairs)],
+            "near": [("sentence1", "sentence2", "score"), *((a, b, f"{len(set(a) & set(b)):.1f}") for a, b in pairs)],
+        }
+        for name, table in tables.items():
+            (folder / f"{name}-{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in table))
+    return folder
+
+
+@functools.cache
+def trained() -> Path:
+    """The folder of the finished run; its files are in `files` beside it. Not to be written in: see `copy_of`."""
+    place = Path(tempfile.mkdtemp(prefix="mtl-tests-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    (place / "files").mkdir()
+    files = write_files(place / "files")
+    tasks = {
+        name: {"kind": kind} | {split: str(files / f"{name}-{split}.tsv") for split in ("train", "dev", "test")}
+        for name, kind in TASKS.items()
+    }
+    values = {
+        "tasks": tasks,
+        "encoder": {"name": "tiny", "dim": 32, "layers": 1, "attention_heads": 2, "intermediate": 32, "vocabulary": 120, "max_length": 32},
+        "training": {"steps": 6, "steps_per_epoch": 6, "batch_size": 8, "device": "cpu"},
+    }  # fmt: skip
+    for _ in train(prepare(resolve([Layer(values)])), place / "run", command="mtl train"):
+        pass
+    return place / "run"
+
+
+def copy_of(run: Path, to: Path) -> Path:
+    """A copy of a run that a test may damage."""
+    return shutil.copytree(run, to / "run")
