@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtlcli.config import Config, absolute_paths, resolve
+from mtlcli.encoders.tiny import Tiny
 from mtlcli.errors import MtlError
 from mtlcli.recipes import Layer, dump, read_recipe
 from mtlcli.resuming import check_unchanged
@@ -146,14 +147,27 @@ def test_saying_nothing_of_a_section_is_leaving_it_out(config):
 
 def test_what_is_left_open_is_what_suits_the_encoder(config):
     tiny, model = config("tasks: [sst]"), config("tasks: [sst]\nencoder: ./model")
-    assert (tiny.optimizer.lr, tiny.optimizer.head_lr, tiny.training.epochs) == (1e-3, 1e-3, 6)
-    assert (model.optimizer.lr, model.optimizer.head_lr, model.training.epochs) == (5e-5, 5e-4, 3)
+    assert (tiny.optimizer.lr, tiny.training.batch_size) == (
+        Tiny.recommended["optimizer"]["lr"], Tiny.recommended["training"]["batch_size"],
+    )  # fmt: skip
+    assert (model.optimizer.lr, model.optimizer.head_lr, model.training.epochs, model.training.batch_size) == (
+        5e-5,
+        5e-4,
+        3,
+        16,
+    )
+
+
+def test_a_recommendation_gives_way_to_what_the_recipe_says(config):
+    found = config("tasks: [sst]\nencoder: {name: tiny, layers: 1}\ntraining: {steps: 7}\noptimizer: {lr: 0.5}")
+    assert (found.optimizer.lr, found.training.steps, found.training.epochs) == (0.5, 7, None)
+    assert found.training.batch_size == Tiny.recommended["training"]["batch_size"]
 
 
 def test_one_run_leaves_the_defaults_of_the_next_alone(config):
+    first = config("tasks: [sst]")
     config("tasks: [sst]\noptimizer: {lr: 3}\ntraining: {steps: 7}")
-    assert config("tasks: [sst]").optimizer.lr == 1e-3
-    assert config("tasks: [sst]").training.steps is None
+    assert config("tasks: [sst]") == first
 
 
 @pytest.mark.parametrize(

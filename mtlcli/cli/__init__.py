@@ -42,17 +42,17 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """Runs a command. What a user can mend is printed behind `error:`, without a traceback, and exits with code 2."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="mtl")
     except typer.Abort:
         code = 130
     except UsageMistake as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "mtl"
         message = error.format_message()  # type: ignore[attr-defined]
-        if message:
-            print(f"error: {message}\nsee: {path} --help", file=sys.stderr)
-        elif context is not None:
+        if context is not None and message in ("", context.get_help()):  # `mtl` alone
             print(context.get_help())
+        else:
+            print(f"error: {message}\nsee: {path} --help", file=sys.stderr)
         code = 2
     except MtlError as error:
         if "--debug" in sys.argv:

@@ -42,7 +42,7 @@ def error(call, *arguments, **more) -> str:
 
 
 def test_every_layer_wins_over_the_one_before(run):
-    assert run(task=["sst"]).training.batch_size == 16
+    assert run(task=["sst"], encoder="./model").training.batch_size == 16
     assert run(RECIPE).training.batch_size == 8
     assert run(RECIPE, batch_size=4).training.batch_size == 4
     assert run(RECIPE, batch_size=4, sets=["training.batch_size=2"]).training.batch_size == 2
