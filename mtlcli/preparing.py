@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -57,7 +58,13 @@ class Prepared:
     optimizer: torch.optim.AdamW
     device: torch.device
     autocast: AbstractContextManager[object]
-    plan: Plan
+    precision: str
+    first_step: int
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The mixing plan."""
+        return make_plan(self)
 
     def plugins(self) -> dict[str, Plugin]:
         """The plugins with state, by the name under which a checkpoint keeps them."""
@@ -164,11 +171,11 @@ def prepare(
     engine = StepEngine(model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context)
     learned = [p for one in (scheduler, balancer, gradient_regularizer, *regularizers) if one for p in one.parameters()]
     optimizer = make_optimizer(model, learned, config.optimizer)
-    plan = _plan(config, tasks, encoded, sizes, scheduler, engine, model, device, precision, first_step)
     return Prepared(
         config, tasks, facts, encoder, model, train,
         {name: one for (name, split), one in encoded.items() if split == "dev"},
-        metrics, selection, scheduler, balancer, gradient_regularizer, regularizers, engine, optimizer, device, context, plan,
+        metrics, selection, scheduler, balancer, gradient_regularizer, regularizers, engine, optimizer,
+        device, context, precision, first_step,
     )  # fmt: skip
 
 
@@ -234,52 +241,67 @@ def _check_layers(model: MultiTaskModel) -> None:
             )
 
 
-def _plan(config, tasks, encoded, sizes, scheduler, engine, model, device, precision, first_step) -> Plan:  # type: ignore[no-untyped-def]
-    training = config.training
-    steps_per_epoch = training.steps_per_epoch or scheduler.steps_per_epoch()
-    steps = training.steps or steps_per_epoch * (training.epochs or 1)
-    counts = count_visits(scheduler, len(tasks), steps, steps_per_epoch)
-    notes: list[str] = []
-    planned = []
-    for index, (task, size, count) in enumerate(zip(tasks, sizes, counts, strict=True)):
-        name = task.task.name
-        train, section = encoded[name, "train"], config.tasks[name]
-        passes = count / batches_per_pass(len(train), size)
-        texts = len(train) * len(train.sides)
-        planned.append(
-            TaskPlan(
-                name,
-                len(train),
-                len(encoded[name, "dev"]) if "dev" in task.splits else 0,
-                size,
-                count / max(1, sum(counts)),
-                passes,
-                train.truncated,
-                texts,
-                section.encoding,
-                section.head.name,
-                sum(p.numel() for p in model.private_parameters(index)),
-            )
-        )
-        notes += [warning for split in task.splits.values() for warning in split.warnings]
-        if train.truncated > 0.01 * texts:
-            notes.append(
-                f"{name}: {100 * train.truncated / texts:.1f} % of the texts are longer than {config.encoder.max_length} "
-                "tokens and are truncated (encoder.max_length)"
-            )
-        if passes > 10:
-            notes.append(f"{name}: its rows are seen {passes:.1f} times; consider fewer epochs or another scheduler")
-        if count == 0:
-            notes.append(f"{name}: this schedule never visits it")
-        if "dev" not in task.splits:
-            notes.append(f"{name}: no dev rows, so it has no part in choosing the best checkpoint")
-        else:
-            shared = overlap(task.splits["train"], task.splits["dev"])
-            if shared:
-                notes.append(f"{name}: {shared} of {len(task.splits['dev'])} dev rows have the texts of a training row")
+def make_plan(run: Prepared) -> Plan:
+    """What the run is going to do, and what about it is worth a note."""
+    config = run.config
+    steps_per_epoch = config.training.steps_per_epoch or run.scheduler.steps_per_epoch()
+    steps = config.training.steps or steps_per_epoch * (config.training.epochs or 1)
+    counts = count_visits(run.scheduler, len(run.tasks), steps, steps_per_epoch)
+    tasks = tuple(_task_plan(run, index, count, max(1, sum(counts))) for index, count in enumerate(counts))
+    notes = [note for index, planned in enumerate(tasks) for note in _notes(run, run.tasks[index], planned)]
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(
-        tuple(planned), steps, steps_per_epoch, config.scheduler.name, method, config.encoder.name,
-        sum(p.numel() for p in model.architecture.parameters()), str(device), precision, engine.buffer_bytes(),
-        sum(one.passes for one in engine.regularizers), first_step, tuple(notes),
-    )  # fmt: skip
+        tasks=tasks,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        scheduler=config.scheduler.name,
+        balancer=method,
+        encoder=config.encoder.name,
+        encoder_parameters=sum(p.numel() for p in run.model.architecture.parameters()),
+        device=str(run.device),
+        precision=run.precision,
+        rows_buffer_bytes=run.engine.buffer_bytes(),
+        regularizer_passes=sum(one.passes for one in run.regularizers),
+        first_step=run.first_step,
+        notes=tuple(notes),
+    )
+
+
+def _task_plan(run: Prepared, index: int, count: int, total: int) -> TaskPlan:
+    batches, name = run.train[index], run.facts[index].name
+    section = run.config.tasks[name]
+    return TaskPlan(
+        name=name,
+        rows=len(batches.encoded),
+        dev_rows=len(run.dev[name]) if name in run.dev else 0,
+        batch_size=batches.batch_size,
+        share=count / total,
+        passes=count / batches.per_pass,
+        truncated=batches.encoded.truncated,
+        texts=len(batches.encoded) * len(batches.encoded.sides),
+        encoding=section.encoding or "",
+        head=section.head.name if section.head else "",
+        parameters=sum(p.numel() for p in run.model.private_parameters(index)),
+    )
+
+
+def _notes(run: Prepared, task: LoadedTask, planned: TaskPlan) -> list[str]:
+    """What a user should know of a task before the run starts."""
+    name, limit = planned.name, run.config.encoder.max_length
+    notes = [warning for split in task.splits.values() for warning in split.warnings]
+    if planned.truncated > 0.01 * planned.texts:
+        share = 100 * planned.truncated / planned.texts
+        notes.append(
+            f"{name}: {share:.1f} % of the texts are longer than {limit} tokens and are truncated (encoder.max_length)"
+        )
+    if planned.passes > 15:
+        notes.append(
+            f"{name}: its rows are seen {planned.passes:.1f} times; consider fewer epochs or another scheduler"
+        )
+    if planned.share == 0:
+        notes.append(f"{name}: this schedule never visits it")
+    if "dev" not in task.splits:
+        notes.append(f"{name}: no dev rows, so it has no part in choosing the best checkpoint")
+    elif shared := overlap(task.splits["train"], task.splits["dev"]):
+        notes.append(f"{name}: {shared} of {planned.dev_rows} dev rows have the texts of a training row")
+    return notes

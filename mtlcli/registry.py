@@ -190,6 +190,8 @@ def family_of(families: tuple[str, ...], target: str, where: str) -> str:
         loaded = _resolve(target)
     except MtlError as error:
         raise MtlError(f"{where}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise MtlError(f"{where}: {target} cannot be imported: {type(error).__name__}: {error}") from error
     for family in families:
         if inspect.isclass(loaded) and issubclass(loaded, base_of(family)):
             return family
@@ -253,4 +255,4 @@ def _explain(model: type[BaseModel], name: str, detail: Any, also_known: tuple[s
     if detail["type"] == "missing":
         return location, f'"{name}" needs this option'
     found = detail["input"]
-    return location, f"{found!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return location, f"found {found!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

@@ -7,7 +7,7 @@ from mtlcli.errors import MtlError
 
 MAY_CHANGE = {
     "data", "training.epochs", "training.steps", "training.eval_every", "training.save_every", "training.keep_last",
-    "training.patience", "training.device", "training.on_nan", "training.select_by",
+    "training.patience", "training.device", "training.on_nan",
 }  # fmt: skip
 """Keys that change nothing of what was learned so far; the rows themselves are compared by content."""
 
@@ -26,6 +26,8 @@ def check_unchanged(stored: Config, now: Config) -> list[str]:
         parts = key.split(".")
         file = len(parts) == 3 and parts[0] == "tasks" and parts[2] in TASK_FILES
         line = f"{key}: was {old!r}, now {new!r}"
+        if key in MAY_CHANGE and new is None:
+            continue  # its counterpart is named
         (allowed if key in MAY_CHANGE or file else refused).append(line)
     if refused:
         raise MtlError(*(f"--resume: {line}; give the old value, or start anew with --overwrite" for line in refused))

@@ -200,6 +200,7 @@ def _must_be_whole(record: Mapping[str, Any]) -> None:
     for task in record["tasks"].values():
         _facts(task["facts"])
         tuple(task["text"])
+        bool(task["config"]["header"])
     dict(record["files"])
     int(record["step"])
 

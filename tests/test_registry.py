@@ -152,6 +152,6 @@ def test_options_are_filled_in_and_checked():
     _, _, errors = registry.check_options("balancers", "uncertainty", {"initial_log_varience": 1}, "balancer")
     assert errors == [("initial_log_varience", 'unknown option of "uncertainty"; did you mean "initial_log_variance"?')]
     _, _, errors = registry.check_options("balancers", "uncertainty", {"initial_log_variance": 11}, "balancer")
-    assert errors == [("initial_log_variance", "11: input should be less than or equal to 10")]
+    assert errors == [("initial_log_variance", "found 11: input should be less than or equal to 10")]
     _, _, errors = registry.check_options("balancers", "static", {}, "balancer")
     assert errors == [("weights", '"static" needs this option')]

@@ -44,7 +44,9 @@ MicroBatches = Annotated[int | None, typer.Option(help="Micro-batches per step a
 Lr = Annotated[
     float | None, typer.Option(help="Peak learning rate of the encoder. [default: 5e-5, or what suits the encoder]")
 ]
-HeadLr = Annotated[float | None, typer.Option(help="Peak learning rate of the heads. [default: 10 x --lr]")]
+HeadLr = Annotated[
+    float | None, typer.Option(help="Peak learning rate of the heads. [default: 10 x --lr, or what suits the encoder]")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: 42]")]
 SelectBy = Annotated[str | None, typer.Option(help="mean, normalized-mean, or TASK.METRIC. [default: mean]")]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many evaluations without a better one.")]

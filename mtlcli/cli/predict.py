@@ -55,8 +55,12 @@ def predict(
         ),
     ] = None,
     header: Annotated[
-        bool, typer.Option("--header/--no-header", help="Whether the first line of a CSV or TSV names the columns.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            help="Whether the first line of a CSV or TSV names the columns. [default: as in training]",
+        ),
+    ] = None,
     batch_tokens: Annotated[
         int | None,
         typer.Option(
@@ -86,6 +90,8 @@ def predict(
         if name not in record["tasks"]:
             raise MtlError(f'{run}: no task "{name}"{suggest(name, record["tasks"])}')
     to_file = _check_output(output)
+    if header is None:
+        header = any(record["tasks"][name]["config"]["header"] for name in task or record["tasks"])
     source, first, ready = _opened_input(texts, input_format, header)
     if input_format is None and source.format.name == "text":
         _must_be_text(source.name, first, {text for one in record["tasks"].values() for text in one["text"]})

@@ -69,8 +69,8 @@ def train(
     if output is not None:
         found = open_folder(output, resume=resume, overwrite=overwrite)
     stored = stored_layer(output) if resume and output is not None else None
-    only_flags = stored is not None and not task and config is None
-    chosen = options.configure(config, task, sample, balancer, on_bad_row, sets, flags, stored if only_flags else None)
+    base = stored if config is None else None  # a recipe given again is the whole configuration, to be compared
+    chosen = options.configure(config, task, sample, balancer, on_bad_row, sets, flags, base)
     if output is None:
         output, found = _default_output(chosen), None
     if found is not None and stored is not None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trained import copy_of
+
 LINES = b"the fine lamp\nthe poor stool pie\nthe awful ferry\n"
 PAIRS = b"the fine lamp\tthe poor lamp\nthe pie\tthe pie\n"
 
@@ -87,6 +89,17 @@ def test_columns_are_found_by_number_where_there_is_no_header(mtl, run, tmp_path
     assert found == rows(mtl("predict", run, stdin=b"the fine lamp\nthe pie\n").out)
 
 
+def test_a_run_that_was_trained_without_headers_takes_no_row_for_one(mtl, run, tmp_path):
+    copy = copy_of(run, tmp_path)
+    record = json.loads((copy / "run.json").read_text())
+    record["tasks"]["tone"] |= {"text": ["1"]}
+    record["tasks"]["tone"]["config"]["header"] = False
+    (copy / "run.json").write_text(json.dumps(record))
+    (tmp_path / "rows.tsv").write_text("7\tthe fine lamp\n8\tthe pie\n")
+    assert len(rows(mtl("predict", copy, tmp_path / "rows.tsv", "-t", "tone").out)) == 2
+    assert len(rows(mtl("predict", copy, tmp_path / "rows.tsv", "-t", "tone", "--header").out)) == 1
+
+
 def test_two_columns_by_name_are_a_pair(mtl, run, tmp_path):
     (tmp_path / "rows.csv").write_text("one,other\nthe fine lamp,the poor lamp\nthe pie,the pie\n")
     found = rows(mtl("predict", run, tmp_path / "rows.csv", "--text", "one,other").out)
@@ -151,7 +164,19 @@ def test_standard_output_has_two_names(mtl, run, name):
 
 
 def test_dev_stdout_into_a_file_is_utf_8_whatever_the_terminal_says_and_leaves_dev_alone(run, tmp_path):
-    command = [sys.executable, "-m", "mtlcli", "predict", run, "--input-format", "jsonl", "-t", "stars", "-o", "/dev/stdout"]
+    command = [
+        sys.executable,
+        "-m",
+        "mtlcli",
+        "predict",
+        run,
+        "--input-format",
+        "jsonl",
+        "-t",
+        "stars",
+        "-o",
+        "/dev/stdout",
+    ]
     with (tmp_path / "out.jsonl").open("wb") as file:
         subprocess.run(
             command, input='{"id": "Ω", "sentence": "the pie"}\n'.encode(), stdout=file, stderr=subprocess.DEVNULL, check=True,
@@ -170,7 +195,9 @@ def test_a_link_to_the_output_stays_a_link(mtl, run, tmp_path):
 
 
 @pytest.mark.parametrize(("output", "why"), [("none/a.csv", "no folder"), (".", "is a folder")])
-def test_a_place_that_cannot_be_written_is_found_before_the_model_is_loaded(mtl, run, tmp_path, monkeypatch, output, why):
+def test_a_place_that_cannot_be_written_is_found_before_the_model_is_loaded(
+    mtl, run, tmp_path, monkeypatch, output, why
+):
     monkeypatch.setattr("mtlcli.run_folder.load_run", lambda _: pytest.fail("the model was loaded"))
     code, _, err = mtl("predict", run, "-o", tmp_path / output, "--format", "csv", stdin=LINES)
     assert code == 2
@@ -257,8 +284,13 @@ def last_error(ended) -> str:
 
 
 def test_an_unknown_task_names_the_tasks_there_are(mtl, run):
-    assert last_error(mtl("predict", run, "-t", "tome", stdin=LINES)) == f'error: {run}: no task "tome"; did you mean "tone"?'
-    assert last_error(mtl("predict", run, "-t", "sentiment", stdin=LINES)).endswith("there are: tone, stars, same, near")
+    assert (
+        last_error(mtl("predict", run, "-t", "tome", stdin=LINES))
+        == f'error: {run}: no task "tome"; did you mean "tone"?'
+    )
+    assert last_error(mtl("predict", run, "-t", "sentiment", stdin=LINES)).endswith(
+        "there are: tone, stars, same, near"
+    )
 
 
 def test_a_pair_for_a_task_of_one_text_names_both_columns(mtl, run, tmp_path):
@@ -290,7 +322,9 @@ def test_plain_text_has_no_columns(mtl, run):
 
 
 def test_a_missing_file_or_run_is_named(mtl, run, tmp_path):
-    assert last_error(mtl("predict", run, tmp_path / "none.txt")).startswith(f"error: {tmp_path}/none.txt: no such file")
+    assert last_error(mtl("predict", run, tmp_path / "none.txt")).startswith(
+        f"error: {tmp_path}/none.txt: no such file"
+    )
     assert "there is no such run folder" in last_error(mtl("predict", tmp_path / "none", stdin=LINES))
     assert "is a file; expected a run folder" in last_error(mtl("predict", run / "run.json", stdin=LINES))
 
