@@ -118,7 +118,7 @@ def test_a_wrong_task_is_one_line(config, tasks, line):
         ("balancer: equal+uncertainty", '"equal" and "uncertainty" are both of the kind balancer; choose one'),
         ("balancer:\n  name: uncertainty\n  initial_log_varience: 0", "recipe.yaml:4: balancer.initial_log_varience: unknown option"),
         ("balancer: {name: uncertainty, initial_log_varience: 0}", 'of "uncertainty"; did you mean "initial_log_variance"?'),
-        ("balancer: {name: uncertainty, initial_log_variance: 11}", "recipe.yaml:2: balancer.initial_log_variance: 11"),
+        ("balancer: {name: uncertainty, initial_log_variance: 11}", "recipe.yaml:2: balancer.initial_log_variance: found 11"),
         ("encoder: {name: tiny, layrs: 3}", 'recipe.yaml:2: encoder.layrs: unknown option of "tiny"; did you mean "layers"?'),
         ("encoder: {name: ./model, dim: 3}", "recipe.yaml:2: encoder.dim: unknown key"),
         ("regularizers: [nope]", 'recipe.yaml:2: regularizers.0: unknown regularizer "nope"'),
