@@ -28,12 +28,12 @@ from typing import Any
 
 import torch
 
-from mtlcli.config import resolve
 from mtlcli.data.reading import FileSource
 from mtlcli.encoders.resolving import load_encoder
 from mtlcli.plugin import TaskFacts
 from mtlcli.prediction import Reading, predict
 from mtlcli.recipes import Layer
+from mtlcli.resolution import resolve
 from mtlcli.run_folder import SavedRun, build_model
 
 WORDS = (

@@ -19,11 +19,12 @@ from collections.abc import Callable
 
 import torch
 
-from mtlcli.config import Config, resolve
+from mtlcli.config import Config
 from mtlcli.gradients import TaskLoss
 from mtlcli.optimization import clip_gradients, set_rates
 from mtlcli.preparing import Prepared, prepare
 from mtlcli.recipes import Layer
+from mtlcli.resolution import resolve
 
 
 def configuration(arguments: argparse.Namespace, method: str) -> Config:

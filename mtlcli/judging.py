@@ -20,8 +20,8 @@ from mtlcli.metrics.bootstrap import Estimate
 from mtlcli.plugin import TaskFacts
 from mtlcli.preparing import encode_split
 from mtlcli.run_folder import check_installed, load_run, read_record, stored_config, stored_facts
+from mtlcli.run_log import write_predictions
 from mtlcli.tasks.base import Classes, Score, Target, Task
-from mtlcli.training import write_predictions
 
 SPLITS = ("dev", "test", "train")
 PRECISIONS = ("auto", "fp32", "bf16")

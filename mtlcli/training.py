@@ -15,86 +15,23 @@ from typing import Any, TextIO
 
 import torch
 
-from mtlcli import __version__, checkpoint, run_folder
+from mtlcli import __version__, checkpoint, run_folder, run_log
 from mtlcli.checkpoint import Checkpoint
 from mtlcli.devices import not_enough_memory
 from mtlcli.errors import MtlError
 from mtlcli.evaluation import Predicted, measure, predict_rows
+from mtlcli.events import Evaluated, Event, Finished, Notice, Saved, Started, Stepped
 from mtlcli.gradients import Combined, TaskLoss
 from mtlcli.metrics.bootstrap import Estimate
 from mtlcli.news import EpochNews, EvaluationNews, StepNews
 from mtlcli.optimization import clip_gradients, rate_factor, set_rates
-from mtlcli.plan import Plan
 from mtlcli.preparing import Prepared
 from mtlcli.recipes import dump
+from mtlcli.run_log import log_step, open_metrics, plain_results, write_line, write_predictions
 from mtlcli.schedulers.base import Position
 
 SKIPS_IN_A_ROW = 10
 """Steps that `on_nan: skip` may leave out one after the other before the run stops."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """The plan, before the first step."""
-
-    plan: Plan
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """One optimizer update, counted from 1. losses and weights are by task name; `skipped` where it was left out."""
-
-    step: int
-    epoch: int
-    losses: Mapping[str, float]
-    weights: Mapping[str, float]
-    lr: float
-    gradient_norm: float
-    skipped: bool
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """An evaluation on dev: metrics and mean loss by task name; score is None where nothing is selected by."""
-
-    step: int
-    epoch: int
-    metrics: Mapping[str, Mapping[str, float]]
-    losses: Mapping[str, float]
-    score: float | None
-    is_best: bool
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint was written."""
-
-    step: int
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something worth a line."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The end: the step whose weights were kept, the metrics on dev with intervals, and why the run ended: `finished`,
-    `patience` or `interrupted`."""
-
-    step: int
-    best_step: int | None
-    score: float | None
-    results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
-    seconds: float
-    why: str
-
-
-Event = Started | Stepped | Evaluated | Saved | Notice | Finished
 
 
 @dataclass
@@ -163,8 +100,8 @@ def train(
             file.write(command + "\n")
     environment = run_folder.environment(run.device, training.seed)
     (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
-    log = _open_log(folder / "metrics.jsonl", progress.step)
-    tell = partial(_tell_log, folder / "train.log")
+    log = open_metrics(folder / "metrics.jsonl", progress.step)
+    tell = partial(run_log.tell, folder / "train.log")
     tell(
         f"started after step {progress.step} of {plan.steps} on {environment['device']} in {plan.precision}: {command}"
     )
@@ -262,7 +199,7 @@ def _step(run: Prepared, progress: Progress, log: TextIO) -> Stepped:
             progress.epoch_counts[name] = progress.epoch_counts.get(name, 0) + 1
     lr = factor * run.config.optimizer.lr
     stepped = Stepped(progress.step, position.epoch, losses, weights, lr, norm, skipped)
-    _log_step(log, run, stepped, combined)
+    log_step(log, stepped, combined, coefficients=run.gradient_regularizer is not None)
     return stepped
 
 
@@ -342,7 +279,7 @@ def _evaluate(run: Prepared, progress: Progress, log: TextIO) -> Evaluated:
     epoch = (progress.step - 1) // run.plan.steps_per_epoch
     line = {"kind": "evaluation", "step": progress.step, "epoch": epoch, "score": score}
     line |= {f"eval/{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
-    _write_line(log, line | {f"eval/{name}/loss": loss for name, loss in losses.items()})
+    write_line(log, line | {f"eval/{name}/loss": loss for name, loss in losses.items()})
     return Evaluated(progress.step, epoch, metrics, losses, score, is_best)
 
 
@@ -448,108 +385,3 @@ def _finish(run: Prepared, folder: Path, progress: Progress, why: str) -> dict[s
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
     return results
-
-
-def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict[str, Any]:
-    """Results as JSON values: task -> split -> metric -> value, low, high, n."""
-    return {
-        task: {
-            split: {
-                metric: {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
-                for metric, one in metrics.items()
-            }
-            for split, metrics in splits.items()
-        }
-        for task, splits in results.items()
-    }
-
-
-def write_predictions(
-    path: Path, labels: tuple[str, ...] | None, predicted: Predicted, lines: list[int], targets: Any
-) -> None:
-    """One JSON object a row: its line in the file, what was expected and what was predicted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for row, line in enumerate(lines):
-            if labels is None:
-                found: dict[str, Any] = {
-                    "line": line,
-                    "target": float(targets[row]),
-                    "score": float(predicted.values[row]),
-                }
-            else:
-                target = int(targets[row])
-                found = {
-                    "line": line,
-                    "target": labels[target] if target >= 0 else None,
-                    "label": labels[int(predicted.values[row])],
-                }
-                if predicted.probabilities is not None:
-                    found["probabilities"] = dict(
-                        zip(labels, (round(float(p), 6) for p in predicted.probabilities[row]), strict=True)
-                    )
-            file.write(json.dumps(found, ensure_ascii=False) + "\n")
-
-
-def _open_log(path: Path, step: int) -> TextIO:
-    """metrics.jsonl, without the lines that a resumed run is going to write again."""
-    kept = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError):  # a line cut off by a crash
-                break
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    return path.open("a", encoding="utf-8")
-
-
-def _log_step(log: TextIO, run: Prepared, stepped: Stepped, combined: Combined) -> None:
-    line: dict[str, Any] = {
-        "kind": "step",
-        "step": stepped.step,
-        "epoch": stepped.epoch,
-        "lr": stepped.lr,
-        "gradient_norm": stepped.gradient_norm,
-    }
-    line |= {f"train/{name}/loss": loss for name, loss in stepped.losses.items()}
-    line |= {f"balancer/{name}/weight": weight for name, weight in stepped.weights.items()}
-    line |= {
-        f"balancer/{name}/objective": value
-        for name, value in zip(stepped.losses, combined.objectives.tolist(), strict=True)
-    }
-    if run.gradient_regularizer is not None:
-        line |= {
-            f"gradients/{name}/coefficient": c
-            for name, c in zip(stepped.losses, combined.coefficients.tolist(), strict=True)
-        }
-    if combined.gram is not None:
-        line |= _cosines(list(stepped.losses), combined.gram)
-    if stepped.skipped:
-        line["skipped"] = True
-    _write_line(log, line)
-
-
-def _cosines(names: list[str], gram: torch.Tensor) -> dict[str, float]:
-    norms = gram.diagonal().sqrt().clamp(min=1e-30)
-    cosine = (gram / torch.outer(norms, norms)).tolist()
-    return {
-        f"gradients/cosine/{names[i]}_{names[j]}": cosine[i][j]
-        for i in range(len(names))
-        for j in range(i + 1, len(names))
-    }
-
-
-def _tell_log(path: Path, text: str) -> None:
-    """A line of train.log, with the time."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-
-
-def _write_line(log: TextIO, values: Mapping[str, Any]) -> None:
-    plain = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
-    log.write(json.dumps(plain) + "\n")
-    log.flush()

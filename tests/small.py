@@ -4,8 +4,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from mtlcli.config import Config, resolve
+from mtlcli.config import Config
 from mtlcli.recipes import Layer
+from mtlcli.resolution import resolve
 
 WORDS = "the a cook waiter cat dog sees likes finds loses big small red green house tree quickly slowly".split()
 

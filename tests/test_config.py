@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli.config import Config, absolute_paths, resolve
+from mtlcli.config import Config
 from mtlcli.encoders.tiny import Tiny
 from mtlcli.errors import MtlError
 from mtlcli.recipes import Layer, dump, read_recipe
+from mtlcli.resolution import absolute_paths, resolve
 from mtlcli.resuming import check_unchanged
 
 OWN = "kind: classification, train: a.tsv"

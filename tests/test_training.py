@@ -12,11 +12,12 @@ from mtlcli import checkpoint, registry
 from mtlcli.checking import try_longest
 from mtlcli.config import Config
 from mtlcli.errors import MtlError
+from mtlcli.events import Evaluated, Finished, Notice, Started, Stepped
 from mtlcli.news import EpochNews, EvaluationNews, StepNews
 from mtlcli.preparing import Prepared, prepare
 from mtlcli.resuming import check_unchanged
 from mtlcli.run_folder import load_run
-from mtlcli.training import Evaluated, Finished, Notice, Started, Stepped, open_folder, train
+from mtlcli.training import open_folder, train
 from small import small_config, write_files
 
 
@@ -213,8 +214,8 @@ def test_one_task_alone_is_plain_training_with_every_method(files, tmp_path, met
 
 
 def _only(files: Path, tasks: dict, steps: dict, **sections) -> Config:
-    from mtlcli.config import resolve
     from mtlcli.recipes import Layer
+    from mtlcli.resolution import resolve
     from small import small_values
 
     return resolve([Layer({**small_values(files), "tasks": tasks, "training": steps, **sections})])

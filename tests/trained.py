@@ -7,9 +7,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mtlcli.config import resolve
 from mtlcli.preparing import prepare
 from mtlcli.recipes import Layer
+from mtlcli.resolution import resolve
 from mtlcli.training import train
 
 GOOD, BAD = ("fine", "lovely", "superb"), ("poor", "dreary", "awful")

@@ -8,6 +8,10 @@ import typer
 from mtlcli.cli import check, evaluate, plugins, predict, train
 from mtlcli.errors import MtlError
 
+SPINS = "1000"
+"""How long torch's threads spin at a barrier before they sleep. With the default of libgomp a step of `tiny` on two cores takes
+127 ms beside another busy process, with this one 42; alone it takes 24 ms with both. Read when torch is imported."""
+
 UsageMistake: type[BaseException] = typer.BadParameter.__mro__[
     2
 ]  # ClickException: typer brings click along inside, or as a package, by version
@@ -41,6 +45,7 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> None:
     """Runs a command. What a user can mend is printed behind `error:`, without a traceback, and exits with code 2."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         code = app(standalone_mode=False, prog_name="mtl")
     except typer.Abort:

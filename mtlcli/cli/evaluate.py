@@ -47,7 +47,7 @@ def evaluate(
     """
     from mtlcli.judging import judge
     from mtlcli.recipes import parse_assignment
-    from mtlcli.training import plain_results
+    from mtlcli.run_log import plain_results
 
     results, notes = judge(
         run, [options.parse_task(text) for text in task or ()], data=data, splits=split,

@@ -99,8 +99,9 @@ def configure(
     sets: list[str] | None, flags: dict[str, Any], stored: "Layer | None" = None,
 ) -> "Config":  # fmt: skip
     """The configuration of a command: recipe < flags < --set. With `stored`, that of a run being resumed comes first."""
-    from mtlcli.config import TASK_FILES, Config, absolute_paths, plain_tasks, resolve, split_methods, suggest_key
+    from mtlcli.config import TASK_FILES, Config
     from mtlcli.recipes import Layer, parse_assignment, read_recipe
+    from mtlcli.resolution import absolute_paths, plain_tasks, resolve, split_methods, suggest_key
 
     here = Path.cwd()
     layers = [stored] if stored is not None else []

@@ -52,9 +52,9 @@ def train(
 
     Example: mtl train --task sst --task quora --task sts --balancer pcgrad --sample --output runs/demo
     """
-    from mtlcli.config import absolute_paths
     from mtlcli.data.encoding import cache_folder
     from mtlcli.errors import MtlError
+    from mtlcli.resolution import absolute_paths
     from mtlcli.run_folder import stored_layer
     from mtlcli.training import open_folder
 
@@ -80,8 +80,8 @@ def train(
             options.configure(None, None, False, None, None, None, {}, absolute_paths(stored, output)), chosen
         ):
             say(f"note: {line}", options_err(quiet))
+    from mtlcli.events import Evaluated, Finished, Notice, Saved, Started, Stepped
     from mtlcli.preparing import prepare
-    from mtlcli.training import Evaluated, Finished, Notice, Saved, Started, Stepped
     from mtlcli.training import train as run_training
 
     start = time.monotonic()

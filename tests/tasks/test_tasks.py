@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mtlcli import registry
-from mtlcli.config import TaskConfig, resolve
+from mtlcli.config import TaskConfig
 from mtlcli.data.loading import load_task
 from mtlcli.recipes import Layer
+from mtlcli.resolution import resolve
 from mtlcli.tasks.base import Classes, Score, Task, sample_rows
 
 BUILT_IN = list(registry.FAMILIES["tasks"].built_in)

@@ -1,0 +1,364 @@
+"""From layers to one configuration: defaults < recipe < flags < `--set`, checked as a whole before anything is slow."""
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mtlcli import registry
+from mtlcli.config import TASK_FILES, Choice, Config, EncoderConfig, HeadChoice, TaskConfig, is_encoder_plugin, listed
+from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
+from mtlcli.recipes import Layer, merge
+
+NOT_IN_NAMES = frozenset("./\\ =,:*?\"'<>|")
+SECTIONS = ("tasks", "encoder", "architecture", "scheduler", "balancer", "regularizers", "optimizer", "training")
+
+# keys of which the later layer's wins: setting one takes back the other
+EXCLUSIVE = ((("training", "steps"), ("training", "epochs")), (("sample",), ("data",)))
+
+# which sections choose a plugin, and of which family
+CHOICES = {
+    ("encoder",): "encoders",
+    ("architecture",): "architectures",
+    ("scheduler",): "schedulers",
+    ("balancer",): "balancers",
+    ("gradient_regularizer",): "gradient_regularizers",
+}
+
+
+def split_methods(text: str, where: str) -> dict[str, str | None]:
+    """`uncertainty+pcgrad` -> {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"}.
+
+    Names are unique across the two families. Raises MtlError for a name of neither, and for two of one family.
+    """
+    found: dict[str, str | None] = {}
+    for name in (part.strip() for part in text.split("+")):
+        slots = [
+            slot
+            for slot, family in (("balancer", "balancers"), ("gradient_regularizer", "gradient_regularizers"))
+            if name in registry.names(family)
+        ]
+        if not slots and ":" in name:
+            slots = [registry.family_of(("balancers", "gradient_regularizers"), name, where)[:-1]]
+        if not slots:
+            known = registry.names("balancers") + registry.names("gradient_regularizers")
+            raise MtlError(f'{where}: unknown balancer "{name}"{suggest(name, known)}')
+        if len(slots) == 2:
+            raise MtlError(f'{where}: "{name}" is both a balancer and a gradient regularizer; set each by its own key')
+        if slots[0] in found:
+            kind = slots[0].replace("_", " ")
+            raise MtlError(f'{where}: "{found[slots[0]]}" and "{name}" are both of the kind {kind}; choose one')
+        found[slots[0]] = name
+    return found
+
+
+def resolve(layers: list[Layer], only: list[str] | None = None) -> Config:
+    """Merges the layers, later ones winning, and validates the whole with the options of every plugin it names.
+
+    `only` names the tasks of the run where the command line did; a recipe may hold more. Returns the configuration with
+    every default filled in. Raises MtlError with all errors at once, each with the file and line, or the flag, where the
+    wrong value was written.
+    """
+    defaults = {path[0]: Config.model_fields[path[0]].default for path in CHOICES}
+    values: dict[str, Any] = {key: {"name": choice.name} for key, choice in defaults.items() if choice is not None}
+    places = _Places(layers)
+    for layer in layers:
+        for key in SECTIONS:
+            if key in layer.values and layer.values[key] is None:
+                del layer.values[key]
+        plain_tasks(layer)
+        _join_methods(layer)
+        _take_back(values, layer.values)
+        values = merge(values, layer.values, _kept)
+    if only and isinstance(values.get("tasks"), dict):
+        for path, place in (item for layer in layers for item in layer.places.items()):
+            if len(path) > 1 and path[0] == "tasks" and path[1] not in only and place.startswith("--"):
+                raise MtlError(f"{place}: the run has no task of this name{suggest(str(path[1]), only)}")
+        values["tasks"] = {name: values["tasks"].get(name, {}) for name in only}
+    values = merge(_recommended(values), values, _kept)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise MtlError(*dict.fromkeys(places.explain(detail) for detail in error.errors())) from None
+    errors: list[str] = []
+    _check_core(config, places, errors)
+    _check_plugins(config, places, errors)
+    if errors:
+        raise MtlError(*errors)
+    _fill(config)
+    return config
+
+
+def _recommended(values: dict[str, Any]) -> dict[str, Any]:
+    """What the chosen encoder's plugin recommends, less what excludes something the user chose."""
+    section = values.get("encoder")
+    name = section.get("name") if isinstance(section, dict) else None
+    if not isinstance(name, str) or not is_encoder_plugin(name):
+        return {}
+    try:
+        plugin = registry.load("encoders", name, "encoder")
+    except MtlError:
+        return {}  # reported with all other errors
+    found = {key: dict(below) for key, below in plugin.recommended.items()}
+    _take_back(found, values)
+    return found
+
+
+def _fill(config: Config) -> None:
+    """What is left open and follows from something else."""
+    if config.optimizer.head_lr is None:
+        config.optimizer.head_lr = 10 * config.optimizer.lr
+    if config.training.epochs is None and config.training.steps is None:
+        config.training.epochs = 3
+
+
+def _kept(path: tuple[Any, ...]) -> tuple[str, ...] | None:
+    """What stays of the section at a path when another plugin is chosen there; None where no plugin is chosen."""
+    if path == ("encoder",):
+        return tuple(name for name in EncoderConfig.model_fields if name != "name")
+    return () if path in CHOICES or (len(path) == 3 and path[::2] == ("tasks", "head")) else None
+
+
+def _take_back(below: dict[str, Any], above: dict[str, Any]) -> None:
+    """Of two keys that exclude each other, drops the one below where a layer above sets the other."""
+
+    def section(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+        found = values if len(path) == 1 else values.get(path[0])
+        return found if isinstance(found, dict) else {}
+
+    for pair in EXCLUSIVE:
+        for chosen, other in (pair, pair[::-1]):
+            if section(above, chosen).get(chosen[-1]) not in (None, False):
+                section(below, other).pop(other[-1], None)
+
+
+def plain_tasks(layer: Layer) -> None:
+    """Lets a recipe list tasks by name alone, and name one, or one and its kind, without saying more of it."""
+    tasks = layer.values.get("tasks")
+    where = _Places([layer]).of(("tasks",))
+    if isinstance(tasks, str):
+        tasks = listed(tasks)
+    if isinstance(tasks, list):
+        if not all(isinstance(name, str) for name in tasks):
+            raise MtlError(
+                f"{where}: expected names, such as [sst, quora], or a mapping of names to settings (without dashes): "
+                "sst: {encoding: single}"
+            )
+        if twice := [name for index, name in enumerate(tasks) if name in tasks[:index]]:
+            raise MtlError(f'{where}: the task "{twice[0]}" is named twice; keep one')
+        tasks = dict.fromkeys(tasks)
+    if isinstance(tasks, dict):
+        layer.values["tasks"] = {name: _plain_task(section) for name, section in tasks.items()}
+
+
+def _plain_task(section: Any) -> Any:
+    if section is None or isinstance(section, str):
+        return {"kind": section} if section else {}
+    if isinstance(section, dict) and "name" in section and "kind" not in section:
+        return {"kind" if key == "name" else key: value for key, value in section.items()}
+    return section
+
+
+def absolute_paths(layer: Layer, base: Path) -> Layer:
+    """Makes the relative paths of a layer absolute: they are relative to the file, or the folder, they were written in."""
+
+    def absolute(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        path = os.path.expanduser(value)  # leaves `~nobody` as it is
+        return str((base / path).absolute())
+
+    values = layer.values
+    if "data" in values:
+        values["data"] = absolute(values["data"])
+    for section in (values.get("tasks") or {}).values() if isinstance(values.get("tasks"), dict) else ():
+        for key in TASK_FILES:
+            if isinstance(section, dict) and key in section:
+                section[key] = absolute(section[key])
+    encoder = values.get("encoder")
+    name = encoder.get("name") if isinstance(encoder, dict) else encoder
+    if isinstance(name, str) and (
+        name.startswith((".", "~")) or (name not in registry.names("encoders") and (base / name).is_dir())
+    ):
+        if isinstance(encoder, dict):
+            encoder["name"] = absolute(name)
+        else:
+            values["encoder"] = absolute(name)
+    return layer
+
+
+def _join_methods(layer: Layer) -> None:
+    """Lets `balancer: uncertainty+pcgrad` name both families, in a recipe as on the command line.
+
+    A gradient regularizer alone goes with the balancer `equal`.
+    """
+    value = layer.values.get("balancer")
+    name = value if isinstance(value, str) else value.get("name") if isinstance(value, dict) else None
+    if not isinstance(name, str) or name in registry.names("balancers"):
+        return
+    place = layer.places.get(("balancer", "name")) or layer.places.get(("balancer",), "balancer")
+    found = split_methods(name, place if place.startswith("--") else f"{place}: balancer")
+    options = {key: item for key, item in value.items() if key != "name"} if isinstance(value, dict) else {}
+    balancer, regularizer = found.get("balancer"), found.get("gradient_regularizer")
+    layer.values["balancer"] = {"name": balancer or "equal", **(options if balancer else {})}
+    if regularizer is None:
+        return
+    own = layer.values.get("gradient_regularizer")
+    if own is not None and (own if isinstance(own, str) else own.get("name", regularizer)) != regularizer:
+        raise MtlError(f'{place}: "{name}" and the key gradient_regularizer name two of them; choose one')
+    layer.values["gradient_regularizer"] = {
+        **({} if balancer else options), **(own if isinstance(own, dict) else {}), "name": regularizer,
+    }  # fmt: skip
+    layer.places.setdefault(("gradient_regularizer",), place)
+
+
+class _Places:
+    """Finds what to call the place where a value was written."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers = layers
+
+    def of(self, path: tuple[Any, ...]) -> str:
+        """`recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone when nobody wrote it."""
+        parts = tuple(map(str, path))
+        for length in range(len(parts), 0, -1):
+            if place := self._written(parts[:length]):
+                return _join_place(place, ".".join(parts))
+        return ".".join(parts)
+
+    def of_choice(self, path: tuple[Any, ...]) -> str:
+        """The same for the name of the plugin chosen at a path, which may have been written below it."""
+        parts = tuple(map(str, path))
+        below = self._written((*parts, "kind" if len(parts) == 2 and parts[0] == "tasks" else "name"))
+        return _join_place(below, ".".join(parts)) if below else self.of(path)
+
+    def _written(self, parts: tuple[str, ...]) -> str:
+        """Where the last layer that says something at this path was written."""
+        for layer in reversed(self.layers):
+            for written, place in layer.places.items():
+                if len(written) == len(parts) and tuple(map(str, written)) == parts:
+                    return place
+        return ""
+
+    def explain(self, detail: Any) -> str:
+        """One line for one error of pydantic."""
+        kinds = ("function-before", "literal['epoch']", "int")  # what pydantic says of unions
+        path = tuple(part for index, part in enumerate(detail["loc"]) if index < 2 or part not in kinds)
+        if detail["type"] == "extra_forbidden":
+            return f"{self.of(path)}: unknown key{suggest_key(path)}"
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] in ("model_type", "dict_type"):
+            message = "expected a mapping of keys to values"
+        return f"{self.of(path)}: found {_shown(detail['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _join_place(place: str, dotted: str) -> str:
+    return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def suggest_key(path: tuple[Any, ...]) -> str:
+    """The end of an error line about an unknown key: the key that was probably meant, of this section or another."""
+    model = Config.model_fields[path[0]].annotation if len(path) > 1 else Config
+    known: list[str] = list(getattr(model, "model_fields", {}))
+    name = str(path[-1])
+    if near := did_you_mean(name, known):
+        return near
+    elsewhere = {
+        below: f"{key}.{below}"
+        for key, field in Config.model_fields.items()
+        for below in getattr(field.annotation, "model_fields", {})
+    }
+    found = get_close_matches(name, elsewhere, n=1, cutoff=0.8)
+    return f'; did you mean "{elsewhere[found[0]]}"?' if found else suggest(name, known)
+
+
+def _check_core(config: Config, places: _Places, errors: list[str]) -> None:
+    training = config.training
+    if not config.tasks:
+        errors.append("no task: name at least one, such as --task sst, or under `tasks:` in a recipe")
+    if training.epochs is not None and training.steps is not None:
+        errors.append(f"{places.of(('training', 'steps'))}: steps and epochs exclude each other; give one")
+    if isinstance(training.eval_every, int) and training.eval_every < 1:
+        errors.append(
+            f"{places.of(('training', 'eval_every'))}: found {training.eval_every}: expected `epoch` or a number from 1"
+        )
+    if config.sample and config.data is not None:
+        errors.append(f"{places.of(('data',))}: data and sample exclude each other; give one")
+    for name, task in config.tasks.items():
+        if task.range is not None and not task.range[0] < task.range[1]:
+            errors.append(
+                f"{places.of(('tasks', name, 'range'))}: found {list(task.range)}: expected [lowest, highest]"
+            )
+        if not name or len(name) > 100 or any(mark in NOT_IN_NAMES or not mark.isprintable() for mark in name):
+            errors.append(
+                f"{places.of(('tasks', name))}: a task's name is part of file names: expected 1 to 100 letters, digits, "
+                "dashes or underscores"
+            )
+
+
+def _check_plugins(config: Config, places: _Places, errors: list[str]) -> None:
+    def check(family: str, choice: Choice, path: tuple[Any, ...], core: type[BaseModel] = Choice) -> type | None:
+        known = () if core is Choice else tuple(field.alias or name for name, field in core.model_fields.items())
+        try:
+            found = registry.check_options(family, choice.name, choice.options, places.of_choice(path), known)
+        except MtlError as error:
+            errors.extend(error.lines)
+            return None
+        plugin, options, wrong = found
+        errors.extend(f"{places.of((*path, *option.split('.')))}: {message}" for option, message in wrong)
+        if not wrong:
+            choice.__pydantic_extra__ = options
+        return plugin
+
+    for path, family in CHOICES.items():
+        choice = getattr(config, path[0])
+        if choice is not None and not (family == "encoders" and not is_encoder_plugin(choice.name)):
+            check(family, choice, path, EncoderConfig if family == "encoders" else Choice)
+        elif choice is not None and choice.options:
+            errors.extend(
+                f"{places.of((*path, unknown))}: unknown key{suggest(unknown, EncoderConfig.model_fields)}"
+                for unknown in choice.options
+            )
+    for index, choice in enumerate(config.regularizers):
+        check("regularizers", choice, ("regularizers", index))
+    for name, task in config.tasks.items():
+        if not task.name:
+            if name not in registry.names("tasks"):
+                known = registry.names("tasks")
+                errors.append(
+                    f'{places.of(("tasks", name))}: "{name}" is not a known task{did_you_mean(name, known)}; for a task of '
+                    f"your own say what it is: --set tasks.{name}.kind=classification (or regression, "
+                    "pair-classification, pair-regression)"
+                )
+                continue
+            task.name = name
+        plugin = check("tasks", task, ("tasks", name), TaskConfig)
+        if plugin is not None:
+            _check_head(name, task, plugin, places, errors, check)
+
+
+def _check_head(name: str, task: TaskConfig, plugin: Any, places: _Places, errors: list[str], check: Any) -> None:
+    encodings = plugin.heads
+    if task.encoding is None:
+        task.encoding = next(iter(encodings))
+    elif task.encoding not in encodings:
+        errors.append(
+            f'{places.of(("tasks", name, "encoding"))}: found "{task.encoding}": "{task.name}" can be encoded as {one_of(encodings)}'
+        )
+        return
+    task.head = task.head or HeadChoice()
+    task.head.name = task.head.name or encodings[task.encoding]
+    head = check("heads", task.head, ("tasks", name, "head"))
+    sides = 2 if task.encoding == "bi" else 1
+    if head is not None and sides not in head.sides:
+        cures = [one for one in encodings if (2 if one == "bi" else 1) in head.sides]
+        cure = f"set tasks.{name}.encoding to {cures[0]}" if cures else f'choose another head for "{task.name}"'
+        wanted = "two texts, each encoded alone" if sides == 1 else "one encoding of each row"
+        errors.append(f'{places.of(("tasks", name, "head"))}: "{task.head.name}" reads {wanted}; {cure}')
