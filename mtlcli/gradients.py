@@ -91,7 +91,7 @@ class StepEngine:
     def needs_rows(self) -> bool:
         """Whether steps of this run fill the buffer of rows."""
         probe = torch.arange(len(self.model.names), device=self.shared[0].device if self.shared else None)
-        return self.keeps_rows or self.balancer.known_weights(probe) is None
+        return self.keeps_rows or not self.balancer.weighs_heads or self.balancer.known_weights(probe) is None
 
     def buffer_bytes(self) -> int:
         """Memory that the rows take, 0 where they are not needed."""
