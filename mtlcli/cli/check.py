@@ -1,7 +1,12 @@
 """`mtl check`."""
 
+from typing import TYPE_CHECKING
+
 from mtlcli.cli import options
 from mtlcli.cli.console import say, show_plan, size, table
+
+if TYPE_CHECKING:
+    from mtlcli.data.loading import LoadedTask
 
 
 def check(
@@ -36,12 +41,7 @@ def check(
 
     Example: mtl check --task sst --task quora --balancer pcgrad --sample
     """
-    flags = {
-        "data": data, "encoder": encoder, "pooling": pooling, "max_length": max_length, "scheduler": scheduler,
-        "epochs": epochs, "steps": steps, "batch_size": batch_size, "micro_batches": micro_batches, "lr": lr,
-        "head_lr": head_lr, "seed": seed, "select_by": select_by, "patience": patience, "precision": precision,
-        "device": device,
-    }  # fmt: skip
+    flags = {name: value for name, value in locals().items() if name in options.FLAGS}
     chosen = options.configure(config, task, sample, balancer, on_bad_row, sets, flags)
     from mtlcli.checking import try_longest
     from mtlcli.preparing import prepare
@@ -72,7 +72,7 @@ def check(
     say("nothing is wrong")
 
 
-def _labels(loaded) -> str:  # type: ignore[no-untyped-def]
+def _labels(loaded: "LoadedTask") -> str:
     from collections import Counter
 
     from mtlcli.tasks.base import Classes

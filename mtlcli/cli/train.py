@@ -7,12 +7,17 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from mtlcli.cli import options
-from mtlcli.cli.console import TrainingView, say, show_plan, show_results
+from mtlcli.cli.console import TrainingView, err, say, show_plan, show_results
+
+if TYPE_CHECKING:
+    from mtlcli.config import Config
+    from mtlcli.events import Finished
 
 
 def train(
@@ -52,18 +57,13 @@ def train(
 
     Example: mtl train --task sst --task quora --task sts --balancer pcgrad --sample --output runs/demo
     """
+    flags = {name: value for name, value in locals().items() if name in options.FLAGS}
     from mtlcli.data.encoding import cache_folder
     from mtlcli.errors import MtlError
     from mtlcli.resolution import absolute_paths
     from mtlcli.run_folder import stored_layer
     from mtlcli.training import open_folder
 
-    flags = {
-        "data": data, "encoder": encoder, "pooling": pooling, "max_length": max_length, "scheduler": scheduler,
-        "epochs": epochs, "steps": steps, "batch_size": batch_size, "micro_batches": micro_batches, "lr": lr,
-        "head_lr": head_lr, "seed": seed, "select_by": select_by, "patience": patience, "precision": precision,
-        "device": device,
-    }  # fmt: skip
     if resume and output is None:
         raise MtlError("--resume: which run? name its folder with --output")
     if output is not None:
@@ -79,7 +79,7 @@ def train(
         for line in check_unchanged(
             options.configure(None, None, False, None, None, None, {}, absolute_paths(stored, output)), chosen
         ):
-            say(f"note: {line}", options_err(quiet))
+            say(f"note: {line}", _console(quiet))
     from mtlcli.events import Evaluated, Finished, Notice, Saved, Started, Stepped
     from mtlcli.preparing import prepare
     from mtlcli.training import train as run_training
@@ -102,7 +102,7 @@ def train(
                     case Evaluated() if view:
                         view.evaluated(event)
                     case Notice(text=text):
-                        say(text, options_err(quiet))
+                        say(text, _console(quiet))
                     case Saved():
                         pass
                     case Finished():
@@ -116,21 +116,17 @@ def train(
             raise typer.Exit(128 + interrupts.signal)
 
 
-def options_err(quiet: bool):  # type: ignore[no-untyped-def]
+def _console(quiet: bool) -> Console:
     """Standard error, or nowhere."""
-    from rich.console import Console
-
-    from mtlcli.cli.console import err
-
     return Console(quiet=True) if quiet else err
 
 
-def _default_output(chosen) -> Path:  # type: ignore[no-untyped-def]
+def _default_output(chosen: "Config") -> Path:
     method = chosen.gradient_regularizer.name if chosen.gradient_regularizer else chosen.balancer.name
     return Path("runs") / f"{'-'.join(chosen.tasks)}-{method.rpartition(':')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _show_end(event, output: Path, seconds: float) -> None:  # type: ignore[no-untyped-def]
+def _show_end(event: "Finished", output: Path, seconds: float) -> None:
     if event.why == "interrupted":
         say(f"stopped and saved after step {event.step}; go on with: mtl train --resume --output {output}")
         return
