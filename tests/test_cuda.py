@@ -1,0 +1,54 @@
+"""The same run on a GPU: everything large stays there, and the numbers are those of the CPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtlcli.events import Finished
+from mtlcli.gradients import TaskLoss
+from mtlcli.preparing import prepare
+from mtlcli.training import train
+from small import small_config, write_files
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("files"))
+
+
+def step(config):
+    run = prepare(config)
+    run.model.eval()  # dropout draws other numbers on a GPU
+    batches = [TaskLoss(task, (source.next().to(run.device),)) for task, source in enumerate(run.train)]
+    return run, run.engine.run(batches)
+
+
+def test_a_step_on_the_gpu_is_the_step_on_the_cpu(files):
+    method = {"gradient_regularizer": "pcgrad"}
+    on_cpu, cpu = step(small_config(files, **method))
+    on_gpu, gpu = step(small_config(files, training={"device": "cuda", "precision": "fp32"}, **method))
+    torch.testing.assert_close(gpu.losses.cpu(), cpu.losses, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gpu.gram, cpu.gram, rtol=1e-3, atol=1e-6)
+    for first, second in zip(on_gpu.model.shared_parameters(), on_cpu.model.shared_parameters(), strict=True):
+        if second.grad is not None:
+            torch.testing.assert_close(first.grad.cpu(), second.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_rows_and_gradients_stay_on_the_gpu(files):
+    run, _ = step(small_config(files, training={"device": "cuda"}, gradient_regularizer="pcgrad"))
+    assert run.engine.rows.is_cuda
+    assert all(p.grad is None or p.grad.is_cuda for p in run.model.parameters())
+
+
+@pytest.mark.parametrize("method", ["equal", "uncertainty+pcgrad", "tchebycheff"])
+def test_a_run_ends_on_the_gpu_in_the_precision_it_chooses(files, tmp_path, method):
+    run = prepare(small_config(files, training={"device": "auto"}, balancer=method))
+    assert run.precision == ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
+    end = list(train(run, tmp_path / "run"))[-1]
+    assert isinstance(end, Finished) and end.why == "finished"
