@@ -1,14 +1,14 @@
 """From a model and labelled rows to predictions, metrics with intervals, and the one number that selects a checkpoint."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from mtlcli import registry
-from mtlcli.data.batching import by_length, collate
+from mtlcli.data.batching import Batch, by_length, collate
 from mtlcli.data.encoding import Encoded
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.metrics.base import Metric
@@ -36,35 +36,64 @@ def predict_rows(
     values: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     loss_sum, counted = 0.0, 0
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), autocast:
-            for rows in by_length(encoded.lengths()):
-                batch = collate(encoded, task, rows).to(device)
-                output = model(task, batch)
-                decoded = model.head(task).decode(output)
-                found = decoded.values.cpu().numpy()
-                values = np.empty(n, dtype=found.dtype) if values is None else values
-                values[rows] = found
-                if decoded.probabilities is not None:
-                    part = decoded.probabilities.float().cpu().numpy()
-                    probabilities = (
-                        np.empty((n, part.shape[1]), dtype=np.float32) if probabilities is None else probabilities
-                    )
-                    probabilities[rows] = part
-                if batch.targets is not None:
-                    known = batch.targets != UNSEEN if model.head(task).facts.task.labels is not None else None
-                    output = output if known is None else output[known]
-                    targets = batch.targets if known is None else batch.targets[known]
-                    if len(targets):
-                        loss_sum += float(model.head(task).loss(output, targets).double().sum())
-                        counted += len(targets)
-    finally:
-        model.train(was_training)
+    with _evaluating(model), torch.inference_mode(), autocast:
+        for rows in by_length(encoded.lengths()):
+            batch = collate(encoded, task, rows).to(device)
+            output = model(task, batch)
+            decoded = model.head(task).decode(output)
+            found = decoded.values.cpu().numpy()
+            values = np.empty(n, dtype=found.dtype) if values is None else values
+            values[rows] = found
+            if decoded.probabilities is not None:
+                part = decoded.probabilities.float().cpu().numpy()
+                probabilities = (
+                    np.empty((n, part.shape[1]), dtype=np.float32) if probabilities is None else probabilities
+                )
+                probabilities[rows] = part
+            if batch.targets is not None:
+                known = batch.targets != UNSEEN if model.head(task).facts.task.labels is not None else None
+                output = output if known is None else output[known]
+                targets = batch.targets if known is None else batch.targets[known]
+                if len(targets):
+                    loss_sum += float(model.head(task).loss(output, targets).double().sum())
+                    counted += len(targets)
     if values is None:
         raise ValueError("no rows to predict")
     return Predicted(values, probabilities, loss_sum / counted if counted else float("nan"))
+
+
+@torch.inference_mode()
+def probabilities_of(
+    model: MultiTaskModel, batch: Batch, autocast: AbstractContextManager[object]
+) -> torch.Tensor | None:
+    """What the model gives the classes of a batch's rows (n, classes), dropout off, on the CPU; None for scores."""
+    with _evaluating(model), autocast:
+        found = model.head(batch.task).decode(model(batch.task, batch)).probabilities
+    return None if found is None else found.float().cpu()
+
+
+@torch.inference_mode()
+def loss_on(model: MultiTaskModel, batch: Batch, autocast: AbstractContextManager[object]) -> float:
+    """Mean loss over a batch's rows with a known label, dropout off; NaN where there are none."""
+    with _evaluating(model), autocast:
+        output = model(batch.task, batch)
+        if batch.targets is None:
+            return float("nan")
+        known = torch.ones_like(batch.targets, dtype=torch.bool)
+        if model.head(batch.task).facts.task.labels is not None:
+            known = batch.targets != UNSEEN
+        return float(model.head(batch.task).loss(output[known], batch.targets[known]).double().mean())
+
+
+@contextmanager
+def _evaluating(model: MultiTaskModel) -> Iterator[None]:
+    """Dropout off inside; afterwards the model is in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str) -> dict[str, Metric]:

@@ -4,6 +4,7 @@
         l_t = mean over its rows, all micro-batches together; row t = gradient of l_t on the shared parameters
     objectives = balancer(losses);  w = d sum(objectives) / d losses
     c = gradient regularizer(Gram matrix of w_t row_t);  gradient = sum_t c_t w_t row_t
+    regularizers of the weights add their pull
 
 Where the weights are known before the losses and nothing reads the rows, the backward passes add w_t * gradient in
 place: the same numbers without the buffer.
@@ -16,10 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtlcli.balancers.base import Balancer
+from mtlcli.balancers.base import Balancer, BatchLosses
 from mtlcli.data.batching import Batch
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.model import MultiTaskModel
+from mtlcli.randomness import random_states, replayed
 from mtlcli.regularizers.base import Regularizer
 
 COLUMNS = 65536
@@ -42,7 +44,8 @@ class TaskLoss:
 @dataclass(frozen=True)
 class Combined:
     """What a step's gradients were made of: tasks (k,), losses (k,) without and totals (k,) with regularizers, objectives (k,),
-    weights (k,) of the balancer, coefficients (k,) of the gradient regularizer, gram (k, k) of the unweighted rows or None."""
+    weights (k,) of the balancer, coefficients (k,) of the gradient regularizer (their mean over blocks, where it works by
+    blocks), gram (k, k) of the unweighted rows or None."""
 
     tasks: Tensor
     losses: Tensor
@@ -76,17 +79,21 @@ class StepEngine:
         self.private = [model.private_parameters(task) for task in range(len(model.names))]
         self.learned = [p for p in balancer.parameters() if p.requires_grad]
         self.size = sum(parameter.numel() for parameter in self.shared)
+        self.layers = blocks(model, "layer")
+        granularity = "whole" if gradient_regularizer is None else gradient_regularizer.granularity
+        self.blocks = [] if granularity == "whole" else blocks(model, granularity)
         self.rows: Tensor | None = None
         self._views: list[list[Tensor]] = []
         self._row: int | None = None
         self._touched: set[int] = set()
+        self._states: list[list[list[Tensor]]] = []
         for index, parameter in enumerate(self.shared):
             parameter.register_post_accumulate_grad_hook(self._keeper(index))
 
     @property
     def keeps_rows(self) -> bool:
         """Whether every step needs the rows, whatever the balancer knows."""
-        return self.gradient_regularizer is not None or "gram" in self.balancer.needs
+        return self.gradient_regularizer is not None or bool(self.balancer.needs & {"gram", "last-layer-gram"})
 
     def needs_rows(self) -> bool:
         """Whether steps of this run fill the buffer of rows."""
@@ -102,10 +109,24 @@ class StepEngine:
         for parameter in [*self.shared, *(p for own in self.private for p in own), *self.learned]:
             parameter.grad = None
         tasks = torch.tensor([one.task for one in step], device=self.shared[0].device)
+        self._states = []
         known = self.balancer.known_weights(tasks) if self.balancer.weighs_heads and not self.keeps_rows else None
-        if known is not None:
-            return self._accumulate(step, tasks, known)
-        return self._combine(step, tasks)
+        combined = self._combine(step, tasks) if known is None else self._accumulate(step, tasks, known)
+        for regularizer in self.regularizers:
+            regularizer.after_backward(self.model)
+        return combined
+
+    @torch.no_grad()
+    def losses_after(self, step: Sequence[TaskLoss]) -> Tensor:
+        """The mean losses (k,) of the step that was just run with the weights as they are now, and its dropout masks."""
+        found = []
+        for one, states in zip(step, self._states, strict=True):
+            total = torch.zeros((), device=self.shared[0].device)
+            for batch, state in zip(one.batches, states, strict=True):
+                with replayed(state, batch.tokens.device), self.autocast:
+                    total += self.model.losses(one.task, self.model(one.task, batch), batch).sum()
+            found.append(total / one.count)
+        return torch.stack(found)
 
     def _accumulate(self, step: Sequence[TaskLoss], tasks: Tensor, known: Tensor) -> Combined:
         """Weights known beforehand, nothing reads the rows: the backward passes add up the combination themselves."""
@@ -128,20 +149,15 @@ class StepEngine:
             for absent in set(range(len(self.shared))) - self._touched:
                 self._views[index][absent].zero_()
         losses, totals = torch.stack([loss for loss, _ in passes]), torch.stack([total for _, total in passes])
-        objectives, weights = self._balance(totals, tasks)
-        gram = gram_matrix(rows).cpu() if self.keeps_rows else None
+        regularizer, needs = self.gradient_regularizer, self.balancer.needs
+        gram = gram_matrix(rows).cpu() if regularizer is not None or "gram" in needs else None
+        own = self._last_layer_gram(rows) if "last-layer-gram" in needs else gram
+        objectives, weights = self._balance(totals, tasks, own)
         coefficients = torch.ones_like(weights)
-        regularizer = self.gradient_regularizer
-        if regularizer is not None and gram is not None:
-            by_weight = weights.cpu().double()
-            weighted, scaling = gram * torch.outer(by_weight, by_weight), regularizer.scaling(len(step))
-            if regularizer.reads_rows:
-                rows.mul_(weights.unsqueeze(1))
-                rows[0].copy_(regularizer.combine(rows, weighted, tasks.cpu()) * scaling)
-            else:
-                coefficients = (regularizer.weights(weighted, tasks.cpu()) * scaling).to(weights)
-        if regularizer is None or not regularizer.reads_rows:
-            combine_rows(rows, (coefficients * weights).tolist())
+        if regularizer is None or gram is None:
+            combine_rows(rows, weights.tolist())
+        else:
+            coefficients = self._regularize(regularizer, rows, weights, gram, tasks.cpu())
         for index in touched:
             self.shared[index].grad = self._views[0][index]
         if self.balancer.weighs_heads:
@@ -151,26 +167,75 @@ class StepEngine:
                         parameter.grad.mul_(weight)
         return Combined(tasks, losses, totals, objectives, weights, coefficients, gram)
 
+    def _regularize(
+        self, regularizer: GradientRegularizer, rows: Tensor, weights: Tensor, gram: Tensor, tasks: Tensor
+    ) -> Tensor:
+        """Leaves the combination of the weighted rows in row 0 -> coefficients (k,)."""
+        by_weight = weights.cpu().double()
+        outer = torch.outer(by_weight, by_weight)
+        if regularizer.reads_rows:
+            rows.mul_(weights.unsqueeze(1))
+            rows[0].copy_(regularizer.combine(rows, gram * outer, tasks) * regularizer.scaling(len(tasks)))
+            return torch.ones_like(weights)
+        if not self.blocks:
+            found = regularizer.weights(gram * outer, tasks)
+            found = (found * regularizer.scaling(len(tasks), found)).to(weights)
+            combine_rows(rows, (found * weights).tolist())
+            return found
+        grams = torch.stack([gram_matrix(rows[:, columns]) for _, columns in self.blocks]).cpu()
+        each = regularizer.block_weights(grams * outer, tasks)
+        each = torch.stack([found * regularizer.scaling(len(tasks), found) for found in each])
+        for (_, columns), found in zip(self.blocks, each * by_weight, strict=True):
+            combine_rows(rows[:, columns], found.tolist())
+        return each.mean(0).to(weights)
+
+    def _last_layer_gram(self, rows: Tensor) -> Tensor:
+        """Inner products of the unweighted gradients on the last shared layer that a task of the step reaches (k, k)."""
+        for _, columns in reversed(self.layers):
+            gram = gram_matrix(rows[:, columns]).cpu()
+            if bool(gram.diagonal().any()):
+                return gram
+        return torch.zeros(len(rows), len(rows), dtype=torch.float64)
+
     def _backward(self, one: TaskLoss, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Forward and backward of all micro-batches of a task -> its mean loss, without and with regularizers."""
         count = one.count
         loss_sum = total_sum = torch.zeros((), device=self.shared[0].device)
+        again = "losses-after" in self.balancer.needs
+        if again:
+            self._states.append([])
         for batch in one.batches:
+            states = random_states(batch.tokens.device) if again or self.regularizers else []
+            if again:
+                self._states[-1].append(states)
             with self.autocast:
-                output = self.model(one.task, batch)
+                hidden = self.model.hidden(one.task, self.model.inputs(one.task, batch))
+                output = self.model.output(one.task, batch.sides, hidden, batch.mask)
                 losses = self.model.losses(one.task, output, batch)
                 loss = losses.sum() / count
-                share = batch.count / count
-                total = loss + share * self.model.regularization(one.task, batch, output, self.regularizers)
+                total = self._mixed(one.task, batch, output, losses).sum() / count
+                if self.regularizers:
+                    added = self.model.regularization(one.task, batch, hidden, output, states, self.regularizers)
+                    total = total + batch.count / count * added
             (total if weight is None else total * weight).backward()
             loss_sum, total_sum = loss_sum + loss.detach(), total_sum + total.detach()
         return loss_sum, total_sum
 
-    def _balance(self, totals: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
+    def _mixed(self, task: int, batch: Batch, output: Tensor, losses: Tensor) -> Tensor:
+        """The losses (n,) that the balancer puts in the place of the batch's own."""
+        head = self.model.head(task)
+        return self.balancer.batch_losses(
+            BatchLosses(task, batch.rows, losses, lambda targets: head.loss(output, targets).float())
+        )
+
+    def _balance(self, totals: Tensor, tasks: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Objectives (k,) and weights (k,) = d sum(objectives) / d losses; fills the gradients of what the balancer learns."""
         losses = totals.detach().requires_grad_()
         objectives = self.balancer(losses, tasks)
         weights, *own = torch.autograd.grad(objectives.sum(), [losses, *self.learned], allow_unused=True)
+        aim = None if gram is None else self.balancer.own_objective(losses.detach(), tasks, gram.to(losses))
+        if aim is not None:
+            own = list(torch.autograd.grad(aim, self.learned, allow_unused=True))
         for parameter, gradient in zip(self.learned, own, strict=True):
             parameter.grad = gradient
         return objectives.detach(), torch.zeros_like(losses) if weights is None else weights
@@ -201,6 +266,26 @@ class StepEngine:
             parameter.grad = None
 
         return keep
+
+
+def blocks(model: MultiTaskModel, granularity: str) -> list[tuple[str, slice]]:
+    """The shared parameters in blocks, each a name and its columns of the rows: every `tensor`, or every `layer`, which is
+    what stands below one number in the parameters' names, or below one top module of the encoder."""
+    found: list[tuple[str, slice]] = []
+    end = 0
+    for name, parameter in model.named_shared_parameters():
+        start, end = end, end + parameter.numel()
+        block = name if granularity == "tensor" else _layer_of(name)
+        if found and found[-1][0] == block:
+            start = found.pop()[1].start
+        found.append((block, slice(start, end)))
+    return found
+
+
+def _layer_of(name: str) -> str:
+    parts = name.split(".")
+    number = next((at for at, part in enumerate(parts) if part.isdigit()), 2)
+    return ".".join(parts[: number + 1])
 
 
 def gram_matrix(rows: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import Architecture, Hidden, Inputs
 from mtlcli.data.batching import Batch
 from mtlcli.encoders.pooling import pool
+from mtlcli.errors import MtlError, suggest
 from mtlcli.heads.base import Encoding, Head
+from mtlcli.randomness import replayed
 from mtlcli.regularizers.base import Forward, Regularizer
 
 
@@ -26,6 +28,33 @@ class MultiTaskModel(nn.Module):
         self.architecture = architecture
         self.heads = nn.ModuleList(heads.values())
         self.pooling, self.layer = pooling, layer
+        self._can_learn = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        self._frozen: tuple[str, ...] = ()
+
+    def freeze(self, parts: tuple[str, ...]) -> None:
+        """Lets everything learn that could at first, but for these parts: `encoder` (all that is shared), `embeddings`,
+        `layer.N` counted from 0, `heads`, or a task's name for its head. Raises MtlError for a part that is not there."""
+        if parts == self._frozen:
+            return
+        chosen = {part: [p for name, p in self._can_learn if self._is_part(name, part)] for part in parts}
+        for part, members in chosen.items():
+            if not members:
+                known = ["encoder", "embeddings", "layer.0", "heads", *self.names]
+                raise MtlError(f'frozen: there is no part "{part}" with anything to learn{suggest(part, known)}')
+        still = {id(parameter) for members in chosen.values() for parameter in members}
+        if len(still) == len(self._can_learn):
+            raise MtlError(f"frozen: {', '.join(parts)} leaves nothing that learns")
+        for _, parameter in self._can_learn:
+            parameter.requires_grad_(id(parameter) not in still)
+        self._frozen = parts
+
+    def _is_part(self, name: str, part: str) -> bool:
+        if part in self.names:
+            return name.startswith(f"heads.{self.names.index(part)}.")
+        if part == "heads":
+            return name.startswith("heads.")
+        inside = name.startswith("architecture.")
+        return inside and (part == "encoder" or f".{part}." in name) and not part.isdigit()
 
     def head(self, task: int) -> Head:
         """The head of a task."""
@@ -36,8 +65,12 @@ class MultiTaskModel(nn.Module):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters that more than one task may use: what gradient regularizers combine."""
+        return [parameter for _, parameter in self.named_shared_parameters()]
+
+    def named_shared_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """The same with their names."""
         owned = {id(parameter) for task in range(len(self.names)) for parameter in self.private_parameters(task)}
-        return [p for p in self.parameters() if p.requires_grad and id(p) not in owned]
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad and id(p) not in owned]
 
     def private_parameters(self, task: int) -> list[nn.Parameter]:
         """Trainable parameters that this task alone uses: those of its head, less what another head also holds."""
@@ -45,9 +78,10 @@ class MultiTaskModel(nn.Module):
         mine = [*self.heads[task].parameters(), *self.architecture.private_parameters(task)]
         return [p for p in dict.fromkeys(mine) if p.requires_grad and id(p) not in elsewhere]
 
-    def forward(self, task: int, batch: Batch) -> Tensor:
-        """The task's output for a batch (n, ...)."""
-        return self.output(task, batch.sides, self.hidden(task, self.inputs(task, batch)), batch.mask)
+    def forward(self, task: int, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
+        """The task's output for a batch (n, ...): from its tokens, or from word embeddings in their place."""
+        hidden = self.hidden(task, self.inputs(task, batch, embeddings))
+        return self.output(task, batch.sides, hidden, batch.mask)
 
     def inputs(self, task: int, batch: Batch, embeddings: Tensor | None = None) -> Inputs:
         """What the encoder gets for a batch of this task."""
@@ -73,7 +107,7 @@ class MultiTaskModel(nn.Module):
         """The head's output from hidden states (sides * n, length, dim)."""
         head, layer = self.head(task), self.layer_of(task)
         tokens = hidden.last if layer == -1 else hidden.layers[layer]
-        pooled = pool(tokens, mask, self.pooling)
+        pooled = self.pooled(task, hidden, mask)
         full = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
         layers = hidden.layers if head.all_layers else ()
         n = len(tokens) // sides
@@ -92,29 +126,39 @@ class MultiTaskModel(nn.Module):
             raise ValueError("a batch without labels has no loss")
         return self.head(task).loss(output, batch.targets).float()
 
+    def pooled(self, task: int, hidden: Hidden, mask: Tensor | None) -> Tensor:
+        """The encodings that a task's head reads (sides * n, dim)."""
+        layer = self.layer_of(task)
+        return pool(hidden.last if layer == -1 else hidden.layers[layer], mask, self.pooling)
+
+    def word_embeddings(self, task: int, tokens: Tensor) -> Tensor:
+        """What the task's encoder looks up for tokens (n, length) -> (n, length, dim)."""
+        found = self.architecture.encoder_of(task).get_input_embeddings()(tokens)  # type: ignore[operator]
+        if not isinstance(found, Tensor):
+            raise TypeError("the encoder's input embeddings gave no tensor")
+        return found
+
     def regularization(
-        self, task: int, batch: Batch, output: Tensor, regularizers: Sequence[Regularizer]
-    ) -> Tensor | float:
-        """What the regularizers add to the mean loss of a batch; 0.0 without any."""
-        if not regularizers:
-            return 0.0
-        inputs = self.inputs(task, batch)
+        self, task: int, batch: Batch, hidden: Hidden, output: Tensor, states: list[Tensor],
+        regularizers: Sequence[Regularizer],
+    ) -> Tensor | float:  # fmt: skip
+        """What the regularizers add to the mean loss of a batch; 0.0 without any. `states` are the random states before the
+        pass that gave `hidden` and `output`."""
 
-        def rerun(embeddings: Tensor | None) -> Tensor:
-            again = self.inputs(task, batch, embeddings)
-            return self.output(task, batch.sides, self.hidden(task, again), batch.mask)
-
-        def word_embeddings() -> Tensor:
-            found = self.architecture.encoder.get_input_embeddings()(batch.tokens)  # type: ignore[operator]
-            if not isinstance(found, Tensor):
-                raise TypeError("the encoder's input embeddings gave no tensor")
-            return found
+        def rerun(embeddings: Tensor | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+            with replayed(states, batch.tokens.device):
+                if weights is None:
+                    return self(task, batch, embeddings)
+                return torch.func.functional_call(self, dict(weights), (task, batch, embeddings))
 
         classes = self.head(task).facts.task.labels is not None
         forward = Forward(
-            self, task, batch, inputs, output, rerun, word_embeddings, symmetric_kl if classes else squared_difference
-        )
-        return torch.stack([regularizer(forward) for regularizer in regularizers]).sum()
+            self, task, batch, output,
+            lambda: self.pooled(task, hidden, batch.mask), rerun, lambda: self.word_embeddings(task, batch.tokens),
+            symmetric_kl if classes else squared_difference,
+        )  # fmt: skip
+        added = [value for regularizer in regularizers if (value := regularizer(forward)) is not None]
+        return torch.stack(added).sum() if added else 0.0
 
 
 def symmetric_kl(a: Tensor, b: Tensor) -> Tensor:

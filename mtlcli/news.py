@@ -11,6 +11,8 @@ class StepNews:
     """After an optimizer update. tasks (k,), losses (k,) mean per row before balancing, weights (k,) given to them.
 
     gram (k, k) float64 on the CPU holds the inner products of the unweighted task gradients, where the engine made them.
+    losses_after (k,) are the losses of the same batches after the update, with the same dropout masks, where the balancer
+    needs them.
     """
 
     step: int
@@ -18,6 +20,7 @@ class StepNews:
     losses: Tensor
     weights: Tensor
     gram: Tensor | None = None
+    losses_after: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class EvaluationNews:
     step: int
     losses: Mapping[int, float]
     metrics: Mapping[int, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class ProbeNews:
+    """After a small validation that a scheduler asked for: mean dev loss of each task it asked of, by task index."""
+
+    step: int
+    losses: Mapping[int, float]
 
 
 class Listener:

@@ -26,11 +26,14 @@ class TaskPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole run before step 1. `rows_buffer_bytes` is what the gradient rows will take, 0 where they are not needed."""
+    """The whole run before step 1. `epoch_ends` are the steps after which each epoch ends, `rows_buffer_bytes` is what the
+    gradient rows will take, 0 where they are not needed; `forward_passes` and `backward_passes` are what regularizers add to
+    the one of each batch."""
 
     tasks: tuple[TaskPlan, ...]
     steps: int
     steps_per_epoch: int
+    epoch_ends: tuple[int, ...]
     scheduler: str
     balancer: str
     encoder: str
@@ -38,7 +41,8 @@ class Plan:
     device: str
     precision: str
     rows_buffer_bytes: int
-    regularizer_passes: float
+    forward_passes: float
+    backward_passes: float
     first_step: int
     notes: tuple[str, ...]
 

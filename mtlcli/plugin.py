@@ -1,8 +1,11 @@
 """What every plugin is built from: the facts of the run, and a base that keeps state where a checkpoint finds it."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,16 +55,47 @@ def seed_for(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What a finished run predicts for the training rows of a task: values (n,) class indices or scores in the units of the
+    data, probabilities (n, classes) or None for scores."""
+
+    values: np.ndarray
+    probabilities: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a plugin may look at once, when data and model are there and before step 1.
+
+    `model` is the MultiTaskModel with its first weights; `dim` the width of its encodings. `blocks(granularity)` names the
+    blocks of shared parameters at a granularity of `layer` or `tensor`, in their order. `teach(run, task)` lets a finished
+    run, by its folder, predict the training rows of a task.
+    """
+
+    model: nn.Module
+    dim: int
+    blocks: Callable[[str], tuple[str, ...]]
+    teach: Callable[[str, int], Taught]
+
+
 class Plugin(nn.Module):
     """Base of the families with state. Learned state is a Parameter, history a buffer: `state_dict()` is the checkpoint.
 
-    `generator` is the plugin's own source of randomness; its state is saved and restored with the rest.
+    `generator` is the plugin's own source of randomness; its state is saved and restored with the rest. `cost` says in a few
+    words what the method adds to a step, for `mtl plugins list`: a literal, because listing imports nothing.
     """
+
+    cost: ClassVar[str] = "none"
 
     def __init__(self, run: RunFacts) -> None:
         super().__init__()
         self.run = run
         self.generator = run.generator(type(self).__qualname__)
+
+    def begin(self, start: Start) -> None:
+        """Called once before step 1, also of a resumed run, whose state is put back afterwards: buffers whose size depends
+        on the model are made here. Raises MtlError where the method cannot work with this model."""
 
     def get_extra_state(self) -> Tensor:
         """State of the random generator, a uint8 tensor."""

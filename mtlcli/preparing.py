@@ -15,6 +15,7 @@ import torch
 
 from mtlcli import registry
 from mtlcli.balancers.base import Balancer
+from mtlcli.combining import Methods, problems
 from mtlcli.config import Config
 from mtlcli.data.batching import TaskBatches, batches_per_pass
 from mtlcli.data.encoding import Encoded, Tokenizer, encode
@@ -25,16 +26,17 @@ from mtlcli.encoders.resolving import LoadedEncoder, check_length, encoder_folde
 from mtlcli.errors import MtlError
 from mtlcli.evaluation import Selection, make_metrics, make_selection
 from mtlcli.gradient_regularizers.base import GradientRegularizer
-from mtlcli.gradients import StepEngine
+from mtlcli.gradients import StepEngine, blocks
 from mtlcli.metrics.base import Metric
 from mtlcli.model import MultiTaskModel
 from mtlcli.optimization import make_optimizer
 from mtlcli.plan import Plan, TaskPlan, count_visits
-from mtlcli.plugin import Plugin, RunFacts, TaskFacts
+from mtlcli.plugin import Plugin, RunFacts, Start, TaskFacts
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.run_folder import build_model
 from mtlcli.schedulers.base import Scheduler, fewest_and_most
 from mtlcli.tasks.base import Classes, Score, Target
+from mtlcli.teaching import teach
 
 
 @dataclass(frozen=True)
@@ -81,28 +83,19 @@ class Prepared:
 def check_combination(config: Config, built: Scheduler | None = None) -> None:
     """Refuses methods that cannot work together: by the scheduler's class before data is read, and again by the one that was
     `built`, whose options may promise less. Raises MtlError with one sentence each."""
-    tasks, micro_batches = len(config.tasks), config.training.micro_batches
-    if tasks < 2:
-        return
-    scheduler = built or registry.load("schedulers", config.scheduler.name, "scheduler")
-    fewest, most = fewest_and_most(scheduler.tasks_per_step, tasks, micro_batches)
-    chosen = [("balancers", config.balancer)]
-    if config.gradient_regularizer is not None:
-        chosen.append(("gradient_regularizers", config.gradient_regularizer))
-    errors: list[str] = []
-    for family, choice in chosen:
-        needs = registry.load(family, choice.name, family).needs
-        cure = "choose --scheduler round-robin"
-        if "all-tasks" in needs and fewest < tasks:
-            errors.append(
-                f'{choice.name} needs every task in every step, which the scheduler "{config.scheduler.name}" does not promise: {cure}'
-            )
-        elif "several-tasks" in needs and most < 2:
-            more = " or --micro-batches 2 or more" if scheduler.tasks_per_step == "draws" else ""
-            errors.append(
-                f'{choice.name} compares the tasks of a step, but the scheduler "{config.scheduler.name}" visits one task a '
-                f"step: {cure}{more}"
-            )
+    choice = config.gradient_regularizer
+    methods = Methods(
+        built or registry.load("schedulers", config.scheduler.name, "scheduler"),
+        registry.load("balancers", config.balancer.name, "balancer"),
+        registry.load("gradient_regularizers", choice.name, "gradient_regularizer") if choice else None,
+        tuple(registry.load("regularizers", one.name, "regularizers") for one in config.regularizers),
+        registry.load("architectures", config.architecture.name, "architecture"),
+    )
+    names = [config.balancer.name, choice.name if choice else ""]
+    names += [one.name for one in config.regularizers]
+    errors = problems(
+        methods, config.scheduler.name, names, tasks=len(config.tasks), micro_batches=config.training.micro_batches
+    )
     if errors:
         raise MtlError(*errors)
 
@@ -164,9 +157,18 @@ def prepare(
     model = build_model(config, encoder, facts)
     _check_layers(model)
     model.to(device)
-    for plugin in (balancer, *regularizers):
-        plugin.to(device)
     context = autocast(device, precision)
+    start = Start(
+        model,
+        encoder.dim,
+        lambda granularity: tuple(name for name, _ in blocks(model, granularity)),
+        lambda folder, index: teach(folder, tasks[index], facts[index], device, context, cache),
+    )
+    plugins: list[Plugin] = [scheduler, balancer, *regularizers]
+    for one in plugins if gradient_regularizer is None else [*plugins, gradient_regularizer]:
+        one.begin(start)
+    for one in (balancer, *regularizers):
+        one.to(device)
     _, most = fewest_and_most(scheduler.tasks_per_step, len(tasks), run.micro_batches)
     engine = StepEngine(model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context)
     learned = [p for one in (scheduler, balancer, gradient_regularizer, *regularizers) if one for p in one.parameters()]
@@ -245,7 +247,8 @@ def make_plan(run: Prepared) -> Plan:
     """What the run is going to do, and what about it is worth a note."""
     config = run.config
     steps_per_epoch = config.training.steps_per_epoch or run.scheduler.steps_per_epoch()
-    steps = config.training.steps or steps_per_epoch * (config.training.epochs or 1)
+    ends = run.scheduler.epoch_ends(config.training.epochs or 1, config.training.steps, steps_per_epoch)
+    steps = ends[-1]
     counts = count_visits(run.scheduler, len(run.tasks), steps, steps_per_epoch)
     tasks = tuple(_task_plan(run, index, count, max(1, sum(counts))) for index, count in enumerate(counts))
     notes = [note for index, planned in enumerate(tasks) for note in _notes(run, run.tasks[index], planned)]
@@ -254,6 +257,7 @@ def make_plan(run: Prepared) -> Plan:
         tasks=tasks,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
+        epoch_ends=tuple(ends),
         scheduler=config.scheduler.name,
         balancer=method,
         encoder=config.encoder.name,
@@ -261,7 +265,8 @@ def make_plan(run: Prepared) -> Plan:
         device=str(run.device),
         precision=run.precision,
         rows_buffer_bytes=run.engine.buffer_bytes(),
-        regularizer_passes=sum(one.passes for one in run.regularizers),
+        forward_passes=sum(one.forward_passes for one in run.regularizers),
+        backward_passes=sum(one.backward_passes for one in run.regularizers),
         first_step=run.first_step,
         notes=tuple(notes),
     )

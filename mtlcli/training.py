@@ -7,28 +7,31 @@ import json
 import math
 import shutil
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 
 from mtlcli import __version__, checkpoint, run_folder, run_log
 from mtlcli.checkpoint import Checkpoint
+from mtlcli.data.batching import collate
 from mtlcli.devices import not_enough_memory
 from mtlcli.errors import MtlError
-from mtlcli.evaluation import Predicted, measure, predict_rows
+from mtlcli.evaluation import Predicted, loss_on, measure, predict_rows, probabilities_of
 from mtlcli.events import Evaluated, Event, Finished, Notice, Saved, Started, Stepped
 from mtlcli.gradients import Combined, TaskLoss
 from mtlcli.metrics.bootstrap import Estimate
-from mtlcli.news import EpochNews, EvaluationNews, StepNews
+from mtlcli.news import EpochNews, EvaluationNews, ProbeNews, StepNews
 from mtlcli.optimization import clip_gradients, rate_factor, set_rates
 from mtlcli.preparing import Prepared
 from mtlcli.recipes import dump
 from mtlcli.run_log import log_step, open_metrics, plain_results, write_line, write_predictions
-from mtlcli.schedulers.base import Position
+from mtlcli.schedulers.base import Candidates, Phase, Position, Visit
 
 SKIPS_IN_A_ROW = 10
 """Steps that `on_nan: skip` may leave out one after the other before the run stops."""
@@ -116,13 +119,13 @@ def train(
     model.train()
     try:
         while progress.step < plan.steps:
-            stepped = _step(run, progress, log)
+            stepped = _step(run, folder, progress, log)
             yield stepped
             step = progress.step
             progress.seconds = time.monotonic() - started
-            end_of_epoch = step % plan.steps_per_epoch == 0 or step == plan.steps
+            end_of_epoch = step in plan.epoch_ends
             if end_of_epoch:
-                _tell_epoch(run, progress, (step - 1) // plan.steps_per_epoch)
+                _tell_epoch(run, progress, bisect_left(plan.epoch_ends, step))
             due = (
                 end_of_epoch
                 if training.eval_every == "epoch"
@@ -162,14 +165,14 @@ def train(
     yield Finished(progress.step, progress.best_step, progress.best_score, results, progress.seconds, why)
 
 
-def _step(run: Prepared, progress: Progress, log: TextIO) -> Stepped:
+def _step(run: Prepared, folder: Path, progress: Progress, log: TextIO) -> Stepped:
     """One optimizer update."""
     plan, names = run.plan, run.model.names
     position = Position(progress.step, plan.steps, plan.steps_per_epoch)
-    step: list[TaskLoss] = []
-    for visit in run.scheduler.visits(position):
-        batches = run.train[visit.task]
-        step.append(TaskLoss(visit.task, tuple(batches.next().to(run.device) for _ in range(visit.micro_batches))))
+    phase = run.scheduler.phase(position)
+    _enter(run, folder, progress, phase)
+    visits = run.scheduler.visits(position)
+    step = _chosen(run, visits, position) if run.scheduler.chooses_rows else [_next(run, visit) for visit in visits]
     try:
         combined = run.engine.run(step)
     except torch.OutOfMemoryError as error:
@@ -180,17 +183,18 @@ def _step(run: Prepared, progress: Progress, log: TextIO) -> Stepped:
     gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
     norm = clip_gradients(gradients, run.config.optimizer.clip)
     totals = combined.totals.tolist()
-    factor = rate_factor(run.config.optimizer, progress.step, plan.steps)
+    factor = phase.lr * rate_factor(run.config.optimizer, progress.step - phase.start, phase.steps)
     progress.step += 1
     progress.cursors = [batches.cursor for batches in run.train]
     skipped = not (math.isfinite(norm) and all(map(math.isfinite, totals)))
     if skipped:
-        _not_finite(run, progress, step, combined, norm)
+        _not_finite(run, progress, step, combined, norm, factor)
     else:
         set_rates(run.optimizer, factor)
         run.optimizer.step()
         progress.skipped_in_a_row = 0
-        _tell_step(run, progress.step, combined)
+        _tell_step(run, progress.step, combined, step)
+        _probe(run, position)
     losses = dict(zip((names[one.task] for one in step), combined.losses.tolist(), strict=True))
     weights = dict(zip(losses, combined.weights.tolist(), strict=True))
     if not skipped:
@@ -198,13 +202,63 @@ def _step(run: Prepared, progress: Progress, log: TextIO) -> Stepped:
             progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + loss
             progress.epoch_counts[name] = progress.epoch_counts.get(name, 0) + 1
     lr = factor * run.config.optimizer.lr
-    stepped = Stepped(progress.step, position.epoch, losses, weights, lr, norm, skipped)
+    epoch = bisect_right(plan.epoch_ends, position.step)
+    stepped = Stepped(progress.step, epoch, losses, weights, lr, norm, skipped)
     log_step(log, stepped, combined, coefficients=run.gradient_regularizer is not None)
     return stepped
 
 
-def _tell_step(run: Prepared, step: int, combined: Combined) -> None:
-    news = StepNews(step, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram)
+def _enter(run: Prepared, folder: Path, progress: Progress, phase: Phase) -> None:
+    """Freezes what the phase freezes; at its first step, starts the optimizer's averages anew, from the weights it asks for."""
+    run.model.freeze(phase.frozen)
+    if progress.step != phase.start or phase.start == 0:
+        return
+    run.optimizer.state.clear()
+    if phase.weights == "best" and progress.best_step is not None:
+        run.model.load_state_dict(_best(folder, progress.best_step).tensors("model"))
+
+
+def _next(run: Prepared, visit: Visit) -> TaskLoss:
+    batches = run.train[visit.task]
+    return TaskLoss(visit.task, tuple(batches.next().to(run.device) for _ in range(visit.micro_batches)))
+
+
+def _chosen(run: Prepared, visits: list[Visit], position: Position) -> list[TaskLoss]:
+    """The visits are a pool of candidates; of those the scheduler keeps some rows of some tasks, as one batch each."""
+    pool, rows = [], []
+    for visit in visits:
+        batches = [run.train[visit.task].next() for _ in range(visit.micro_batches)]
+        found = [probabilities_of(run.model, one.to(run.device), run.autocast) for one in batches]
+        known = [one for one in found if one is not None]
+        rows.append(np.concatenate([one.rows for one in batches]))
+        pool.append(Candidates(visit.task, len(rows[-1]), torch.cat(known) if known else None))
+    kept = run.scheduler.choose(pool, position)
+    return [
+        TaskLoss(one.task, (collate(run.train[one.task].encoded, one.task, mine[chosen.numpy()]).to(run.device),))
+        for one, mine, chosen in zip(pool, rows, kept, strict=True)
+        if len(chosen)
+    ]
+
+
+def _probe(run: Prepared, position: Position) -> None:
+    """The small validation that the scheduler asks for, on dev rows drawn as a function of (seed, step)."""
+    probe = run.scheduler.probe(position)
+    if probe is None:
+        return
+    losses = {}
+    for task in probe.tasks:
+        encoded = run.dev.get(run.model.names[task])
+        if encoded is not None:
+            size = min(len(encoded), probe.batches * run.train[task].batch_size)
+            generator = run.scheduler.run.generator(f"probe {position.step} {task}")
+            rows = torch.randperm(len(encoded), generator=generator)[:size].numpy()
+            losses[task] = loss_on(run.model, collate(encoded, task, rows).to(run.device), run.autocast)
+    run.scheduler.on_probe(ProbeNews(position.step + 1, losses))
+
+
+def _tell_step(run: Prepared, number: int, combined: Combined, step: list[TaskLoss]) -> None:
+    after = run.engine.losses_after(step) if "losses-after" in run.balancer.needs else None
+    news = StepNews(number, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram, after)
     for plugin in run.plugins().values():
         plugin.on_step(news)  # type: ignore[operator]
     for regularizer in run.regularizers:
@@ -220,7 +274,9 @@ def _tell_epoch(run: Prepared, progress: Progress, epoch: int) -> None:
     progress.epoch_sums, progress.epoch_counts = {}, {}
 
 
-def _not_finite(run: Prepared, progress: Progress, step: list[TaskLoss], combined: Combined, norm: float) -> None:
+def _not_finite(
+    run: Prepared, progress: Progress, step: list[TaskLoss], combined: Combined, norm: float, factor: float
+) -> None:
     """Counts a step that was left out, or says which task and rows are to blame. Raises MtlError."""
     progress.skipped += 1
     progress.skipped_in_a_row += 1
@@ -245,7 +301,7 @@ def _not_finite(run: Prepared, progress: Progress, step: list[TaskLoss], combine
         lines.append(f"step {progress.step}: gradient norm {norm:g} with finite losses ({listed})")
     if run.config.training.on_nan == "skip" and progress.skipped_in_a_row < SKIPS_IN_A_ROW:
         return
-    lr = run.config.optimizer.lr * rate_factor(run.config.optimizer, progress.step - 1, run.plan.steps)
+    lr = run.config.optimizer.lr * factor
     many = f" ({SKIPS_IN_A_ROW} steps in a row)" if run.config.training.on_nan == "skip" else ""
     raise MtlError(
         *lines,
@@ -276,7 +332,7 @@ def _evaluate(run: Prepared, progress: Progress, log: TextIO) -> Evaluated:
     )
     for plugin in run.plugins().values():
         plugin.on_evaluation(news)  # type: ignore[operator]
-    epoch = (progress.step - 1) // run.plan.steps_per_epoch
+    epoch = bisect_left(run.plan.epoch_ends, progress.step)
     line = {"kind": "evaluation", "step": progress.step, "epoch": epoch, "score": score}
     line |= {f"eval/{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
     write_line(log, line | {f"eval/{name}/loss": loss for name, loss in losses.items()})
@@ -355,15 +411,20 @@ def _export(run: Prepared, folder: Path, progress: Progress) -> None:
     run_folder.export(folder, run.model, run.encoder, facts)
 
 
+def _best(folder: Path, step: int) -> Checkpoint:
+    """The best checkpoint of the run. Raises MtlError where it is damaged."""
+    place = folder / "checkpoints" / f"step-{step}"
+    problem = checkpoint.damage(place)
+    if problem is not None:
+        raise MtlError(f"{place}: the best checkpoint is damaged: {problem}")
+    return Checkpoint(place, step)
+
+
 def _finish(run: Prepared, folder: Path, progress: Progress, why: str) -> dict[str, dict[str, dict[str, Estimate]]]:
     """Puts the best weights back, measures them with intervals, and writes results and predictions."""
     best = progress.best_step
     if best is not None and best != progress.step:
-        place = folder / "checkpoints" / f"step-{best}"
-        problem = checkpoint.damage(place)
-        if problem is not None:
-            raise MtlError(f"{place}: the best checkpoint is damaged: {problem}")
-        run.model.load_state_dict(Checkpoint(place, best).tensors("model"))
+        run.model.load_state_dict(_best(folder, best).tensors("model"))
     ended = Progress(**asdict(progress) | {"step": progress.step if best is None else best})
     _export(run, folder, ended)
     results: dict[str, dict[str, dict[str, Estimate]]] = {}

@@ -47,12 +47,53 @@ BUILT_IN = {
         "sts",
     ],
     "heads": ["cosine", "linear", "pair-concat"],
-    "schedulers": ["annealed", "proportional", "round-robin", "temperature"],
-    "balancers": ["equal", "inverse-size", "static", "tchebycheff", "uncertainty"],
-    "gradient_regularizers": ["pcgrad"],
-    "regularizers": [],
+    "schedulers": [
+        "all-together",
+        "annealed",
+        "bandit",
+        "curriculum",
+        "entropy",
+        "fixed-ratio",
+        "linear-temperature",
+        "proportional",
+        "round-robin",
+        "shuffled",
+        "similarity",
+        "stages",
+        "state-machine",
+        "temperature",
+        "worst-task",
+    ],
+    "balancers": [
+        "distill-anneal",
+        "dwa",
+        "epoch-sigmoid",
+        "equal",
+        "famo",
+        "geometric",
+        "gradnorm",
+        "imtl-l",
+        "inverse-size",
+        "ratio-clamp",
+        "rlw",
+        "static",
+        "tchebycheff",
+        "uncertainty",
+    ],
+    "gradient_regularizers": [
+        "aligned-mtl",
+        "cagrad",
+        "graddrop",
+        "gradvac",
+        "imtl-g",
+        "mgda",
+        "nash-mtl",
+        "pcgrad",
+        "upgrad",
+    ],
+    "regularizers": ["bppo", "l2-sp", "representation-alignment", "smart", "soft-sharing", "successive"],
     "encoders": ["tiny"],
-    "architectures": ["hard-sharing"],
+    "architectures": ["hard-sharing", "soft-sharing"],
     "metrics": ["accuracy", "macro-f1", "mean-squared-error", "pearson", "spearman"],
 }
 """The registry as users know it: a name that leaves this table is a name that somebody's recipe has."""
@@ -69,18 +110,27 @@ CHECKS = {
 }
 
 OPTIONS = {
-    "cosine": [{}, {"relu": True}],
-    "pair-concat": [{}, {"difference": False}, {"product": True}],
-    "round-robin": [{"exhausted": "cycle"}, {"exhausted": "stop"}, {"exhausted": "drop"}],
-    "temperature": [{}, {"temperature": 0.1}, {"temperature": math.inf}],
-    "annealed": [{}, {"decay": 0.0}, {"decay": 1.0}],
-    "static": [{"weights": {}}, {"weights": {"grades": 2.0}}, {"weights": {"grades": 0.0}}],
-    "tchebycheff": [{}, {"smooth": 0.1}, {"reference": "validation"}],
-    "uncertainty": [{}, {"initial_log_variance": -10.0}, {"initial_log_variance": 10.0}],
-    "pcgrad": [{}, {"scale": "mean"}],
-    "tiny": [{"dim": 16, "layers": 1, "intermediate": 32}],
+    "heads": {
+        "cosine": [{}, {"relu": True}],
+        "pair-concat": [{}, {"difference": False}, {"product": True}],
+    },
+    "schedulers": {
+        "round-robin": [{"exhausted": "cycle"}, {"exhausted": "stop"}, {"exhausted": "drop"}],
+        "temperature": [{}, {"temperature": 0.1}, {"temperature": math.inf}],
+        "annealed": [{}, {"decay": 0.0}, {"decay": 1.0}],
+    },
+    "balancers": {
+        "static": [{"weights": {}}, {"weights": {"grades": 2.0}}, {"weights": {"grades": 0.0}}],
+        "tchebycheff": [{}, {"smooth": 0.1}, {"reference": "validation"}],
+        "uncertainty": [{}, {"initial_log_variance": -10.0}, {"initial_log_variance": 10.0}],
+    },
+    "gradient_regularizers": {
+        "pcgrad": [{}, {"scale": "mean"}],
+    },
+    "regularizers": {},
+    "encoders": {"tiny": [{"dim": 16, "layers": 1, "intermediate": 32}]},
 }
-"""What a plugin is tried with besides its defaults, where that matters."""
+"""What a plugin is tried with besides its defaults, where that matters: by family and name."""
 
 FACTS = {"accuracy": GRADES, "macro-f1": GRADES, "pearson": SCORES, "spearman": SCORES, "mean-squared-error": SCORES}
 """The kind of task that each metric measures."""
@@ -95,7 +145,7 @@ TABLE = [
     for family, found in registry.FAMILIES.items()
     if family != "metrics"
     for name in found.built_in
-    for options in OPTIONS.get(name, [{}])
+    for options in OPTIONS.get(family, {}).get(name, [{}])
 ]
 
 

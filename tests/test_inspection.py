@@ -167,7 +167,12 @@ def test_a_balancer_is_described_with_its_source_and_options():
     assert found.source.split(":")[0].endswith("mtlcli/balancers/tchebycheff.py")
     assert found.module.startswith("Tchebycheff loss: Mao et al., ACL 2020")
     assert found.text.startswith("Minimises max_t lambda_t L_t")
-    assert dict(found.declares) == {"needs": "several-tasks", "native_scale": "mean", "weighs_heads": "false"}
+    assert dict(found.declares) == {
+        "needs": "several-tasks",
+        "native_scale": "mean",
+        "weighs_heads": "false",
+        "cost": "none",
+    }
     assert found.options == (
         (
             "reference",

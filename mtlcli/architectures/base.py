@@ -52,3 +52,11 @@ class Architecture(nn.Module, ABC):
     def private_parameters(self, task: int) -> list[nn.Parameter]:
         """Parameters that only this task uses."""
         return []
+
+    def encoder_of(self, task: int) -> nn.Module:
+        """The encoder that this task's texts go through."""
+        return self.encoder
+
+    def towers(self) -> list[nn.Module]:
+        """Modules of the same shape, one a task, that soft sharing holds together; empty where the tasks share one."""
+        return []

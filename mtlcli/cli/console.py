@@ -54,10 +54,12 @@ def show_plan(plan: "Plan") -> None:
             for task in plan.tasks
         ],
     )  # fmt: skip
-    epochs = plan.steps / plan.steps_per_epoch
+    epochs = len(plan.epoch_ends)
     memory = f"; gradient rows take {size(plan.rows_buffer_bytes)}" if plan.rows_buffer_bytes else ""
-    cost = f"; regularizers add {plan.regularizer_passes:g} passes to each" if plan.regularizer_passes else ""
-    say(f"{plan.steps} steps in {epochs:.3g} epochs of {plan.steps_per_epoch}{memory}{cost}")
+    cost = ""
+    if plan.forward_passes or plan.backward_passes:
+        cost = f"; regularizers add {plan.forward_passes:g} forward and {plan.backward_passes:g} backward passes to each batch"
+    say(f"{plan.steps} steps in {epochs} epoch{'s' if epochs > 1 else ''} of {plan.steps_per_epoch}{memory}{cost}")
     for note in plan.notes:
         say(f"note: {note}")
 

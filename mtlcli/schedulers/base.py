@@ -1,13 +1,14 @@
 """The contract of a task scheduler: which tasks the next step visits (survey 3.3, 3.4)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from mtlcli.news import Listener
+from mtlcli.news import Listener, ProbeNews
 from mtlcli.plugin import Plugin, RunFacts
 
 TasksPerStep = Literal["one", "draws", "several", "all"]
@@ -40,6 +41,40 @@ class Visit:
     micro_batches: int = 1
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of the run with a learning-rate schedule of its own: steps from `start` up to `start + steps`.
+
+    `lr` multiplies every peak learning rate. `frozen` names parts that do not learn: `encoder`, `embeddings`, `heads`,
+    `layer.N` or a task's name for its head. `weights` says where a phase that is not the first begins: from the `last`
+    weights before it, or from the `best` ones of the run so far; the optimizer's averages start anew with it.
+    """
+
+    start: int
+    steps: int
+    lr: float = 1.0
+    frozen: tuple[str, ...] = ()
+    weights: Literal["last", "best"] = "last"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A small validation after a step: mean loss over so many dev batches of each of these tasks."""
+
+    tasks: tuple[int, ...]
+    batches: int
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Rows of one task that a scheduler may choose from: probabilities (n, classes) that the model gives them now, without
+    gradient and dropout, on the CPU; None for a task with scores. `count` is n."""
+
+    task: int
+    count: int
+    probabilities: Tensor | None
+
+
 class Scheduler(Plugin, Listener, ABC):
     """Says which tasks each optimizer update visits.
 
@@ -49,6 +84,8 @@ class Scheduler(Plugin, Listener, ABC):
     """
 
     tasks_per_step: TasksPerStep = "one"
+    chooses_rows: ClassVar[bool] = False
+    """Whether the rows of the visits are candidates of which `choose` keeps some."""
 
     @abstractmethod
     def visits(self, position: Position) -> list[Visit]:
@@ -57,6 +94,29 @@ class Scheduler(Plugin, Listener, ABC):
     @abstractmethod
     def steps_per_epoch(self) -> int:
         """Steps in which the largest task is seen once, as far as can be expected."""
+
+    def epoch_ends(self, epochs: int, steps: int | None, steps_per_epoch: int) -> list[int]:
+        """Numbers of steps after which each epoch ends; the last one is the length of the run.
+
+        `steps`, where the user gives it, is that length. Raises MtlError where the scheduler fixes the length itself.
+        """
+        total = steps or epochs * steps_per_epoch
+        return [*range(steps_per_epoch, total, steps_per_epoch), total]
+
+    def phase(self, position: Position) -> Phase:
+        """The part of the run that a step belongs to; by default the run is one."""
+        return Phase(0, position.total_steps)
+
+    def probe(self, position: Position) -> Probe | None:
+        """What to validate after this step, if anything; answered by `on_probe`."""
+        return None
+
+    def on_probe(self, news: ProbeNews) -> None:
+        """Called with the losses that `probe` asked for. A task without dev rows is missing."""
+
+    def choose(self, pool: Sequence[Candidates], position: Position) -> list[Tensor]:
+        """With `chooses_rows`: the numbers (m,) int64 of the rows kept of each member of the pool, perhaps none of some."""
+        raise NotImplementedError(f"{type(self).__qualname__} chooses rows, but does not override choose")
 
 
 def fewest_and_most(tasks_per_step: TasksPerStep, tasks: int, micro_batches: int) -> tuple[int, int]:

@@ -13,8 +13,6 @@ from mtlcli.regularizers.base import Forward, Regularizer
 class Example(Regularizer):
     """Adds minus the entropy of the predicted classes, so that no prediction becomes too sure; scores are left alone."""
 
-    passes = 0.0
-
     def __init__(
         self,
         run: RunFacts,
@@ -24,9 +22,9 @@ class Example(Regularizer):
         super().__init__(run)
         self.weight = weight
 
-    def forward(self, forward: Forward) -> Tensor:
+    def forward(self, forward: Forward) -> Tensor | None:
         """Minus beta times the mean entropy of the rows, in nats."""
         if self.run.tasks[forward.task].is_regression:
-            return torch.zeros((), device=forward.output.device)
+            return None
         logs = torch.log_softmax(forward.output.float(), dim=-1)
         return self.weight * (logs.exp() * logs).sum(-1).mean()

@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mtlcli.balancers.base import Balancer
-from mtlcli.plugin import RunFacts
+from mtlcli.balancers.base import Balancer, BatchLosses
+from mtlcli.plugin import RunFacts, Start
 from mtlcli.testing.common import (
     ALONE,
     RUN,
@@ -19,9 +20,11 @@ from mtlcli.testing.common import (
     numbers,
     own_randomness,
     saved_and_loaded,
+    start_of,
     steps_of,
     tell,
 )
+from mtlcli.testing.models import tiny_model
 
 
 def check_balancer(plugin: type[Balancer], **options: object) -> None:
@@ -29,17 +32,22 @@ def check_balancer(plugin: type[Balancer], **options: object) -> None:
 
     - objectives are (k,), finite, and so are the weights, their derivatives by the losses, and what is learned gets;
     - the order of the tasks is irrelevant (not asked of one that draws random numbers);
+    - what `batch_losses` puts in the place of a batch's losses is (n,) and finite;
     - `known_weights`, if it gives any, gives the derivatives of `forward`, detached, and the same when asked again;
     - a copy with the same state goes on with the same numbers;
     - random numbers come from `self.generator` alone.
     """
     checked = checked_options(plugin, Balancer, 1, options)
     check_needs(plugin)
-    name, whole, gram = plugin.__name__, "all-tasks" in plugin.needs, "gram" in plugin.needs
+    name, whole, after = plugin.__name__, "all-tasks" in plugin.needs, "losses-after" in plugin.needs
+    gram = bool(plugin.needs & {"gram", "last-layer-gram"})
     for run in (RUN, ALONE):
+        start = start_of(tiny_model(run.tasks), run.tasks)
 
-        def make(run: RunFacts = run) -> Balancer:
-            return plugin(run, **checked)
+        def make(run: RunFacts = run, start: Start = start) -> Balancer:
+            made = plugin(run, **checked)
+            made.begin(start)
+            return made
 
         balancer, steps = make(), steps_of(run, all_tasks=whole)
         with own_randomness(name):
@@ -48,7 +56,9 @@ def check_balancer(plugin: type[Balancer], **options: object) -> None:
                     for losses in _losses(len(tasks)):
                         _check_objectives(balancer, losses, torch.tensor(tasks), when)
                     _check_order(balancer, tasks)
-                tell(balancer, run, steps, gram=gram, shift=shift)
+                tell(balancer, run, steps, gram=gram, after=after, shift=shift)
+            for task in range(len(run.tasks)):
+                _check_batch_losses(balancer, task)
             copy = saved_and_loaded(balancer, make)
             for shift in (3, 4):
                 for tasks in steps:
@@ -60,8 +70,9 @@ def check_balancer(plugin: type[Balancer], **options: object) -> None:
                         f"{numbers(first[0])} and {numbers(second[0])}: keep history in buffers",
                     )
                 for one in (balancer, copy):
-                    tell(one, run, steps, gram=gram, shift=shift)
+                    tell(one, run, steps, gram=gram, after=after, shift=shift)
     balancer = plugin(RUN, **checked)
+    balancer.begin(start_of(tiny_model(RUN.tasks), RUN.tasks))
     _, _, learned = _balance(balancer, torch.ones(len(RUN.tasks)), torch.arange(len(RUN.tasks)))
     for parameter, gradient in learned.items():
         expect(gradient is not None, f"{name}.{parameter} is learned, but no objective depends on it")
@@ -87,6 +98,19 @@ def _balance(balancer: Balancer, losses: Tensor, tasks: Tensor) -> tuple[Tensor,
     expect(objectives.requires_grad, f"{name}: the objectives do not depend on the losses")
     learned = {key: parameter for key, parameter in balancer.named_parameters() if parameter.requires_grad}
     weights, *own = torch.autograd.grad(objectives.sum(), [losses, *learned.values()], allow_unused=True)
+    if balancer.needs & {"gram", "last-layer-gram"}:
+        rows = torch.randn(len(losses), 5, generator=torch.Generator().manual_seed(5))
+        for scale in (0.0, 1.0, 1e4):
+            aim = balancer.own_objective(losses.detach(), tasks, scale * (rows @ rows.T))
+            if aim is not None:
+                expect(
+                    aim.shape == () and finite(aim), f"{name}.own_objective: expected one finite number, found {aim}"
+                )
+                own = list(torch.autograd.grad(aim, list(learned.values()), allow_unused=True))
+                expect(
+                    finite(*(one for one in own if one is not None)),
+                    f"{name}.own_objective: its derivatives are not finite for losses {numbers(losses)}",
+                )
     found = torch.zeros_like(losses) if weights is None else weights
     return objectives.detach(), found, dict(zip(learned, own, strict=True))
 
@@ -114,6 +138,17 @@ def _check_objectives(balancer: Balancer, losses: Tensor, tasks: Tensor, when: s
     expect(
         close(known.to(weights), weights),
         f"{name}.known_weights: found {numbers(known)} {place}, but the objectives have the weights {numbers(weights)}",
+    )
+
+
+def _check_batch_losses(balancer: Balancer, task: int) -> None:
+    output = torch.tensor([0.3, 1.2, 0.1], requires_grad=True)
+    found = balancer.batch_losses(
+        BatchLosses(task, np.array([5, 0, 2]), output**2, lambda targets: (output - targets.float()) ** 2)
+    )
+    expect(
+        isinstance(found, Tensor) and found.shape == (3,) and finite(found) and found.requires_grad,
+        f"{type(balancer).__name__}.batch_losses: expected finite losses (3,) that depend on the output, found {found!r}",
     )
 
 

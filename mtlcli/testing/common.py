@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlcli import registry
 from mtlcli.balancers.base import Need
+from mtlcli.gradients import blocks
 from mtlcli.news import EpochNews, EvaluationNews, Listener, StepNews
-from mtlcli.plugin import Plugin, RunFacts, TaskFacts
+from mtlcli.plugin import Plugin, RunFacts, Start, TaskFacts, Taught
 
 GRADES = TaskFacts("grades", rows=1000, batches=63, labels=("bad", "fair", "good"))
 SCORES = TaskFacts("scores", rows=300, batches=19, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.5)
@@ -109,14 +111,23 @@ def saved_and_loaded(plugin: Plugin, make: Callable[[], Plugin]) -> Any:
     return fresh
 
 
-def tell(listener: Listener, run: RunFacts, steps: Sequence[Sequence[int]], *, gram: bool, shift: int = 0) -> None:
+def tell(
+    listener: Listener,
+    run: RunFacts,
+    steps: Sequence[Sequence[int]],
+    *,
+    gram: bool,
+    after: bool = False,
+    shift: int = 0,
+) -> None:
     """News as a run has it: these steps, an epoch in which the last task was not visited, an evaluation without it."""
     random = torch.Generator().manual_seed(shift)
     for step, tasks in enumerate(steps, shift):
         rows = torch.randn(len(tasks), 5, generator=random, dtype=torch.float64)
         losses = torch.rand(len(tasks), generator=random) + 0.1
         weights = torch.ones(len(tasks))
-        listener.on_step(StepNews(step, torch.tensor(tasks), losses, weights, rows @ rows.T if gram else None))
+        made = rows @ rows.T if gram else None
+        listener.on_step(StepNews(step, torch.tensor(tasks), losses, weights, made, 0.9 * losses if after else None))
     seen = range(len(run.tasks)) if len(run.tasks) < 3 or shift % 2 else range(len(run.tasks) - 1)
     listener.on_epoch(EpochNews(shift, {task: 0.5 + task for task in seen}))
     metrics = {task: {"pearson" if run.tasks[task].is_regression else "accuracy": 0.25 * task} for task in seen}
@@ -134,9 +145,26 @@ def check_needs(plugin: Any) -> None:
     unknown = set(plugin.needs) - set(get_args(Need))
     expect(not unknown, f"{plugin.__name__}.needs: expected some of {listed(get_args(Need))}; found {listed(unknown)}")
     expect(
-        plugin.native_scale in ("sum", "mean"),
-        f'{plugin.__name__}.native_scale: expected "sum" or "mean", found {plugin.native_scale!r}',
+        plugin.native_scale in ("sum", "mean", "own"),
+        f'{plugin.__name__}.native_scale: expected "sum", "mean" or "own", found {plugin.native_scale!r}',
     )
+
+
+def start_of(model: nn.Module, facts: Sequence[TaskFacts]) -> Start:
+    """What plugins see before step 1 of a run with this model; a teacher is half sure of the first class, or of 2.5."""
+
+    def teach(folder: str, task: int) -> Taught:
+        labels = facts[task].labels
+        if labels is None:
+            return Taught(np.full(facts[task].rows, 2.5), None)
+        each = np.full((facts[task].rows, len(labels)), 0.5 / (len(labels) - 1))
+        each[:, 0] = 0.5
+        return Taught(each.argmax(1), each)
+
+    def named(granularity: str) -> tuple[str, ...]:
+        return tuple(name for name, _ in blocks(model, granularity))  # type: ignore[arg-type]
+
+    return Start(model, DIM, named, teach)
 
 
 def targets_of(task: TaskFacts, n: int = 4) -> Tensor:

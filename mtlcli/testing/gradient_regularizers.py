@@ -1,12 +1,12 @@
 """The contract of gradient regularizers."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from mtlcli.gradient_regularizers.base import GradientRegularizer
+from mtlcli.plugin import RunFacts
 from mtlcli.testing.common import (
     ALONE,
     RUN,
@@ -19,17 +19,20 @@ from mtlcli.testing.common import (
     numbers,
     own_randomness,
     saved_and_loaded,
+    start_of,
     steps_of,
     tell,
 )
+from mtlcli.testing.models import tiny_model
 
 
 def check_gradient_regularizer(plugin: type[GradientRegularizer], **options: object) -> None:
     """Tries a gradient regularizer on small gradients: ordinary, opposed, zero, equal, and of norms from 1e-8 to 1e8.
 
     - weights are (k,), or the combination (P,), and finite;
-    - one task's gradient is left alone; k equal ones g give k g (native scale `sum`) or g (`mean`), and the option
-      `scale` converts between the two;
+    - k equal gradients g give k g (native scale `sum`), g (`mean`) or some other multiple of g (`own`), and the option `scale`
+      converts; so one task's gradient is left alone, but for its length under a scale of its own;
+    - with a granularity of its own, it gives weights (blocks, k);
     - the order of two tasks is irrelevant (of more, that of a random method is not);
     - a copy with the same state, generator included, goes on with the same numbers;
     - the Gram matrix is left as it was, and random numbers come from `self.generator` alone.
@@ -39,8 +42,12 @@ def check_gradient_regularizer(plugin: type[GradientRegularizer], **options: obj
     name, whole = plugin.__name__, "all-tasks" in plugin.needs
     expect("scale" in checked, f"{name}: expected the option `scale: native | mean | sum`, found {listed(checked)}")
 
-    def make() -> GradientRegularizer:
-        return plugin(RUN, **checked)
+    start = start_of(tiny_model(RUN.tasks), RUN.tasks)
+
+    def make(run: RunFacts = RUN, **more: object) -> GradientRegularizer:
+        made = plugin(run, **checked | more)
+        made.begin(start)
+        return made
 
     with own_randomness(name):
         regularizer = make()
@@ -53,7 +60,7 @@ def check_gradient_regularizer(plugin: type[GradientRegularizer], **options: obj
                 )
             if len(tasks) == 2:
                 _check_order_of_two(regularizer, tasks)
-        _check_native_scale(plugin, checked, whole)
+        _check_native_scale(make, whole)
         tell(regularizer, RUN, steps_of(RUN, all_tasks=whole), gram="gram" in plugin.needs)
         copy = saved_and_loaded(regularizer, make)
         rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(3))
@@ -86,9 +93,11 @@ def _combine(regularizer: GradientRegularizer, rows: Tensor, tasks: list[int]) -
     name = type(regularizer).__name__
     gram = rows.double() @ rows.double().T
     before, index = gram.clone(), torch.tensor(tasks)
+    weights: Tensor | None = None
     if regularizer.reads_rows:
         found = regularizer.combine(rows.clone(), gram, index)
     else:
+        _check_blocks(regularizer, gram, index)
         weights = regularizer.weights(gram, index)
         expect(
             isinstance(weights, Tensor) and weights.shape == (len(tasks),) and weights.is_floating_point(),
@@ -98,22 +107,35 @@ def _combine(regularizer: GradientRegularizer, rows: Tensor, tasks: list[int]) -
         found = (weights.double() @ rows.double()).to(rows)
     expect(torch.equal(gram, before), f"{name} changes the Gram matrix it is given")
     expect(found.shape == rows.shape[1:], f"{name}: expected ({rows.shape[1]},), found {tuple(found.shape)}")
-    return found * regularizer.scaling(len(tasks))
+    return found * regularizer.scaling(len(tasks), weights)
 
 
-def _check_native_scale(plugin: type[GradientRegularizer], options: dict[str, Any], whole: bool) -> None:
+def _check_blocks(regularizer: GradientRegularizer, gram: Tensor, tasks: Tensor) -> None:
+    if regularizer.granularity == "whole":
+        return
+    count = len(start_of(tiny_model(RUN.tasks), RUN.tasks).blocks(regularizer.granularity))
+    found = regularizer.block_weights(gram.repeat(count, 1, 1), tasks)
+    expect(
+        isinstance(found, Tensor) and found.shape == (count, len(tasks)) and finite(found),
+        f"{type(regularizer).__name__}.block_weights: expected finite weights ({count}, {len(tasks)}), found {found!r}",
+    )
+
+
+def _check_native_scale(make: Callable[..., GradientRegularizer], whole: bool) -> None:
     gradient = torch.tensor([0.3, -1.2, 0.7, 2.0, 0.1])
     for scale in ("native", "mean", "sum"):
-        means = scale == "mean" or (scale == "native" and plugin.native_scale == "mean")
         for run in (ALONE, RUN):
             for tasks in steps_of(run, all_tasks=whole):
                 k = len(tasks)
-                expected = gradient if means else k * gradient
-                found = _combine(plugin(run, **options | {"scale": scale}), gradient.repeat(k, 1), tasks)
+                regularizer = make(run, scale=scale)
+                found = _combine(regularizer, gradient.repeat(k, 1), tasks)
+                kind = regularizer.native_scale if scale == "native" else scale
+                along = float(found @ gradient / (gradient @ gradient))
+                factor = {"mean": 1.0, "sum": float(k)}.get(kind, max(along, 1e-6))
                 expect(
-                    close(found, expected, 1e-3),
-                    f"{plugin.__name__}: {k} gradient(s) equal to {numbers(gradient)} with scale {scale} (native: "
-                    f"{plugin.native_scale}): expected {numbers(expected)}, found {numbers(found)}",
+                    close(found, factor * gradient, 1e-3),
+                    f"{type(regularizer).__name__}: {k} gradient(s) equal to {numbers(gradient)} with scale {scale} (native: "
+                    f"{regularizer.native_scale}): expected {numbers(factor * gradient)}, found {numbers(found)}",
                 )
 
 

@@ -1,16 +1,23 @@
 """A model of two layers to try regularizers and architectures on."""
 
+import contextlib
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
 
-from mtlcli.architectures.base import ArchitectureFacts
+from mtlcli import registry
+from mtlcli.architectures.base import Architecture, ArchitectureFacts
 from mtlcli.architectures.hard_sharing import HardSharing
+from mtlcli.balancers.equal import Equal
 from mtlcli.data.batching import Batch
+from mtlcli.gradients import StepEngine
 from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
 from mtlcli.model import MultiTaskModel
-from mtlcli.plugin import TaskFacts
+from mtlcli.plugin import RunFacts, TaskFacts
+from mtlcli.regularizers.base import Regularizer
 from mtlcli.testing.common import DIM, targets_of
 
 
@@ -27,11 +34,22 @@ def tiny_encoder() -> nn.Module:
     )  # fmt: skip
 
 
-def tiny_model(tasks: tuple[TaskFacts, ...]) -> MultiTaskModel:
+def tiny_model(tasks: tuple[TaskFacts, ...], *, towers: bool = False) -> MultiTaskModel:
+    """A model of these tasks, its dropout zero; with `towers` each task has its own encoder."""
+    sharing: type[Architecture] = HardSharing
+    if towers:
+        sharing = registry.load("architectures", "soft-sharing", "towers")
     with torch.random.fork_rng(devices=[]):
-        architecture = HardSharing(ArchitectureFacts(tiny_encoder(), tasks))
+        architecture = sharing(ArchitectureFacts(tiny_encoder(), tasks))
         heads = {task.name: Linear(HeadFacts(task, DIM, 1), dropout=0.0) for task in tasks}
     return MultiTaskModel(architecture, heads).train()
+
+
+def step_engine(model: MultiTaskModel, run: RunFacts, regularizers: Sequence[Regularizer]) -> StepEngine:
+    """The engine of a run with equal weights."""
+    return StepEngine(
+        model, Equal(run), None, regularizers, max_tasks=len(run.tasks), autocast=contextlib.nullcontext()
+    )
 
 
 def tiny_batch(task: int, facts: TaskFacts) -> Batch:

@@ -1,40 +1,59 @@
 """The contract of regularizers."""
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
+from mtlcli.gradients import StepEngine, TaskLoss
 from mtlcli.model import MultiTaskModel
 from mtlcli.plugin import RunFacts, TaskFacts
-from mtlcli.regularizers.base import Regularizer
-from mtlcli.testing.common import GRADES, SCORES, checked_options, close, expect, finite, listed, saved_and_loaded, tell
-from mtlcli.testing.models import tiny_batch, tiny_model
+from mtlcli.randomness import random_states
+from mtlcli.regularizers.base import Regularizer, RegularizerNeed
+from mtlcli.testing.common import (
+    GRADES,
+    SCORES,
+    checked_options,
+    close,
+    expect,
+    finite,
+    listed,
+    saved_and_loaded,
+    start_of,
+    tell,
+)
+from mtlcli.testing.models import step_engine, tiny_batch, tiny_model
 
 
 def check_regularizer(plugin: type[Regularizer], **options: object) -> None:
     """Tries a regularizer on a model of two layers, for a task with classes and for one with scores, over two updates.
 
-    - it adds one finite number, whose gradient is finite, and changes neither the model's weights nor its mode;
+    - it adds one finite number, or None, whose gradient is finite, and changes neither the model's weights nor its mode;
+    - its pull on the weights leaves alone what has no gradient, and what it has finite;
     - `after_step` works, and a copy with the same state goes on with the same numbers;
-    - `passes` is 0 or more.
+    - the passes it says it costs are 0 or more.
     """
     checked = checked_options(plugin, Regularizer, 1, options)
     name = plugin.__name__
-    expect(plugin.passes >= 0, f"{name}.passes: expected 0 or more, found {plugin.passes}")
+    unknown = set(plugin.needs) - set(get_args(RegularizerNeed))
+    expect(not unknown, f"{name}.needs: expected some of {listed(get_args(RegularizerNeed))}; found {listed(unknown)}")
     run = RunFacts((GRADES, SCORES))
+    model = tiny_model(run.tasks, towers="towers" in plugin.needs)
+    start = start_of(model, run.tasks)
 
     def make() -> Regularizer:
-        return plugin(run, **checked)
+        made = plugin(run, **checked)
+        made.begin(start)
+        return made
 
     regularizer = make()
-    model = tiny_model(run.tasks)
+    passes = (regularizer.forward_passes, regularizer.backward_passes)
+    expect(min(passes) >= 0, f"{name}.forward_passes, backward_passes: expected 0 or more, found {passes}")
+    engine = step_engine(model, run, [regularizer])
     for _ in range(2):
         for task, facts in enumerate(run.tasks):
-            model.zero_grad()
-            added = _regularize(regularizer, model, task, facts)
-            if added.requires_grad:
-                added.backward()
-            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            expect(finite(*gradients), f"{name}: expected finite gradients for {facts.name}")
+            _regularize(regularizer, model, task, facts)
+            _check_gradients(name, engine, task, facts)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.01)
@@ -49,19 +68,30 @@ def check_regularizer(plugin: type[Regularizer], **options: object) -> None:
         )
 
 
+def _check_gradients(name: str, engine: StepEngine, task: int, facts: TaskFacts) -> None:
+    before = {key: value.clone() for key, value in engine.model.state_dict().items()}
+    engine.run([TaskLoss(task, (tiny_batch(task, facts),))])
+    named = dict(engine.model.named_parameters())
+    gradients = {key: parameter.grad for key, parameter in named.items() if parameter.grad is not None}
+    expect(finite(*gradients.values()), f"{name}: expected finite gradients for {facts.name}")
+    other = [key for key in gradients if key.startswith(f"heads.{1 - task}.")]
+    expect(not other, f"{name}: a step of {facts.name} alone gives a gradient to {listed(other)}")
+    changed = [key for key, value in engine.model.state_dict().items() if not torch.equal(value, before[key])]
+    expect(not changed, f"{name} changes the model's weights before the optimizer does: {listed(changed[:3])}")
+
+
 def _regularize(regularizer: Regularizer, model: MultiTaskModel, task: int, facts: TaskFacts) -> Tensor:
     name, batch = type(regularizer).__name__, tiny_batch(task, facts)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        added = model.regularization(task, batch, model(task, batch), [regularizer])
-    expect(
-        isinstance(added, Tensor) and added.shape == () and finite(added),
-        f"{name}: expected one finite number for {facts.name}, found {added!r}",
-    )
+        states = random_states(torch.device("cpu"))
+        hidden = model.hidden(task, model.inputs(task, batch))
+        output = model.output(task, batch.sides, hidden, batch.mask)
+        added = model.regularization(task, batch, hidden, output, states, [regularizer])
+    added = added if isinstance(added, Tensor) else torch.tensor(added)
+    expect(added.shape == () and finite(added), f"{name}: expected one finite number for {facts.name}, found {added!r}")
     expect(model.training, f"{name} leaves the model out of training mode")
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     expect(not changed, f"{name} changes the model in its forward pass: {listed(changed[:3])}")
-    if not isinstance(added, Tensor):
-        raise TypeError("checked above")
     return added

@@ -3,8 +3,19 @@
 from dataclasses import replace
 from typing import get_args
 
+import torch
+
+from mtlcli.news import ProbeNews
 from mtlcli.plugin import RunFacts
-from mtlcli.schedulers.base import Position, Scheduler, TasksPerStep, Visit, fewest_and_most
+from mtlcli.schedulers.base import (
+    Candidates,
+    Phase,
+    Position,
+    Scheduler,
+    TasksPerStep,
+    Visit,
+    fewest_and_most,
+)
 from mtlcli.testing.common import ALONE, RUN, checked_options, expect, listed, own_randomness, saved_and_loaded, tell
 
 
@@ -14,7 +25,9 @@ def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
     - a step visits tasks that exist, each at most once, with one micro-batch or more;
     - it visits as many as `tasks_per_step` promises, and one that draws shares out all micro-batches;
     - the answer depends on position and state alone: asked twice, in another order, or of a copy, it is the same;
-    - `steps_per_epoch` is 1 or more.
+    - `steps_per_epoch` is 1 or more, and the ends of the epochs rise;
+    - every step lies in its phase, whose rate is positive;
+    - one that chooses rows keeps rows of its candidates, each at most once, and one at least.
     """
     checked = checked_options(plugin, Scheduler, 1, options)
     name = plugin.__name__
@@ -35,18 +48,25 @@ def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
                 isinstance(length, int) and length >= 1,
                 f"{name}.steps_per_epoch: expected a whole number from 1, found {length!r}",
             )
-            positions = [
-                Position(step, 3 * length, length) for step in sorted({*range(min(40, 3 * length)), 3 * length - 1})
-            ]
+            ends = scheduler.epoch_ends(3, None, length)
+            expect(
+                ends and ends == sorted(set(ends)) and ends[0] >= 1,
+                f"{name}.epoch_ends: expected rising numbers from 1, found {ends}",
+            )
+            positions = [Position(step, ends[-1], length) for step in sorted({*range(min(40, ends[-1])), ends[-1] - 1})]
             asked = [scheduler.visits(position) for position in positions]
             for position, visits in zip(positions, asked, strict=True):
                 _check_visits(name, visits, run, promise, position)
+                _check_phase(name, scheduler.phase(position), position)
+                if scheduler.chooses_rows:
+                    _check_choice(scheduler, visits, position)
             _same_plan(name, asked, [scheduler.visits(position) for position in positions], "when asked again")
             other = make()
             backwards = [other.visits(position) for position in reversed(positions)]
             _same_plan(name, asked, backwards[::-1], "of a fresh one that is asked in another order")
             tasks = [[visit.task for visit in visits] for visits in asked]
             tell(scheduler, run, tasks, gram=False)
+            _probe(scheduler, positions)
             copy = saved_and_loaded(scheduler, make)
             after = [scheduler.visits(position) for position in positions]
             for position, visits in zip(positions, after, strict=True):
@@ -71,6 +91,45 @@ def _check_visits(name: str, visits: list[Visit], run: RunFacts, promise: TasksP
         promise != "draws" or sum(counts) == run.micro_batches,
         f"{name}: expected {run.micro_batches} draws in a step, found {counts}",
     )
+
+
+def _check_phase(name: str, phase: Phase, position: Position) -> None:
+    expect(
+        phase.start <= position.step < phase.start + phase.steps and phase.lr > 0,
+        f"{name}.phase: expected a phase with a positive rate around step {position.step}, found {phase}",
+    )
+
+
+def _check_choice(scheduler: Scheduler, visits: list[Visit], position: Position) -> None:
+    name, pool = type(scheduler).__name__, []
+    for visit in visits:
+        task = scheduler.run.tasks[visit.task]
+        count = 4 * visit.micro_batches
+        random = torch.Generator().manual_seed(position.step)
+        logits = None if task.labels is None else torch.randn(count, len(task.labels), generator=random)
+        pool.append(Candidates(visit.task, count, None if logits is None else torch.softmax(logits, -1)))
+    kept = scheduler.choose(pool, position)
+    expect(len(kept) == len(pool), f"{name}.choose: expected rows for {len(pool)} tasks, found {len(kept)}")
+    for one, rows in zip(pool, kept, strict=True):
+        numbers = rows.tolist()
+        expect(
+            len(set(numbers)) == len(numbers) and all(0 <= row < one.count for row in numbers),
+            f"{name}.choose: expected different rows from 0 to {one.count - 1}, found {numbers}",
+        )
+    expect(sum(map(len, kept)) >= 1, f"{name}.choose: keeps no row at all")
+
+
+def _probe(scheduler: Scheduler, positions: list[Position]) -> None:
+    for position in positions:
+        probe = scheduler.probe(position)
+        if probe is not None:
+            expect(
+                probe.batches >= 1
+                and probe.tasks
+                and all(0 <= task < len(scheduler.run.tasks) for task in probe.tasks),
+                f"{type(scheduler).__name__}.probe: expected tasks of the run and one batch or more, found {probe}",
+            )
+            scheduler.on_probe(ProbeNews(position.step + 1, {task: 0.5 + 0.1 * task for task in probe.tasks}))
 
 
 def _same_plan(name: str, expected: list[list[Visit]], found: list[list[Visit]], when: str) -> None:

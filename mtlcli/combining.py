@@ -1,0 +1,51 @@
+"""Which methods work together: said by what each class declares, before data is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mtlcli.architectures.base import Architecture
+from mtlcli.balancers.base import Balancer
+from mtlcli.gradient_regularizers.base import GradientRegularizer
+from mtlcli.regularizers.base import Regularizer
+from mtlcli.schedulers.base import Scheduler, fewest_and_most
+
+
+@dataclass(frozen=True)
+class Methods:
+    """What a run combines, as classes; the scheduler may be one that is built, whose options promise more or less."""
+
+    scheduler: Scheduler | type[Scheduler]
+    balancer: type[Balancer]
+    gradient_regularizer: type[GradientRegularizer] | None
+    regularizers: tuple[type[Regularizer], ...]
+    architecture: type[Architecture]
+
+
+def problems(methods: Methods, scheduler: str, names: Sequence[str], *, tasks: int, micro_batches: int) -> list[str]:
+    """One sentence for each method that cannot do its work in this company; none where all can.
+
+    `scheduler` is its name; `names` are those of the balancer, the gradient regularizer (empty without) and the regularizers.
+    """
+    found: list[str] = []
+    fewest, most = fewest_and_most(methods.scheduler.tasks_per_step, tasks, micro_batches)
+    chosen = [(names[0], methods.balancer.needs)]
+    if methods.gradient_regularizer is not None:
+        chosen.append((names[1], methods.gradient_regularizer.needs))
+    for name, needs in chosen if tasks > 1 else []:
+        cure = "choose --scheduler round-robin"
+        if "all-tasks" in needs and fewest < tasks:
+            found.append(
+                f'{name} needs every task in every step, which the scheduler "{scheduler}" does not promise: {cure}'
+            )
+        elif "several-tasks" in needs and most < 2:
+            more = " or --micro-batches 2 or more" if methods.scheduler.tasks_per_step == "draws" else ""
+            found.append(
+                f'{name} compares the tasks of a step, but the scheduler "{scheduler}" visits one task a step: {cure}{more}'
+            )
+    for name, regularizer in zip(names[2:], methods.regularizers, strict=True):
+        if "towers" in regularizer.needs and methods.architecture.towers is Architecture.towers:
+            found.append(
+                f"{name} holds the tasks' own encoders together, but this architecture gives them one to share: "
+                "choose --set architecture=soft-sharing"
+            )
+    return found

@@ -1,0 +1,32 @@
+"""The random state that dropout draws from, to run a pass once more with the same masks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    """torch's global states: of the CPU, and of the device where it is a GPU."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+@contextmanager
+def replayed(states: list[Tensor], device: torch.device) -> Iterator[None]:
+    """What runs inside draws again what was drawn after `states` were taken; outside nothing has happened."""
+    before = random_states(device)
+    _set(states, device)
+    try:
+        yield
+    finally:
+        _set(before, device)
+
+
+def _set(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
