@@ -68,13 +68,15 @@ class Taught:
 class Start:
     """What a plugin may look at once, when data and model are there and before step 1.
 
-    `model` is the MultiTaskModel with its first weights; `dim` the width of its encodings. `blocks(granularity)` names the
+    `model` is the MultiTaskModel with its first weights; `dim` the width of its encodings, `steps` the planned length of the
+    run. `blocks(granularity)` names the
     blocks of shared parameters at a granularity of `layer` or `tensor`, in their order. `teach(run, task)` lets a finished
     run, by its folder, predict the training rows of a task.
     """
 
     model: nn.Module
     dim: int
+    steps: int
     blocks: Callable[[str], tuple[str, ...]]
     teach: Callable[[str, int], Taught]
 

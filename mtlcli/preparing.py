@@ -161,6 +161,7 @@ def prepare(
     start = Start(
         model,
         encoder.dim,
+        _lengths(config, scheduler)[1][-1],
         lambda granularity: tuple(name for name, _ in blocks(model, granularity)),
         lambda folder, index: teach(folder, tasks[index], facts[index], device, context, cache),
     )
@@ -243,11 +244,17 @@ def _check_layers(model: MultiTaskModel) -> None:
             )
 
 
+def _lengths(config: Config, scheduler: Scheduler) -> tuple[int, list[int]]:
+    """Steps of an epoch, and the steps after which each epoch ends."""
+    training = config.training
+    steps_per_epoch = training.steps_per_epoch or scheduler.steps_per_epoch()
+    return steps_per_epoch, scheduler.epoch_ends(training.epochs or 1, training.steps, steps_per_epoch)
+
+
 def make_plan(run: Prepared) -> Plan:
     """What the run is going to do, and what about it is worth a note."""
     config = run.config
-    steps_per_epoch = config.training.steps_per_epoch or run.scheduler.steps_per_epoch()
-    ends = run.scheduler.epoch_ends(config.training.epochs or 1, config.training.steps, steps_per_epoch)
+    steps_per_epoch, ends = _lengths(config, run.scheduler)
     steps = ends[-1]
     counts = count_visits(run.scheduler, len(run.tasks), steps, steps_per_epoch)
     tasks = tuple(_task_plan(run, index, count, max(1, sum(counts))) for index, count in enumerate(counts))

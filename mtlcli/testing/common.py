@@ -164,7 +164,7 @@ def start_of(model: nn.Module, facts: Sequence[TaskFacts]) -> Start:
     def named(granularity: str) -> tuple[str, ...]:
         return tuple(name for name, _ in blocks(model, granularity))  # type: ignore[arg-type]
 
-    return Start(model, DIM, named, teach)
+    return Start(model, DIM, 12, named, teach)
 
 
 def targets_of(task: TaskFacts, n: int = 4) -> Tensor:
