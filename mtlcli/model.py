@@ -40,10 +40,10 @@ class MultiTaskModel(nn.Module):
         for part, members in chosen.items():
             if not members:
                 known = ["encoder", "embeddings", "layer.0", "heads", *self.names]
-                raise MtlError(f'frozen: there is no part "{part}" with anything to learn{suggest(part, known)}')
+                raise MtlError(f'freeze: there is no part "{part}" with anything to learn{suggest(part, known)}')
         still = {id(parameter) for members in chosen.values() for parameter in members}
         if len(still) == len(self._can_learn):
-            raise MtlError(f"frozen: {', '.join(parts)} leaves nothing that learns")
+            raise MtlError(f"freeze: {', '.join(parts)} leaves nothing that learns")
         for _, parameter in self._can_learn:
             parameter.requires_grad_(id(parameter) not in still)
         self._frozen = parts

@@ -115,6 +115,10 @@ OPTIONS = {
         "pair-concat": [{}, {"difference": False}, {"product": True}],
     },
     "schedulers": {
+        "stages": [
+            {"phases": [{"tasks": ["grades"]}]},
+            {"phases": [{"steps": 5, "freeze": ["heads"]}, {"scheduler": "annealed", "epochs": 2, "lr_factor": 0.5}]},
+        ],
         "round-robin": [{"exhausted": "cycle"}, {"exhausted": "stop"}, {"exhausted": "drop"}],
         "temperature": [{}, {"temperature": 0.1}, {"temperature": math.inf}],
         "annealed": [{}, {"decay": 0.0}, {"decay": 1.0}],

@@ -55,11 +55,13 @@ def show_plan(plan: "Plan") -> None:
         ],
     )  # fmt: skip
     epochs = len(plan.epoch_ends)
+    even = all(end == plan.steps_per_epoch * (1 + at) for at, end in enumerate(plan.epoch_ends[:-1]))
+    length = f" of {plan.steps_per_epoch}" if even else ""
     memory = f"; gradient rows take {size(plan.rows_buffer_bytes)}" if plan.rows_buffer_bytes else ""
     cost = ""
     if plan.forward_passes or plan.backward_passes:
         cost = f"; regularizers add {plan.forward_passes:g} forward and {plan.backward_passes:g} backward passes to each batch"
-    say(f"{plan.steps} steps in {epochs} epoch{'s' if epochs > 1 else ''} of {plan.steps_per_epoch}{memory}{cost}")
+    say(f"{plan.steps} steps in {epochs} epoch{'s' if epochs > 1 else ''}{length}{memory}{cost}")
     for note in plan.notes:
         say(f"note: {note}")
 
