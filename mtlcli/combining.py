@@ -1,8 +1,10 @@
 """Which methods work together: said by what each class declares, before data is read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from mtlcli import registry
 from mtlcli.architectures.base import Architecture
 from mtlcli.balancers.base import Balancer
 from mtlcli.gradient_regularizers.base import GradientRegularizer
@@ -49,3 +51,52 @@ def problems(methods: Methods, scheduler: str, names: Sequence[str], *, tasks: i
                 "choose --set architecture=soft-sharing"
             )
     return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods, each a (family, name), and why they cannot be in one run; `problem` is empty where they can."""
+
+    first: tuple[str, str]
+    second: tuple[str, str]
+    problem: str
+
+
+FAMILIES = ("schedulers", "balancers", "gradient_regularizers", "regularizers", "architectures")
+NEUTRAL = {"schedulers": "round-robin", "balancers": "equal", "architectures": "hard-sharing"}
+"""What stands in the place of a family that a pair does not name."""
+
+
+def pairs(names: Mapping[str, Sequence[str]], *, tasks: int, micro_batches: int) -> list[Pair]:
+    """Every two methods of different families, `names` being those of each family of FAMILIES, with everything else neutral."""
+    found = []
+    for at, one in enumerate(FAMILIES):
+        for other in FAMILIES[at + 1 :]:
+            for first in names.get(one, ()):
+                for second in names.get(other, ()):
+                    chosen = {one: first, other: second}
+                    found.append(Pair((one, first), (other, second), _problem(chosen, tasks, micro_batches)))
+    return found
+
+
+def _problem(chosen: Mapping[str, str], tasks: int, micro_batches: int) -> str:
+    """Why these methods, one a family, cannot be in one run of so many tasks; families left out are neutral.
+
+    A regularizer that needs towers gets them unless an architecture is named.
+    """
+
+    def plugin(family: str) -> Any:
+        name = chosen.get(family, NEUTRAL.get(family))
+        return None if name is None else registry.load(family, name, family)
+
+    regularizer, architecture = plugin("regularizers"), plugin("architectures")
+    if regularizer is not None and "towers" in regularizer.needs and "architectures" not in chosen:
+        architecture = registry.load("architectures", "soft-sharing", "architectures")
+    methods = Methods(
+        plugin("schedulers"), plugin("balancers"), plugin("gradient_regularizers"),
+        () if regularizer is None else (regularizer,), architecture,
+    )  # fmt: skip
+    names = [chosen.get("balancers", "equal"), chosen.get("gradient_regularizers", "")]
+    names += [chosen["regularizers"]] if "regularizers" in chosen else []
+    scheduler = chosen.get("schedulers", NEUTRAL["schedulers"])
+    return "; ".join(problems(methods, scheduler, names, tasks=tasks, micro_batches=micro_batches))

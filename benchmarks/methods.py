@@ -1,0 +1,175 @@
+"""What every balancer, gradient regularizer and regularizer adds to a training step of three tasks.
+
+    python benchmarks/methods.py --encoder minilm --data FOLDER --rounds 20
+
+All methods run in one process on one model, one optimizer and one buffer of rows, interleaved: in every round each method
+takes one step on the same batches, in an order that rotates. A ratio is the median of the rounds' ratios to `equal`;
+`equal again` shows how much of it is noise. A step is what training does: the engine, clipping, fused AdamW, and what the
+method hears afterwards. The rate is so small that the weights stay where they are. Methods that need options get them here.
+
+Prediction, before it was run: 1.04 to 1.08 for every method of the Gram matrix (rows are copied once and read twice), 1.1
+for graddrop (it reads the rows once more and draws a number for each column), 1.3 for famo (a forward pass more), 2 to 3
+for smart, 1.3 for bppo, 1.02 to 1.05 for pulls on the weights. Results with machine and versions are in
+benchmarks/README.md.
+"""
+
+import argparse
+import contextlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mtlcli import registry
+from mtlcli.balancers.equal import Equal
+from mtlcli.config import Config
+from mtlcli.gradients import StepEngine, TaskLoss, blocks
+from mtlcli.news import StepNews
+from mtlcli.optimization import clip_gradients, set_rates
+from mtlcli.plugin import RunFacts, Start, Taught
+from mtlcli.preparing import Prepared, prepare
+from mtlcli.recipes import Layer
+from mtlcli.resolution import resolve
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "static": {"weights": {"sst": 2.0}},
+    "distill-anneal": {"teachers": {"sst": "", "quora": "", "sts": ""}},
+    "gradvac per layer": {"granularity": "layer"},
+    "gradvac per tensor": {"granularity": "tensor"},
+}
+"""Options of a method, or of a variant whose name begins with that of its method."""
+
+
+def configuration(arguments: argparse.Namespace, architecture: str) -> Config:
+    """The three tasks of the README."""
+    values = {
+        "tasks": {"sst": {}, "quora": {"encoding": "cross"}, "sts": {"encoding": "bi"}},
+        "encoder": {"name": arguments.encoder},
+        "architecture": architecture,
+        "training": {"steps": 10_000, "batch_size": 16, "device": arguments.device},
+    }
+    values |= {"data": arguments.data} if arguments.data else {"sample": True}
+    return resolve([Layer(values)])
+
+
+class Method:
+    """One method's engine on the common model."""
+
+    def __init__(self, run: Prepared, family: str, name: str, rows_of: "Method | None") -> None:
+        facts = RunFacts(run.facts)
+        self.run = run
+        self.balancer: Any = Equal(facts)
+        plugin: Any = None
+        if family:
+            plugin = registry.load(family, name.split(" per ")[0], "benchmark")(facts, **OPTIONS.get(name, {}))
+            plugin.begin(start_of(run))
+            plugin.to(run.device)
+        if family == "balancers":
+            self.balancer = plugin
+        self.plugin = plugin
+        regularizer = plugin if family == "gradient_regularizers" else None
+        regularizers = [plugin] if family == "regularizers" else []
+        self.engine = StepEngine(
+            run.model, self.balancer, regularizer, regularizers, max_tasks=3, autocast=run.autocast
+        )
+        if rows_of is not None:
+            self.engine.rows, self.engine._views = rows_of.engine._buffer(), rows_of.engine._views
+        learned = list(plugin.parameters()) if plugin is not None else []
+        self.own = torch.optim.AdamW(learned, lr=1e-6) if learned else None
+
+    def step(self, batches: list[TaskLoss], number: int) -> None:
+        """What training does in a step."""
+        run = self.run
+        combined = self.engine.run(batches)
+        clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], 1.0)
+        combined.totals.tolist()
+        set_rates(run.optimizer, 1e-3)
+        run.optimizer.step()
+        if self.own is not None:
+            self.own.step()
+        after = self.engine.losses_after(batches) if "losses-after" in self.balancer.needs else None
+        if self.plugin is not None:
+            self.plugin.on_step(
+                StepNews(number, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram, after)
+            )
+            if self.engine.regularizers:
+                self.plugin.after_step(run.model)
+
+
+def start_of(run: Prepared) -> Start:
+    """What plugins see before step 1; a teacher is sure of nothing."""
+
+    def teach(folder: str, task: int) -> Taught:
+        facts = run.facts[task]
+        if facts.labels is None:
+            return Taught(torch.full((facts.rows,), 2.5).numpy(), None)
+        each = torch.full((facts.rows, len(facts.labels)), 1 / len(facts.labels)).numpy()
+        return Taught(each.argmax(1), each)
+
+    names = {kind: tuple(name for name, _ in blocks(run.model, kind)) for kind in ("layer", "tensor")}
+    return Start(run.model, run.encoder.dim, 10_000, names.__getitem__, teach)
+
+
+def compare(run: Prepared, chosen: list[tuple[str, str]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round's step by method."""
+    rows_of = Method(run, "gradient_regularizers", "pcgrad", None)
+    variants: dict[str, Callable[[list[TaskLoss], int], None]] = {
+        "equal": Method(run, "", "equal", None).step,
+        "equal again": Method(run, "", "equal", None).step,
+    }
+    for family, name in chosen:
+        variants[name] = Method(run, family, name, rows_of).step
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(rounds + 2):
+        batches = [TaskLoss(task, (source.next().to(run.device),)) for task, source in enumerate(run.train)]
+        names = list(variants)
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            start = time.perf_counter()
+            variants[name](batches, number + 1)
+            if run.device.type == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    return {name: found[2:] for name, found in times.items()}
+
+
+def main() -> None:
+    """Runs the rounds and prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", help="only these")
+    parser.add_argument("--encoder", default="tiny")
+    parser.add_argument("--data", default=None)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    families = ("balancers", "gradient_regularizers", "regularizers")
+    chosen = [(family, name) for family in families for name in registry.FAMILIES[family].built_in if name != "equal"]
+    chosen += [("gradient_regularizers", name) for name in OPTIONS if " per " in name]
+    if arguments.methods:
+        chosen = [one for one in chosen if one[1] in arguments.methods]
+    towers = {name for family, name in chosen if family == "regularizers" and _needs_towers(name)}
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    for architecture, group in (
+        ("hard-sharing", [one for one in chosen if one[1] not in towers]),
+        ("soft-sharing", [one for one in chosen if one[1] in towers]),
+    ):
+        if not group:
+            continue
+        run = prepare(configuration(arguments, architecture))
+        print(f"{run.plan.encoder}, {run.plan.encoder_parameters / 1e6:.1f} M parameters, {architecture}, {run.device}")
+        times = compare(run, group, arguments.rounds)
+        for name, found in times.items():
+            ratio = statistics.median(a / b for a, b in zip(found, times["equal"], strict=True))
+            print(f"{name:24} {ratio:.3f} of equal   median {1000 * statistics.median(found):.0f} ms")
+
+
+def _needs_towers(name: str) -> bool:
+    with contextlib.suppress(AttributeError):
+        return "towers" in registry.load("regularizers", name, "benchmark").needs
+    return False
+
+
+if __name__ == "__main__":
+    main()
