@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,11 @@ DECLARED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Surveyed:
-    """One line of `mtl plugins list`. `status` is `ok`, or `error: ` and what is wrong in one line."""
+    """One line of `mtl plugins list`. `status` is `ok`, or `error: ` and what is wrong in one line.
+
+    What follows the summary is what the source says outright: None where a family has no such attribute, or the source
+    computes it. `paper` is where the method comes from, empty where the module does not say.
+    """
 
     family: str
     name: str
@@ -52,6 +57,12 @@ class Surveyed:
     version: str
     status: str
     summary: str
+    native_scale: str | None = None
+    needs: tuple[str, ...] | None = None
+    tasks_per_step: str | None = None
+    reads_rows: bool | None = None
+    cost: str | None = None
+    paper: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,17 +94,34 @@ def survey(families: Sequence[str]) -> list[Surveyed]:
         if others:
             who = " and ".join(f"{other.distribution} {other.version}" for other in others)
             status[entry] = f"error: the name is also claimed by {who}"
-    return [
-        Surveyed(
-            entry.family,
-            entry.name,
-            entry.distribution,
-            entry.version,
-            status.get(entry, "ok"),
-            first_sentence(_docstring_of(entry.target)),
-        )
-        for entry in found
-    ]
+    return [_surveyed(entry, status.get(entry, "ok")) for entry in found]
+
+
+def _surveyed(entry: registry.Entry, status: str) -> Surveyed:
+    """What the source of a plugin says; an attribute of the family's base holds where the plugin says nothing of it."""
+    found, base = _class_of(entry.target), _class_of(registry.FAMILIES[entry.family].base)
+    if found is None or base is None:
+        return Surveyed(entry.family, entry.name, entry.distribution, entry.version, status, "")
+    known = _literals(base) | _literals(found)
+    scale, needs, tasks, cost = (known.get(name) for name in ("native_scale", "needs", "tasks_per_step", "cost"))
+    rows = known.get("reads_rows")
+    listed = isinstance(needs, frozenset | set | tuple | list) and all(isinstance(need, str) for need in needs)
+    return Surveyed(
+        entry.family, entry.name, entry.distribution, entry.version, status,
+        first_sentence(ast.get_docstring(found.node) or ""),
+        native_scale=scale if isinstance(scale, str) else None,
+        needs=tuple(sorted(needs)) if listed else None,
+        tasks_per_step=tasks if isinstance(tasks, str) else None,
+        reads_rows=rows if isinstance(rows, bool) else None,
+        cost=" ".join(cost.split()) if isinstance(cost, str) else None,
+        paper=_paper(ast.get_docstring(found.tree) or ""),
+    )  # fmt: skip
+
+
+def _paper(docstring: str) -> str:
+    """`Name: authors, venue year.` of a module -> `authors, venue year`; empty where the first paragraph names nothing."""
+    paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
+    return paragraph.partition(": ")[2].removesuffix(".")
 
 
 def first_sentence(docstring: str) -> str:
@@ -105,31 +133,74 @@ def first_sentence(docstring: str) -> str:
 # Reading without importing
 
 
-def _docstring_of(target: str) -> str:
-    """The docstring of `package.module:Class`, from the source; empty where there is none to be found."""
+@dataclass(frozen=True)
+class _Source:
+    """A class as it is written: its module by name, the module's text as a tree, and the class within it."""
+
+    module: str
+    tree: ast.Module
+    node: ast.ClassDef
+
+
+@cache
+def _parsed(path: Path) -> ast.Module | None:
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _class_of(target: str) -> _Source | None:
+    """`package.module:Class` as it is written; None where it is not to be found."""
     module, _, attribute = target.partition(":")
     for _ in range(5):  # a package may import the class from one of its modules
-        try:
-            path = _source_of(module)
-            tree = None if path is None else ast.parse(path.read_bytes())
-        except (OSError, SyntaxError, ValueError):
-            return ""
+        path = _source_of(module)
+        tree = None if path is None else _parsed(path)
         if path is None or tree is None:
-            return ""
+            return None
         found = next((one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == attribute), None)
         if found is not None:
-            return ast.get_docstring(found) or ""
+            return _Source(module, tree, found)
         imports = [(one, alias) for one in tree.body if isinstance(one, ast.ImportFrom) for alias in one.names]
         origin = next(((one, alias) for one, alias in imports if (alias.asname or alias.name) == attribute), None)
         if origin is None:
-            return ""
+            return None
         statement, alias = origin
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         for _ in range(statement.level - 1):
             package = package.rpartition(".")[0]
         module = ".".join(part for part in (package if statement.level else "", statement.module or "") if part)
         attribute = alias.name
-    return ""
+    return None
+
+
+def _literals(source: _Source, depth: int = 5) -> dict[str, Any]:
+    """The attributes in the body of a class and of those it derives from; None for one that the source computes."""
+    found: dict[str, Any] = {}
+    for base in reversed(source.node.bases):
+        below = _class_of(f"{source.module}:{base.id}") if isinstance(base, ast.Name) and depth else None
+        if below is not None:
+            found |= _literals(below, depth - 1)
+    for statement in source.node.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                found[name] = _literal(value)
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                found[name] = _literal(value)
+    return found
+
+
+def _literal(value: ast.expr) -> Any:
+    """The value of a literal, `frozenset({...})` among them; None for what has to be computed."""
+    try:
+        match value:
+            case ast.Call(func=ast.Name(id="frozenset"), args=[], keywords=[]):
+                return frozenset()
+            case ast.Call(func=ast.Name(id="frozenset"), args=[inner], keywords=[]):
+                return frozenset(ast.literal_eval(inner))
+        return ast.literal_eval(value)
+    except (ValueError, TypeError):
+        return None
 
 
 def _source_of(module: str) -> Path | None:

@@ -78,6 +78,71 @@ def test_a_third_party_plugin_that_works_is_ok(distributions):
     assert "fine_x" not in sys.modules
 
 
+SAID = '''
+"""A trick: Doe and Roe, ICML 2031, arXiv:3101.00001, equation 3.
+
+And more.
+"""
+
+from mtlcli.balancers.base import Balancer
+
+class Literal(Balancer):
+    """Does it."""
+
+    native_scale = "mean"
+    needs: frozenset = frozenset({"several-tasks", "gram"})
+    cost = (
+        "one more "
+        "pass"
+    )
+
+class Computed(Balancer):
+    """Works it out."""
+
+    native_scale = "me" + "an".strip()
+    needs = frozenset({name for name in ("gram",)})
+    cost = 3
+
+class Silent(Balancer):
+    """Says nothing."""
+'''
+
+
+def test_what_a_class_says_outright_wins_over_its_base_and_what_it_computes_is_left_open(distributions):
+    points = {name.lower(): f"said_x:{name}" for name in ("Literal", "Computed", "Silent")}
+    distributions("mtlcli-said", points, "mtlcli.balancers", said_x=SAID)
+    found = surveyed("mtlcli-said", "balancers")
+    assert {name: (one.status, one.native_scale, one.needs, one.cost) for name, one in found.items()} == {
+        "literal": ("ok", "mean", ("gram", "several-tasks"), "one more pass"),
+        "computed": ("ok", None, None, None),
+        "silent": ("ok", "sum", (), "none"),  # Balancer's own, and for the cost that of Plugin
+    }
+    assert {one.paper for one in found.values()} == {"Doe and Roe, ICML 2031, arXiv:3101.00001, equation 3"}
+
+
+def test_a_class_whose_base_cannot_be_followed_has_the_defaults_of_its_family(distributions):
+    source = "import mtlcli.schedulers.base as b\nclass Own(b.Scheduler):\n    tasks_per_step = 'several'\n"
+    source += "    def visits(self, position): return []\n    def steps_per_epoch(self): return 1\n"
+    distributions("mtlcli-own", {"own": "own_x:Own"}, "mtlcli.schedulers", own_x=source)
+    found = surveyed("mtlcli-own", "schedulers")["own"]
+    assert (found.status, found.tasks_per_step, found.cost, found.paper) == ("ok", "several", "none", "")
+
+
+def test_a_class_that_is_its_own_base_is_read_all_the_same(distributions):
+    distributions("mtlcli-ring", {"ring": "ring_x:Ring"}, "mtlcli.metrics", ring_x="class Ring(Ring):\n    'Turns.'\n")
+    assert surveyed("mtlcli-ring", "metrics")["ring"].summary == "Turns"
+
+
+@pytest.mark.parametrize("family", ["schedulers", "balancers", "gradient_regularizers", "regularizers"])
+def test_every_built_in_method_says_its_cost_and_its_paper(monkeypatch, family):
+    monkeypatch.setattr(registry, "_installed", lambda family: ())
+    for one in survey([family]):
+        assert one.cost, one
+        assert one.paper, one
+        assert (one.native_scale is not None) == (family in ("balancers", "gradient_regularizers")), one
+        assert (one.tasks_per_step is not None) == (family == "schedulers"), one
+
+
 def test_a_class_imported_from_a_module_of_the_package_is_found(distributions):
     distributions(
         "mtlcli-deep", {"deep": "deep_x:Deep"},
@@ -147,12 +212,13 @@ def test_the_command_line_shows_a_broken_plugin_and_succeeds(distributions, tmp_
     command = [sys.executable, "-m", "mtlcli", "plugins", "list", "encoders"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0
-    line = next(line for line in done.stdout.splitlines() if line.startswith("  gone "))
+    line = next(line for line in done.stdout.splitlines() if line.split("\t")[1] == "gone")
     expected = "error: ModuleNotFoundError: No module named 'gone_x' (reinstall or uninstall mtlcli-broken)"
-    assert line.split(maxsplit=1) == ["gone", f"{expected} [mtlcli-broken 1.2]"]
+    assert line.split("\t") == ["encoders", "gone", expected, "-", "-", "-", "-", "mtlcli-broken 1.2"]
     done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True)
     found = next(one for one in json.loads(done.stdout) if one["name"] == "gone")
-    assert list(found) == ["family", "name", "distribution", "version", "status", "summary"]
+    said = ["native_scale", "needs", "tasks_per_step", "reads_rows", "cost", "paper"]
+    assert list(found) == ["family", "name", "distribution", "version", "status", "summary", *said]
 
 
 def test_a_summary_is_the_first_sentence_on_one_line():
@@ -169,9 +235,9 @@ def test_a_balancer_is_described_with_its_source_and_options():
     assert found.text.startswith("Minimises max_t lambda_t L_t")
     assert dict(found.declares) == {
         "needs": "several-tasks",
-        "native_scale": "mean",
+        "native_scale": "own",
         "weighs_heads": "false",
-        "cost": "none",
+        "cost": "gradient rows",
     }
     assert found.options == (
         (

@@ -4,12 +4,16 @@ import json
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from mtlcli.cli.console import out, say
 from mtlcli.errors import MtlError
+
+if TYPE_CHECKING:
+    from mtlcli.inspection import Surveyed
 
 app = typer.Typer(
     help="What can be plugged in: tasks, heads, schedulers, balancers and more.\n\nExample: mtl plugins list balancers",
@@ -23,11 +27,12 @@ def list_plugins(
         str | None,
         typer.Argument(metavar="[FAMILY]", help="Only this family: tasks, heads, schedulers, balancers, ..."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a list of family, name, distribution, version, status, summary.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects, one for each plugin.")] = False,
 ) -> None:
-    """List every plugin with one line of what it does. A broken one is shown with its error.
+    """List every plugin: what it does, its native scale, what it needs and costs, and its paper.
+
+    A broken one is shown with its error. In a pipe one line each, with tabs between the columns: family, name, what it does
+    or its error, scale, needs, cost, paper, distribution.
 
     Example: mtl plugins list balancers
     """
@@ -38,21 +43,56 @@ def list_plugins(
     found = survey(families)
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
-        return
-    for number, name in enumerate(families):
-        if number:
-            say("")
-        say(name)
-        rows = [one for one in found if one.family == name]
-        width = max((len(one.name) for one in rows), default=0)
-        for one in rows:
-            origin = "" if one.distribution == "mtlcli" else f" [{one.distribution} {one.version}]"
-            _row(f"  {one.name:{width}}  ", (one.summary if one.status == "ok" else one.status) + origin)
-        if not rows:
-            say("  none installed")
+    elif out.is_terminal:
+        for number, name in enumerate(families):
+            if number:
+                say("")
+            say(name)
+            _listed([one for one in found if one.family == name])
+    else:
+        for one in found:
+            print("\t".join(_columns(one)))  # not `say`, which would make spaces of tabs
 
 
-def _row(start: str, text: str) -> None:
+PER_STEP = {
+    "one": "one task a step",
+    "draws": "micro_batches draws a step",
+    "several": "some tasks a step",
+    "all": "all tasks a step",
+}
+
+
+def _columns(one: "Surveyed") -> tuple[str, ...]:
+    """What a program reads of a plugin; `-` for what it does not say, or has not."""
+    text = one.summary if one.status == "ok" else one.status
+    origin = f"{one.distribution} {one.version}"
+    columns = (text, one.native_scale, ", ".join(_asks(one)), one.cost, one.paper, origin)
+    return one.family, one.name, *(" ".join((column or "").split()) or "-" for column in columns)
+
+
+def _asks(one: "Surveyed") -> list[str]:
+    """What a plugin makes of a step, and needs of the step, the engine or the architecture."""
+    asks = [PER_STEP.get(one.tasks_per_step, one.tasks_per_step)] if one.tasks_per_step else []
+    return asks + list(one.needs or ()) + (["gradient rows"] if one.reads_rows else [])
+
+
+def _listed(rows: "list[Surveyed]") -> None:
+    """The plugins of one family for people: the name, what it does, and below it what it declares and where it is from."""
+    width = max((len(one.name) for one in rows), default=0)
+    for one in rows:
+        origin = "" if one.distribution == "mtlcli" else f" [{one.distribution} {one.version}]"
+        _row(f"  {one.name:{width}}  ", (one.summary if one.status == "ok" else one.status) + origin)
+        facts = [f"scale {one.native_scale}"] if one.native_scale else []
+        facts += [f"{'' if one.tasks_per_step else 'needs '}{', '.join(asks)}"] if (asks := _asks(one)) else []
+        facts += [f"cost {one.cost}"] if one.cost else []
+        for line in ("; ".join(facts), one.paper):
+            if line and one.status == "ok":
+                _row(" " * (width + 4), line, "dim")
+    if not rows:
+        say("  none installed")
+
+
+def _row(start: str, text: str, style: str = "") -> None:
     """A term and its text: wrapped behind the term on a terminal, one line where a program reads."""
     if not out.is_terminal:
         say((start + text).rstrip())
@@ -61,7 +101,7 @@ def _row(start: str, text: str) -> None:
         text, max(out.width, len(start) + 20), initial_indent=start, subsequent_indent=" " * len(start),
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-    say(wrapped or start.rstrip())
+    out.print(Text(wrapped or start.rstrip(), style=style), soft_wrap=True)
 
 
 @app.command("show")
