@@ -1,4 +1,4 @@
-"""Measuring a saved run on labelled rows: its own, those of another folder, or those of a file."""
+"""Measuring a run or an ensemble on labelled rows: its own, those of another folder, or those of a file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +14,11 @@ from mtlcli.data.reading import FileSource, format_of
 from mtlcli.data.sources import Source
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.errors import MtlError, one_of, suggest
-from mtlcli.evaluation import make_metrics, measure, predict_rows
+from mtlcli.evaluation import make_metrics, measure
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.bootstrap import Estimate
 from mtlcli.plugin import TaskFacts
-from mtlcli.preparing import encode_split
-from mtlcli.run_folder import check_installed, load_run, read_record, stored_config, stored_facts
+from mtlcli.predictor import Outline, look
 from mtlcli.run_log import write_predictions
 from mtlcli.tasks.base import Classes, Score, Target, Task
 
@@ -53,21 +52,17 @@ def judge(
             raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}")
     if precision not in PRECISIONS:
         raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
-    record = read_record(folder)
+    outline = look(folder)
     place = find_device(device)
     context = autocast(place, find_precision(precision, place))
-    check_installed(record)
-    found, notes = _read_all(folder, record, tasks, data, splits, changes)
-    run, warnings = load_run(folder)
+    outline.check_installed()
+    found, notes = _read_all(outline, tasks, data, splits, changes)
+    predictor, warnings = outline.load(place, {rows.task for rows in found})
     notes = warnings + notes
-    run.model.to(place)
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
     for rows in found:
-        facts, config = run.facts[rows.task], run.config
-        encoded = encode_split(
-            rows.split, run.encoder, config.tasks[facts.name].encoding or "single", config.encoder.max_length, None
-        )
-        predicted = predict_rows(run.model, rows.task, encoded, place, context)
+        facts = predictor.facts[rows.task]
+        predicted = predictor.on_split(rows.task, rows.split, place, context)
         results.setdefault(facts.name, {})[rows.split.name] = measure(
             rows.metrics, predicted, rows.split.targets, resamples
         )
@@ -81,25 +76,26 @@ def judge(
 
 
 def _read_all(
-    folder: Path, record: Mapping[str, Any], tasks: Sequence[tuple[str, list[str]]], data: str | None,
-    splits: Sequence[str] | None, changes: Sequence[tuple[Sequence[Any], Any]],
+    outline: Outline, tasks: Sequence[tuple[str, list[str]]], data: str | None, splits: Sequence[str] | None,
+    changes: Sequence[tuple[Sequence[Any], Any]],
 ) -> tuple[list[Rows], list[str]]:  # fmt: skip
     """The rows of all tasks and notes about them. Raises MtlError with the errors of all of them."""
-    names = list(record["tasks"])
+    folder, names = outline.folder, [facts.name for facts in outline.facts]
     if errors := [f'{folder}: no task "{name}"{suggest(name, names)}' for name, _ in tasks if name not in names]:
         raise MtlError(*errors)
     if twice := [name for index, (name, _) in enumerate(tasks) if name in dict(tasks[:index])]:
         raise MtlError(f"--task {twice[0]}: the task is named twice; measure one file after the other")
-    config, facts = changed(stored_config(record), changes), stored_facts(record)
+    configs = {name: outline.config(index) for index, name in enumerate(names)}
+    sections = changed({name: config.tasks[name] for name, config in configs.items()}, changes)
     found: list[Rows] = []
     notes: list[str] = []
     for name, files in tasks or [(name, []) for name in names]:
-        one, section = facts[names.index(name)], config.tasks[name]
+        one, section = outline.facts[names.index(name)], sections[name]
         try:
             task: Task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
             metrics = make_metrics(task.metrics, one, f"tasks.{name}")
             target = fitted_target(section, task, one)
-            sources = _sources(config, section, task, files, data, splits)
+            sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():
                 rows, _ = read_split(task, section, split, source, target, section.on_bad_row or task.on_bad_row)
                 notes += rows.warnings
@@ -118,9 +114,9 @@ def _read_all(
     return found, notes
 
 
-def changed(config: Config, changes: Sequence[tuple[Sequence[Any], Any]]) -> Config:
-    """The configuration with other ways of reading rows. Raises MtlError for a change of anything else."""
-    tasks = dict(config.tasks)
+def changed(sections: Mapping[str, TaskConfig], changes: Sequence[tuple[Sequence[Any], Any]]) -> dict[str, TaskConfig]:
+    """The tasks' sections with other ways of reading rows. Raises MtlError for a change of anything else."""
+    tasks = dict(sections)
     for path, value in changes:
         where = f"--set {'.'.join(map(str, path))}"
         if len(path) != 3 or path[0] != "tasks" or path[2] not in CHANGEABLE:
@@ -132,7 +128,7 @@ def changed(config: Config, changes: Sequence[tuple[Sequence[Any], Any]]) -> Con
             tasks[path[1]] = TaskConfig.model_validate(section)
         except ValidationError as error:
             raise MtlError(f"{where}: found {value!r}: {error.errors()[0]['msg']}") from error
-    return config.model_copy(update={"tasks": tasks})
+    return tasks
 
 
 def fitted_target(config: TaskConfig, task: Task, facts: TaskFacts) -> Target:

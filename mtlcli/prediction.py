@@ -6,7 +6,7 @@ through the encoder.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,9 @@ from mtlcli.data.batching import by_length, collate
 from mtlcli.data.encoding import Encoded, Sequences, Tokenizer
 from mtlcli.data.reading import BadRows, FileSource, Row, iterate
 from mtlcli.errors import MtlError, one_of
+from mtlcli.evaluation import Predicted
+from mtlcli.plugin import TaskFacts
+from mtlcli.predictor import Predictor
 from mtlcli.run_folder import SavedRun
 
 WINDOW = 4096
@@ -40,6 +43,16 @@ class Reading:
     columns: tuple[str, ...]
     encoding: str
     tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One way in which one run reads a row. The tasks of `reading` are the run's own indices; `ours` are the same tasks."""
+
+    run: SavedRun
+    tokenizer: Tokenizer
+    reading: Reading
+    ours: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -109,34 +122,52 @@ def check(source: FileSource, readings: Sequence[Reading]) -> None:
 
 
 def predict(
-    run: SavedRun, source: FileSource, readings: Sequence[Reading], *, device: torch.device,
+    predictor: Predictor, source: FileSource, readings: Sequence[Reading], *, device: torch.device,
     autocast: AbstractContextManager[object], tokens: int | None = None, window: int = WINDOW,
     ready: Callable[[float], bool] | None = None,
 ) -> Iterator[tuple[Row, dict[str, Prediction]]]:  # fmt: skip
-    """Every row with the predictions of every task, in order. Labels in the input are not looked at.
+    """Every row with the predictions of every task that `readings` names, in order. Labels in the input are not looked at.
 
     `tokens` limits a batch, padding included, and `window` the rows in memory; neither changes a prediction. `ready(seconds)`
     says whether the source, a pipe, has more within that time: rows that are there are not kept waiting for those to come.
 
     Raises MtlError, after the rows before it, for a row that cannot be read.
     """
-    tokenizer = Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length)
+    passes = _passes(predictor, readings)
+    asked = sorted(index for reading in readings for index in reading.tasks)
     limit = tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE)
     for chunk in _windows(_until_bad(source, readings), window, ready):
-        found: list[dict[str, Prediction]] = [{} for _ in chunk]
-        for reading in readings:
-            texts = [_texts(source, row, reading) for row in chunk]
-            for index, outputs in _outputs(run, reading, texts, tokenizer, device, autocast, limit).items():
-                if not outputs.isfinite().all():
-                    raise MtlError(
-                        f"{run.folder}: {run.facts[index].name}: the model gives numbers that are not finite; "
-                        "was it trained too fast? use another checkpoint or --precision fp32"
-                    )
-                for row, prediction in enumerate(_decode(run, index, outputs)):
-                    found[row][run.facts[index].name] = prediction
-        yield from zip(
-            chunk, ({fact.name: one[fact.name] for fact in run.facts if fact.name in one} for one in found), strict=True
-        )
+        votes: dict[tuple[int, int], Predicted] = {}  # by our index of the task, and the run
+        for one in passes:
+            texts = [_texts(source, row, one.reading) for row in chunk]
+            found = _outputs(one.run, one.reading, texts, one.tokenizer, device, autocast, limit)
+            for own, ours in zip(one.reading.tasks, one.ours, strict=True):
+                votes[ours, id(one.run)] = _vote(one.run, own, found[own])
+        answers = {
+            predictor.facts[task].name: _decode(
+                predictor.facts[task],
+                predictor.joined(task, [votes[task, id(voter.run)] for voter in predictor.voters[task]]),
+            )
+            for task in asked
+        }
+        for number, row in enumerate(chunk):
+            yield row, {name: each[number] for name, each in answers.items()}
+
+
+def _passes(predictor: Predictor, readings: Sequence[Reading]) -> list[_Pass]:
+    """What has to be run for these readings: each run reads a row as it was trained to, whatever the others do."""
+    found: dict[tuple[int, tuple[str, ...], str], list[tuple[int, int]]] = {}
+    runs = {}
+    for reading in readings:
+        for ours in reading.tasks:
+            for voter in predictor.voters[ours]:
+                runs[id(voter.run)] = voter.run
+                found.setdefault((id(voter.run), reading.columns, voter.encoding), []).append((voter.task, ours))
+    tokenizers = {key: Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length) for key, run in runs.items()}
+    return [
+        _Pass(runs[key], tokenizers[key], Reading(columns, encoding, tuple(own for own, _ in tasks)), tuple(o for _, o in tasks))
+        for (key, columns, encoding), tasks in found.items()
+    ]  # fmt: skip
 
 
 def _usable(source: FileSource, readings: Sequence[Reading], bad: BadRows) -> Iterator[Row]:
@@ -249,15 +280,25 @@ def shared_features(run: SavedRun, tasks: Sequence[int]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _decode(run: SavedRun, task: int, outputs: Tensor) -> Iterable[Prediction]:
-    labels = run.facts[task].labels
+def _vote(run: SavedRun, task: int, outputs: Tensor) -> Predicted:
+    """What a run says of these rows. Raises MtlError where that is no number."""
+    if not outputs.isfinite().all():
+        raise MtlError(
+            f"{run.folder}: {run.facts[task].name}: the model gives numbers that are not finite; "
+            "was it trained too fast? use another checkpoint or --precision fp32"
+        )
     decoded = run.model.head(task).decode(outputs)
-    values = decoded.values.tolist()
+    probabilities = None if decoded.probabilities is None else decoded.probabilities.numpy()
+    return Predicted(decoded.values.numpy(), probabilities, float("nan"))
+
+
+def _decode(facts: TaskFacts, joined: Predicted) -> list[Prediction]:
+    labels, values = facts.labels, joined.values.tolist()
     if labels is None:
         return [Prediction(None, None, float(value)) for value in values]
-    if decoded.probabilities is None:
+    if joined.probabilities is None:
         return [Prediction(labels[value], None, None) for value in values]
-    found = decoded.probabilities.tolist()
+    found = joined.probabilities.tolist()
     return [
         Prediction(labels[value], dict(zip(labels, row, strict=True)), None)
         for value, row in zip(values, found, strict=True)
@@ -277,10 +318,10 @@ def as_json(row: Row, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
     return found
 
 
-def cell_names(run: SavedRun, source: FileSource, readings: Sequence[Reading]) -> list[str]:
+def cell_names(all_facts: Sequence[TaskFacts], source: FileSource, readings: Sequence[Reading]) -> list[str]:
     """The columns of CSV or TSV, in the order of `as_cells`."""
     found = ["id"] if "id" in source.columns else []
-    for facts in (run.facts[index] for index in sorted(index for reading in readings for index in reading.tasks)):
+    for facts in (all_facts[index] for index in sorted(index for reading in readings for index in reading.tasks)):
         if facts.labels is None:
             found.append(f"{facts.name}.score")
         else:

@@ -18,8 +18,8 @@ from mtlcli.balancers.base import Balancer
 from mtlcli.combining import Methods, problems
 from mtlcli.config import Config
 from mtlcli.data.batching import TaskBatches, batches_per_pass
-from mtlcli.data.encoding import Encoded, Tokenizer, encode
-from mtlcli.data.loading import LoadedTask, Split, load_task, overlap
+from mtlcli.data.encoding import Encoded, Tokenizer, encode_split
+from mtlcli.data.loading import LoadedTask, load_task, overlap
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.encoders.base import EncoderFacts
 from mtlcli.encoders.resolving import LoadedEncoder, check_length, encoder_folder, load_encoder
@@ -143,10 +143,9 @@ def prepare(
         else:
             encoder = load_encoder(encoder_from, weights=False)
     check_length(encoder, config.encoder.max_length)
+    tokenizer = Tokenizer(encoder.tokenizer, config.encoder.max_length)
     encoded = {
-        (task.task.name, name): encode_split(
-            split, encoder, config.tasks[task.task.name].encoding or "single", config.encoder.max_length, cache
-        )
+        (task.task.name, name): encode_split(split, tokenizer, config.tasks[task.task.name].encoding or "single", cache)
         for task in tasks
         for name, split in task.splits.items()
     }
@@ -217,19 +216,6 @@ def target_facts(target: Target, facts: TaskFacts) -> TaskFacts:
     if isinstance(target, Score) and target.low is not None and target.high is not None:
         return replace(facts, score_range=(target.low, target.high), score_mean=target.mean, score_std=target.std)
     return facts
-
-
-def encode_split(split: Split, encoder: LoadedEncoder, encoding: str, max_length: int, cache: Path | None) -> Encoded:
-    """A split's rows as numbers: one sequence a row, or one for each text where the encoding is `bi`."""
-    tokenizer = Tokenizer(encoder.tokenizer, max_length)
-    if encoding == "bi":
-        sides = tuple(
-            encode(((texts[side],) for texts in split.texts()), tokenizer, f"{split.content} side {side}", cache)
-            for side in range(len(split.columns.texts))
-        )
-    else:
-        sides = (encode(split.texts(), tokenizer, f"{split.content} joined", cache),)
-    return Encoded(sides, split.targets, tokenizer.pad)
 
 
 def _check_layers(model: MultiTaskModel) -> None:

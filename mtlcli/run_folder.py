@@ -215,14 +215,19 @@ def stored_facts(record: Mapping[str, Any]) -> tuple[TaskFacts, ...]:
     return tuple(_facts(task["facts"]) for task in record["tasks"].values())
 
 
-def load_run(folder: Path) -> tuple[SavedRun, list[str]]:
-    """The model of a finished run, ready to predict, and warnings. Raises MtlError for what is missing or damaged."""
-    record = read_record(folder)
+def must_be_as_written(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raises MtlError for the first file of a run that is missing or changed."""
     for name, digest in record["files"].items():
         path = folder / name
         if not path.is_file() or sha256(path) != digest:
             state = "is not as it was written (sha256 differs)" if path.is_file() else "is missing"
             raise MtlError(f"{path}: {state}; write it again from the checkpoint: mtl train --resume --output {folder}")
+
+
+def load_run(folder: Path) -> tuple[SavedRun, list[str]]:
+    """The model of a finished run, ready to predict, and warnings. Raises MtlError for what is missing or damaged."""
+    record = read_record(folder)
+    must_be_as_written(folder, record)
     warnings = check_installed(record)
     config, facts = stored_config(record), stored_facts(record)
     encoder = load_encoder(folder / "encoder")

@@ -11,15 +11,20 @@ from mtlcli.data.pipe import Pipe
 from mtlcli.data.reading import FileSource
 from mtlcli.errors import MtlError
 from mtlcli.prediction import check, find_readings, predict, shared_features
-from mtlcli.run_folder import load_run
+from mtlcli.predictor import Predictor, Voter, look
 from trained import sentence, trained
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def run():
-    return load_run(trained())[0]
+def predictor():
+    return look(trained()).load(CPU)[0]
+
+
+@pytest.fixture(scope="module")
+def run(predictor):
+    return predictor.voters[0][0].run
 
 
 def lines(tmp_path, texts) -> FileSource:
@@ -27,9 +32,13 @@ def lines(tmp_path, texts) -> FileSource:
     return FileSource(tmp_path / "lines.txt")
 
 
+def alone(run) -> Predictor:
+    return Predictor(run.folder, run.facts, tuple((Voter(run, task),) for task in range(len(run.facts))))
+
+
 def answers(run, source, *wanted, **more) -> list[dict]:
     readings = find_readings(run.record, source, wanted)
-    return [found for _, found in predict(run, source, readings, device=CPU, autocast=nullcontext(), **more)]
+    return [found for _, found in predict(alone(run), source, readings, device=CPU, autocast=nullcontext(), **more)]
 
 
 def many(count: int) -> list[str]:
@@ -151,7 +160,7 @@ def test_what_was_read_before_a_bad_row_is_answered_before_it_is_told(run, tmp_p
     found = []
     with pytest.raises(MtlError, match=r"rows\.tsv:4: expected 2 columns, found 1"):
         for row, _ in predict(
-            run, source, find_readings(run.record, source, ["tone"]), device=CPU, autocast=nullcontext()
+            alone(run), source, find_readings(run.record, source, ["tone"]), device=CPU, autocast=nullcontext()
         ):
             found.append(row.values["id"])
     assert found == ["1", "2"]
@@ -160,7 +169,7 @@ def test_what_was_read_before_a_bad_row_is_answered_before_it_is_told(run, tmp_p
 def test_a_quote_that_never_closes_loses_no_row_before_it(run, tmp_path):
     (tmp_path / "rows.csv").write_text('id,sentence\n1,the pie\n2,"the lamp\n3,the ferry\n')
     source = FileSource(tmp_path / "rows.csv")
-    rows = predict(run, source, find_readings(run.record, source, ["tone"]), device=CPU, autocast=nullcontext())
+    rows = predict(alone(run), source, find_readings(run.record, source, ["tone"]), device=CPU, autocast=nullcontext())
     assert next(rows)[0].values["id"] == "1"
     with pytest.raises(MtlError, match=r"rows\.csv:3: the quote opened here never closes"):
         next(rows)
@@ -178,7 +187,7 @@ def read_ahead(run, source, **more) -> list[int]:
             yield line
 
     source._lines = counting
-    for _ in predict(run, source, readings, device=CPU, autocast=nullcontext(), **more):
+    for _ in predict(alone(run), source, readings, device=CPU, autocast=nullcontext(), **more):
         given.append(len(read))  # noqa: PERF401
     return given
 

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from mtlcli.cli import check, evaluate, plugins, predict, train
+from mtlcli.cli import check, ensemble, evaluate, plugins, predict, train
 from mtlcli.errors import MtlError
 
 SPINS = "1000"
@@ -30,6 +30,7 @@ app.command("train")(train.train)
 app.command("check")(check.check)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("ensemble")(ensemble.ensemble)
 app.add_typer(plugins.app, name="plugins")
 
 

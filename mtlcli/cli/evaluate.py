@@ -11,7 +11,7 @@ from mtlcli.cli.console import err, say, show_results, show_warnings
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run or an ensemble.")],
     task: Annotated[
         list[str] | None,
         typer.Option(

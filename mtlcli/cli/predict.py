@@ -16,7 +16,7 @@ import typer
 
 from mtlcli.cli import options
 from mtlcli.cli.console import err, say
-from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.errors import MtlError, one_of
 
 if TYPE_CHECKING:
     from mtlcli.data.reading import FileSource
@@ -29,7 +29,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run or an ensemble.")],
     texts: Annotated[
         Path | None, typer.Argument(metavar="[INPUT]", help="Text lines, TSV, CSV or JSONL. [default: standard input]")
     ] = None,
@@ -83,12 +83,12 @@ def predict(
         raise MtlError(f'--input-format: found "{input_format}": expected one of {one_of(INPUT_FORMATS)}')
     if precision not in PRECISIONS:
         raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
-    from mtlcli.run_folder import read_record
+    from mtlcli.predictor import look
 
-    record = read_record(run)
+    outline = look(run)
+    record = outline.record
     for name in task or ():
-        if name not in record["tasks"]:
-            raise MtlError(f'{run}: no task "{name}"{suggest(name, record["tasks"])}')
+        outline.task(name)
     to_file = _check_output(output)
     if header is None:
         header = any(record["tasks"][name]["config"]["header"] for name in task or record["tasks"])
@@ -99,21 +99,19 @@ def predict(
     from mtlcli.devices import autocast, find_device, find_precision
     from mtlcli.prediction import as_cells, as_json, cell_names, check, find_readings
     from mtlcli.prediction import predict as run_prediction
-    from mtlcli.run_folder import load_run
 
     place = find_device(device or "auto")
     context = autocast(place, find_precision(precision, place))
     readings = find_readings(record, source, task or (), text.split(",") if text else (), first)
     if to_file and ready is None:  # hours of work, and then a bad row: better to know at once
         check(source, readings)
-    saved, warnings = load_run(run)
+    asked = [index for reading in readings for index in reading.tasks]
+    predictor, warnings = outline.load(place, asked)
     if not quiet:
-        names = [saved.facts[index].name for reading in readings for index in reading.tasks]
-        say(f"{run} (step {saved.record['step']}): predicting {one_of(names)}", err)
+        say(f"{run} ({outline.title}): predicting {one_of(outline.facts[index].name for index in asked)}", err)
         for warning in warnings:
             say(f"warning: {warning}", err)
-    saved.model.to(place)
-    rows = run_prediction(saved, source, readings, device=place, autocast=context, tokens=batch_tokens, ready=ready)
+    rows = run_prediction(predictor, source, readings, device=place, autocast=context, tokens=batch_tokens, ready=ready)
     count = 0
     with _opened(output, to_file) as file:
         if kind == "jsonl":
@@ -121,7 +119,7 @@ def predict(
                 file.write(json.dumps(as_json(row, found), ensure_ascii=False) + "\n")
                 count += 1
         else:
-            write = _table_writer(file, kind, cell_names(saved, source, readings))
+            write = _table_writer(file, kind, cell_names(outline.facts, source, readings))
             for row, found in rows:
                 write(as_cells(row, found))
                 count += 1

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mtlcli.data.loading import Split
 from mtlcli.errors import MtlError
 
 CHUNK = 2048
@@ -140,6 +141,18 @@ def encode(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, key: str | No
     if found is None:
         raise RuntimeError(f"token arrays in {folder} cannot be read back")
     return found
+
+
+def encode_split(split: Split, tokenizer: Tokenizer, encoding: str, cache: Path | None) -> Encoded:
+    """A split's rows as numbers: one sequence a row, or one for each text where the encoding is `bi`."""
+    if encoding == "bi":
+        sides = tuple(
+            encode(((texts[side],) for texts in split.texts()), tokenizer, f"{split.content} side {side}", cache)
+            for side in range(len(split.columns.texts))
+        )
+    else:
+        sides = (encode(split.texts(), tokenizer, f"{split.content} joined", cache),)
+    return Encoded(sides, split.targets, tokenizer.pad)
 
 
 def _keep(folder: Path, final: Path) -> Path:
