@@ -1,0 +1,1 @@
+"""What `mtl report` writes: one page about one run or several, to be opened anywhere."""
