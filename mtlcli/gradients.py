@@ -173,12 +173,16 @@ class StepEngine:
         """Leaves the combination of the weighted rows in row 0 -> coefficients (k,)."""
         by_weight = weights.cpu().double()
         outer = torch.outer(by_weight, by_weight)
+        gram = gram * outer
+        if not bool(torch.isfinite(gram).all()):  # the step will be refused, and must not enter the method's history
+            combine_rows(rows, by_weight.tolist())
+            return torch.ones_like(weights)
         if regularizer.reads_rows:
             rows.mul_(weights.unsqueeze(1))
-            rows[0].copy_(regularizer.combine(rows, gram * outer, tasks) * regularizer.scaling(len(tasks)))
+            rows[0].copy_(regularizer.combine(rows, gram, tasks)).mul_(regularizer.scaling(len(tasks)))
             return torch.ones_like(weights)
         if not self.blocks:
-            found = regularizer.weights(gram * outer, tasks)
+            found = regularizer.weights(gram, tasks)
             found = (found * regularizer.scaling(len(tasks), found)).to(weights)
             combine_rows(rows, (found * weights).tolist())
             return found

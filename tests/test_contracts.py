@@ -129,6 +129,12 @@ OPTIONS = {
         "uncertainty": [{}, {"initial_log_variance": -10.0}, {"initial_log_variance": 10.0}],
     },
     "gradient_regularizers": {
+        "aligned-mtl": [{}, {"scale_mode": "median"}, {"scale_mode": "rmse"}],
+        "cagrad": [{}, {"c": 0.0}, {"c": 10.0}],
+        "graddrop": [{}, {"leak": 0.5}],
+        "gradvac": [{}, {"target": 0.5}, {"granularity": "layer"}, {"granularity": "tensor", "beta": 1.0}],
+        "mgda": [{}, {"normalize": "l2"}],
+        "nash-mtl": [{}, {"max_norm": None}],
         "pcgrad": [{}, {"scale": "mean"}],
     },
     "regularizers": {},

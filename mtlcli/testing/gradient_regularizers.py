@@ -140,7 +140,7 @@ def _check_native_scale(make: Callable[..., GradientRegularizer], whole: bool) -
 
 
 def _check_order_of_two(regularizer: GradientRegularizer, tasks: list[int]) -> None:
-    state = regularizer.state_dict()
+    state = {key: value.clone() for key, value in regularizer.state_dict().items()}
     for rows in (torch.tensor([[1.0, 0.0], [-1.0, 1.0]]), torch.tensor([[3.0, 1.0], [1.0, 0.5]])):
         found = []
         for order in ([0, 1], [1, 0]):
