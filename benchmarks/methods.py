@@ -35,6 +35,7 @@ from mtlcli.resolution import resolve
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "static": {"weights": {"sst": 2.0}},
+    "epoch-sigmoid": {"start": {"sts": 1.0}},
     "distill-anneal": {"teachers": {"sst": "", "quora": "", "sts": ""}},
     "gradvac per layer": {"granularity": "layer"},
     "gradvac per tensor": {"granularity": "tensor"},

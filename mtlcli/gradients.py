@@ -194,12 +194,16 @@ class StepEngine:
         return each.mean(0).to(weights)
 
     def _last_layer_gram(self, rows: Tensor) -> Tensor:
-        """Inner products of the unweighted gradients on the last shared layer that a task of the step reaches (k, k)."""
+        """Inner products of the unweighted gradients on the last shared layer that every task of the step reaches, or where
+        there is none, that any of them reaches (k, k)."""
+        found = torch.zeros(len(rows), len(rows), dtype=torch.float64)
         for _, columns in reversed(self.layers):
             gram = gram_matrix(rows[:, columns]).cpu()
-            if bool(gram.diagonal().any()):
+            if bool(gram.diagonal().all()):
                 return gram
-        return torch.zeros(len(rows), len(rows), dtype=torch.float64)
+            if not bool(found.any()):
+                found = gram
+        return found
 
     def _backward(self, one: TaskLoss, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Forward and backward of all micro-batches of a task -> its mean loss, without and with regularizers."""

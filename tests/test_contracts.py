@@ -126,7 +126,13 @@ OPTIONS = {
     "balancers": {
         "static": [{"weights": {}}, {"weights": {"grades": 2.0}}, {"weights": {"grades": 0.0}}],
         "tchebycheff": [{}, {"smooth": 0.1}, {"reference": "validation"}],
-        "uncertainty": [{}, {"initial_log_variance": -10.0}, {"initial_log_variance": 10.0}],
+        "uncertainty": [{}, {"initial_log_variance": -10.0}, {"initial_log_variance": 10.0}, {"form": "regression"}],
+        "dwa": [{}, {"temperature": 0.1}, {"window": 1}, {"window": 3}],
+        "gradnorm": [{}, {"alpha": 0.0}, {"alpha": 10.0}, {"initial_loss": "log-classes"}],
+        "imtl-l": [{}, {"initial_scale": -10.0}, {"initial_scale": 10.0}],
+        "epoch-sigmoid": [{"start": {}}, {"start": {"grades": 2}, "weights": {"grades": 3.0}, "temperature": 0.01}],
+        "ratio-clamp": [{}, {"primary": "grades"}, {"lowest": 1.0, "initial": 1.0}],
+        "famo": [{}, {"lr": 1.0, "weight_decay": 0.0}],
     },
     "gradient_regularizers": {
         "aligned-mtl": [{}, {"scale_mode": "median"}, {"scale_mode": "rmse"}],

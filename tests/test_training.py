@@ -169,6 +169,10 @@ def test_a_longer_run_may_be_resumed(files, tmp_path):
     assert [event.step for event in events if isinstance(event, Stepped)] == [13, 14, 15, 16]
 
 
+REQUIRED = {"static": {"weights": {}}, "epoch-sigmoid": {"start": {}}}
+"""Options that have no default."""
+
+
 def all_balancers() -> list[str]:
     return [f"balancer:{name}" for name in registry.FAMILIES["balancers"].built_in] + [
         f"gradient_regularizer:{name}" for name in registry.FAMILIES["gradient_regularizers"].built_in
@@ -178,7 +182,7 @@ def all_balancers() -> list[str]:
 @pytest.mark.parametrize("method", all_balancers())
 def test_every_tensor_that_can_learn_moves_in_one_step(files, method):
     family, name = method.split(":")
-    choice = {"name": name, "weights": {"tone": 0.5}} if name == "static" else {"name": name}
+    choice = {"name": name, **REQUIRED.get(name, {})}
     prepared = prepare(small_config(files, **{family: choice}))
     before = {key: value.clone() for key, value in prepared.model.named_parameters()}
     step_once(prepared)
@@ -202,7 +206,7 @@ def step_once(prepared: Prepared) -> None:
 def test_one_task_alone_is_plain_training_with_every_method(files, tmp_path, method):
     family, name = method.split(":")
     only = {"tone": small_config(files).plain()["tasks"]["tone"]}
-    choice = {"name": name, "weights": {"tone": 1.0}} if name == "static" else {"name": name}
+    choice = {"name": name, **REQUIRED.get(name, {})}
     steps = {"steps": 3, "steps_per_epoch": 3, "batch_size": 8, "device": "cpu"}
     run(_only(files, only, steps), tmp_path / "plain")
     still = {"balancer_lr": 1e-9}  # what a balancer learns would change the weight of its only task

@@ -11,19 +11,27 @@ from mtlcli.balancers.base import Balancer
 from mtlcli.news import EpochNews, EvaluationNews
 from mtlcli.plugin import RunFacts
 
+SMALLEST = 1e-8
+"""What a reference of zero counts as: 0 stands for one that is not known yet."""
+
 
 class Tchebycheff(Balancer):
     """Minimises max_t lambda_t L_t with lambda_t = 1 / (l_t sum_i 1 / l_i): only the worst task moves the encoder.
 
     l_t is a reference loss, the mean of the last epoch or that of the last evaluation on dev: with the loss of the step
-    itself, as the survey can be read, all lambda_t L_t would be equal and the maximum would be rounding noise. Until there
-    is a reference, every task counts 1 / k. `smooth` = mu replaces the maximum by mu logsumexp(lambda_t L_t / mu).
-    Heads are trained on their own loss, else those of the other tasks would starve.
+    itself, as the survey can be read, all lambda_t L_t would be equal and the maximum would be rounding noise. The survey is
+    the only source of this form; the paper's own text was not at hand. The sum is over the tasks of the step. With dev
+    losses as reference, a task without one yet (or without dev rows) has the mean of its last epoch. Where a task of the
+    step has no reference at all, as in the first epoch, every task counts 1 / k.
+
+    `smooth` = mu replaces the maximum by mu logsumexp(lambda_t L_t / mu). Heads are trained on their own loss, else those of
+    the other tasks would starve. Native scale: its own; k equal tasks move the encoder by 1 / k of the gradient of one.
     """
 
     needs = frozenset({"several-tasks"})
-    native_scale = "mean"
+    native_scale = "own"
     weighs_heads = False
+    cost = "gradient rows"
 
     def __init__(
         self,
@@ -37,21 +45,24 @@ class Tchebycheff(Balancer):
         super().__init__(run)
         self.kind, self.smooth = reference, smooth
         self.register_buffer("reference", torch.zeros(len(run.tasks)))  # 0: none yet
+        self.register_buffer("judged", torch.zeros(len(run.tasks), dtype=torch.bool))
         self.reference: Tensor
+        self.judged: Tensor
 
     def on_epoch(self, news: EpochNews) -> None:
-        """Takes the epoch's mean losses as reference."""
-        if self.kind == "epoch":
-            self._refer(news.losses)
+        """Takes the epoch's mean losses as reference, where dev losses are not there or not asked for."""
+        self._refer({task: loss for task, loss in news.losses.items() if not self.judged[task]})
 
     def on_evaluation(self, news: EvaluationNews) -> None:
         """Takes the losses on dev as reference."""
         if self.kind == "validation":
             self._refer(news.losses)
+            for task in news.losses:
+                self.judged[task] = True
 
     def _refer(self, losses: Mapping[int, float]) -> None:
         for task, loss in losses.items():
-            self.reference[task] = max(loss, 1e-8)
+            self.reference[task] = max(loss, SMALLEST)
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
         """losses (k,) mean per row, tasks (k,) -> objectives (k,): all but the largest are zero, or their smooth shares."""

@@ -12,7 +12,7 @@ from mtlcli.balancers.static import Static
 from mtlcli.balancers.tchebycheff import Tchebycheff
 from mtlcli.balancers.uncertainty import Uncertainty
 from mtlcli.errors import MtlError
-from mtlcli.news import EpochNews, EvaluationNews
+from mtlcli.news import EpochNews, EvaluationNews, StepNews
 
 ALL = torch.tensor([0, 1, 2])
 LOSSES = torch.tensor([1.0, 2.0, 4.0])
@@ -45,9 +45,10 @@ def test_uncertainty_by_hand_classes_whole_scores_half():
 def test_uncertainty_is_at_rest_where_the_paper_says():
     balancer = Uncertainty(toy.facts(3))  # classes: exp(s) = 2 L; scores: exp(s) = L
     with torch.no_grad():
-        balancer.log_variance.copy_(torch.log(torch.tensor([2.0, 2.0, 8.0])))
+        for s, value in zip(balancer.log_variance, [2.0, 2.0, 8.0], strict=True):
+            s.fill_(math.log(value))
     balancer(LOSSES, ALL).sum().backward()
-    assert balancer.log_variance.grad.abs().max() < 1e-6
+    assert max(abs(float(s.grad)) for s in balancer.log_variance) < 1e-6
 
 
 def test_uncertainty_may_go_below_zero_and_stays_finite():
@@ -56,10 +57,37 @@ def test_uncertainty_may_go_below_zero_and_stays_finite():
     assert torch.isfinite(balancer(torch.full((3,), 1e6), ALL)).all()
 
 
-def test_uncertainty_of_absent_tasks_is_left_out():
-    balancer = Uncertainty(toy.facts(3), initial_log_variance=1.0)
-    balancer(LOSSES[1:], ALL[1:]).sum().backward()
-    assert balancer.log_variance.grad[0] == 0
+@pytest.mark.parametrize(("form", "share"), [("classification", 1.0), ("regression", 0.5)])
+def test_uncertainty_may_take_one_form_for_all_tasks_as_known_codes_do(form, share):
+    balancer = Uncertainty(toy.facts(3), initial_log_variance=math.log(2), form=form)
+    # share L exp(-log 2) + log(2) / 2
+    expected = [share * loss / 2 + math.log(2) / 2 for loss in (1.0, 2.0, 4.0)]
+    assert balancer(LOSSES, ALL).tolist() == pytest.approx(expected)
+    assert balancer.known_weights(ALL).tolist() == pytest.approx([share / 2] * 3)
+
+
+def test_momentum_leaves_the_uncertainty_of_an_absent_task_alone():
+    balancer = Uncertainty(toy.facts(3))
+    optimizer = torch.optim.AdamW(balancer.parameters(), lr=0.025, weight_decay=0.0)
+    for tasks in (ALL, ALL[1:]):
+        optimizer.zero_grad()
+        balancer(LOSSES[tasks], tasks).sum().backward()
+        optimizer.step()
+        if len(tasks) == 3:
+            after_first = torch.stack(list(balancer.log_variance)).tolist()
+    assert after_first[0] == pytest.approx(0.025, rel=1e-5)  # Adam's first step is lr, here up: 1 / 2 - L exp(-s) < 0
+    moved = torch.stack(list(balancer.log_variance)) != torch.tensor(after_first)
+    assert moved.tolist() == [False, True, True]
+    assert balancer.log_variance[0].grad is None
+
+
+def test_uncertainty_that_the_optimizer_moved_out_of_bounds_is_put_back():
+    balancer = Uncertainty(toy.facts(2))
+    with torch.no_grad():
+        balancer.log_variance[0].fill_(11.0)
+        balancer.log_variance[1].fill_(-12.0)
+    balancer.on_step(StepNews(1, ALL[:2], LOSSES[:2], torch.ones(2)))
+    assert torch.stack(list(balancer.log_variance)).tolist() == [10.0, -10.0]
 
 
 def test_tchebycheff_counts_all_alike_until_it_has_a_reference():
@@ -73,12 +101,27 @@ def test_tchebycheff_keeps_the_task_that_is_worst_against_its_reference():
     assert balancer(LOSSES, ALL).tolist() == pytest.approx([2 / 2.75, 0, 0])
 
 
-def test_tchebycheff_hears_only_the_reference_it_was_told_to():
+def test_tchebycheff_takes_dev_losses_only_when_told_to():
+    balancer = Tchebycheff(toy.facts(3))
+    balancer.on_evaluation(EvaluationNews(5, {0: 1.0, 1: 1.0, 2: 2.0}, {}))
+    assert balancer.reference.tolist() == [0, 0, 0]
+
+
+def test_tchebycheff_falls_back_on_the_epoch_for_a_task_without_dev_rows():
     balancer = Tchebycheff(toy.facts(3), reference="validation")
     balancer.on_epoch(EpochNews(0, {0: 1.0, 1: 1.0, 2: 1.0}))
-    assert balancer.reference.tolist() == [0, 0, 0]
-    balancer.on_evaluation(EvaluationNews(5, {0: 1.0, 1: 1.0, 2: 2.0}, {}))
-    assert balancer.reference.tolist() == [1.0, 1.0, 2.0]
+    balancer.on_evaluation(EvaluationNews(5, {0: 3.0, 1: 4.0}, {}))
+    assert balancer.reference.tolist() == [3.0, 4.0, 1.0]
+    balancer.on_epoch(EpochNews(1, {0: 0.5, 1: 0.5, 2: 0.5}))
+    assert balancer.reference.tolist() == [3.0, 4.0, 0.5]
+
+
+def test_tchebycheff_waits_while_one_task_of_the_step_has_no_reference():
+    balancer = Tchebycheff(toy.facts(3))
+    balancer.on_epoch(EpochNews(0, {0: 0.5, 1: 2.0}))
+    assert balancer(LOSSES, ALL).tolist() == pytest.approx([1 / 3, 2 / 3, 4 / 3])
+    # without the third: 1/l = 2, .5, sum 2.5; L/l = 2, 1
+    assert balancer(LOSSES[:2], ALL[:2]).tolist() == pytest.approx([2 / 2.5, 0])
 
 
 def test_the_loss_of_the_step_as_reference_would_be_degenerate():

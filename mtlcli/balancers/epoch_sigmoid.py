@@ -1,0 +1,65 @@
+"""Epoch sigmoid: Nishino et al., EMNLP-IJCNLP 2019, in the form of survey 3.1, equation 1, second hand."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlcli.balancers.base import Balancer
+from mtlcli.errors import MtlError, suggest
+from mtlcli.news import EpochNews
+from mtlcli.plugin import RunFacts
+
+
+class EpochSigmoid(Balancer):
+    """Lets hard tasks in later: each weight rises along a sigmoid around the epoch given for its task.
+
+    lambda_t(e) = weights_t / (1 + exp((start_t - e) / temperature)), e the number of epochs that are over: a constant
+    within an epoch, and half of weights_t once start_t epochs are over. A task without a start has its full weight from the
+    first step, as with start = -infinity. Native scale: sum. Raises MtlError for a task that the run does not have.
+    """
+
+    native_scale = "sum"
+
+    def __init__(
+        self,
+        run: RunFacts,
+        *,
+        start: Annotated[
+            dict[str, float], Field(description="epochs after which a task has half its weight, by task name")
+        ],
+        weights: Annotated[
+            dict[str, Annotated[float, Field(ge=0)]] | None,
+            Field(description="final weight by task name; 1 for a task left out"),
+        ] = None,
+        temperature: Annotated[
+            float, Field(gt=0, description="how slowly a weight rises, in epochs (alpha of the survey)")
+        ] = 1.0,
+    ) -> None:
+        super().__init__(run)
+        names = [task.name for task in run.tasks]
+        final = weights or {}
+        given = [("start", name) for name in start] + [("weights", name) for name in final]
+        unknown = [
+            f"balancer.{option}.{name}: no such task{suggest(name, names)}"
+            for option, name in given
+            if name not in names
+        ]
+        if unknown:
+            raise MtlError(*unknown)
+        self.temperature = temperature
+        self.register_buffer("start", torch.tensor([float(start.get(name, -torch.inf)) for name in names]))
+        self.register_buffer("final", torch.tensor([float(final.get(name, 1.0)) for name in names]))
+        self.register_buffer("epochs", torch.tensor(0.0))
+        self.start: Tensor
+        self.final: Tensor
+        self.epochs: Tensor
+
+    def known_weights(self, tasks: Tensor) -> Tensor:
+        """The weights of these tasks (k,) in this epoch."""
+        return self.final[tasks] * torch.sigmoid((self.epochs - self.start[tasks]) / self.temperature)
+
+    def on_epoch(self, news: EpochNews) -> None:
+        """Counts the epoch."""
+        self.epochs.fill_(news.epoch + 1)
