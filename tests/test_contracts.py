@@ -122,6 +122,18 @@ OPTIONS = {
         "round-robin": [{"exhausted": "cycle"}, {"exhausted": "stop"}, {"exhausted": "drop"}],
         "temperature": [{}, {"temperature": 0.1}, {"temperature": math.inf}],
         "annealed": [{}, {"decay": 0.0}, {"decay": 1.0}],
+        "linear-temperature": [{}, {"warmup_epochs": 0.1}, {"initial": 0.2, "final": 50.0}],
+        "all-together": [{}, {"max_micro_batches": 1}],
+        "fixed-ratio": [
+            {"ratio": {}},
+            {"ratio": {"grades": 0.25}, "order": "interleaved"},
+        ],
+        "similarity": [{}, {"primary": "grades", "same_task": ["grades"], "same_language": []}],
+        "bandit": [{}, {"hold": 1, "rate": 1.0}, {"temperature": 0.01, "initial_value": 0.0}],
+        "worst-task": [{}, {"relative": "chance"}, {"relative": "none"}],
+        "entropy": [{}, {"form": "code"}],
+        "state-machine": [{}, {"patience": 3, "tolerance": 0.1}, {"decay": 1.0}],
+        "curriculum": [{}, {"order": ["grades"]}, {"cumulative": False}, {"measure_share": 0.9, "cumulative": False}],
     },
     "balancers": {
         "static": [{"weights": {}}, {"weights": {"grades": 2.0}}, {"weights": {"grades": 0.0}}],

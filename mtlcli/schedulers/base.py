@@ -1,5 +1,6 @@
 """The contract of a task scheduler: which tasks the next step visits (survey 3.3, 3.4)."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from mtlcli.errors import MtlError, suggest
 from mtlcli.news import Listener, ProbeNews
 from mtlcli.plugin import Plugin, RunFacts
 
@@ -154,3 +156,17 @@ def steps_for_largest(run: RunFacts, probabilities: Tensor) -> int:
     largest = max(range(len(run.tasks)), key=lambda task: run.tasks[task].batches)
     per_step = float(probabilities[largest]) * run.micro_batches
     return max(1, round(run.tasks[largest].batches / per_step))
+
+
+def task_named(run: RunFacts, name: str, option: str) -> int:
+    """Index of a task that an option names. Raises MtlError where the run has none of this name."""
+    names = [task.name for task in run.tasks]
+    if name not in names:
+        raise MtlError(f'scheduler.{option}: no task "{name}"{suggest(name, names)}')
+    return names.index(name)
+
+
+def chance_loss(run: RunFacts, task: int) -> float:
+    """The loss of knowing nothing: log C for C classes, 1 for a score, whose error is in standard deviations."""
+    labels = run.tasks[task].labels
+    return 1.0 if labels is None else math.log(max(2, len(labels)))

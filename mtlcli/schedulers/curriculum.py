@@ -1,0 +1,98 @@
+"""Curriculum: Isonuma et al., EMNLP 2017; Nishino et al., EMNLP 2019; Hashimoto et al., EMNLP 2017 (survey 3.4)."""
+
+import math
+from bisect import bisect_right
+from itertools import accumulate, pairwise
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlcli.errors import MtlError
+from mtlcli.news import StepNews
+from mtlcli.plugin import RunFacts
+from mtlcli.schedulers.base import Position, Scheduler, Visit, chance_loss, task_named
+
+
+class Curriculum(Scheduler):
+    """Brings the tasks in one after the other, the easiest first, in an order given by hand or measured.
+
+    The run is cut into parts, equal ones unless `shares` says otherwise. With `cumulative`, part i visits the first i tasks of
+    the order; without, task i alone, and one part more visits all at last (Hashimoto's mixed batches; its share may be 0).
+    Every task of a part is in each of its steps. `measured` spends a first part on all tasks: the difficulty of one is its mean
+    training loss over the second half of that part, divided by that of chance (log C for classes, 1 for scores). The papers
+    order tasks by hand; the measure is ours. Until it is taken the order is that of the run, in which the plan is counted.
+    Raises MtlError for a task that the run does not have or has twice, and for the wrong number of shares.
+    """
+
+    tasks_per_step = "several"
+
+    def __init__(
+        self,
+        run: RunFacts,
+        *,
+        order: Annotated[
+            list[str] | str,
+            Field(description="task names, easiest first, those left out at the end; or: measured"),
+        ] = "measured",
+        cumulative: Annotated[bool, Field(description="whether a task stays when the next one comes in")] = True,
+        shares: Annotated[
+            list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None,
+            Field(description="relative lengths of the parts; null: equal"),
+        ] = None,
+        measure_share: Annotated[float, Field(gt=0, lt=1, description="part of the run spent on measuring")] = 0.1,
+    ) -> None:
+        super().__init__(run)
+        count = len(run.tasks)
+        names = [order] if isinstance(order, str) else order
+        given = [] if order == "measured" else [task_named(run, name, "order") for name in names]
+        for earlier, later in pairwise(sorted(given)):
+            if earlier == later:
+                raise MtlError(f"scheduler.order: {run.tasks[later].name} is given twice")
+        self.given = None if order == "measured" else given + [task for task in range(count) if task not in given]
+        self.cumulative = cumulative
+        self.shares = [1.0] * (count if cumulative else count + 1) if shares is None else shares
+        parts = count if cumulative else count + 1
+        if len(self.shares) != parts or not any(self.shares):
+            raise MtlError(f"scheduler.shares: found {self.shares}; expected {parts} numbers, not all 0")
+        self.measure_share = measure_share
+        self.total_steps = 0  # not known before the first step
+        self.register_buffer("sums", torch.zeros(count, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(count, dtype=torch.int64))
+        self.sums: Tensor
+        self.counts: Tensor
+
+    def visits(self, position: Position) -> list[Visit]:
+        """The tasks of the part that the step lies in."""
+        self.total_steps = position.total_steps
+        tasks = range(len(self.run.tasks)) if position.step < self._measured_steps() else self._part(position.step)
+        return [Visit(task, self.run.micro_batches) for task in sorted(tasks)]
+
+    def _measured_steps(self) -> int:
+        """Length of the part that measures."""
+        return 0 if self.given is not None else max(1, round(self.measure_share * self.total_steps))
+
+    def _part(self, step: int) -> list[int]:
+        start = self._measured_steps()
+        ends = [start + round((self.total_steps - start) * end / sum(self.shares)) for end in accumulate(self.shares)]
+        part, order = bisect_right(ends, step), self.order()
+        return order[: part + 1] if self.cumulative or part >= len(order) else order[part : part + 1]
+
+    def order(self) -> list[int]:
+        """Tasks from the easiest to the hardest, as given or as measured so far."""
+        if self.given is not None:
+            return self.given
+        means = [total / count if count else math.inf for total, count in zip(self.sums, self.counts, strict=True)]
+        return sorted(range(len(means)), key=lambda task: float(means[task]) / chance_loss(self.run, task))
+
+    def on_step(self, news: StepNews) -> None:
+        """Adds up losses over the second half of the part that measures."""
+        end = self._measured_steps()
+        if end // 2 < news.step <= end:
+            self.sums[news.tasks] += news.losses.detach().to(self.sums)
+            self.counts[news.tasks] += 1
+
+    def steps_per_epoch(self) -> int:
+        """Steps in which the largest task is seen once in a part that has it."""
+        return -(-max(task.batches for task in self.run.tasks) // self.run.micro_batches)
