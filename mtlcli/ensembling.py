@@ -235,7 +235,8 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _place(folder: Path, name: str) -> Path:
-    return Path(os.path.normpath(folder.resolve() / name))
+    found = Path(os.path.normpath(folder.resolve() / name))
+    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
 
 
 def read(folder: Path) -> tuple[tuple[Member, ...], dict[str, tuple[int, ...]]]:

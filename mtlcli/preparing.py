@@ -5,7 +5,7 @@ In the order of cost: combinations of methods, rows and labels, plugins, encoder
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -101,10 +101,11 @@ def check_combination(config: Config, built: Scheduler | None = None) -> None:
 
 
 def prepare(
-    config: Config, *, encoder_from: Path | None = None, cache: Path | None = None, first_step: int = 0
-) -> Prepared:
+    config: Config, *, encoder_from: Path | None = None, cache: Path | None = None, first_step: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Prepared:  # fmt: skip
     """Reads the data, loads the encoder and builds the run. `encoder_from` is a checkpoint's folder to make the encoder from,
-    without its weights. Raises MtlError for everything a user can mend."""
+    without its weights; `tell` hears of work that takes long. Raises MtlError for everything a user can mend."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise MtlError("this version trains in one process; start `mtl train` without torchrun")
     device = find_device(config.training.device)
@@ -162,7 +163,7 @@ def prepare(
         encoder.dim,
         _lengths(config, scheduler)[1][-1],
         lambda granularity: tuple(name for name, _ in blocks(model, granularity)),
-        lambda folder, index: teach(folder, tasks[index], facts[index], device, context, cache),
+        lambda folder, index: teach(folder, tasks[index], facts[index], device, context, cache, tell),
     )
     plugins: list[Plugin] = [scheduler, balancer, *regularizers]
     for one in plugins if gradient_regularizer is None else [*plugins, gradient_regularizer]:

@@ -27,6 +27,9 @@ CHOICES = {
     ("gradient_regularizer",): "gradient_regularizers",
 }
 
+# options of plugins whose values are folders by task name
+FOLDERS = (("balancer", "teachers"),)
+
 
 def split_methods(text: str, where: str) -> dict[str, str | None]:
     """`uncertainty+pcgrad` -> {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"}.
@@ -177,6 +180,11 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
         for key in TASK_FILES:
             if isinstance(section, dict) and key in section:
                 section[key] = absolute(section[key])
+    for section, option in FOLDERS:
+        chosen = values.get(section)
+        by_task = chosen.get(option) if isinstance(chosen, dict) else None
+        if isinstance(by_task, dict):
+            by_task.update({task: absolute(folder) for task, folder in by_task.items()})
     encoder = values.get("encoder")
     name = encoder.get("name") if isinstance(encoder, dict) else encoder
     if isinstance(name, str) and (

@@ -138,6 +138,10 @@ OPTIONS = {
     "balancers": {
         "static": [{"weights": {}}, {"weights": {"grades": 2.0}}, {"weights": {"grades": 0.0}}],
         "tchebycheff": [{}, {"smooth": 0.1}, {"reference": "validation"}],
+        "distill-anneal": [
+            {"teachers": {"grades": "anywhere"}},
+            {"teachers": {"grades": "anywhere"}, "mode": "fixed", "weight": 0.0},
+        ],
         "uncertainty": [{}, {"initial_log_variance": -10.0}, {"initial_log_variance": 10.0}, {"form": "regression"}],
         "dwa": [{}, {"temperature": 0.1}, {"window": 1}, {"window": 3}],
         "gradnorm": [{}, {"alpha": 0.0}, {"alpha": 10.0}, {"initial_loss": "log-classes"}],

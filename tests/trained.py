@@ -1,4 +1,4 @@
-"""One small trained run that the tests of predicting and judging share, and its files. Made on first use, once a session."""
+"""Small trained runs that the tests of predicting and judging share, and their files. Made on first use, once a session."""
 
 import atexit
 import functools
@@ -6,6 +6,7 @@ import random
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from mtlcli.preparing import prepare
 from mtlcli.recipes import Layer
@@ -58,9 +59,32 @@ def trained() -> Path:
         "encoder": {"name": "tiny", "dim": 32, "layers": 1, "attention_heads": 2, "intermediate": 32, "vocabulary": 120, "max_length": 32},
         "training": {"steps": 6, "steps_per_epoch": 6, "batch_size": 8, "device": "cpu"},
     }  # fmt: skip
-    for _ in train(prepare(resolve([Layer(values)])), place / "run", command="mtl train"):
+    return _train(values, place / "run")
+
+
+@functools.cache
+def other() -> Path:
+    """Another run on the same files, beside the first: a smaller encoder with a tokenizer of its own, the labels of `tone` in
+    another order, `same` and `near` encoded the other way, and no `stars`."""
+    run = trained()
+    files = run.parent / "files"
+    tasks: dict[str, dict[str, Any]] = {
+        name: {"kind": TASKS[name]} | {split: str(files / f"{name}-{split}.tsv") for split in ("train", "dev", "test")}
+        for name in ("near", "same", "tone")
+    }
+    tasks["near"]["encoding"], tasks["same"]["encoding"], tasks["tone"]["labels"] = "cross", "bi", ["good", "bad"]
+    values = {
+        "tasks": tasks,
+        "encoder": {"name": "tiny", "dim": 16, "layers": 1, "attention_heads": 2, "intermediate": 16, "vocabulary": 100, "max_length": 24},
+        "training": {"steps": 6, "steps_per_epoch": 6, "batch_size": 8, "device": "cpu", "seed": 7},
+    }  # fmt: skip
+    return _train(values, run.with_name("other"))
+
+
+def _train(values: dict[str, Any], folder: Path) -> Path:
+    for _ in train(prepare(resolve([Layer(values)])), folder, command="mtl train"):
         pass
-    return place / "run"
+    return folder
 
 
 def copy_of(run: Path, to: Path) -> Path:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mtlcli.cli import options
-from mtlcli.cli.console import say, show_plan, size, table
+from mtlcli.cli.console import err, say, show_plan, size, table
 
 if TYPE_CHECKING:
     from mtlcli.data.loading import LoadedTask
@@ -46,7 +46,7 @@ def check(
     from mtlcli.checking import try_longest
     from mtlcli.preparing import prepare
 
-    prepared = prepare(chosen)
+    prepared = prepare(chosen, tell=lambda line: None if quiet else say(line, err))
     found = try_longest(prepared)
     if quiet:
         return

@@ -78,7 +78,9 @@ def _show(chosen: "Ensemble") -> None:
         for index, run in enumerate(chosen.runs):
             if index in task.members or index in task.left_out:
                 value = task.members.get(index, task.left_out.get(index))
-                said = "" if index in task.members else f"left out, not {task.threshold:g}"
+                left = task.left_out.get(index)
+                side = "" if left is None else "below" if left < (task.threshold or 0) else "above"
+                said = f"left out, {side} {task.threshold:g}" if side else ""
                 rows.append((*first, str(run.folder), "not known" if value is None else f"{value:.4f}", said))
                 first = ("", "")
     table("", [("task", ""), ("metric", ""), ("run", ""), ("dev", "right"), ("", "")], rows)
