@@ -105,12 +105,12 @@ def _surveyed(entry: registry.Entry, status: str) -> Surveyed:
     known = _literals(base) | _literals(found)
     scale, needs, tasks, cost = (known.get(name) for name in ("native_scale", "needs", "tasks_per_step", "cost"))
     rows = known.get("reads_rows")
-    listed = isinstance(needs, frozenset | set | tuple | list) and all(isinstance(need, str) for need in needs)
+    listed = needs if isinstance(needs, frozenset | set | tuple | list) else None
     return Surveyed(
         entry.family, entry.name, entry.distribution, entry.version, status,
         first_sentence(ast.get_docstring(found.node) or ""),
         native_scale=scale if isinstance(scale, str) else None,
-        needs=tuple(sorted(needs)) if listed else None,
+        needs=None if listed is None else tuple(sorted(map(str, listed))),
         tasks_per_step=tasks if isinstance(tasks, str) else None,
         reads_rows=rows if isinstance(rows, bool) else None,
         cost=" ".join(cost.split()) if isinstance(cost, str) else None,
