@@ -191,7 +191,7 @@ def test_options_of_a_joined_name_are_those_of_the_balancer(config):
         "tasks: [sst]\nbalancer: {name: uncertainty+pcgrad, initial_log_variance: 1}\ngradient_regularizer: {scale: mean}"
     )
     assert (found.balancer.options, found.gradient_regularizer.options) == (
-        {"initial_log_variance": 1.0},
+        {"initial_log_variance": 1.0, "form": "by-task"},
         {"scale": "mean"},
     )
 
