@@ -20,6 +20,7 @@ class PCGrad(GradientRegularizer):
     """
 
     native_scale = "sum"
+    cost = "gradient rows and their Gram matrix"
 
     def __init__(
         self,
