@@ -20,6 +20,7 @@ from mtlcli.checkpoint import load_tensors, sha256, sync
 from mtlcli.config import Config
 from mtlcli.encoders.resolving import LoadedEncoder, load_encoder
 from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
+from mtlcli.grouping import must_be_no_group
 from mtlcli.heads.base import HeadFacts
 from mtlcli.model import MultiTaskModel
 from mtlcli.plugin import TaskFacts
@@ -171,6 +172,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         near = [other.name for other in folder.absolute().parent.iterdir()] if folder.absolute().parent.is_dir() else []
         raise MtlError(f"{folder}: there is no such run folder{did_you_mean(folder.name, near)}")
+    must_be_no_group(folder)
     path = folder / "run.json"
     if not path.is_file():
         if (folder / "checkpoints").is_dir() or (folder / "config.yaml").is_file():

@@ -97,6 +97,8 @@ def train(
     elif folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").unlink(missing_ok=True)  # of a run that goes on: what it had found is no more what it finds
+    shutil.rmtree(folder / "predictions", ignore_errors=True)
     (folder / "config.yaml").write_text(dump(config.plain()))
     if command:
         with (folder / "command.txt").open("a") as file:

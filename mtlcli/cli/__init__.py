@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from mtlcli.cli import check, ensemble, evaluate, plugins, predict, train
+from mtlcli.cli import check, compare, ensemble, evaluate, plugins, predict, report, study, train
 from mtlcli.errors import MtlError
 
 SPINS = "1000"
@@ -30,7 +30,10 @@ app.command("train")(train.train)
 app.command("check")(check.check)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("study")(study.study)
+app.command("compare")(compare.compare)
 app.command("ensemble")(ensemble.ensemble)
+app.command("report")(report.report)
 app.add_typer(plugins.app, name="plugins")
 
 

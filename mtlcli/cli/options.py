@@ -48,6 +48,10 @@ HeadLr = Annotated[
     float | None, typer.Option(help="Peak learning rate of the heads. [default: 10 x --lr, or what suits the encoder]")
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: 42]")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(metavar="N,N,...", help="Train once for each of these seeds, into OUTPUT/seed-N."),
+]
 SelectBy = Annotated[str | None, typer.Option(help="mean, normalized-mean, or TASK.METRIC. [default: mean]")]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many evaluations without a better one.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16. [default: auto]")]

@@ -1,12 +1,10 @@
 """`mtl train`."""
 
-import os
 import shlex
-import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,10 +12,14 @@ from rich.console import Console
 
 from mtlcli.cli import options
 from mtlcli.cli.console import TrainingView, err, say, show_plan, show_results
+from mtlcli.cli.interrupts import Interrupts
 
 if TYPE_CHECKING:
+    from mtlcli.checkpoint import Checkpoint
     from mtlcli.config import Config
     from mtlcli.events import Finished
+    from mtlcli.preparing import Prepared
+    from mtlcli.recipes import Layer
 
 
 def train(
@@ -37,6 +39,7 @@ def train(
     lr: options.Lr = None,
     head_lr: options.HeadLr = None,
     seed: options.Seed = None,
+    seeds: options.Seeds = None,
     select_by: options.SelectBy = None,
     patience: options.Patience = None,
     precision: options.Precision = None,
@@ -58,62 +61,97 @@ def train(
     Example: mtl train --task sst --task quora --task sts --balancer pcgrad --sample --output runs/demo
     """
     flags = {name: value for name, value in locals().items() if name in options.FLAGS}
-    from mtlcli.data.encoding import cache_folder
+
+    def configure(base: "Layer | None", resumed: "Layer | None") -> "Config":
+        return options.configure(config, task, sample, balancer, on_bad_row, sets, flags, base)
+
+    from mtlcli.cli.seeds import is_group, train_seeds
     from mtlcli.errors import MtlError
-    from mtlcli.resolution import absolute_paths
     from mtlcli.run_folder import stored_layer
     from mtlcli.training import open_folder
 
+    if seeds is not None or (resume and output is not None and is_group(output)):
+        if seed is not None or any(text.partition("=")[0].strip() == "training.seed" for text in sets or ()):
+            raise MtlError("--seeds runs once for each seed: leave --seed and training.seed out")
+        again = config is None  # a recipe given again is the whole configuration, to be compared
+        train_seeds(seeds, output, configure, resume=resume, overwrite=overwrite, again=again, quiet=quiet)
+        return
     if resume and output is None:
         raise MtlError("--resume: which run? name its folder with --output")
     if output is not None:
         found = open_folder(output, resume=resume, overwrite=overwrite)
     stored = stored_layer(output) if resume and output is not None else None
     base = stored if config is None else None  # a recipe given again is the whole configuration, to be compared
-    chosen = options.configure(config, task, sample, balancer, on_bad_row, sets, flags, base)
+    resumed = stored if output is not None and found is not None else None
+    chosen = configure(base, resumed)
     if output is None:
-        output, found = _default_output(chosen), None
+        output, found = default_output(chosen), None
     if found is not None and stored is not None:
-        from mtlcli.resuming import check_unchanged
-
-        for line in check_unchanged(
-            options.configure(None, None, False, None, None, None, {}, absolute_paths(stored, output)), chosen
-        ):
-            say(f"note: {line}", _console(quiet))
-    from mtlcli.events import Evaluated, Finished, Notice, Saved, Started, Stepped
-    from mtlcli.preparing import prepare
-    from mtlcli.training import train as run_training
-
+        tell_changes(stored, chosen, output, quiet)
     start = time.monotonic()
-    encoder_from = found.folder / "encoder" if found is not None else None
-    prepared = prepare(chosen, encoder_from=encoder_from, cache=cache_folder(), first_step=found.step if found else 0)
-    view: TrainingView | None = None
-    command = shlex.join(["mtl", *sys.argv[1:]])
+    prepared = prepare_run(chosen, found, quiet)
     with Interrupts() as interrupts:
-        try:
-            for event in run_training(prepared, output, command=command, resume_from=found, stop=interrupts.asked):
-                match event:
-                    case Started(plan=plan):
-                        if not quiet:
-                            show_plan(plan)
-                        view = TrainingView(plan.steps, plan.first_step, quiet)
-                    case Stepped() if view:
-                        view.stepped(event)
-                    case Evaluated() if view:
-                        view.evaluated(event)
-                    case Notice(text=text):
-                        say(text, _console(quiet))
-                    case Saved():
-                        pass
-                    case Finished():
-                        if view:
-                            view.close()
-                        _show_end(event, output, time.monotonic() - start)
-        finally:
-            if view:
-                view.close()
+        run(prepared, output, found, start, interrupts.asked, quiet)
         if interrupts.signal is not None:
             raise typer.Exit(128 + interrupts.signal)
+
+
+def tell_changes(stored: "Layer", chosen: "Config", folder: Path, quiet: bool) -> bool:
+    """Says what differs from the run that goes on in a folder, and returns whether anything does. Raises MtlError for what
+    may not."""
+    from mtlcli.resolution import absolute_paths
+    from mtlcli.resuming import check_unchanged
+
+    before = options.configure(None, None, False, None, None, None, {}, absolute_paths(stored, folder))
+    changes = check_unchanged(before, chosen)
+    for line in changes:
+        say(f"note: {line}", _console(quiet))
+    return bool(changes)
+
+
+def prepare_run(chosen: "Config", found: "Checkpoint | None", quiet: bool) -> "Prepared":
+    """Everything that comes before step 1, of a new run or one that goes on."""
+    from mtlcli.data.encoding import cache_folder
+    from mtlcli.preparing import prepare
+
+    return prepare(
+        chosen, encoder_from=found.folder / "encoder" if found is not None else None, cache=cache_folder(),
+        first_step=found.step if found is not None else 0, tell=lambda line: say(line, _console(quiet)),
+    )  # fmt: skip
+
+
+def run(
+    prepared: "Prepared", folder: Path, found: "Checkpoint | None", start: float, stop: Callable[[], bool], quiet: bool,
+    group: Path | None = None,
+) -> None:  # fmt: skip
+    """Trains, and shows how. Of a run in a `group` neither plan nor results are shown, and it goes on with its group."""
+    from mtlcli.events import Evaluated, Finished, Notice, Saved, Started, Stepped
+    from mtlcli.training import train as run_training
+
+    view: TrainingView | None = None
+    command = shlex.join(["mtl", *sys.argv[1:]])
+    try:
+        for event in run_training(prepared, folder, command=command, resume_from=found, stop=stop):
+            match event:
+                case Started(plan=plan):
+                    if not quiet and group is None:
+                        show_plan(plan)
+                    view = TrainingView(plan.steps, plan.first_step, quiet)
+                case Stepped() if view:
+                    view.stepped(event)
+                case Evaluated() if view:
+                    view.evaluated(event)
+                case Notice(text=text):
+                    say(text, _console(quiet))
+                case Saved():
+                    pass
+                case Finished():
+                    if view:
+                        view.close()
+                    _show_end(event, folder, time.monotonic() - start, group)
+    finally:
+        if view:
+            view.close()
 
 
 def _console(quiet: bool) -> Console:
@@ -121,44 +159,18 @@ def _console(quiet: bool) -> Console:
     return Console(quiet=True) if quiet else err
 
 
-def _default_output(chosen: "Config") -> Path:
+def default_output(chosen: "Config") -> Path:
+    """A folder that says what and when."""
     method = chosen.gradient_regularizer.name if chosen.gradient_regularizer else chosen.balancer.name
     return Path("runs") / f"{'-'.join(chosen.tasks)}-{method.rpartition(':')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _show_end(event: "Finished", output: Path, seconds: float) -> None:
+def _show_end(event: "Finished", output: Path, seconds: float, group: Path | None) -> None:
     if event.why == "interrupted":
-        say(f"stopped and saved after step {event.step}; go on with: mtl train --resume --output {output}")
+        say(f"stopped and saved after step {event.step}; go on with: mtl train --resume --output {group or output}")
         return
     early = " (out of patience)" if event.why == "patience" else ""
     best = f"; kept step {event.best_step}, score {event.score:.4f}" if event.best_step is not None else ""
-    if event.results:
+    if event.results and group is None:
         show_results(event.results, "")
     say(f"{event.step} steps{early} in {seconds:.0f} s{best}; saved in {output}")
-
-
-class Interrupts:
-    """The first SIGINT or SIGTERM asks the run to stop after its step; the second one stops at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> "Interrupts":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._heard)
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            os._exit(128 + number)
-        self.signal = number
-        print("\nfinishing this step, then saving; once more to stop at once", file=sys.stderr)
-
-    def asked(self) -> bool:
-        """Whether to stop."""
-        return self.signal is not None

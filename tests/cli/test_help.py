@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-COMMANDS = ("train", "check", "eval", "predict", "ensemble", "study", "plugins list", "plugins show", "plugins new")
+COMMANDS = (
+    "train",
+    "check",
+    "eval",
+    "predict",
+    "compare",
+    "ensemble",
+    "study",
+    "plugins list",
+    "plugins show",
+    "plugins new",
+)
 
 
 def example_of(text: str) -> str:

@@ -1,0 +1,267 @@
+"""What differs between finished runs: every metric on the same rows, from the predictions that they left."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.evaluation import make_metrics
+from mtlcli.grouping import read_group
+from mtlcli.judging import SPLITS
+from mtlcli.metrics.base import Metric
+from mtlcli.metrics.paired import Difference, holm, paired
+from mtlcli.plugin import TaskFacts
+from mtlcli.predictor import look
+from mtlcli.tasks.base import UNSEEN
+
+EVIDENCE = 0.05
+"""A p-value above it is no evidence."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of those compared, by the name it was given: a run or an ensemble, or the runs of several seeds."""
+
+    name: str
+    runs: tuple[Path, ...]
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A metric of one task: sides[other] against sides[0]. `p_holm` is corrected for all that was compared at once."""
+
+    task: str
+    metric: str
+    other: int
+    found: Difference
+    p_holm: float
+    higher_is_better: bool
+
+    @property
+    def better(self) -> int | None:
+        """Index of the side that is better, None where there is no evidence of a difference."""
+        if self.p_holm > EVIDENCE:
+            return None
+        return self.other if (self.found.value > 0) == self.higher_is_better else 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All sides, the first of which is the baseline, what was compared, and notes about what was not."""
+
+    sides: tuple[Side, ...]
+    split: str
+    compared: tuple[Compared, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run left of one task and split: the line of each row, its target and the prediction, as they are in the file."""
+
+    path: Path
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of the file. Raises MtlError for one that is not what a run writes."""
+        rows = []
+        with self.path.open(encoding="utf-8") as file:
+            for number, text in enumerate(file, start=1):
+                try:
+                    row = json.loads(text)
+                    if not ({"line", "target"} <= set(row) and ("label" in row) != ("score" in row)):
+                        raise ValueError
+                except (ValueError, TypeError) as error:
+                    raise MtlError(f"{self.path}:{number}: damaged; write it again: {_remedy(self.path)}") from error
+                rows.append(row)
+        if not rows:
+            raise MtlError(f"{self.path}: is empty; write it again: {_remedy(self.path)}")
+        return rows
+
+    @property
+    def kind(self) -> str:
+        """`label` or `score`."""
+        return "label" if "label" in self.rows[0] else "score"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What each side predicts for the same rows (runs, n), class indices or scores, targets (n,), and the facts of the task
+    with all labels that occur."""
+
+    sides: tuple[np.ndarray, ...]
+    targets: np.ndarray
+    facts: TaskFacts
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A task's rows and the metrics to take on them."""
+
+    rows: Rows
+    metrics: Mapping[str, Metric]
+
+
+def compare(
+    folders: Sequence[Path], *, split: str = "dev", tasks: Sequence[str] = (), metrics: Sequence[str] = (),
+    resamples: int = 2000,
+) -> Comparison:  # fmt: skip
+    """Every folder against the first, task by task, on the rows of one split. Without `tasks` those that all folders have;
+    without `metrics` the primary one of each task; `all` stands for all of a task's.
+
+    Raises MtlError for a run that is not finished or has no predictions of the split, and for rows that are not the same.
+    """
+    if len(folders) < 2:
+        raise MtlError("expected two or more runs, the first of which is the baseline")
+    if split not in SPLITS:
+        raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}")
+    sides = tuple(_side(folder) for folder in folders)
+    left = {run: _predictions(run, split) for side in sides for run in side.runs}
+    if missing := [run for run, found in left.items() if not found]:
+        raise MtlError(
+            *(
+                f"{run}: has no predictions of {split}; make them with: mtl eval {run} --split {split}"
+                for run in missing
+            )
+        )
+    outline = look(sides[0].runs[0])
+    common, notes = _common(left, [facts.name for facts in outline.facts], tasks, split)
+    measured: dict[str, Measured] = {}
+    errors: list[str] = []
+    for task in common:
+        try:
+            facts = outline.facts[outline.task(task)]
+            rows = _rows(task, split, [[left[run][task] for run in side.runs] for side in sides], facts)
+            metrics_of = make_metrics(outline.record["tasks"][task]["metrics"], rows.facts, f"tasks.{task}")
+            measured[task] = Measured(rows, metrics_of)
+            notes += _constant(task, sides, rows)
+        except MtlError as error:
+            errors.extend(error.lines)
+    if errors:
+        raise MtlError(*errors)
+    compared = []
+    for task, names in _chosen(measured, metrics).items():
+        rows = measured[task].rows
+        for name in names:
+            metric = measured[task].metrics[name]
+            for other in range(1, len(sides)):
+                found = paired(metric, rows.sides[0], rows.sides[other], rows.targets, resamples=resamples)
+                compared.append(Compared(task, name, other, found, 1.0, metric.higher_is_better))
+    corrected = holm([one.found.p for one in compared])
+    compared = [replace(one, p_holm=p) for one, p in zip(compared, corrected, strict=True)]
+    return Comparison(sides, split, tuple(compared), tuple(notes))
+
+
+def _side(folder: Path) -> Side:
+    group = read_group(folder)
+    if group is None:
+        if not (folder / "predictions").is_dir():
+            look(folder)  # says what else the folder is
+        return Side(str(folder), (folder,))
+    if group.unfinished:
+        raise MtlError(
+            f"{folder}: {one_of(run.name for run in group.unfinished)} not finished; "
+            f"go on with: mtl train --resume --output {folder}"
+        )
+    return Side(str(folder), group.runs, group.seeds)
+
+
+def _predictions(run: Path, split: str) -> dict[str, Predictions]:
+    """By task."""
+    end = f".{split}.jsonl"
+    return {path.name.removesuffix(end): Predictions(path) for path in sorted((run / "predictions").glob(f"*{end}"))}
+
+
+def _common(
+    left: Mapping[Path, Mapping[str, Predictions]], order: Sequence[str], wanted: Sequence[str], split: str
+) -> tuple[list[str], list[str]]:
+    """The tasks to compare, and notes about those that not all runs have. Raises MtlError where none is left."""
+    found = dict.fromkeys(task for one in left.values() for task in one)
+    names = [task for task in order if task in found] + [task for task in found if task not in order]
+    if errors := [
+        f"--task {task}: no run has predictions of it on {split}{suggest(task, names)}"
+        for task in wanted
+        if task not in names
+    ]:
+        raise MtlError(*errors)
+    common, notes = [], []
+    for task in dict.fromkeys(wanted or names):
+        lacking = [str(run) for run, one in left.items() if task not in one]
+        if lacking:
+            notes.append(f"{task}: left out, for it has no predictions on {split} in {one_of(lacking)}")
+        else:
+            common.append(task)
+    if not common:
+        raise MtlError(f"nothing to compare: the runs have no task in common on {split}", *notes)
+    return common, notes
+
+
+def _rows(task: str, split: str, sides: Sequence[Sequence[Predictions]], facts: TaskFacts) -> Rows:
+    """Raises MtlError where two runs do not have the same rows."""
+    first = sides[0][0]
+    for one in (one for side in sides for one in side):
+        if problem := _unlike(first, one):
+            raise MtlError(
+                f"{task}: {first.path} and {one.path} do not have the same rows: {problem}; "
+                f"compare runs of the same {split} file"
+            )
+    if (facts.labels is not None) != (first.kind == "label"):
+        raise MtlError(f"{first.path}: holds {first.kind}s, which is not what the run says of {task}")
+    if facts.labels is None:
+        targets = np.array([row["target"] for row in first.rows], dtype=np.float64)
+        made = [np.array([[row["score"] for row in one.rows] for one in side], dtype=np.float64) for side in sides]
+        if not all(np.isfinite(scores).all() for scores in made):
+            raise MtlError(f"{task}: a score is not finite, so there is nothing to compare")
+        return Rows(tuple(made), targets, facts)
+    labels = dict.fromkeys(facts.labels)
+    labels |= dict.fromkeys(row["label"] for side in sides for one in side for row in one.rows)
+    labels |= dict.fromkeys(row["target"] for row in first.rows if row["target"] is not None)
+    index = {label: number for number, label in enumerate(labels)}
+    targets = np.array([index.get(row["target"], UNSEEN) for row in first.rows], dtype=np.int64)
+    made = [np.array([[index[row["label"]] for row in one.rows] for one in side], dtype=np.int64) for side in sides]
+    return Rows(tuple(made), targets, replace(facts, labels=tuple(labels)))
+
+
+def _unlike(first: Predictions, other: Predictions) -> str | None:
+    """How the rows of two files differ, None where they do not."""
+    if first.kind != other.kind:
+        return f"{first.kind}s and {other.kind}s"
+    if len(first.rows) != len(other.rows):
+        return f"{len(first.rows)} rows and {len(other.rows)}"
+    for number, (a, b) in enumerate(zip(first.rows, other.rows, strict=True), start=1):
+        if a["line"] != b["line"]:
+            return f"row {number} is line {a['line']} and line {b['line']}"
+        if a["target"] != b["target"]:
+            return f"line {a['line']} has the target {a['target']!r} and {b['target']!r}"
+    return None
+
+
+def _constant(task: str, sides: Sequence[Side], rows: Rows) -> list[str]:
+    return [
+        f"{task}: {run} predicts the same for every row"
+        for side, found in zip(sides, rows.sides, strict=True)
+        for run, predictions in zip(side.runs, found, strict=True)
+        if (predictions == predictions[0]).all()
+    ]
+
+
+def _chosen(measured: Mapping[str, Measured], wanted: Sequence[str]) -> dict[str, list[str]]:
+    """The metrics to take of each task: its primary one where none is asked for."""
+    known = {task: list(one.metrics) for task, one in measured.items()}
+    every = [*dict.fromkeys(name for names in known.values() for name in names), "all"]
+    if errors := [f"--metric {name}: no task has it{suggest(name, every)}" for name in wanted if name not in every]:
+        raise MtlError(*errors)
+    if not wanted:
+        return {task: names[:1] for task, names in known.items()}
+    return {task: [name for name in names if name in wanted or "all" in wanted] for task, names in known.items()}
+
+
+def _remedy(path: Path) -> str:
+    """The command that writes a file of predictions."""
+    return f"mtl eval {path.parent.parent} --split {path.name.split('.')[-2]}"
