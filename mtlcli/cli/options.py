@@ -23,6 +23,12 @@ Tasks = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="A recipe in YAML; flags win over it.")]
 Data = Annotated[str | None, typer.Option(help="Folder with the files that the tasks expect.")]
 Sample = Annotated[bool, typer.Option("--sample", help="Use the made-up corpus that comes with mtlcli.")]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN", help="Start from a finished run: its encoder, and its heads for tasks of the same name."
+    ),
+]
 Encoder = Annotated[
     str | None, typer.Option(help="tiny, another installed encoder, a model folder, or a hub id. [default: tiny]")
 ]
