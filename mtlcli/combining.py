@@ -44,8 +44,15 @@ def problems(methods: Methods, scheduler: str, names: Sequence[str], *, tasks: i
             found.append(
                 f'{name} compares the tasks of a step, but the scheduler "{scheduler}" visits one task a step: {cure}{more}'
             )
+    has_towers = methods.architecture.towers is not Architecture.towers
+    for name, needs in chosen if tasks > 1 and has_towers else []:
+        if name == names[1] or needs & {"gram", "last-layer-gram"}:
+            found.append(
+                f"{name} compares the tasks' gradients on what they share, but this architecture gives each an encoder of "
+                "its own: choose --set architecture=hard-sharing"
+            )
     for name, regularizer in zip(names[2:], methods.regularizers, strict=True):
-        if "towers" in regularizer.needs and methods.architecture.towers is Architecture.towers:
+        if "towers" in regularizer.needs and not has_towers:
             found.append(
                 f"{name} holds the tasks' own encoders together, but this architecture gives them one to share: "
                 "choose --set architecture=soft-sharing"

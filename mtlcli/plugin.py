@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mtlcli.model import MultiTaskModel
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Start:
     run, by its folder, predict the training rows of a task.
     """
 
-    model: nn.Module
+    model: "MultiTaskModel"
     dim: int
     steps: int
     blocks: Callable[[str], tuple[str, ...]]

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from mtlcli import registry
+from mtlcli.architectures.base import Architecture
 from mtlcli.balancers.base import Balancer
 from mtlcli.combining import Methods, problems
 from mtlcli.config import Config
@@ -255,7 +256,7 @@ def make_plan(run: Prepared) -> Plan:
         scheduler=config.scheduler.name,
         balancer=method,
         encoder=config.encoder.name,
-        encoder_parameters=sum(p.numel() for p in run.model.architecture.parameters()),
+        encoder_parameters=_shared_size(run.model.architecture, len(run.tasks)),
         device=str(run.device),
         precision=run.precision,
         rows_buffer_bytes=run.engine.buffer_bytes(),
@@ -264,6 +265,12 @@ def make_plan(run: Prepared) -> Plan:
         first_step=run.first_step,
         notes=tuple(notes),
     )
+
+
+def _shared_size(architecture: Architecture, tasks: int) -> int:
+    """Parameters of an architecture that are no task's own, frozen ones included."""
+    own = {id(p) for task in range(tasks) for p in architecture.private_parameters(task)}
+    return sum(p.numel() for p in architecture.parameters() if id(p) not in own)
 
 
 def _task_plan(run: Prepared, index: int, count: int, total: int) -> TaskPlan:

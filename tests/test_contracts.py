@@ -159,7 +159,23 @@ OPTIONS = {
         "nash-mtl": [{}, {"max_norm": None}],
         "pcgrad": [{}, {"scale": "mean"}],
     },
-    "regularizers": {},
+    "regularizers": {
+        "bppo": [{}, {"switch": 0.0, "beta": 0.75}, {"switch": 1.0, "early_beta": 0.0}],
+        "l2-sp": [{}, {"alpha": 0.0}, {"beta": 0.0}],
+        "representation-alignment": [{}, {"distance": "mmd"}, {"distance": "cmd"}, {"memory": 1}],
+        "smart": [
+            {},
+            {"form": "mtdnn"},
+            {"norm": "l2"},
+            {"form": "mtdnn", "norm": "l2", "epsilon": 0.0},
+            {"steps": 3, "dropout": "off"},
+            {"epsilon": 0.0, "sigma": 0.0},
+            {"norm": "l2", "epsilon": 0.0, "sigma": 0.0},
+            {"form": "mtdnn", "epsilon": 0.0, "sigma": 0.0},
+        ],
+        "soft-sharing": [{}, {"weight": 0.0}],
+        "successive": [{}, {"delta": 1.0}],
+    },
     "encoders": {"tiny": [{"dim": 16, "layers": 1, "intermediate": 32}]},
 }
 """What a plugin is tried with besides its defaults, where that matters: by family and name."""

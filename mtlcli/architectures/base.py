@@ -36,6 +36,15 @@ class Hidden:
     layers: tuple[Tensor, ...] = ()
 
 
+def encode(encoder: nn.Module, inputs: Inputs) -> Hidden:
+    """The hidden states that an encoder makes of tokens, or of the word embeddings in their place."""
+    chosen = {"inputs_embeds": inputs.embeddings} if inputs.embeddings is not None else {"input_ids": inputs.tokens}
+    if inputs.types is not None:
+        chosen["token_type_ids"] = inputs.types
+    found = encoder(**chosen, attention_mask=inputs.mask, output_hidden_states=inputs.all_layers)
+    return Hidden(found.last_hidden_state, tuple(found.hidden_states or ()) if inputs.all_layers else ())
+
+
 class Architecture(nn.Module, ABC):
     """Owns the encoder and whatever stands between it and the heads.
 

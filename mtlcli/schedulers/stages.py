@@ -94,11 +94,11 @@ class Stages(Scheduler):
         """Refuses frozen parts that the model does not have."""
         for number, (stage, scheduler) in enumerate(zip(self.stages, self._schedulers(), strict=True)):
             try:
-                start.model.freeze(tuple(stage.freeze))  # type: ignore[operator]
+                start.model.freeze(tuple(stage.freeze))
             except MtlError as error:
                 raise MtlError(*(f"scheduler.phases.{number}.{line}" for line in error.lines)) from error
             scheduler.begin(start)
-        start.model.freeze(())  # type: ignore[operator]
+        start.model.freeze(())
 
     def visits(self, position: Position) -> list[Visit]:
         """What the phase's scheduler visits, among the phase's tasks."""

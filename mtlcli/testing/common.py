@@ -9,11 +9,12 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtlcli import registry
 from mtlcli.balancers.base import Need
 from mtlcli.gradients import blocks
+from mtlcli.model import MultiTaskModel
 from mtlcli.news import EpochNews, EvaluationNews, Listener, StepNews
 from mtlcli.plugin import Plugin, RunFacts, Start, TaskFacts, Taught
 
@@ -150,7 +151,7 @@ def check_needs(plugin: Any) -> None:
     )
 
 
-def start_of(model: nn.Module, facts: Sequence[TaskFacts]) -> Start:
+def start_of(model: MultiTaskModel, facts: Sequence[TaskFacts]) -> Start:
     """What plugins see before step 1 of a run with this model; a teacher is half sure of the first class, or of 2.5."""
 
     def teach(folder: str, task: int) -> Taught:
@@ -162,7 +163,7 @@ def start_of(model: nn.Module, facts: Sequence[TaskFacts]) -> Start:
         return Taught(each.argmax(1), each)
 
     def named(granularity: str) -> tuple[str, ...]:
-        return tuple(name for name, _ in blocks(model, granularity))  # type: ignore[arg-type]
+        return tuple(name for name, _ in blocks(model, granularity))
 
     return Start(model, DIM, 12, named, teach)
 

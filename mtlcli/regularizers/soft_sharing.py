@@ -1,0 +1,39 @@
+"""Soft-sharing distance: Duong et al., ACL 2015, P15-2139; Guo, Pasunuru, Bansal, ACL 2018, arXiv:1805.11004."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mtlcli.model import MultiTaskModel
+from mtlcli.plugin import RunFacts
+from mtlcli.regularizers.base import Regularizer
+from mtlcli.regularizers.snapshot import pull
+
+
+class SoftSharingDistance(Regularizer):
+    """Pulls the tasks' own encoders towards each other: the larger the weight, the closer to one shared encoder.
+
+    The penalty is weight * sum_{i<j} ||theta_i - theta_j||^2 over all parameters of the towers; tower i gets
+    2 weight sum_j (theta_i - theta_j) on top of its task's gradient, before clipping. The tower of a task that is not in the
+    step stays where it is. Both papers tie a few layers of two models; this is every layer, and every two towers. The default
+    weight is a choice of ours.
+    """
+
+    needs = frozenset({"towers"})
+    cost = "a pass over the weights of every two towers"
+
+    def __init__(
+        self,
+        run: RunFacts,
+        *,
+        weight: Annotated[float, Field(ge=0, description="of the squared distance of every two towers")] = 1e-3,
+    ) -> None:
+        super().__init__(run)
+        self.weight = weight
+
+    def after_backward(self, model: MultiTaskModel) -> None:
+        """Adds each tower's pull towards all others."""
+        towers = [list(tower.parameters()) for tower in model.architecture.towers()]
+        for index, tower in enumerate(towers):
+            for other in towers[:index] + towers[index + 1 :]:
+                pull(zip(tower, other, strict=True), 2 * self.weight)

@@ -1,0 +1,130 @@
+"""Runs with every regularizer: they go on exactly, and cost the passes that the plan says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtlcli import checkpoint, registry
+from mtlcli.config import Config
+from mtlcli.events import Stepped
+from mtlcli.gradients import TaskLoss
+from mtlcli.preparing import prepare
+from mtlcli.training import open_folder, train
+from small import small_config, write_files
+
+CHOICES = [
+    {"name": "smart"},
+    {"name": "smart", "form": "mtdnn", "steps": 2, "dropout": "off"},
+    {"name": "bppo", "switch": 0.3},
+    {"name": "successive"},
+    {"name": "soft-sharing"},
+    {"name": "representation-alignment", "memory": 6},
+    {"name": "representation-alignment", "distance": "mmd"},
+    {"name": "representation-alignment", "distance": "cmd"},
+    {"name": "l2-sp"},
+]
+
+
+def label(choice: dict) -> str:
+    return "-".join(str(value) for value in choice.values())
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("files"))
+
+
+def config(files: Path, choice: dict, **sections) -> Config:
+    """Twelve steps in three epochs, with dropout; towers where they are needed."""
+    architecture = "soft-sharing" if choice["name"] == "soft-sharing" else "hard-sharing"
+    more = {"architecture": architecture, "encoder": {"dropout": 0.1}, "balancer": "uncertainty", **sections}
+    return small_config(files, regularizers=[choice], **more)
+
+
+def run(chosen: Config, folder: Path, stop_after: int | None = None, resume: bool = False) -> None:
+    found = open_folder(folder, resume=resume, overwrite=False)
+    prepared = prepare(
+        chosen, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
+    )
+    seen = 0
+
+    def stop() -> bool:
+        return seen == stop_after
+
+    for event in train(prepared, folder, resume_from=found, stop=stop):
+        seen = event.step if isinstance(event, Stepped) else seen
+
+
+def lines(folder: Path) -> list[dict]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    place, _ = checkpoint.latest(folder / "checkpoints")
+    parts = ("model", "optimizer", "plugins", "random")
+    return {f"{part}/{key}": value for part in parts for key, value in place.tensors(part).items()}
+
+
+def test_every_regularizer_is_tried():
+    assert {choice["name"] for choice in CHOICES} == set(registry.FAMILIES["regularizers"].built_in)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=label)
+def test_a_stopped_run_goes_on_bit_by_bit(files, tmp_path, choice):
+    chosen = config(files, choice)
+    run(chosen, tmp_path / "whole")
+    run(chosen, tmp_path / "broken", stop_after=4)  # the end of an epoch
+    run(chosen, tmp_path / "broken", stop_after=6, resume=True)
+    run(chosen, tmp_path / "broken", resume=True)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
+    whole, broken = tensors(tmp_path / "whole"), tensors(tmp_path / "broken")
+    assert whole.keys() == broken.keys()
+    assert all(torch.equal(whole[key], broken[key]) for key in whole)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=label)
+def test_a_regularizer_changes_what_is_learned(files, tmp_path, choice):
+    run(config(files, choice), tmp_path / "with")
+    without = config(files, choice).model_copy(update={"regularizers": []})
+    run(without, tmp_path / "without")
+    first, second = tensors(tmp_path / "with"), tensors(tmp_path / "without")
+    assert any(not torch.equal(value, second[key]) for key, value in first.items() if key.startswith("model/"))
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=label)
+def test_the_passes_of_a_step_are_those_of_the_plan(files, choice):
+    prepared = prepare(config(files, choice, training={"micro_batches": 2}))
+    forwards, backwards = [], []
+    for task in range(3):
+        last = prepared.model.architecture.encoder_of(task).encoder.layer[-1].output
+        if task == 0 or choice["name"] == "soft-sharing":
+            last.register_forward_hook(lambda *_: forwards.append(1))
+            last.register_full_backward_pre_hook(lambda *_: backwards.append(1))
+    step = [TaskLoss(task, (batches.next(), batches.next())) for task, batches in enumerate(prepared.train)]
+    prepared.engine.run(step)
+    assert len(forwards) == 6 * (1 + prepared.plan.forward_passes)
+    assert len(backwards) == 6 * (1 + prepared.plan.backward_passes)
+
+
+def test_two_regularizers_add_their_terms_and_their_cost(files):
+    choices = [{"name": "smart", "weight": 15}, {"name": "bppo"}, {"name": "successive"}]
+    prepared = prepare(small_config(files, regularizers=choices))
+    assert (prepared.plan.forward_passes, prepared.plan.backward_passes) == (3, 2)
+
+
+def test_a_large_weight_keeps_the_towers_together(files, tmp_path):
+    def spread(weight: float) -> float:
+        folder = tmp_path / str(weight)
+        sections = {"optimizer": {"lr": 1e-3, "clip": None, "schedule": "constant", "warmup": 0.0}}
+        run(config(files, {"name": "soft-sharing", "weight": weight}, **sections), folder)
+        weights = tensors(folder)
+        return sum(
+            float((value - weights[key.replace("others.0.", "encoder.", 1)]).square().sum())
+            for key, value in weights.items()
+            if key.startswith("model/architecture.others.0.") and value.is_floating_point()
+        )
+
+    assert 0 < spread(100.0) < 0.5 * spread(0.0)
