@@ -163,7 +163,15 @@ def _try(config: Config, facts: tuple[TaskFacts, ...]) -> None:
     chosen += [("gradient_regularizers", config.gradient_regularizer)] if config.gradient_regularizer else []
     chosen += [("regularizers", one) for one in config.regularizers]
     built = [registry.load(family, one.name, METHOD_FAMILIES[family])(run, **one.options) for family, one in chosen]
-    check_combination(config, built[0])
+    scheduler = built[0]
+    check_combination(config, scheduler)
+    length = config.training
+    ends = scheduler.epoch_ends(length.epochs or 1, length.steps, length.steps_per_epoch or scheduler.steps_per_epoch())
+    if ends[-1] != length.steps:
+        raise MtlError(
+            f'the scheduler "{config.scheduler.name}" makes runs of {ends[-1]} steps, the study runs of {length.steps}; give '
+            f"--steps {ends[-1]}, or change the scheduler's own lengths"
+        )
 
 
 def with_best_weights(plan: StudyPlan, job: Job) -> Job:

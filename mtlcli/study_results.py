@@ -35,8 +35,8 @@ class Record:
     """One run of a study. `place` is its folder within the study's; a `trial` is a run by which static weights were chosen.
 
     metrics[task][metric] are those on dev of the checkpoint that the run kept, score is what it was kept by. step_seconds is
-    the median over the steps, without evaluations; batches is the mean number of micro-batches in a step. A run that failed
-    has an `error` and nothing else.
+    the median over the steps, without evaluations; batches is the mean number of micro-batches in a step, None
+    where the scheduler keeps some rows of them only. A run that failed has an `error` and nothing else.
     """
 
     place: str
@@ -208,7 +208,7 @@ def cells(study: Study) -> tuple[list[tuple[str, str]], list[list[str]]]:
 
 
 def _batches_differ(found: Sequence[Row]) -> bool:
-    return len({f"{row.batches:.2f}" for row in found if row.batches is not None}) > 1
+    return len({None if row.batches is None else f"{row.batches:.2f}" for row in found}) > 1
 
 
 def _shown(value: Spread | None, digits: int, sign: str = "") -> str:
@@ -222,15 +222,17 @@ def legend(study: Study) -> list[str]:
     """What one has to know to read the table, a sentence each."""
     found = rows(study)
     kinds = {one.kind for one in study.records}
-    spreads = " ± standard deviation" if any(row.seeds > 1 for row in found) else ""
+    seeds = max((row.seeds for row in found), default=0)
+    over = f": mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", of one seed"
     lines = [
         f"Every run makes {study.steps} optimizer updates. Metrics are on dev, of the checkpoint that each run kept "
-        f"(select_by {study.select_by}): mean{spreads} over {max((row.seeds for row in found), default=0)} seeds."
+        f"(select_by {study.select_by}){over}."
     ]
     if "single-task" in kinds:
+        noise = "; its own ± is the noise between seeds" if seeds > 1 else ""
         lines.append(
             f"{SINGLE}: every task alone, for as many updates of one batch; its ms are those of all tasks together. gain %: mean "
-            f"over the tasks of the relative difference to it (Maninis et al. 2019); its own ± is the noise between seeds."
+            f"over the tasks of the relative difference to it (Maninis et al. 2019){noise}."
         )
     weights = next((one.weights for one in study.records if one.kind == "static" and one.weights), None)
     trials = [one for one in study.records if one.kind == "trial"]

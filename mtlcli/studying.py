@@ -159,7 +159,7 @@ def _run(
     encoder = found.folder / "encoder" if found is not None else None
     prepared = prepare(job.config, encoder_from=encoder, cache=cache, first_step=found.step if found is not None else 0)
     counts = (task.passes * fact.batches for task, fact in zip(prepared.plan.tasks, prepared.facts, strict=True))
-    batches = sum(counts) / prepared.plan.steps
+    batches = None if prepared.scheduler.chooses_rows else sum(counts) / prepared.plan.steps
     times: list[float] = []
     ended: Finished | None = None
     asked = time.perf_counter()

@@ -257,6 +257,15 @@ def test_what_cannot_work_is_said_before_anything_runs(files, tmp_path):
     assert f'{tmp_path / "typo.yaml"}:1: balancer.initial: unknown option of "uncertainty"' in message
 
 
+def test_a_scheduler_that_ends_before_the_others_is_refused(files, tmp_path):
+    phases = "[{steps: 5}, {tasks: [tone], steps: %d}]"
+    (tmp_path / "short.yaml").write_text(f"scheduler: {{name: stages, phases: {phases % 4}}}\n")
+    (tmp_path / "long.yaml").write_text(f"scheduler: {{name: stages, phases: {phases % 7}}}\n")
+    base = small_config(files)
+    assert "makes runs of 9 steps, the study runs of 12" in error(planned, base, str(tmp_path / "short.yaml"))
+    assert planned(base, str(tmp_path / "long.yaml"), trials=0, single_task=False).jobs[0].config.training.steps == 12
+
+
 def test_a_name_given_twice_or_to_a_baseline_is_refused(files, tmp_path):
     base = small_config(files)
     assert 'two methods are called "equal"' in error(planned, base, "equal", "equal")
