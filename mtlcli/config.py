@@ -84,6 +84,11 @@ class TaskConfig(Choice):
     range: Annotated[tuple[float, float], BeforeValidator(listed)] | None = Field(
         None, description="lowest and highest score; by default those of the training rows"
     )
+    metrics: Columns | None = Field(
+        None,
+        min_length=1,
+        description="what it is measured by, the first one in choosing checkpoints; by default its kind's",
+    )
     max_rows: int | None = Field(None, ge=1, description="train on this many rows, drawn with the seed")
     batch_size: int | None = Field(
         None, ge=1, description="rows per micro-batch of this task; by default training.batch_size"
@@ -158,6 +163,10 @@ class Config(_Strict):
     tasks: dict[str, TaskConfig] = Field(default_factory=dict)
     data: str | None = Field(None, description="folder with the files that the tasks expect")
     sample: bool = Field(False, description="use the made-up corpus that comes with mtlcli")
+    init: str | None = Field(
+        None,
+        description="folder of a finished run to start from: its encoder, and its heads for tasks of the same name",
+    )
     encoder: EncoderConfig = EncoderConfig()
     architecture: Choice = Choice(name="hard-sharing")
     scheduler: Choice = Choice(name="round-robin")

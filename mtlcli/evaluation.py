@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mtlcli import registry
+from mtlcli.config import TaskConfig
 from mtlcli.data.batching import Batch, by_length, collate
 from mtlcli.data.encoding import Encoded
 from mtlcli.errors import MtlError, one_of, suggest
@@ -15,7 +16,7 @@ from mtlcli.metrics.base import Metric
 from mtlcli.metrics.bootstrap import Estimate, estimate
 from mtlcli.model import MultiTaskModel
 from mtlcli.plugin import TaskFacts
-from mtlcli.tasks.base import UNSEEN
+from mtlcli.tasks.base import UNSEEN, Task
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,21 @@ def _evaluating(model: MultiTaskModel) -> Iterator[None]:
         model.train(was_training)
 
 
+def chosen_metrics(section: TaskConfig, task: Task) -> tuple[str, ...]:
+    """Names of what to measure a task by: those of its configuration, else those of its kind."""
+    return tuple(section.metrics or task.metrics)
+
+
 def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str) -> dict[str, Metric]:
-    """The metrics of a task by name, the primary one first."""
-    return {name: registry.load("metrics", name, where)(task) for name in names}
+    """The metrics of a task by name, the primary one first. Raises MtlError for one that measures other predictions."""
+    found: dict[str, Metric] = {}
+    predicts = "scores" if task.is_regression else "classes"
+    for name in names:
+        metric: type[Metric] = registry.load("metrics", name, where)
+        if metric.measures not in (None, predicts):
+            raise MtlError(f'{where}: "{name}" measures {metric.measures}, and this task predicts {predicts}')
+        found[name] = metric(task)
+    return found
 
 
 def measure(

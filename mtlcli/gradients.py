@@ -10,8 +10,8 @@ Where the weights are known before the losses and nothing reads the rows, the ba
 place: the same numbers without the buffer.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -86,7 +86,7 @@ class StepEngine:
         self._views: list[list[Tensor]] = []
         self._row: int | None = None
         self._touched: set[int] = set()
-        self._states: list[list[list[Tensor]]] = []
+        self._states: list[list[tuple[list[Tensor], dict[str, Tensor]]]] = []
         for index, parameter in enumerate(self.shared):
             parameter.register_post_accumulate_grad_hook(self._keeper(index))
 
@@ -122,8 +122,9 @@ class StepEngine:
         found = []
         for one, states in zip(step, self._states, strict=True):
             total = torch.zeros((), device=self.shared[0].device)
-            for batch, state in zip(one.batches, states, strict=True):
-                with replayed(state, batch.tokens.device), self.autocast:
+            for batch, (state, history) in zip(one.batches, states, strict=True):
+                head = self.model.head(one.task)
+                with replayed(state, batch.tokens.device), self.autocast, _with_buffers(head, history):
                     total += self.model.losses(one.task, self.model(one.task, batch), batch).sum()
             found.append(total / one.count)
         return torch.stack(found)
@@ -214,8 +215,9 @@ class StepEngine:
             self._states.append([])
         for batch in one.batches:
             states = random_states(batch.tokens.device) if again or self.regularizers else []
+            head = self.model.head(one.task)
             if again:
-                self._states[-1].append(states)
+                self._states[-1].append((states, {name: value.clone() for name, value in head.named_buffers()}))
             with self.autocast:
                 hidden = self.model.hidden(one.task, self.model.inputs(one.task, batch))
                 output = self.model.output(one.task, batch.sides, hidden, batch.mask)
@@ -226,6 +228,8 @@ class StepEngine:
                     added = self.model.regularization(one.task, batch, hidden, output, states, self.regularizers)
                     total = total + batch.count / count * added
             (total if weight is None else total * weight).backward()
+            if batch.targets is not None:
+                head.observe(output.detach(), batch.targets)
             loss_sum, total_sum = loss_sum + loss.detach(), total_sum + total.detach()
         return loss_sum, total_sum
 
@@ -274,6 +278,19 @@ class StepEngine:
             parameter.grad = None
 
         return keep
+
+
+@contextmanager
+def _with_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, the module's buffers are these; afterwards they are as they were."""
+    now = {name: value.clone() for name, value in module.named_buffers()}
+    try:
+        for name, value in module.named_buffers():
+            value.copy_(buffers[name])
+        yield
+    finally:
+        for name, value in module.named_buffers():
+            value.copy_(now[name])
 
 
 def blocks(model: MultiTaskModel, granularity: str) -> list[tuple[str, slice]]:

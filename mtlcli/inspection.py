@@ -31,14 +31,14 @@ SECONDS = 60.0
 
 DECLARED: dict[str, tuple[str, ...]] = {
     "tasks": ("pair", "target", "heads", "metrics", "files"),
-    "heads": ("sides",),
+    "heads": ("sides", "composition"),
     "schedulers": ("tasks_per_step", "chooses_rows", "cost"),
     "balancers": ("needs", "native_scale", "weighs_heads", "cost"),
     "gradient_regularizers": ("needs", "native_scale", "reads_rows", "cost"),
     "regularizers": ("needs", "cost"),
     "encoders": ("recommended",),
     "architectures": (),
-    "metrics": ("higher_is_better", "bounds"),
+    "metrics": ("measures", "higher_is_better", "bounds"),
 }
 """The class attributes by which the plugins of a family say what they need and promise."""
 

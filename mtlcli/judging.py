@@ -14,7 +14,7 @@ from mtlcli.data.reading import FileSource, format_of
 from mtlcli.data.sources import Source
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.errors import MtlError, one_of, suggest
-from mtlcli.evaluation import make_metrics, measure
+from mtlcli.evaluation import chosen_metrics, make_metrics, measure
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.bootstrap import Estimate
 from mtlcli.plugin import TaskFacts
@@ -93,7 +93,7 @@ def _read_all(
         one, section = outline.facts[names.index(name)], sections[name]
         try:
             task: Task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
-            metrics = make_metrics(task.metrics, one, f"tasks.{name}")
+            metrics = make_metrics(chosen_metrics(section, task), one, f"tasks.{name}.metrics")
             target = fitted_target(section, task, one)
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():

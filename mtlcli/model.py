@@ -1,5 +1,6 @@
 """Encoder, architecture and heads as one module: batch -> output, loss and prediction."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -32,11 +33,20 @@ class MultiTaskModel(nn.Module):
         self._frozen: tuple[str, ...] = ()
 
     def freeze(self, parts: tuple[str, ...]) -> None:
-        """Lets everything learn that could at first, but for these parts: `encoder` (all that is shared), `embeddings`,
-        `layer.N` counted from 0, `heads`, or a task's name for its head. Raises MtlError for a part that is not there."""
+        """Lets everything learn that could at first, but for these parts: `encoder` (all that stands before the heads),
+        `embeddings`, `layer.N` counted from 0, `heads`, or a task's name for its head, less what another head also holds.
+        Raises MtlError for a part that is not there."""
         if parts == self._frozen:
             return
-        chosen = {part: [p for name, p in self._can_learn if self._is_part(name, part)] for part in parts}
+        holders = Counter(id(p) for head in self.heads for p in set(head.parameters()))
+        chosen = {
+            part: [
+                p
+                for name, p in self._can_learn
+                if self._is_part(name, part) and not (part in self.names and holders[id(p)] > 1)
+            ]
+            for part in parts
+        }
         for part, members in chosen.items():
             if not members:
                 known = ["encoder", "embeddings", "layer.0", "heads", *self.names]
@@ -151,11 +161,12 @@ class MultiTaskModel(nn.Module):
                     return self(task, batch, embeddings)
                 return torch.func.functional_call(self, dict(weights), (task, batch, embeddings))
 
-        classes = self.head(task).facts.task.labels is not None
+        head = self.head(task)
+        compare = symmetric_kl if head.facts.task.labels is not None else squared_difference
         forward = Forward(
             self, task, batch, output,
             lambda: self.pooled(task, hidden, batch.mask), rerun, lambda: self.word_embeddings(task, batch.tokens),
-            symmetric_kl if classes else squared_difference,
+            lambda a, b: compare(head.predicted(a), head.predicted(b)),
         )  # fmt: skip
         added = [value for regularizer in regularizers if (value := regularizer(forward)) is not None]
         return torch.stack(added).sum() if added else 0.0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mtlcli import registry
@@ -18,16 +19,17 @@ from mtlcli.architectures.base import Architecture
 from mtlcli.balancers.base import Balancer
 from mtlcli.combining import Methods, problems
 from mtlcli.config import Config
-from mtlcli.data.batching import TaskBatches, batches_per_pass
+from mtlcli.data.batching import TaskBatches, batches_per_pass, pairs_per_pass
 from mtlcli.data.encoding import Encoded, Tokenizer, encode_split
 from mtlcli.data.loading import LoadedTask, load_task, overlap
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.encoders.base import EncoderFacts
 from mtlcli.encoders.resolving import LoadedEncoder, check_length, encoder_folder, load_encoder
 from mtlcli.errors import MtlError
-from mtlcli.evaluation import Selection, make_metrics, make_selection
+from mtlcli.evaluation import Selection, chosen_metrics, make_metrics, make_selection
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.gradients import StepEngine, blocks
+from mtlcli.heads.base import Composition, Head
 from mtlcli.metrics.base import Metric
 from mtlcli.model import MultiTaskModel
 from mtlcli.optimization import make_optimizer
@@ -36,6 +38,7 @@ from mtlcli.plugin import Plugin, RunFacts, Start, TaskFacts
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.run_folder import build_model
 from mtlcli.schedulers.base import Scheduler, fewest_and_most
+from mtlcli.starting import open_origin, take_over
 from mtlcli.tasks.base import Classes, Score, Target
 from mtlcli.teaching import teach
 
@@ -63,6 +66,8 @@ class Prepared:
     autocast: AbstractContextManager[object]
     precision: str
     first_step: int
+    started_from: tuple[str, ...] = ()
+    """What was taken over from the run that `init` names, and what starts anew, in sentences."""
 
     @cached_property
     def plan(self) -> Plan:
@@ -97,6 +102,11 @@ def check_combination(config: Config, built: Scheduler | None = None) -> None:
     errors = problems(
         methods, config.scheduler.name, names, tasks=len(config.tasks), micro_batches=config.training.micro_batches
     )
+    errors += [
+        f'tasks.{name}.head: its batches are {composition}, but the scheduler "{config.scheduler.name}" chooses rows'
+        for name in config.tasks
+        if methods.scheduler.chooses_rows and (composition := _composition(config, name)) is not None
+    ]
     if errors:
         raise MtlError(*errors)
 
@@ -114,9 +124,13 @@ def prepare(
     check_combination(config)
     tasks = _load_tasks(config)
     sizes = [config.tasks[task.task.name].batch_size or config.training.batch_size for task in tasks]
-    facts = tuple(_facts(task, size) for task, size in zip(tasks, sizes, strict=True))
+    facts = tuple(
+        _facts(task, size, _composition(config, task.task.name)) for task, size in zip(tasks, sizes, strict=True)
+    )
     metrics = {
-        task.task.name: make_metrics(task.task.metrics, fact, f"tasks.{fact.name}")
+        task.task.name: make_metrics(
+            chosen_metrics(config.tasks[fact.name], task.task), fact, f"tasks.{fact.name}.metrics"
+        )
         for task, fact in zip(tasks, facts, strict=True)
     }
     selection = make_selection(config.training.select_by, metrics, [t.task.name for t in tasks if "dev" in t.splits])
@@ -135,8 +149,11 @@ def prepare(
     regularizers: tuple[Regularizer, ...] = tuple(
         registry.load("regularizers", one.name, "regularizers")(run, **one.options) for one in config.regularizers
     )
+    origin = open_origin(Path(config.init)) if config.init is not None and encoder_from is None else None
     with tempfile.TemporaryDirectory(prefix="mtl-") as scratch:
-        if encoder_from is None:
+        if origin is not None:
+            encoder = load_encoder(origin.folder / "encoder")
+        elif encoder_from is None:
             folder = encoder_folder(
                 config.encoder,
                 EncoderFacts(lambda: _all_texts(tasks), Path(scratch), config.training.seed, config.encoder.max_length),
@@ -152,10 +169,18 @@ def prepare(
         for name, split in task.splits.items()
     }
     train = tuple(
-        TaskBatches(encoded[fact.name, "train"], task=index, name=fact.name, batch_size=size, seed=run.seed)
+        TaskBatches(
+            encoded[fact.name, "train"],
+            task=index,
+            name=fact.name,
+            batch_size=size,
+            seed=run.seed,
+            composition=_composition(config, fact.name),
+        )
         for index, (fact, size) in enumerate(zip(facts, sizes, strict=True))
     )
     model = build_model(config, encoder, facts)
+    started_from = () if origin is None else take_over(origin, model, config, facts)
     _check_layers(model)
     model.to(device)
     context = autocast(device, precision)
@@ -179,7 +204,7 @@ def prepare(
         config, tasks, facts, encoder, model, train,
         {name: one for (name, split), one in encoded.items() if split == "dev"},
         metrics, selection, scheduler, balancer, gradient_regularizer, regularizers, engine, optimizer,
-        device, context, precision, first_step,
+        device, context, precision, first_step, started_from,
     )  # fmt: skip
 
 
@@ -206,9 +231,26 @@ def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
             yield from texts
 
 
-def _facts(task: LoadedTask, batch_size: int) -> TaskFacts:
-    rows = len(task.splits["train"])
-    return target_facts(task.target, TaskFacts(task.task.name, rows, batches_per_pass(rows, batch_size)))
+def _composition(config: Config, task: str) -> Composition | None:
+    """What the head of a task asks of its training batches."""
+    section = config.tasks[task].head
+    head: type[Head] = registry.load("heads", section.name if section else "", f"tasks.{task}.head")
+    return head.composition
+
+
+def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -> TaskFacts:
+    rows, name = len(task.splits["train"]), task.task.name
+    if composition is None:
+        return target_facts(task.target, TaskFacts(name, rows, batches_per_pass(rows, batch_size)))
+    if not isinstance(task.target, Classes):
+        raise MtlError(f"tasks.{name}.head: its batches are {composition}, and this task has none; choose another head")
+    counts = np.bincount(task.splits["train"].targets, minlength=len(task.target.labels))
+    if counts.min() < 2:
+        label = task.target.labels[counts.argmin()]
+        raise MtlError(
+            f'tasks.{name}.head: its batches need two training rows of every class; "{label}" has {counts.min()}'
+        )
+    return target_facts(task.target, TaskFacts(name, rows, pairs_per_pass(task.splits["train"].targets)))
 
 
 def target_facts(target: Target, facts: TaskFacts) -> TaskFacts:
@@ -247,6 +289,7 @@ def make_plan(run: Prepared) -> Plan:
     counts = count_visits(run.scheduler, len(run.tasks), steps, steps_per_epoch)
     tasks = tuple(_task_plan(run, index, count, max(1, sum(counts))) for index, count in enumerate(counts))
     notes = [note for index, planned in enumerate(tasks) for note in _notes(run, run.tasks[index], planned)]
+    notes = [*run.started_from, *notes]
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(
         tasks=tasks,

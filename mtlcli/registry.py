@@ -57,6 +57,9 @@ FAMILIES: dict[str, Family] = {
             "linear": "mtlcli.heads.linear:Linear",
             "pair-concat": "mtlcli.heads.pair_concat:PairConcat",
             "cosine": "mtlcli.heads.cosine:Cosine",
+            "mlp": "mtlcli.heads.mlp:MLP",
+            "pair-mix": "mtlcli.heads.pair_mix:PairMix",
+            "class-contrastive": "mtlcli.heads.class_contrastive:ClassContrastive",
         },
     ),
     "schedulers": Family(
@@ -128,6 +131,7 @@ FAMILIES: dict[str, Family] = {
         "mtlcli.architectures.base:Architecture",
         {
             "hard-sharing": "mtlcli.architectures.hard_sharing:HardSharing",
+            "convolution": "mtlcli.architectures.convolution:Convolution",
             "soft-sharing": "mtlcli.architectures.soft_sharing:SoftSharing",
         },
     ),
@@ -138,6 +142,7 @@ FAMILIES: dict[str, Family] = {
             "macro-f1": "mtlcli.metrics.macro_f1:MacroF1",
             "pearson": "mtlcli.metrics.pearson:Pearson",
             "spearman": "mtlcli.metrics.spearman:Spearman",
+            "exact-match": "mtlcli.metrics.exact_match:ExactMatch",
             "mean-squared-error": "mtlcli.metrics.mean_squared_error:MeanSquaredError",
         },
     ),

@@ -1,6 +1,7 @@
 """From layers to one configuration: defaults < recipe < flags < `--set`, checked as a whole before anything is slow."""
 
 import os
+from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -57,16 +58,18 @@ def split_methods(text: str, where: str) -> dict[str, str | None]:
     return found
 
 
-def resolve(layers: list[Layer], only: list[str] | None = None) -> Config:
+def resolve(layers: list[Layer], only: list[str] | None = None, resumed: Layer | None = None) -> Config:
     """Merges the layers, later ones winning, and validates the whole with the options of every plugin it names.
 
-    `only` names the tasks of the run where the command line did; a recipe may hold more. Returns the configuration with
-    every default filled in. Raises MtlError with all errors at once, each with the file and line, or the flag, where the
-    wrong value was written.
+    `only` names the tasks of the run where the command line did; a recipe may hold more. `resumed` is the configuration of
+    a run that goes on, which needs the run it started from no more. Returns the configuration with every default filled in.
+    Raises MtlError with all errors at once, each with the file and line, or the flag, where the wrong value was written.
     """
     defaults = {path[0]: Config.model_fields[path[0]].default for path in CHOICES}
     values: dict[str, Any] = {key: {"name": choice.name} for key, choice in defaults.items() if choice is not None}
     places = _Places(layers)
+    origin = _origin(layers, places, resumed)
+    values |= deepcopy(origin)
     for layer in layers:
         for key in SECTIONS:
             if key in layer.values and layer.values[key] is None:
@@ -88,10 +91,44 @@ def resolve(layers: list[Layer], only: list[str] | None = None) -> Config:
     errors: list[str] = []
     _check_core(config, places, errors)
     _check_plugins(config, places, errors)
+    if origin:
+        _check_encoder(config, EncoderConfig.model_validate(origin["encoder"]), places, errors)
     if errors:
         raise MtlError(*errors)
     _fill(config)
     return config
+
+
+def _origin(layers: list[Layer], places: "_Places", resumed: Layer | None) -> dict[str, Any]:
+    """The sections that a run takes over from the one that `init` names; empty without."""
+    named = [layer.values["init"] for layer in layers if "init" in layer.values]
+    if not named or not isinstance(named[-1], str):
+        return {}
+    if resumed is not None:
+        return {key: resumed.values[key] for key in ("encoder", "architecture")}
+    from mtlcli.run_folder import read_record, stored_config
+
+    try:
+        stored = stored_config(read_record(Path(named[-1]))).plain()
+    except MtlError as error:
+        raise MtlError(*(f"{places.of(('init',))}: {line}" for line in error.lines)) from error
+    return {key: stored[key] for key in ("encoder", "architecture")}
+
+
+def _check_encoder(config: Config, stored: EncoderConfig, places: "_Places", errors: list[str]) -> None:
+    """The encoder is that of the run that `init` names: another one, or other options of it, would not be heeded."""
+    if config.encoder.name != stored.name:
+        errors.append(
+            f'{places.of_choice(("encoder",))}: found "{config.encoder.name}", but the run to start from has the encoder '
+            f'"{stored.name}"; leave the encoder out, or init'
+        )
+        return
+    for key, value in config.encoder.options.items():
+        if key in stored.options and stored.options[key] != value:
+            errors.append(
+                f"{places.of(('encoder', key))}: found {_shown(value)}, but the encoder of the run to start from was made with "
+                f"{_shown(stored.options[key])}; leave it out, or init"
+            )
 
 
 def _recommended(values: dict[str, Any]) -> dict[str, Any]:
@@ -174,8 +211,9 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
         return str((base / path).absolute())
 
     values = layer.values
-    if "data" in values:
-        values["data"] = absolute(values["data"])
+    for key in ("data", "init"):
+        if key in values:
+            values[key] = absolute(values[key])
     for section in (values.get("tasks") or {}).values() if isinstance(values.get("tasks"), dict) else ():
         for key in TASK_FILES:
             if isinstance(section, dict) and key in section:

@@ -22,29 +22,33 @@ from mtlcli.encoders.resolving import LoadedEncoder, load_encoder
 from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
 from mtlcli.grouping import must_be_no_group
 from mtlcli.heads.base import HeadFacts
+from mtlcli.heads.layers import SharedModules
 from mtlcli.model import MultiTaskModel
-from mtlcli.plugin import TaskFacts
+from mtlcli.plugin import TaskFacts, seed_for
 from mtlcli.recipes import Layer
 
 FORMAT = 1
 
 
 def build_model(config: Config, encoder: LoadedEncoder, facts: tuple[TaskFacts, ...]) -> MultiTaskModel:
-    """Architecture and heads around an encoder. A head's first weights depend on the seed and its task's name alone."""
+    """Architecture and heads around an encoder. The first weights of the architecture depend on the seed alone, a head's on the
+    seed and its task's name, those of a module that heads share on the seed and the module's name."""
     make = registry.load("architectures", config.architecture.name, "architecture")
-    architecture = make(ArchitectureFacts(encoder.model, facts), **config.architecture.options)
-    heads = {}
+    seed = config.training.seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "architecture"))
+        architecture = make(ArchitectureFacts(encoder.model, facts), **config.architecture.options)
+    heads, shared = {}, SharedModules(seed)
     for task in facts:
         section = config.tasks[task.name]
         if section.head is None:
             raise ValueError("an unresolved configuration")
         head = registry.load("heads", section.head.name, f"tasks.{task.name}.head")
-        from mtlcli.plugin import seed_for
-
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(config.training.seed, "head", task.name))
+            torch.manual_seed(seed_for(seed, "head", task.name))
             sides = 2 if section.encoding == "bi" else 1
-            heads[task.name] = head(HeadFacts(task, encoder.dim, sides), **section.head.options)
+            known = HeadFacts(task, encoder.dim, sides, shared.asked_by(task.name))
+            heads[task.name] = head(known, **section.head.options)
     return MultiTaskModel(architecture, heads, pooling=config.encoder.pooling, layer=config.encoder.layer)
 
 

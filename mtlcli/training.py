@@ -97,7 +97,8 @@ def train(
     elif folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").unlink(missing_ok=True)  # of a run that goes on: what it had found is no more what it finds
+    # of a run that goes on: what it had found is no more what it finds
+    (folder / "results.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "predictions", ignore_errors=True)
     (folder / "config.yaml").write_text(dump(config.plain()))
     if command:
@@ -105,6 +106,7 @@ def train(
             file.write(command + "\n")
     environment = run_folder.environment(run.device, training.seed)
     (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+    (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=1) + "\n")
     log = open_metrics(folder / "metrics.jsonl", progress.step)
     tell = partial(run_log.tell, folder / "train.log")
     tell(
@@ -404,7 +406,11 @@ def _export(run: Prepared, folder: Path, progress: Progress) -> None:
         "max_length": config.encoder.max_length,
         "tasks": {
             fact.name: run_folder.task_record(
-                config, fact, task.splits["train"].columns.texts, task.splits["train"].columns.label, task.task.metrics
+                config,
+                fact,
+                task.splits["train"].columns.texts,
+                task.splits["train"].columns.label,
+                tuple(run.metrics[fact.name]),
             )
             for fact, task in zip(run.facts, run.tasks, strict=True)
         },

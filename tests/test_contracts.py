@@ -46,7 +46,7 @@ BUILT_IN = {
         "sst",
         "sts",
     ],
-    "heads": ["cosine", "linear", "pair-concat"],
+    "heads": ["class-contrastive", "cosine", "linear", "mlp", "pair-concat", "pair-mix"],
     "schedulers": [
         "all-together",
         "annealed",
@@ -93,8 +93,8 @@ BUILT_IN = {
     ],
     "regularizers": ["bppo", "l2-sp", "representation-alignment", "smart", "soft-sharing", "successive"],
     "encoders": ["tiny"],
-    "architectures": ["hard-sharing", "soft-sharing"],
-    "metrics": ["accuracy", "macro-f1", "mean-squared-error", "pearson", "spearman"],
+    "architectures": ["convolution", "hard-sharing", "soft-sharing"],
+    "metrics": ["accuracy", "exact-match", "macro-f1", "mean-squared-error", "pearson", "spearman"],
 }
 """The registry as users know it: a name that leaves this table is a name that somebody's recipe has."""
 
@@ -111,8 +111,18 @@ CHECKS = {
 
 OPTIONS = {
     "heads": {
-        "cosine": [{}, {"relu": True}],
+        "cosine": [{}, {"relu": True}, {"gamma": 0.5}],
+        "linear": [{}, {"gamma": 0.0}],
+        "mlp": [{}, {"hidden": [6, 4], "activation": "gelu"}, {"hidden": [6], "shared": "common"}, {"hidden": [], "gamma": 0.5}],
         "pair-concat": [{}, {"difference": False}, {"product": True}],
+        "pair-mix": [
+            {},
+            {"alpha": 0.0, "hidden": [6]},
+            {"alpha": 1.0, "gamma": 0.5},
+            {"alpha": 0.3, "learn_alpha": True, "hidden": [6], "shared": "common"},
+            {"cosine_loss": 1.0, "triplet_loss": 1.0},
+            {"triplet_loss": 1.0, "distance": "euclidean"},
+        ],
     },
     "schedulers": {
         "stages": [
@@ -180,7 +190,14 @@ OPTIONS = {
 }
 """What a plugin is tried with besides its defaults, where that matters: by family and name."""
 
-FACTS = {"accuracy": GRADES, "macro-f1": GRADES, "pearson": SCORES, "spearman": SCORES, "mean-squared-error": SCORES}
+FACTS = {
+    "accuracy": GRADES,
+    "exact-match": SCORES,
+    "macro-f1": GRADES,
+    "mean-squared-error": SCORES,
+    "pearson": SCORES,
+    "spearman": SCORES,
+}
 """The kind of task that each metric measures."""
 
 TABLE = [

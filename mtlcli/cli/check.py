@@ -14,6 +14,7 @@ def check(
     config: options.ConfigFile = None,
     data: options.Data = None,
     sample: options.Sample = False,
+    init: options.Init = None,
     encoder: options.Encoder = None,
     pooling: options.Pooling = None,
     max_length: options.MaxLength = None,

@@ -74,6 +74,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "data": (("data",), "--data"),
+    "init": (("init",), "--init"),
     "encoder": (("encoder", "name"), "--encoder"),
     "pooling": (("encoder", "pooling"), "--pooling"),
     "max_length": (("encoder", "max_length"), "--max-length"),
@@ -106,9 +107,10 @@ def parse_task(text: str) -> tuple[str, list[str]]:
 
 def configure(
     config: Path | None, tasks: list[str] | None, sample: bool, balancer: str | None, on_bad_row: str | None,
-    sets: list[str] | None, flags: dict[str, Any], stored: "Layer | None" = None,
+    sets: list[str] | None, flags: dict[str, Any], stored: "Layer | None" = None, resumed: "Layer | None" = None,
 ) -> "Config":  # fmt: skip
-    """The configuration of a command: recipe < flags < --set. With `stored`, that of a run being resumed comes first."""
+    """The configuration of a command: recipe < flags < --set. With `stored`, that of a run being resumed comes first;
+    `resumed` is the same where there is a checkpoint, even if a recipe is given again."""
     from mtlcli.config import TASK_FILES, Config
     from mtlcli.recipes import Layer, parse_assignment, read_recipe
     from mtlcli.resolution import absolute_paths, plain_tasks, resolve, split_methods, suggest_key
@@ -152,4 +154,4 @@ def configure(
         named = [name for layer in layers for name in (layer.values.get("tasks") or {})]
         for name in only or dict.fromkeys(named):
             flag_layer.put(("tasks", name, "on_bad_row"), on_bad_row, "--on-bad-row")
-    return resolve(layers, only or None)
+    return resolve(layers, only or None, resumed)

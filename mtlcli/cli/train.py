@@ -27,6 +27,7 @@ def train(
     config: options.ConfigFile = None,
     data: options.Data = None,
     sample: options.Sample = False,
+    init: options.Init = None,
     encoder: options.Encoder = None,
     pooling: options.Pooling = None,
     max_length: options.MaxLength = None,
@@ -63,7 +64,7 @@ def train(
     flags = {name: value for name, value in locals().items() if name in options.FLAGS}
 
     def configure(base: "Layer | None", resumed: "Layer | None") -> "Config":
-        return options.configure(config, task, sample, balancer, on_bad_row, sets, flags, base)
+        return options.configure(config, task, sample, balancer, on_bad_row, sets, flags, base, resumed)
 
     from mtlcli.cli.seeds import is_group, train_seeds
     from mtlcli.errors import MtlError
@@ -102,7 +103,7 @@ def tell_changes(stored: "Layer", chosen: "Config", folder: Path, quiet: bool) -
     from mtlcli.resolution import absolute_paths
     from mtlcli.resuming import check_unchanged
 
-    before = options.configure(None, None, False, None, None, None, {}, absolute_paths(stored, folder))
+    before = options.configure(None, None, False, None, None, None, {}, absolute_paths(stored, folder), stored)
     changes = check_unchanged(before, chosen)
     for line in changes:
         say(f"note: {line}", _console(quiet))

@@ -58,6 +58,11 @@ def batches_per_pass(rows: int, batch_size: int) -> int:
     return -(-rows // batch_size)
 
 
+def pairs_per_pass(targets: np.ndarray) -> int:
+    """Batches of two rows of every class in which no row occurs twice: a pass ends with the rows of the rarest class."""
+    return int(np.bincount(targets).min()) // 2
+
+
 def pass_order(lengths: np.ndarray, batch_size: int, seed: int, task: str, number: int) -> list[np.ndarray]:
     """Row numbers of each batch of pass `number`: every row exactly once, rows of similar length together, both shuffled.
 
@@ -72,6 +77,20 @@ def pass_order(lengths: np.ndarray, batch_size: int, seed: int, task: str, numbe
         rows = rows[np.argsort(lengths[rows], kind="stable")]
         batches += [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
     return [batches[index] for index in random.permutation(len(batches))]
+
+
+def pass_of_pairs(targets: np.ndarray, seed: int, task: str, number: int) -> list[np.ndarray]:
+    """Row numbers of each batch of pass `number`: a_1 .. a_K, b_1 .. b_K, one a and one b of each of K classes.
+
+    targets (n,) class indices. No row occurs twice in a pass; which rows of the frequent classes are left out changes from pass
+    to pass. Rows are not put together by length: a pair of equal length in a batch of other lengths would give itself away.
+    """
+    random = np.random.Generator(np.random.PCG64(seed_for(seed, "pairs", task, number)))
+    count = pairs_per_pass(targets)
+    chosen = np.stack(
+        [random.permutation(np.flatnonzero(targets == label))[: 2 * count] for label in range(int(targets.max()) + 1)]
+    )  # (K, 2 * count)
+    return list(chosen.reshape(len(chosen), 2, count).transpose(2, 1, 0).reshape(count, -1))
 
 
 def by_length(lengths: np.ndarray, tokens: int = 4096, rows: int = 256) -> list[np.ndarray]:
@@ -113,12 +132,27 @@ def collate(encoded: Encoded, task: int, rows: np.ndarray) -> Batch:
 
 
 class TaskBatches:
-    """The endless sequence of a task's batches; `cursor` counts those already taken and is its whole state."""
+    """The endless sequence of a task's batches; `cursor` counts those already taken and is its whole state.
 
-    def __init__(self, encoded: Encoded, *, task: int, name: str, batch_size: int, seed: int) -> None:
+    With the composition "pairs-of-classes" a batch is two rows of every class, whatever batch_size says.
+    """
+
+    def __init__(
+        self, encoded: Encoded, *, task: int, name: str, batch_size: int, seed: int, composition: str | None = None
+    ) -> None:
         self.encoded = encoded
         self.task, self.name, self.batch_size, self.seed = task, name, batch_size, seed
-        self.per_pass = batches_per_pass(len(encoded), batch_size)
+        self._classes: np.ndarray | None = None
+        if composition == "pairs-of-classes":
+            if encoded.targets is None:
+                raise ValueError("pairs of classes need labelled rows")
+            self._classes = encoded.targets
+            self.batch_size = 2 * (int(encoded.targets.max()) + 1)
+            self.per_pass = pairs_per_pass(encoded.targets)
+        elif composition is None:
+            self.per_pass = batches_per_pass(len(encoded), batch_size)
+        else:
+            raise ValueError(f"no composition {composition!r}")
         self.cursor = 0
         self._lengths = encoded.lengths()
         self._order: tuple[int, list[np.ndarray]] = (-1, [])
@@ -127,10 +161,19 @@ class TaskBatches:
         """The batch at the cursor, which moves on by one."""
         number, index = divmod(self.cursor, self.per_pass)
         if self._order[0] != number:
-            self._order = (number, pass_order(self._lengths, self.batch_size, self.seed, self.name, number))
+            self._order = (number, self._pass(number))
         self.cursor += 1
         return collate(self.encoded, self.task, self._order[1][index])
 
+    def _pass(self, number: int) -> list[np.ndarray]:
+        if self._classes is not None:
+            return pass_of_pairs(self._classes, self.seed, self.name, number)
+        return pass_order(self._lengths, self.batch_size, self.seed, self.name, number)
+
     def longest(self) -> Batch:
         """The batch of the longest rows, which needs the most memory."""
-        return collate(self.encoded, self.task, np.argsort(-self._lengths, kind="stable")[: self.batch_size])
+        rows = np.argsort(-self._lengths, kind="stable")
+        if self._classes is not None:
+            of_class = self._classes[rows]
+            rows = np.stack([rows[of_class == label][:2] for label in range(int(of_class.max()) + 1)]).T.ravel()
+        return collate(self.encoded, self.task, rows[: self.batch_size])

@@ -1,13 +1,24 @@
 """The contract of a head: representation -> output, loss, decoded prediction."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from mtlcli.errors import MtlError
 from mtlcli.plugin import TaskFacts
+
+Composition = Literal["pairs-of-classes"]
+"""What a head may ask of its training batches: two rows of every class, the first ones of all classes before the second ones."""
+
+Gamma = Annotated[
+    float, Field(ge=0, le=1, description="of a score's loss: gamma * squared error + (1 - gamma) * absolute error")
+]
+"""The option `gamma` of heads that predict scores (LB 4: gamma * MSE + (1 - gamma) * L1, printed "gamma - 1")."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +35,25 @@ class Encoding:
     layers: tuple[Tensor, ...] = ()
 
 
+MakeShared = Callable[[str, Callable[[], nn.Module]], nn.Module]
+
+
+def _own(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+    return make()
+
+
 @dataclass(frozen=True)
 class HeadFacts:
-    """What a head is told: its task, the encoder's width, and how many encodings a row has (2 for `bi`, else 1)."""
+    """What a head is told: its task, the encoder's width, and how many encodings a row has (2 for `bi`, else 1).
+
+    `shared(name, make)` is the module of this name, which all heads that ask for it hold together: the first one's `make`
+    builds it, and the others have to ask for one of the same build. A head that stands alone gets one of its own.
+    """
 
     task: TaskFacts
     dim: int
     sides: int
+    shared: MakeShared = field(default=_own, repr=False, compare=False)
 
     @property
     def outputs(self) -> int:
@@ -51,10 +74,12 @@ class Head(nn.Module, ABC):
     """Turns encodings into the output of one task, and the output into a loss and a prediction.
 
     A plugin's constructor takes `HeadFacts` and keyword-only options. `sides` says how many encodings of a row it can
-    read; `layer` names a hidden layer of its own (None: the run's), `all_layers` asks for all of them.
+    read; `layer` names a hidden layer of its own (None: the run's), `all_layers` asks for all of them; `composition` asks
+    for training batches of a certain make (None: any rows of similar length).
     """
 
     sides: ClassVar[tuple[int, ...]] = (1,)
+    composition: ClassVar[Composition | None] = None
     layer: int | None = None
     all_layers: bool = False
 
@@ -74,16 +99,32 @@ class Head(nn.Module, ABC):
     def decode(self, output: Tensor) -> Decoded:
         """output (n, ...) -> predictions in the units of the data."""
 
+    def predicted(self, output: Tensor) -> Tensor:
+        """The part of an output that predicts: logits (n, classes) or scores (n,). Where the loss needs more than that, the
+        output carries more."""
+        return output
+
+    def observe(self, output: Tensor, targets: Tensor) -> None:
+        """Called once for each training micro-batch, after its backward pass, with its output detached: what a loss keeps
+        from batch to batch changes here, in buffers, and nowhere else, because a batch may be run several times."""
+
 
 class ClassesOrScore(nn.Module):
     """Loss and decoding that most heads share: cross-entropy over classes, squared error of a standardised score.
 
     Classes: output (n, classes) are logits. Score: output (n,) is in standard deviations of the training labels from
     their mean, and the loss is the squared error in those units, so a constant guess costs 1 in any units of the file.
+    With `gamma` below 1 a score costs gamma * e^2 + (1 - gamma) * |e|, in the same units. Raises MtlError for such a gamma
+    where classes are predicted.
     """
 
-    def __init__(self, task: TaskFacts) -> None:
+    def __init__(self, task: TaskFacts, gamma: float = 1.0) -> None:
         super().__init__()
+        if gamma != 1.0 and not task.is_regression:
+            raise MtlError(
+                f"tasks.{task.name}.head.gamma: mixes losses of scores, and this task predicts classes; leave it out"
+            )
+        self.gamma = gamma
         self.is_regression = task.is_regression
         self.mean, self.std = task.score_mean or 0.0, task.score_std or 1.0
         self.low, self.high = task.score_range or (0.0, 1.0)
@@ -92,8 +133,14 @@ class ClassesOrScore(nn.Module):
         """output (n, classes) or (n,), targets (n,) -> (n,) float32."""
         output = output.float()
         if self.is_regression:
-            return (output - self.standardised(targets)) ** 2
+            return self.score_loss(output - self.standardised(targets))
         return nn.functional.cross_entropy(output, targets, reduction="none")
+
+    def score_loss(self, error: Tensor) -> Tensor:
+        """Errors (n,) in standard deviations -> gamma * e^2 + (1 - gamma) * |e| (n,)."""
+        if self.gamma == 1.0:
+            return error**2
+        return self.gamma * error**2 + (1 - self.gamma) * error.abs()
 
     def standardised(self, scores: Tensor) -> Tensor:
         """Scores (n,) of the data -> standard deviations from the training mean (n,) float32."""

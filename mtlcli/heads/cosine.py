@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import Decoded, Encoding, Head, HeadFacts
+from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Gamma, Head, HeadFacts
 
 
 class Cosine(Head):
@@ -27,6 +27,7 @@ class Cosine(Head):
         *,
         dropout: Annotated[float, Field(ge=0, lt=1, description="share of each encoding zeroed in training")] = 0.0,
         relu: Annotated[bool, Field(description="a negative cosine counts as 0 in training")] = False,
+        gamma: Gamma = 1.0,
     ) -> None:
         super().__init__(facts)
         if not facts.task.is_regression:
@@ -36,7 +37,7 @@ class Cosine(Head):
         self.dropout = nn.Dropout(dropout)
         self.relu = relu
         self.low, self.high = facts.task.score_range or (0.0, 1.0)
-        self.std = facts.task.score_std or 1.0
+        self.kind = ClassesOrScore(facts.task, gamma)
 
     def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
         """Two encodings (n, dim) -> scores (n,) in the units of the data, not yet clamped."""
@@ -47,8 +48,8 @@ class Cosine(Head):
         return self.low + (self.high - self.low) * cosine
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Squared error in standard deviations of the training labels (n,)."""
-        return ((output - targets.float()) / self.std) ** 2
+        """The error in standard deviations of the training labels, squared where gamma is 1 (n,)."""
+        return self.kind.score_loss((output - targets.float()) / self.kind.std)
 
     def decode(self, output: Tensor) -> Decoded:
         """Scores clamped to the range of the task."""

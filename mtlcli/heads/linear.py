@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Head, HeadFacts
+from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Gamma, Head, HeadFacts
 
 
 class Linear(Head):
@@ -16,11 +16,12 @@ class Linear(Head):
         facts: HeadFacts,
         *,
         dropout: Annotated[float, Field(ge=0, lt=1, description="share of the encoding zeroed in training")] = 0.1,
+        gamma: Gamma = 1.0,
     ) -> None:
         super().__init__(facts)
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(facts.dim, facts.outputs)
-        self.kind = ClassesOrScore(facts.task)
+        self.kind = ClassesOrScore(facts.task, gamma)
 
     def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
         """One encoding -> logits (n, classes) or standardised scores (n,)."""
@@ -28,7 +29,7 @@ class Linear(Head):
         return output.squeeze(-1) if self.facts.task.is_regression else output
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, or squared error in standard deviations of the training labels."""
+        """Cross-entropy, or the error in standard deviations of the training labels."""
         return self.kind.loss(output, targets)
 
     def decode(self, output: Tensor) -> Decoded:

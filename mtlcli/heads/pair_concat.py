@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Head, HeadFacts
+from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Gamma, Head, HeadFacts
 
 
 class PairConcat(Head):
@@ -24,12 +24,13 @@ class PairConcat(Head):
         dropout: Annotated[float, Field(ge=0, lt=1, description="share of each encoding zeroed in training")] = 0.1,
         difference: Annotated[bool, Field(description="add |a-b|")] = True,
         product: Annotated[bool, Field(description="add a*b, element by element")] = False,
+        gamma: Gamma = 1.0,
     ) -> None:
         super().__init__(facts)
         self.dropout = nn.Dropout(dropout)
         self.difference, self.product = difference, product
         self.out = nn.Linear(facts.dim * (2 + difference + product), facts.outputs)
-        self.kind = ClassesOrScore(facts.task)
+        self.kind = ClassesOrScore(facts.task, gamma)
 
     def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
         """Two encodings -> logits (n, classes) or standardised scores (n,)."""
@@ -43,7 +44,7 @@ class PairConcat(Head):
         return output.squeeze(-1) if self.facts.task.is_regression else output
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, or squared error in standard deviations of the training labels."""
+        """Cross-entropy, or the error in standard deviations of the training labels."""
         return self.kind.loss(output, targets)
 
     def decode(self, output: Tensor) -> Decoded:

@@ -1,7 +1,7 @@
 """The contract of a metric."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -11,10 +11,11 @@ from mtlcli.plugin import TaskFacts
 class Metric(ABC):
     """A number that says how good predictions are, and the same number for many resamples of the rows at once.
 
-    `bounds` are the worst and best value a metric can take, used where metrics of several tasks are averaged on one
-    scale; `higher_is_better` is its direction.
+    `measures` says which predictions it is for, None both; `bounds` are the worst and best value a metric can take, used
+    where metrics of several tasks are averaged on one scale; `higher_is_better` is its direction.
     """
 
+    measures: ClassVar[Literal["classes", "scores"] | None] = None
     higher_is_better: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 

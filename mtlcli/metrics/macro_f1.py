@@ -13,6 +13,8 @@ class MacroF1(Metric):
     -1 stands for a label that training never saw: a class of its own, with F1 0, in the mean wherever it occurs.
     """
 
+    measures = "classes"
+
     def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """predictions (n,) and targets (n,) class indices, counts (b, n) -> macro-F1 (b,)."""
         occurring, indices = np.unique(np.stack((targets, predictions)), return_inverse=True)

@@ -10,6 +10,7 @@ from mtlcli.metrics.base import Metric
 class MeanSquaredError(Metric):
     """Mean over rows of (prediction - target)^2, in squared units of the data; 0 is best and there is no worst."""
 
+    measures = "scores"
     higher_is_better = False
     bounds = (math.inf, 0.0)
 

@@ -12,6 +12,7 @@ class Pearson(Metric):
     Equal means to the last bit: predictions that differ by rounding alone have an r, if a meaningless one.
     """
 
+    measures = "scores"
     bounds = (-1.0, 1.0)
 
     def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ class Spearman(Metric):
     targets of the resample are equal, one row included; it is 0 there.
     """
 
+    measures = "scores"
     bounds = (-1.0, 1.0)
 
     def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from mtlcli.data.batching import TaskBatches, batches_per_pass, by_length, collate, pass_order
+from mtlcli.data.batching import (
+    TaskBatches,
+    batches_per_pass,
+    by_length,
+    collate,
+    pairs_per_pass,
+    pass_of_pairs,
+    pass_order,
+)
 from mtlcli.data.encoding import Encoded, Sequences
 
 
@@ -95,6 +103,57 @@ def test_the_longest_batch_is_of_the_longest_rows():
     batches = TaskBatches(encoded([3, 9, 5, 12, 4]), task=0, name="t", batch_size=2, seed=1)
     assert batches.longest().rows.tolist() == [3, 1]
     assert batches.cursor == 0
+
+
+# Pairs of classes
+
+CLASSES = np.array([0] * 5 + [1] * 8 + [2] * 20)[np.random.Generator(np.random.PCG64(3)).permutation(33)]
+
+
+def pairs(seed=1, name="t", batch_size=4, task=0) -> TaskBatches:
+    one = encoded(some_lengths(33))
+    labelled = Encoded(one.sides, CLASSES, one.pad)
+    return TaskBatches(labelled, task=task, name=name, batch_size=batch_size, seed=seed, composition="pairs-of-classes")
+
+
+def test_a_batch_of_pairs_is_two_rows_of_every_class_in_their_order():
+    batches = pairs()
+    assert (batches.batch_size, batches.per_pass, pairs_per_pass(CLASSES)) == (6, 2, 2)  # 5 // 2 pairs of the rarest
+    for _ in range(6):
+        assert batches.next().targets.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_no_row_comes_twice_in_a_pass_of_pairs_and_all_come_in_the_end():
+    batches, seen = pairs(), set()
+    for _ in range(100):
+        rows = [row for _ in range(batches.per_pass) for row in batches.next().rows.tolist()]
+        assert len(set(rows)) == len(rows) == 12
+        seen.update(rows)
+    assert seen == set(range(33))
+
+
+def test_pairs_depend_on_seed_task_and_pass_alone_and_a_position_is_the_cursor():
+    def order(**changes):
+        batches = pairs(**changes)
+        return [batches.next().rows.tolist() for _ in range(7)]
+
+    first = order()
+    assert order(batch_size=9, task=2) == first
+    assert order(seed=2) != first and order(name="u") != first
+    resumed = pairs()
+    resumed.cursor = 3
+    assert [resumed.next().rows.tolist() for _ in range(4)] == first[3:]
+    assert [one.tolist() for one in pass_of_pairs(CLASSES, 1, "t", 1)] == first[2:4]
+
+
+def test_the_longest_batch_of_pairs_is_composed_too():
+    batches = pairs()
+    longest = batches.longest()
+    lengths = batches.encoded.lengths()
+    assert longest.targets.tolist() == [0, 1, 2, 0, 1, 2]
+    for label in range(3):
+        most = sorted(lengths[label == CLASSES])[-2:]
+        assert sorted(lengths[longest.rows[label::3]]) == most
 
 
 # Padding

@@ -63,6 +63,20 @@ def test_classes_are_cross_entropy_and_softmax():
     assert decoded.probabilities.tolist()[0] == pytest.approx([0.25, 0.75])
 
 
+@pytest.mark.parametrize(("gamma", "loss"), [(1.0, 4.0), (0.25, 2.5), (0.0, 2.0)])
+def test_gamma_mixes_squared_and_absolute_error(gamma, loss):
+    """An error of 2 standard deviations: gamma * 4 + (1 - gamma) * 2."""
+    linear = Linear(HeadFacts(SCORES, 2, 1), gamma=gamma)
+    assert linear.loss(torch.tensor([-1.0]), torch.tensor([3.5])).tolist() == pytest.approx([loss])
+    cosine = Cosine(HeadFacts(SCORES, 2, 2), gamma=gamma)  # 3 / 1.5 standard deviations off
+    assert cosine.loss(torch.tensor([5.0]), torch.tensor([2.0])).tolist() == pytest.approx([loss])
+
+
+def test_gamma_is_refused_where_classes_are_predicted():
+    with pytest.raises(MtlError, match=r"^tasks\.c\.head\.gamma: mixes losses of scores"):
+        Linear(HeadFacts(CLASSES, 2, 1), gamma=0.5)
+
+
 def test_losses_are_float32_even_from_half_precision():
     head = Linear(HeadFacts(CLASSES, 2, 1))
     assert head.loss(torch.zeros(3, 2, dtype=torch.bfloat16), torch.zeros(3, dtype=torch.long)).dtype == torch.float32

@@ -29,7 +29,7 @@ def test_task_balancer_and_head_train_and_predict_from_the_command_line(tmp_path
     run, questions = tmp_path / "run", tmp_path / "questions.txt"
     mtl(
         "train", "--task", "question-type", "--task", "again", "--set", "tasks.again.kind=question-type", "--sample",
-        "--balancer", "loss-rank", "--set", "tasks.question-type.head=mlp", "--set", "encoder.dim=32",
+        "--balancer", "loss-rank", "--set", "tasks.question-type.head=hidden-layer", "--set", "encoder.dim=32",
         "--set", "encoder.layers=1", "--steps", 2, "--quiet", "--output", run,
     )  # fmt: skip
     assert "question-type" in mtl("eval", run)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Head, HeadFacts
 
 
-class MLP(Head):
+class HiddenLayer(Head):
     """Dropout, one hidden layer with GELU, dropout, one linear layer; on both encodings side by side where a row has two."""
 
     sides = (1, 2)
