@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from mtlcli.cli import check, compare, ensemble, evaluate, plugins, predict, report, study, train
+from mtlcli.cli import check, compare, ensemble, evaluate, plugins, predict, report, study, table, train
 from mtlcli.errors import MtlError
 
 SPINS = "1000"
@@ -32,6 +32,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("study")(study.study)
 app.command("compare")(compare.compare)
+app.command("table")(table.table)
 app.command("ensemble")(ensemble.ensemble)
 app.command("report")(report.report)
 app.add_typer(plugins.app, name="plugins")

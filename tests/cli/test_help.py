@@ -13,6 +13,7 @@ COMMANDS = (
     "eval",
     "predict",
     "compare",
+    "table",
     "ensemble",
     "study",
     "plugins list",

@@ -1,0 +1,68 @@
+"""`mtl table`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mtlcli.cli import console, options
+from mtlcli.errors import MtlError
+
+FORMATS = ("text", "markdown", "csv")
+
+
+def table(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN", help="Run folders, or folders of several seeds. [default: those of --published]"),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="A metric, or all. Repeat it. [default: each task's primary one, and their mean]",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="dev, or another that the results hold.")] = "dev",
+    normalized: Annotated[
+        bool, typer.Option("--normalized", help="Every metric from 0 to 1: (r + 1) / 2 for a correlation.")
+    ] = False,
+    digits: Annotated[int, typer.Option(min=0, max=15, help="Decimals; csv has all.")] = 3,
+    output: Annotated[str, typer.Option("--format", help="text, markdown or csv.")] = "text",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Keep a row for a run that is not there or not finished.")
+    ] = False,
+    published: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A CSV of numbers to show beside ours; its first column names the runs."),
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Show the results of finished runs side by side, a row for each.
+
+    A folder that `mtl train --seeds` made shows the mean over its seeds and the standard deviation. Whether a difference means
+    anything is what `mtl compare` tells.
+
+    Example: mtl table runs/equal runs/pcgrad --format markdown
+    """  # fmt: skip
+    from mtlcli import tabulating
+
+    if output not in FORMATS:
+        raise MtlError(f'--format: found "{output}"; expected text, markdown or csv')
+    others = tabulating.read_published(published) if published is not None else None
+    if not runs and others is None:
+        raise MtlError("expected one or more run folders, or --published")
+    folders = runs or [Path(name) for name in (others.rows if others else ())]
+    measured = tabulating.read(folders, split=split, allow_missing=allow_missing)
+    bounds = tabulating.bounds_of(measured)
+    found = tabulating.tabulate(measured, metrics=metric or (), bounds=bounds, normalized=normalized)
+    lines = tabulating.exact_lines(found) if output == "csv" else tabulating.lines(found, digits)
+    if others is not None:
+        lines = tabulating.beside(others, lines)
+    if output == "csv":
+        print(tabulating.as_csv(lines))
+    elif output == "markdown":
+        print(tabulating.markdown(lines))
+    else:
+        console.table("", list(zip(lines[0], tabulating.sides(lines), strict=True)), lines[1:])
