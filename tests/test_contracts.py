@@ -113,7 +113,12 @@ OPTIONS = {
     "heads": {
         "cosine": [{}, {"relu": True}, {"gamma": 0.5}],
         "linear": [{}, {"gamma": 0.0}],
-        "mlp": [{}, {"hidden": [6, 4], "activation": "gelu"}, {"hidden": [6], "shared": "common"}, {"hidden": [], "gamma": 0.5}],
+        "mlp": [
+            {},
+            {"hidden": [6, 4], "activation": "gelu"},
+            {"hidden": [6], "shared": "common"},
+            {"hidden": [], "gamma": 0.5},
+        ],
         "pair-concat": [{}, {"difference": False}, {"product": True}],
         "pair-mix": [
             {},

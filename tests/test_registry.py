@@ -148,7 +148,7 @@ def test_options_are_filled_in_and_checked():
     plugin, options, errors = registry.check_options(
         "balancers", "uncertainty", {"initial_log_variance": "1"}, "balancer"
     )
-    assert (plugin, options, errors) == (Uncertainty, {"initial_log_variance": 1.0}, [])
+    assert (plugin, options, errors) == (Uncertainty, {"initial_log_variance": 1.0, "form": "by-task"}, [])
     _, _, errors = registry.check_options("balancers", "uncertainty", {"initial_log_varience": 1}, "balancer")
     assert errors == [("initial_log_varience", 'unknown option of "uncertainty"; did you mean "initial_log_variance"?')]
     _, _, errors = registry.check_options("balancers", "uncertainty", {"initial_log_variance": 11}, "balancer")

@@ -20,6 +20,7 @@ def check(
     max_length: options.MaxLength = None,
     scheduler: options.SchedulerName = None,
     balancer: options.BalancerName = None,
+    regularizer: options.Regularizers = None,
     epochs: options.Epochs = None,
     steps: options.Steps = None,
     batch_size: options.BatchSize = None,

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from itertools import groupby
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,25 +46,49 @@ def combinations(
         _text(found[1], found[2], tasks)
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Methods that object to the same company for the same reason: never to be with some, with others from two micro-batches
+    a step on."""
+
+    reason: str
+    methods: tuple[str, ...]
+    never: tuple[str, ...]
+    later: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """In words."""
+        parts = [f"not with {', '.join(self.never)}"] if self.never else []
+        parts += [f"from --micro-batches 2 on with {', '.join(self.later)}"] if self.later else []
+        return f"{', '.join(self.methods)}: {'; '.join(parts)}"
+
+
+def _refusals(one: "Sequence[Pair]", two: "Sequence[Pair]") -> list[Refusal]:
+    """What is refused with one micro-batch a step, those of one reason and one company together."""
+    able = {(pair.first, pair.second) for pair in two if not pair.problem}
+    company: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    for pair in one:
+        if not pair.problem:
+            continue
+        method, _, rest = pair.problem.partition(" ")
+        other = pair.first if pair.second[1] == method else pair.second
+        if pair.first[1] == pair.second[1] == method:  # `soft-sharing` is an architecture and a regularizer
+            other = pair.second
+        reason = rest.replace(f'the scheduler "{pair.first[1]}"', "the scheduler").split(": choose")[0]
+        label = f"{other[1]} ({other[0][:-1]})" if other[0] in ("architectures", "regularizers") else other[1]
+        company.setdefault((reason, method), ([], []))[(pair.first, pair.second) in able].append(label)
+    grouped: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for (reason, method), (never, later) in company.items():
+        grouped.setdefault((reason, tuple(never), tuple(later)), []).append(method)
+    return [Refusal(reason, tuple(methods), *sets) for (reason, *sets), methods in grouped.items()]
+
+
 def _text(one: "Sequence[Pair]", two: "Sequence[Pair]", tasks: int) -> None:
-    """What is refused, by the method that refuses; all else works."""
-    say(f"{tasks} tasks: everything works together, but for these")
-    later = {(pair.first, pair.second) for pair in two if not pair.problem}
-    refused = [(pair, _reason(pair)) for pair in one if pair.problem]
-    refused.sort(key=lambda each: (each[0].second, each[1]))
-    for (second, reason), group in groupby(refused, key=lambda each: (each[0].second, each[1])):
-        names = [
-            f"{pair.first[1]}{' (from --micro-batches 2 on)' if (pair.first, pair.second) in later else ''}"
-            for pair, _ in group
-        ]
-        say(f"\n{second[1]} ({second[0][:-1].replace('_', ' ')}) {reason}")
-        say(f"  not with {', '.join(names)}")
-
-
-def _reason(pair: "Pair") -> str:
-    """The problem without the names in it."""
-    text = pair.problem.removeprefix(f"{pair.second[1]} ")
-    return text.replace(f'the scheduler "{pair.first[1]}"', "the scheduler").split(": choose")[0]
+    """What is refused; all else works."""
+    say(f"{tasks} task{'s' if tasks > 1 else ''}: everything works together, but for these")
+    for refusal in _refusals(one, two):
+        say(f"\n{refusal.reason}")
+        say(f"  {refusal.sentence()}")
 
 
 def _markdown(names: Mapping[str, Sequence[str]], one: "Sequence[Pair]", two: "Sequence[Pair]", tasks: int) -> str:
@@ -88,7 +111,12 @@ def _markdown(names: Mapping[str, Sequence[str]], one: "Sequence[Pair]", two: "S
             keys = [(("schedulers", scheduler), (family, name)) for scheduler in names["schedulers"]]
             cells = ["✓" if not first[key] else "2" if not second[key] else "·" for key in keys]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-    others = [pair for pair in one if pair.problem and pair.first[0] != "schedulers"]
-    lines += ["", "Among the other families everything goes with everything" + (", but for:" if others else ".")]
-    lines += [f"- {pair.second[1]} with {pair.first[1]}: {_reason(pair)}" for pair in others]
+    found = _refusals(one, two)
+    lines += [
+        "",
+        "Everything else goes with everything else. Refused is a method that"
+        if found
+        else "Everything goes with everything.",
+    ]
+    lines += [f"- {refusal.reason}: {refusal.sentence()}" for refusal in found]
     return "\n".join(lines)

@@ -43,6 +43,10 @@ BalancerName = Annotated[
         "--balancer", help="A loss balancer, a gradient regularizer, or both: uncertainty+pcgrad. [default: equal]"
     ),
 ]
+Regularizers = Annotated[
+    list[str] | None,
+    typer.Option("--regularizer", metavar="NAME", help="An extra loss, or a pull on the weights. Repeat it."),
+]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the largest task. [default: 3]")]
 Steps = Annotated[int | None, typer.Option(help="Optimizer updates, instead of epochs.")]
 BatchSize = Annotated[int | None, typer.Option(help="Rows per micro-batch. [default: 16; tiny: 32]")]
@@ -79,6 +83,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "pooling": (("encoder", "pooling"), "--pooling"),
     "max_length": (("encoder", "max_length"), "--max-length"),
     "scheduler": (("scheduler", "name"), "--scheduler"),
+    "regularizer": (("regularizers",), "--regularizer"),
     "epochs": (("training", "epochs"), "--epochs"),
     "steps": (("training", "steps"), "--steps"),
     "batch_size": (("training", "batch_size"), "--batch-size"),

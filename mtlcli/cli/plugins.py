@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from mtlcli.cli.combinations import combinations
 from mtlcli.cli.console import out, say
 from mtlcli.errors import MtlError
 
@@ -157,3 +158,6 @@ def new(
         raise MtlError(f"--output: {place} is not empty; choose another folder")
     make_distribution(name, registry.family_named(family), place)
     say(f"made {place}; try it: pip install -e {place} && python -m pytest {place}")
+
+
+app.command("combinations")(combinations)

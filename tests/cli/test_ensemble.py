@@ -34,6 +34,7 @@ def last_error(ended) -> str:
 
 
 def test_a_table_says_who_has_a_say_and_why(mtl, run, tmp_path, monkeypatch):
+    other()
     monkeypatch.chdir(run.parent)
     best = max(
         json.loads(Path(name, "results.json").read_text())["tasks"]["near"]["dev"]["pearson"]["value"]

@@ -105,4 +105,4 @@ def test_the_folder_of_something_else_is_left_alone(mtl, recipe, tmp_path):
 
 def test_study_has_the_flags_of_train_that_do_not_belong_to_a_method_or_a_run():
     flags = set(options.FLAGS) & set(inspect.signature(study.study).parameters)
-    assert set(options.FLAGS) - flags == {"seed", "patience"}
+    assert set(options.FLAGS) - flags == {"seed", "patience", "regularizer"}
