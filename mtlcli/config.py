@@ -122,8 +122,14 @@ class OptimizerConfig(_Strict):
     beta2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
     warmup: float = Field(0.06, ge=0, le=1, description="share of the steps over which the rate rises from zero")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="how the rate falls after the warm-up"
+    schedule: Literal["linear", "cosine", "constant", "plateau"] = Field(
+        "linear", description="how the rate falls after the warm-up; plateau: each time the losses on dev keep rising"
+    )
+    plateau_factor: float = Field(
+        0.5, gt=0, lt=1, description="of schedule plateau: what a fall multiplies the rate by"
+    )
+    plateau_patience: int = Field(
+        3, ge=1, description="of schedule plateau: evaluations in a row with a higher loss that make the rate fall"
     )
     clip: float | None = Field(1.0, gt=0, description="largest global norm of the combined gradient; null: none")
 

@@ -20,6 +20,7 @@ from mtlcli.plugin import TaskFacts
 from mtlcli.run_folder import must_be_as_written, read_record, stored_facts
 
 FILE = "ensemble.json"
+RESULTS = "results.json"
 FORMAT = 1
 
 
@@ -192,7 +193,7 @@ def check_place(folder: Path, *, overwrite: bool) -> None:
 
 
 def write(ensemble: Ensemble, folder: Path) -> None:
-    """Writes ensemble.json, whole or not at all, and removes the predictions of an ensemble that was there before."""
+    """Writes ensemble.json, whole or not at all, and removes what was found of an ensemble that was there before."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [_relative(run.folder, folder) for run in ensemble.runs]
     used = [index for index in range(len(names)) if any(index in task.members for task in ensemble.tasks)]
@@ -215,8 +216,24 @@ def write(ensemble: Ensemble, folder: Path) -> None:
     }
     scratch = folder / f".{FILE}.writing"
     scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / RESULTS).unlink(missing_ok=True)
     scratch.replace(folder / FILE)
     shutil.rmtree(folder / "predictions", ignore_errors=True)
+
+
+def keep(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Writes what an ensemble found on its own rows, task -> split -> metrics as JSON values, to results.json, whole or not at
+    all; other tasks and splits in there stay. A file that cannot be read is written anew."""
+    path = folder / RESULTS
+    try:
+        tasks = {task: dict(splits) for task, splits in json.loads(path.read_text())["tasks"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        tasks = {}
+    for task, splits in results.items():
+        tasks[task] = {**tasks.get(task, {}), **splits}
+    scratch = folder / f".{RESULTS}.writing"
+    scratch.write_text(json.dumps({"tasks": tasks}, indent=1) + "\n")
+    scratch.replace(path)
 
 
 def _relative(run: Path, folder: Path) -> str:

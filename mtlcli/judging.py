@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mtlcli import registry
+from mtlcli import ensembling, registry
 from mtlcli.config import Config, TaskConfig
 from mtlcli.data.loading import Split, declared_target, find_source, read_split, target_is_open
 from mtlcli.data.reading import FileSource, format_of
@@ -19,7 +19,7 @@ from mtlcli.metrics.base import Metric
 from mtlcli.metrics.bootstrap import Estimate
 from mtlcli.plugin import TaskFacts
 from mtlcli.predictor import Outline, look
-from mtlcli.run_log import write_predictions
+from mtlcli.run_log import plain_results, write_predictions
 from mtlcli.tasks.base import Classes, Score, Target, Task
 
 SPLITS = ("dev", "test", "train")
@@ -43,7 +43,8 @@ def judge(
 ) -> tuple[dict[str, dict[str, dict[str, Estimate]]], list[str]]:  # fmt: skip
     """Metrics by task, split and name, and notes about the rows. `tasks` are (name, [file]) pairs; without any, all tasks of
     the run; a file stands for the split `dev` unless one is named. `changes` are (("tasks", name, key), value) with a key of
-    CHANGEABLE, for rows that are laid out unlike those of training.
+    CHANGEABLE, for rows that are laid out unlike those of training. Of the run's own rows the predictions are kept in its
+    folder, and of an ensemble's the results too.
 
     Raises MtlError for all rows that cannot be read, before the model is loaded, and where there are none to measure on.
     """
@@ -60,18 +61,24 @@ def judge(
     predictor, warnings = outline.load(place, {rows.task for rows in found})
     notes = warnings + notes
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
+    own: dict[str, dict[str, dict[str, Estimate]]] = {}
     for rows in found:
         facts = predictor.facts[rows.task]
         predicted = predictor.on_split(rows.task, rows.split, place, context)
-        results.setdefault(facts.name, {})[rows.split.name] = measure(
-            rows.metrics, predicted, rows.split.targets, resamples
-        )
+        measured = measure(rows.metrics, predicted, rows.split.targets, resamples)
+        results.setdefault(facts.name, {})[rows.split.name] = measured
         if not dict(tasks).get(facts.name) and data is None:
+            own.setdefault(facts.name, {})[rows.split.name] = measured
             path = folder / "predictions" / f"{facts.name}.{rows.split.name}.jsonl"
             try:
                 write_predictions(path, facts.labels, predicted, rows.split.lines.tolist(), rows.split.targets)
             except OSError as error:
                 notes.append(f"{path} was not written: {error.strerror}")
+    if own and (folder / ensembling.FILE).is_file():  # a run wrote its results when it ended
+        try:
+            ensembling.keep(plain_results(own), folder)
+        except OSError as error:
+            notes.append(f"{folder / ensembling.RESULTS} was not written: {error.strerror}")
     return results, notes
 
 

@@ -1,7 +1,8 @@
 """AdamW, its parameter groups, the learning-rate schedule and gradient clipping."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -46,14 +47,41 @@ def _can_fuse(model: nn.Module) -> bool:
 
 
 def rate_factor(config: OptimizerConfig, step: int, total: int) -> float:
-    """Factor of the peak learning rate at a step counted from 0: linear warm-up, then the schedule down to zero."""
+    """Factor of the peak learning rate at a step counted from 0: linear warm-up, then the schedule down to zero. `constant` and
+    `plateau` stay at 1; by what a plateau has fallen is in `Plateau`."""
     warmup = math.ceil(config.warmup * total)
     if step < warmup:
         return (step + 1) / warmup
-    if config.schedule == "constant":
+    if config.schedule in ("constant", "plateau"):
         return 1.0
     left = (total - step) / max(1, total - warmup)
     return left if config.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+@dataclass
+class Plateau:
+    """What the schedule `plateau` remembers: `factor` multiplies the rate, and falls after plateau_patience rises of the loss on
+    dev in a row; then the rises are counted anew.
+
+    MMO (section 4.3.4) halves it after three epochs of rising total loss. It says neither on which rows nor how the tasks are
+    added. Here each task's loss is divided by its `first` one, so that a task of large losses does not decide alone.
+    """
+
+    first: dict[str, float] = field(default_factory=dict)
+    last: float | None = None
+    rises: int = 0
+    factor: float = 1.0
+
+    def observe(self, losses: Mapping[str, float], config: OptimizerConfig) -> None:
+        """Hears the dev loss of each task at an evaluation, always of the same tasks. One without a first loss, NaN, is left out,
+        one whose first loss is not above zero is added as it is."""
+        self.first = self.first or {name: loss for name, loss in losses.items() if math.isfinite(loss)}
+        total = sum(losses[name] / (first if first > 0 else 1.0) for name, first in self.first.items())
+        self.rises = self.rises + 1 if self.last is not None and total > self.last else 0
+        self.last = total
+        if self.rises == config.plateau_patience:
+            self.factor *= config.plateau_factor
+            self.rises = 0
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

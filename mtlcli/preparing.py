@@ -134,6 +134,11 @@ def prepare(
         for task, fact in zip(tasks, facts, strict=True)
     }
     selection = make_selection(config.training.select_by, metrics, [t.task.name for t in tasks if "dev" in t.splits])
+    if config.optimizer.schedule == "plateau" and not any("dev" in task.splits for task in tasks):
+        raise MtlError(
+            'optimizer.schedule: "plateau" follows the losses on dev, and no task has dev rows; give some, or choose linear, '
+            "cosine or constant"
+        )
     run = RunFacts(facts, config.training.seed, config.training.micro_batches)
     scheduler: Scheduler = registry.load("schedulers", config.scheduler.name, "scheduler")(
         run, **config.scheduler.options

@@ -98,7 +98,7 @@ def _results(run: Path, split: str) -> dict[Column, float]:
             for metric, one in splits.get(split, {}).items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        remedy = f"mtl eval {run} --json > {path}" if _is_ensemble(run) else f"mtl train --resume --output {run}"
+        remedy = f"mtl eval {run}" if _is_ensemble(run) else f"mtl train --resume --output {run}"
         raise MtlError(f"{path}: damaged; write it again: {remedy}") from error
     if not values:
         splits = dict.fromkeys(split for one in tasks.values() for split in one)
@@ -114,7 +114,7 @@ def _lacking(folder: Path, *, is_group: bool) -> str:
     if is_group or (folder / "config.yaml").is_file():
         return f"{folder}: not finished; go on with: mtl train --resume --output {folder}"
     if _is_ensemble(folder):
-        return f"{folder}: not measured; write its results: mtl eval {folder} --json > {folder}/results.json"
+        return f"{folder}: not measured yet: mtl eval {folder}"
     if folder.is_dir():
         return f"{folder}: not a run folder (no results.json); expected what `mtl train --output` made"
     return f"{folder}: there is no such run folder"

@@ -9,7 +9,7 @@ import shutil
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,7 +27,7 @@ from mtlcli.events import Evaluated, Event, Finished, Notice, Saved, Started, St
 from mtlcli.gradients import Combined, TaskLoss
 from mtlcli.metrics.bootstrap import Estimate
 from mtlcli.news import EpochNews, EvaluationNews, ProbeNews, StepNews
-from mtlcli.optimization import clip_gradients, rate_factor, set_rates
+from mtlcli.optimization import Plateau, clip_gradients, rate_factor, set_rates
 from mtlcli.preparing import Prepared
 from mtlcli.recipes import dump
 from mtlcli.run_log import log_step, open_metrics, plain_results, write_line, write_predictions
@@ -51,6 +51,7 @@ class Progress:
     skipped_in_a_row: int = 0
     skipped: int = 0
     seconds: float = 0.0
+    plateau: Plateau = field(default_factory=Plateau)
 
 
 def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -187,7 +188,8 @@ def _step(run: Prepared, folder: Path, progress: Progress, log: TextIO) -> Stepp
     gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
     norm = clip_gradients(gradients, run.config.optimizer.clip)
     totals = combined.totals.tolist()
-    factor = phase.lr * rate_factor(run.config.optimizer, progress.step - phase.start, phase.steps)
+    scheduled = rate_factor(run.config.optimizer, progress.step - phase.start, phase.steps)
+    factor = phase.lr * scheduled * progress.plateau.factor
     progress.step += 1
     progress.cursors = [batches.cursor for batches in run.train]
     skipped = not (math.isfinite(norm) and all(map(math.isfinite, totals)))
@@ -213,11 +215,13 @@ def _step(run: Prepared, folder: Path, progress: Progress, log: TextIO) -> Stepp
 
 
 def _enter(run: Prepared, folder: Path, progress: Progress, phase: Phase) -> None:
-    """Freezes what the phase freezes; at its first step, starts the optimizer's averages anew, from the weights it asks for."""
+    """Freezes what the phase freezes; at its first step, starts the optimizer's averages and the rate's plateau anew, from the
+    weights it asks for."""
     run.model.freeze(phase.frozen)
     if progress.step != phase.start or phase.start == 0:
         return
     run.optimizer.state.clear()
+    progress.plateau = Plateau()
     if phase.weights == "best" and progress.best_step is not None:
         run.model.load_state_dict(_best(folder, progress.best_step).tensors("model"))
 
@@ -315,7 +319,7 @@ def _not_finite(
 
 
 def _evaluate(run: Prepared, progress: Progress, log: TextIO) -> Evaluated:
-    """Every task that has dev rows; tells the plugins and keeps the best score."""
+    """Every task that has dev rows; tells the plugins, keeps the best score and follows the loss for the learning rate."""
     metrics, losses = {}, {}
     for name, predicted in _predict_dev(run).items():
         index = run.model.names.index(name)
@@ -328,6 +332,8 @@ def _evaluate(run: Prepared, progress: Progress, log: TextIO) -> Evaluated:
         progress.best_score, progress.best_step, progress.evaluations_without_better = score, progress.step, 0
     else:
         progress.evaluations_without_better += 1
+    if run.config.optimizer.schedule == "plateau":
+        progress.plateau.observe(losses, run.config.optimizer)
     index_of = run.model.names.index
     news = EvaluationNews(
         progress.step,
@@ -385,7 +391,8 @@ def _restore(run: Prepared, found: Checkpoint) -> Progress:
         plugin.load_state_dict(
             {key.removeprefix(f"{name}/"): value for key, value in plugins.items() if key.startswith(f"{name}/")}
         )
-    progress = Progress(**state["progress"])
+    values = state["progress"]
+    progress = Progress(**values | {"plateau": Plateau(**values.get("plateau", {}))})
     for batches, cursor in zip(run.train, progress.cursors, strict=True):
         batches.cursor = cursor
     checkpoint.restore_random_state(found.tensors("random"))
@@ -433,7 +440,7 @@ def _finish(run: Prepared, folder: Path, progress: Progress, why: str) -> dict[s
     best = progress.best_step
     if best is not None and best != progress.step:
         run.model.load_state_dict(_best(folder, best).tensors("model"))
-    ended = Progress(**asdict(progress) | {"step": progress.step if best is None else best})
+    ended = replace(progress, step=progress.step if best is None else best)
     _export(run, folder, ended)
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
     for name, predicted in _predict_dev(run).items():

@@ -43,6 +43,8 @@ def evaluate(
 ) -> None:
     """Measure a run per task and split, with 95 % bootstrap intervals.
 
+    An ensemble keeps the results in its folder, where `mtl table` finds them.
+
     Example: mtl eval runs/demo --json
     """
     from mtlcli.judging import judge

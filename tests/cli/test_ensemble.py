@@ -62,6 +62,43 @@ def test_eval_measures_an_ensemble_like_a_run(mtl, ensemble):
     assert len((ensemble / "predictions" / "tone.dev.jsonl").read_text().splitlines()) == 30
 
 
+def test_a_measured_ensemble_stands_in_a_table_until_it_is_replaced(mtl, run, ensemble, tmp_path):
+    (tmp_path / "rows.csv").write_text("sentence,label\nthe fine lamp,good\n")
+    assert mtl("eval", ensemble, "--json", "-t", f"tone={tmp_path}/rows.csv").code == 0
+    assert "not measured yet: mtl eval" in last_error(mtl("table", ensemble))  # those rows were not its own
+    found = {}
+    for question in (
+        ["-t", "tone", "--split", "dev"],
+        ["-t", "same", "--split", "dev"],
+        ["-t", "tone", "--split", "test"],
+    ):
+        found[question[1], question[3]] = json.loads(mtl("eval", ensemble, "--json", *question).out)["tasks"]
+    kept = json.loads((ensemble / "results.json").read_text())["tasks"]
+    assert kept == {
+        "tone": found["tone", "dev"]["tone"] | found["tone", "test"]["tone"],
+        "same": found["same", "dev"]["same"],
+    }
+    head, _, row = mtl("table", ensemble, "--format", "markdown", "--digits", 15).out.splitlines()
+    assert head == "| run | tone accuracy | same accuracy | mean |"
+    values = [kept[task]["dev"]["accuracy"]["value"] for task in ("tone", "same")]
+    assert [float(cell) for cell in row.split("|")[2:4]] == pytest.approx(values, abs=1e-14)
+    assert mtl("ensemble", run, other(), "-q", "-o", ensemble, "--overwrite").code == 0
+    assert "not measured yet: mtl eval" in last_error(mtl("table", ensemble))
+
+
+def test_damaged_results_of_an_ensemble_are_written_anew(mtl, ensemble):
+    (ensemble / "results.json").write_text("{")
+    assert last_error(mtl("table", ensemble)).endswith(f"damaged; write it again: mtl eval {ensemble}")
+    assert mtl("eval", ensemble, "-q", "-t", "tone").code == 0
+    assert mtl("table", ensemble).code == 0
+
+
+def test_eval_of_a_run_leaves_the_results_of_its_training_alone(mtl, run):
+    before = (run / "results.json").read_bytes()
+    assert mtl("eval", run, "-q", "--resamples", 20).code == 0
+    assert (run / "results.json").read_bytes() == before
+
+
 def test_a_task_of_one_run_measures_as_in_that_run(mtl, run, ensemble):
     both = [json.loads(mtl("eval", one, "--json", "-t", "stars").out)["tasks"] for one in (run, ensemble)]
     assert both[0] == both[1]

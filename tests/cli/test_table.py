@@ -131,7 +131,7 @@ def test_all_that_is_not_there_is_told_at_once_with_what_to_do(mtl, two):
     assert (code, out) == (2, "")
     assert err.splitlines() == [
         "error: runs/begun: not finished; go on with: mtl train --resume --output runs/begun",
-        "error: runs/both: not measured; write its results: mtl eval runs/both --json > runs/both/results.json",
+        "error: runs/both: not measured yet: mtl eval runs/both",
         "error: runs/empty: not a run folder (no results.json); expected what `mtl train --output` made",
         "error: runs/damaged/results.json: damaged; write it again: mtl train --resume --output runs/damaged",
         "error: runs/none: there is no such run folder",
