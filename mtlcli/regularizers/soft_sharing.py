@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
 from mtlcli.model import MultiTaskModel
@@ -20,7 +21,7 @@ class SoftSharingDistance(Regularizer):
     """
 
     needs = frozenset({"towers"})
-    cost = "a pass over the weights of every two towers"
+    cost = "two passes over the weights of every tower"
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class SoftSharingDistance(Regularizer):
     def after_backward(self, model: MultiTaskModel) -> None:
         """Adds each tower's pull towards all others."""
         towers = [list(tower.parameters()) for tower in model.architecture.towers()]
-        for index, tower in enumerate(towers):
-            for other in towers[:index] + towers[index + 1 :]:
-                pull(zip(tower, other, strict=True), 2 * self.weight)
+        with torch.no_grad():
+            mean = [torch.stack(same).mean(0) for same in zip(*towers, strict=True)]
+        for tower in towers:  # sum_j (theta_i - theta_j) is T times the way from the mean
+            pull(zip(tower, mean, strict=True), 2 * self.weight * len(towers))
