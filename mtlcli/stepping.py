@@ -1,0 +1,173 @@
+"""One optimizer update of a run: phase, rows, gradients, clipping, the optimizer, and who hears of it."""
+
+import math
+from bisect import bisect_right
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+
+from mtlcli.data.batching import collate
+from mtlcli.devices import not_enough_memory
+from mtlcli.errors import MtlError
+from mtlcli.evaluation import loss_on, probabilities_of
+from mtlcli.events import Stepped
+from mtlcli.gradients import Combined, TaskLoss
+from mtlcli.news import EpochNews, ProbeNews, StepNews
+from mtlcli.optimization import Plateau, clip_gradients, rate_factor, set_rates
+from mtlcli.preparing import Prepared
+from mtlcli.progress import Progress, best_checkpoint
+from mtlcli.run_log import log_step
+from mtlcli.schedulers.base import Candidates, Phase, Position, Visit
+
+SKIPS_IN_A_ROW = 10
+"""Steps that `on_nan: skip` may leave out one after the other before the run stops."""
+
+
+def take_step(run: Prepared, folder: Path, progress: Progress, log: TextIO) -> Stepped:
+    """One optimizer update."""
+    plan, names = run.plan, run.model.names
+    position = Position(progress.step, plan.steps, plan.steps_per_epoch)
+    phase = run.scheduler.phase(position)
+    _enter(run, folder, progress, phase)
+    visits = run.scheduler.visits(position)
+    step = _chosen(run, visits, position) if run.scheduler.chooses_rows else [_next(run, visit) for visit in visits]
+    try:
+        combined = run.engine.run(step)
+    except torch.OutOfMemoryError as error:
+        texts, length = max(
+            (tuple(batch.tokens.shape) for one in step for batch in one.batches), key=lambda shape: shape[0] * shape[1]
+        )
+        raise not_enough_memory(" or ".join(names[one.task] for one in step), texts, length) from error
+    gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
+    norm = clip_gradients(gradients, run.config.optimizer.clip)
+    totals = combined.totals.tolist()
+    scheduled = rate_factor(run.config.optimizer, progress.step - phase.start, phase.steps)
+    factor = phase.lr * scheduled * progress.plateau.factor
+    progress.step += 1
+    progress.cursors = [batches.cursor for batches in run.train]
+    skipped = not (math.isfinite(norm) and all(map(math.isfinite, totals)))
+    if skipped:
+        _not_finite(run, progress, step, combined, norm, factor)
+    else:
+        set_rates(run.optimizer, factor)
+        run.optimizer.step()
+        progress.skipped_in_a_row = 0
+        _tell_step(run, progress.step, combined, step)
+        _probe(run, position)
+    losses = dict(zip((names[one.task] for one in step), combined.losses.tolist(), strict=True))
+    weights = dict(zip(losses, combined.weights.tolist(), strict=True))
+    if not skipped:
+        for name, loss in losses.items():
+            progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + loss
+            progress.epoch_counts[name] = progress.epoch_counts.get(name, 0) + 1
+    lr = factor * run.config.optimizer.lr
+    epoch = bisect_right(plan.epoch_ends, position.step)
+    stepped = Stepped(progress.step, epoch, losses, weights, lr, norm, skipped)
+    log_step(log, stepped, combined, coefficients=run.gradient_regularizer is not None)
+    return stepped
+
+
+def _enter(run: Prepared, folder: Path, progress: Progress, phase: Phase) -> None:
+    """Freezes what the phase freezes; at its first step, starts the optimizer's averages and the rate's plateau anew, from the
+    weights it asks for."""
+    run.model.freeze(phase.frozen)
+    if progress.step != phase.start or phase.start == 0:
+        return
+    run.optimizer.state.clear()
+    progress.plateau = Plateau()
+    if phase.weights == "best" and progress.best_step is not None:
+        run.model.load_state_dict(best_checkpoint(folder, progress.best_step).tensors("model"))
+
+
+def _next(run: Prepared, visit: Visit) -> TaskLoss:
+    batches = run.train[visit.task]
+    return TaskLoss(visit.task, tuple(batches.next().to(run.device) for _ in range(visit.micro_batches)))
+
+
+def _chosen(run: Prepared, visits: list[Visit], position: Position) -> list[TaskLoss]:
+    """The visits are a pool of candidates; of those the scheduler keeps some rows of some tasks, as one batch each."""
+    pool, rows = [], []
+    for visit in visits:
+        batches = [run.train[visit.task].next() for _ in range(visit.micro_batches)]
+        found = [probabilities_of(run.model, one.to(run.device), run.autocast) for one in batches]
+        known = [one for one in found if one is not None]
+        rows.append(np.concatenate([one.rows for one in batches]))
+        pool.append(Candidates(visit.task, len(rows[-1]), torch.cat(known) if known else None))
+    kept = run.scheduler.choose(pool, position)
+    return [
+        TaskLoss(one.task, (collate(run.train[one.task].encoded, one.task, mine[chosen.numpy()]).to(run.device),))
+        for one, mine, chosen in zip(pool, rows, kept, strict=True)
+        if len(chosen)
+    ]
+
+
+def _probe(run: Prepared, position: Position) -> None:
+    """The small validation that the scheduler asks for, on dev rows drawn as a function of (seed, step)."""
+    probe = run.scheduler.probe(position)
+    if probe is None:
+        return
+    losses = {}
+    for task in probe.tasks:
+        encoded = run.dev.get(run.model.names[task])
+        if encoded is not None:
+            size = min(len(encoded), probe.batches * run.train[task].batch_size)
+            generator = run.scheduler.run.generator(f"probe {position.step} {task}")
+            rows = torch.randperm(len(encoded), generator=generator)[:size].numpy()
+            losses[task] = loss_on(run.model, collate(encoded, task, rows).to(run.device), run.autocast)
+    run.scheduler.on_probe(ProbeNews(position.step + 1, losses))
+
+
+def _tell_step(run: Prepared, number: int, combined: Combined, step: list[TaskLoss]) -> None:
+    after = run.engine.losses_after(step) if "losses-after" in run.balancer.needs else None
+    news = StepNews(number, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram, after)
+    for plugin in run.plugins().values():
+        plugin.on_step(news)  # type: ignore[operator]
+    for regularizer in run.regularizers:
+        regularizer.after_step(run.model)
+
+
+def end_epoch(run: Prepared, progress: Progress, epoch: int) -> None:
+    means = {
+        run.model.names.index(name): total / progress.epoch_counts[name] for name, total in progress.epoch_sums.items()
+    }
+    for plugin in run.plugins().values():
+        plugin.on_epoch(EpochNews(epoch, means))  # type: ignore[operator]
+    progress.epoch_sums, progress.epoch_counts = {}, {}
+
+
+def _not_finite(
+    run: Prepared, progress: Progress, step: list[TaskLoss], combined: Combined, norm: float, factor: float
+) -> None:
+    """Counts a step that was left out, or says which task and rows are to blame. Raises MtlError."""
+    progress.skipped += 1
+    progress.skipped_in_a_row += 1
+    names = run.model.names
+    lines = []
+    for index, one in enumerate(step):
+        loss = float(combined.totals[index])
+        own = [p.grad for p in run.engine.private[one.task] if p.grad is not None]
+        gram_bad = combined.gram is not None and not bool(torch.isfinite(combined.gram[index, index]))
+        if not math.isfinite(loss) or gram_bad or not all(bool(torch.isfinite(gradient).all()) for gradient in own):
+            split = run.tasks[one.task].splits["train"]
+            places = ", ".join(split.place(int(row)) for batch in one.batches for row in batch.rows[:4])
+            lines.append(
+                f"step {progress.step}: {names[one.task]}: loss {loss:g}, gradient not finite; rows {places}, ..."
+            )
+    for parameter in run.model.parameters():
+        parameter.grad = None
+    if not lines:
+        listed = ", ".join(
+            f"{names[one.task]} {float(loss):g}" for one, loss in zip(step, combined.totals, strict=True)
+        )
+        lines.append(f"step {progress.step}: gradient norm {norm:g} with finite losses ({listed})")
+    if run.config.training.on_nan == "skip" and progress.skipped_in_a_row < SKIPS_IN_A_ROW:
+        return
+    lr = run.config.optimizer.lr * factor
+    many = f" ({SKIPS_IN_A_ROW} steps in a row)" if run.config.training.on_nan == "skip" else ""
+    raise MtlError(
+        *lines,
+        f"stopped{many}: at a learning rate of {lr:g}; lower --lr, or leave such steps out with --set training.on_nan=skip; "
+        "the last checkpoint is whole (--resume)",
+    )
