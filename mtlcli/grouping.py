@@ -111,6 +111,15 @@ def must_be_no_group(folder: Path) -> None:
         )
 
 
+def not_a_run(folder: Path, lacking: str) -> str:
+    """An error line about a folder that is something else, and what to name instead."""
+    if (folder / "ensemble.json").is_file():
+        return f"{folder}: is an ensemble; expected a run, such as one of those it is made of (see its ensemble.json)"
+    if (folder / "study.json").is_file():
+        return f"{folder}: is a study; expected a run or a method's runs in it (its table: mtl study --table {folder})"
+    return f"{folder}: not a run folder (no {lacking}); expected what `mtl train --output` made"
+
+
 def open_group(folder: Path, seeds: Sequence[int], *, resume: bool, overwrite: bool) -> tuple[Group, Group | None]:
     """Looks at the folder before anything is slow: the group to run, and the one that stands there, if any. Resuming keeps
     the seeds that are there and adds new ones; without `seeds`, those that are there.

@@ -23,6 +23,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from mtlcli import registry
 from mtlcli.errors import MtlError
 
@@ -302,16 +304,7 @@ def describe(family: str, name: str) -> Described:
     plugin = registry.load(family, name, family)
     entry = registry.find(family, name, family)
     try:
-        options = tuple(
-            (
-                option,
-                type_name(field.annotation),
-                "required" if field.is_required() else _value(field.default),
-                ", ".join(_bounds(field.annotation, field.metadata)),
-                field.description or "",
-            )
-            for option, field in registry.options_model(plugin).model_fields.items()
-        )
+        options = tuple(_options(registry.options_model(plugin)))
     except (NameError, TypeError) as error:
         raise MtlError(f'{family}: the options of "{name}" ({entry.target}) cannot be read: {error}') from error
     module = inspect.getmodule(plugin)
@@ -326,6 +319,21 @@ def describe(family: str, name: str) -> Described:
         tuple((attribute, _value(getattr(plugin, attribute, None))) for attribute in DECLARED[family]),
         options,
     )
+
+
+def _options(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str, str, str, str]]:
+    """Name, type, default, bounds and description of every option; below one that holds parts, those of each part."""
+    for option, field in model.model_fields.items():
+        yield (
+            f"{above}{option}",
+            type_name(field.annotation),
+            "required" if field.is_required() else _value(field.default),
+            ", ".join(_bounds(field.annotation, field.metadata)),
+            field.description or "",
+        )
+        for part in typing.get_args(field.annotation):
+            if inspect.isclass(part) and issubclass(part, BaseModel):
+                yield from _options(part, f"{above}{option}.N.")
 
 
 def _place(plugin: type) -> str:

@@ -8,9 +8,10 @@ import importlib.metadata
 import inspect
 import os
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -203,8 +204,14 @@ def find(family: str, name: str, where: str) -> Entry:
     if not claims:
         known = names(family)
         kind = family[:-1].replace("_", " ")
-        raise MtlError(f'{where}: unknown {kind} "{name}"{suggest(name, known)}')
+        raise MtlError(f'{where}: unknown {kind} "{name}"{elsewhere(name) or suggest(name, known)}')
     return claims[0]
+
+
+def elsewhere(name: str) -> str:
+    """The end of an error line about a name that is looked for in the wrong family; empty where no other has it."""
+    others = [family for family in FAMILIES if name in names(family)]
+    return f"; it is one of the {one_of(other.replace('_', ' ') for other in others)}" if others else ""
 
 
 def load(family: str, name: str, where: str) -> Any:
@@ -297,10 +304,20 @@ def check_options(
 def _explain(model: type[BaseModel], name: str, detail: Any, also_known: tuple[str, ...]) -> tuple[str, str]:
     location = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        known = [*model.model_fields, *also_known]
-        hint = suggest(location, known)
-        return location, f'unknown option of "{name}"' + hint
+        within = _model_at(model, detail["loc"])
+        known = [*within.model_fields, *(also_known if within is model else ())]
+        return location, f'unknown option of "{name}"{suggest(str(detail["loc"][-1]), known)}'
     if detail["type"] == "missing":
-        return location, f'"{name}" needs this option'
-    found = detail["input"]
-    return location, f"found {found!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+        field = _model_at(model, detail["loc"]).model_fields.get(str(detail["loc"][-1]))
+        return location, f'"{name}" needs this option{f": {field.description}" if field and field.description else ""}'
+    message = "expected a mapping of keys to values" if detail["type"] in ("model_type", "dict_type") else detail["msg"]
+    return location, f"found {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _model_at(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
+    """The model that the last part of a location is a field of: `phases.1.steps` is one of each phase."""
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        model = next((one for one in kinds if inspect.isclass(one) and issubclass(one, BaseModel)), model)
+    return model

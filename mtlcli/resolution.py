@@ -48,7 +48,7 @@ def split_methods(text: str, where: str) -> dict[str, str | None]:
             slots = [registry.family_of(("balancers", "gradient_regularizers"), name, where)[:-1]]
         if not slots:
             known = registry.names("balancers") + registry.names("gradient_regularizers")
-            raise MtlError(f'{where}: unknown balancer "{name}"{suggest(name, known)}')
+            raise MtlError(f'{where}: unknown balancer "{name}"{registry.elsewhere(name) or suggest(name, known)}')
         if len(slots) == 2:
             raise MtlError(f'{where}: "{name}" is both a balancer and a gradient regularizer; set each by its own key')
         if slots[0] in found:

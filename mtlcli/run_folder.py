@@ -20,7 +20,7 @@ from mtlcli.checkpoint import load_tensors, sha256, sync
 from mtlcli.config import Config
 from mtlcli.encoders.resolving import LoadedEncoder, load_encoder
 from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
-from mtlcli.grouping import must_be_no_group
+from mtlcli.grouping import must_be_no_group, not_a_run
 from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.layers import SharedModules
 from mtlcli.model import MultiTaskModel
@@ -183,7 +183,7 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise MtlError(
                 f"{folder}: this run has saved no model yet; go on with: mtl train --resume --output {folder}"
             )
-        raise MtlError(f"{folder}: not a run folder (no run.json); expected what `mtl train --output` made")
+        raise MtlError(not_a_run(folder, "run.json"))
     try:
         record: dict[str, Any] = json.loads(path.read_text())
         if record["format"] == FORMAT:

@@ -23,6 +23,9 @@ from mtlcli.resolution import resolve
 from mtlcli.study_methods import METHOD_FAMILIES, Method
 from mtlcli.study_results import SINGLE, STATIC, Kind, Measured, Study
 
+TRIAL_SEED = 1000
+"""The seed of the trials, the same in every call of a study: it stays out of the table when a study gets more seeds."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -57,6 +60,8 @@ def plan_study(
     labels = [one.label for one in methods]
     errors = [f'two methods are called "{one}"; rename one' for one in dict.fromkeys(labels) if labels.count(one) > 1]
     errors += [f'"{one}" is the name of a baseline; rename the method' for one in labels if one in (SINGLE, STATIC)]
+    if trials and TRIAL_SEED in seeds:
+        errors.append(f"--seeds: static weights are tuned with seed {TRIAL_SEED}; choose another one, or --no-tuned")
     if errors:
         raise MtlError(*errors)
     prepared = prepare(_over(base, _weighted(None)), cache=cache)
@@ -77,7 +82,7 @@ def plan_study(
         raise MtlError(*dict.fromkeys(errors))
     names = list(base.tasks)
     study = Study(steps, per_epoch, base.training.select_by, tasks, base.plain(), str(prepared.device))
-    jobs = _trials(base, names, max(seeds) + 1, trials) if len(names) > 1 else []
+    jobs = _trials(base, names, TRIAL_SEED, trials) if len(names) > 1 else []
     for seed in seeds:
         if single_task:
             jobs += [
@@ -176,7 +181,9 @@ def _try(config: Config, facts: tuple[TaskFacts, ...]) -> None:
 
 def with_best_weights(plan: StudyPlan, job: Job) -> Job:
     """The job with the weights of the trial with the best score. Raises MtlError where every trial failed."""
-    tried = [one for one in plan.study.records if one.kind == "trial" and one.score is not None]
+    tried = [
+        one for one in plan.study.records if one.kind == "trial" and one.seed == TRIAL_SEED and one.score is not None
+    ]
     if not tried:
         raise MtlError("no trial of static weights has finished")
     best = max(tried, key=lambda one: one.score or 0.0)

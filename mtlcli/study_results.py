@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from mtlcli import __version__
 from mtlcli.errors import MtlError
 from mtlcli.grouping import Spread
@@ -82,6 +84,7 @@ def write_study(study: Study, path: Path) -> None:
 def read_study(path: Path) -> Study:
     """The study of a folder or file. Raises MtlError for what is none, or is damaged."""
     path = path / "study.json" if path.is_dir() else path
+    cure = "put back a copy, or begin again: mtl study --overwrite"
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
@@ -89,16 +92,18 @@ def read_study(path: Path) -> Study:
             f"{path}: there is no such file; expected the study.json of what `mtl study --output` made"
         ) from None
     except (OSError, ValueError) as error:
-        raise MtlError(f"{path}: cannot be read as a study: {error}") from error
+        raise MtlError(f"{path}: damaged or unreadable ({error}); {cure}") from error
     try:
         if found.pop("format") != FORMAT:
             raise MtlError(f"{path}: was written by another mtlcli ({found.get('mtlcli')}); this is {__version__}")
         del found["mtlcli"]
-        found["tasks"] = {name: Measured(**task) for name, task in found["tasks"].items()}
-        found["records"] = [Record(**record) for record in found["records"]]
-        return Study(**found)
+        return TypeAdapter(Study).validate_python(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise MtlError(f"{path}: damaged: {place}: {first['msg'][0].lower()}{first['msg'][1:]}; {cure}") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise MtlError(f"{path}: is not a study.json: {type(error).__name__}: {error}") from error
+        raise MtlError(f"{path}: not what `mtl study` writes (no format or version); {cure}") from error
 
 
 # The table
@@ -236,11 +241,12 @@ def legend(study: Study) -> list[str]:
         )
     weights = next((one.weights for one in study.records if one.kind == "static" and one.weights), None)
     trials = [one for one in study.records if one.kind == "trial"]
+    trials = [one for one in trials if one.seed == trials[-1].seed]
     if weights is not None and trials:
         chosen = ", ".join(f"{name} {weight:.2g}" for name, weight in weights.items())
         lines.append(
-            f"{STATIC}: the best of {len(trials)} choices of static weights ({chosen}), chosen on the same dev rows with seed "
-            f"{trials[0].seed}, which is not in the table: a little optimistic."
+            f"{STATIC}: the best of {len(trials)} choice{'s' if len(trials) > 1 else ''} of static weights ({chosen}), chosen on "
+            f"the same dev rows with seed {trials[0].seed}, which is not in the table: a little optimistic."
         )
     if _batches_differ(found):
         lines.append(

@@ -3,6 +3,8 @@
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,6 +15,8 @@ from mtlcli.errors import MtlError
 from mtlcli.events import Event, Finished, Stepped
 from mtlcli.grouping import Group, write_group
 from mtlcli.preparing import prepare
+from mtlcli.recipes import Layer
+from mtlcli.resolution import resolve
 from mtlcli.run_folder import stored_layer
 from mtlcli.study_planning import Job, StudyPlan, with_best_weights
 from mtlcli.study_results import Record, read_study, write_study
@@ -66,7 +70,7 @@ def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> Non
         f"--output: {folder} was made with another {key} ({_shown(old)}, now {_shown(new)})"
         for key, old, new in _differences(before.base, plan.study.base)
     ]
-    for job in plan.jobs:
+    for job in plan.jobs if not errors else ():  # a run differs in all that the recipe differs in
         stored = stored_layer(folder / job.place)
         if stored is not None and job.config is not None:
             errors += [
@@ -79,26 +83,33 @@ def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> Non
     plan.study.records = before.records
 
 
+NO_MATTER = ("training.device", "training.seed", "training.on_nan")
+"""Where a run is made, and with which seed the recipe was read, may differ between the calls of a study."""
+
+
 def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Keys of two configurations with different values; where it runs, and with which seed the recipe was read, is no matter."""
-    found = []
-    for key in now:
-        old, new = stored.get(key), now[key]
-        if old == new:
-            continue
-        if key == "training" and isinstance(old, dict):
-            found += [
-                (f"training.{one}", old.get(one), new[one])
-                for one in new
-                if old.get(one) != new[one] and one not in ("device", "seed", "on_nan")
-            ]
-        else:
-            found.append((key, old, new))
+    """Dotted keys of two configurations with different values, the old value and the new one; None for what is not there.
+
+    `stored` may be of an earlier mtlcli: keys that it did not know yet count as their defaults.
+    """
+    with suppress(MtlError):  # such as of a plugin that is no longer installed: then as it is written
+        stored = resolve([Layer(deepcopy(dict(stored)))]).plain()
+    return [one for one in _unequal(stored, now) if one[0] not in NO_MATTER]
+
+
+def _unequal(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> list[tuple[str, Any, Any]]:
+    found: list[tuple[str, Any, Any]] = []
+    for key in dict.fromkeys([*new, *old]):
+        one, other = old.get(key), new.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += _unequal(one, other, f"{above}{key}.")
+        elif one != other:
+            found.append((f"{above}{key}", one, other))
     return found
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mtlcli import registry
 from mtlcli.errors import MtlError, one_of, suggest
-from mtlcli.grouping import Spread, is_finished, read_group
+from mtlcli.grouping import Spread, is_finished, not_a_run, read_group
 
 Column = tuple[str, str]
 """A task and one of its metrics."""
@@ -116,7 +116,7 @@ def _lacking(folder: Path, *, is_group: bool) -> str:
     if _is_ensemble(folder):
         return f"{folder}: not measured yet: mtl eval {folder}"
     if folder.is_dir():
-        return f"{folder}: not a run folder (no results.json); expected what `mtl train --output` made"
+        return not_a_run(folder, "results.json")
     return f"{folder}: there is no such run folder"
 
 

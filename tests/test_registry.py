@@ -62,6 +62,11 @@ def test_an_unknown_name_is_answered_with_the_nearest_or_all():
         registry.load("architectures", "xyz", "architecture")
 
 
+def test_a_name_of_another_family_is_answered_with_that_family():
+    with pytest.raises(MtlError, match=r'unknown balancer "pcgrad"; it is one of the gradient regularizers$'):
+        registry.load("balancers", "pcgrad", "balancer")
+
+
 def test_a_third_party_plugin_goes_by_its_name(distributions):
     distributions("mtlcli-fine", {"fine": "fine_r:Fine"}, fine_r=ENCODER.format(name="Fine"))
     entry = registry.find("encoders", "fine", "encoder")
@@ -154,4 +159,12 @@ def test_options_are_filled_in_and_checked():
     _, _, errors = registry.check_options("balancers", "uncertainty", {"initial_log_variance": 11}, "balancer")
     assert errors == [("initial_log_variance", "found 11: input should be less than or equal to 10")]
     _, _, errors = registry.check_options("balancers", "static", {}, "balancer")
-    assert errors == [("weights", '"static" needs this option')]
+    assert errors == [("weights", '"static" needs this option: weight by task name; 1 for a task left out')]
+    _, _, errors = registry.check_options("balancers", "static", {"weights": "sst"}, "balancer")
+    assert errors == [("weights", "found 'sst': expected a mapping of keys to values")]
+
+
+def test_an_option_of_a_part_is_answered_with_those_of_the_part():
+    phases = [{"steps": 1}, {"steps": 1, "schedular": "annealed"}]
+    _, _, errors = registry.check_options("schedulers", "stages", {"phases": phases}, "scheduler")
+    assert errors == [("phases.1.schedular", 'unknown option of "stages"; did you mean "scheduler"?')]

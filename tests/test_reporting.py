@@ -130,6 +130,27 @@ def test_without_its_data_a_run_is_still_reported(run, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        ("plan.json", '{"tasks": [', "mtl train --resume --output"),
+        ("plan.json", "{}", "mtl train --resume --output"),
+        ("results.json", "[]", "mtl train --resume --output"),
+        ("predictions/tone.dev.jsonl", '{"line": 2, "tar', "mtl eval"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_command_that_writes_it_again(run, tmp_path, name, text, remedy):
+    import shutil
+
+    other = tmp_path / "damaged"
+    shutil.copytree(run, other)
+    (other / name).write_text(text)
+    done = mtl("report", other, "--points", 0, "--output", tmp_path / "page.html")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert f"error: {other / name}:" in done.stderr
+    assert "damaged" in done.stderr and f"; write it again: {remedy} {other}" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["no-such-run"], "no-such-run"),

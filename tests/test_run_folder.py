@@ -108,6 +108,8 @@ def test_a_folder_without_run_json_is_told_apart_from_a_run_that_has_not_finishe
     assert error(run) == f"{run}: this run has saved no model yet; go on with: mtl train --resume --output {run}"
     (tmp_path / "empty").mkdir()
     assert "not a run folder (no run.json)" in error(tmp_path / "empty")
+    (tmp_path / "empty" / "ensemble.json").touch()
+    assert "is an ensemble; expected a run" in error(tmp_path / "empty")
 
 
 def test_a_run_that_is_not_there_is_guessed(run):

@@ -12,8 +12,19 @@ from mtlcli.events import Stepped
 from mtlcli.grouping import read_group
 from mtlcli.judging import judge
 from mtlcli.study_methods import find_method, find_methods
-from mtlcli.study_planning import plan_study
-from mtlcli.study_results import Measured, Record, Study, cells, legend, markdown, read_study, relative_gain, rows
+from mtlcli.study_planning import TRIAL_SEED, plan_study
+from mtlcli.study_results import (
+    Measured,
+    Record,
+    Study,
+    cells,
+    legend,
+    markdown,
+    read_study,
+    relative_gain,
+    rows,
+    write_study,
+)
 from mtlcli.studying import Interrupted, RunEnded, RunStarted, open_study, run_study
 from small import small_config, write_files
 
@@ -125,6 +136,12 @@ def test_a_file_that_is_no_study_is_refused(tmp_path):
     for text in ("{", "[]", "{}", '{"format": 99}', '{"format": 1, "mtlcli": "0"}'):
         (tmp_path / "study.json").write_text(text)
         assert str(tmp_path / "study.json") in error(read_study, tmp_path)
+    write_study(study_of(record("m", 1, 0.5, 1.0)), tmp_path / "study.json")
+    text = (tmp_path / "study.json").read_text()
+    (tmp_path / "study.json").write_text(text.replace('"accuracy": 0.5', '"accuracy": "good"'))
+    message = error(read_study, tmp_path)
+    assert "damaged: records.0.metrics.tone.accuracy: input should be a valid number" in message
+    assert "mtl study --overwrite" in message
 
 
 # Methods
@@ -206,7 +223,7 @@ def test_every_run_of_a_study_has_the_same_steps_epochs_and_evaluations(files, t
                for job in jobs if job.config}  # fmt: skip
     assert lengths == {(12, 4, None, None, "epoch")}
     # 4 trials; then of each seed 3 tasks alone, tuned weights and 4 methods
-    assert [len(jobs), *(sum(job.seed == seed for job in jobs) for seed in (1, 2, 3))] == [20, 8, 8, 4]
+    assert [len(jobs), *(sum(job.seed == seed for job in jobs) for seed in (1, 2, TRIAL_SEED))] == [20, 8, 8, 4]
     assert all(job.config.training.seed == job.seed for job in jobs if job.config)
 
 
@@ -224,12 +241,22 @@ def test_a_task_alone_keeps_its_settings_and_its_own_best_checkpoint(files):
 def test_trials_of_static_weights_have_mean_one_and_a_seed_of_their_own(files):
     trials = [job for job in planned(small_config(files), "equal", trials=3).jobs if job.kind == "trial"]
     assert trials[0].weights == {"tone": 1.0, "same": 1.0, "near": 1.0}
-    assert {job.seed for job in trials} == {3}
+    assert {job.seed for job in trials} == {TRIAL_SEED}
     for job in trials:
         assert sum(job.weights.values()) == pytest.approx(3.0, abs=1e-3)
         assert max(job.weights.values()) / min(job.weights.values()) <= 16.01
         assert job.config.balancer.options["weights"] == job.weights
     assert len({tuple(job.weights.values()) for job in trials}) == 3
+
+
+def test_more_seeds_keep_the_trials_out_of_the_table(files):
+    def trials(*seeds):
+        return [job for job in planned(small_config(files), "equal", seeds=seeds, trials=2).jobs if job.kind == "trial"]
+
+    assert trials(1) == trials(1, 2, 3)
+    message = error(planned, small_config(files), "equal", seeds=(1, TRIAL_SEED))
+    assert message == "--seeds: static weights are tuned with seed 1000; choose another one, or --no-tuned"
+    assert planned(small_config(files), "equal", seeds=(TRIAL_SEED,), trials=0).jobs
 
 
 def test_the_baselines_can_be_left_out(files):
@@ -343,10 +370,30 @@ def test_a_folder_with_another_recipe_or_of_something_else_is_refused(files, tmp
     list(islice(run_study(plan, tmp_path / "s"), 4))
     other = planned(small_config(files, training={"steps": 8}), "equal", seeds=(1,), trials=0, single_task=False)
     assert "was made with another training.steps (12, now 8)" in error(open_study, other, tmp_path / "s")
+    fewer = small_config(files)
+    del fewer.tasks["near"]
+    message = error(open_study, planned(fewer, "equal", seeds=(1,), trials=0, single_task=False), tmp_path / "s")
+    assert "was made with another tasks.near ({" in message and ", now none)" in message
     open_study(other, tmp_path / "s", overwrite=True)
     assert not (tmp_path / "s").exists()
     assert "is not the folder of a study" in error(open_study, plan, files)
     assert "is not the folder of a study" in error(open_study, plan, files, overwrite=True)
+
+
+def test_a_study_of_an_mtlcli_that_knew_fewer_keys_goes_on(files, tmp_path):
+    def plan():
+        return planned(small_config(files, training={"steps": 2}), "equal", seeds=(1,), trials=0, single_task=False)
+
+    list(run_study(plan(), tmp_path / "s"))
+    found = json.loads((tmp_path / "s" / "study.json").read_text())
+    del found["base"]["optimizer"]["beta2"]
+    (tmp_path / "s" / "study.json").write_text(json.dumps(found))
+    config = tmp_path / "s" / "equal" / "seed-1" / "config.yaml"
+    lines = [line for line in config.read_text().splitlines() if not line.strip().startswith("beta2:")]
+    config.write_text("\n".join(lines))
+    again = plan()
+    open_study(again, tmp_path / "s")
+    assert [event.reused for event in run_study(again, tmp_path / "s") if isinstance(event, RunEnded)] == [True]
 
 
 def test_a_run_that_fails_is_recorded_and_tried_again_while_the_others_go_on(files, tmp_path):

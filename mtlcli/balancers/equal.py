@@ -1,4 +1,4 @@
-"""Equal weights: the plain sum of the losses (survey 3.1), the baseline every other balancer is measured against."""
+"""Equal weights: survey 3.1, the plain sum, which every other balancer is measured against."""
 
 import torch
 from torch import Tensor

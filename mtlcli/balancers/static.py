@@ -1,4 +1,4 @@
-"""Static weights: one constant a task (survey 3.1; the loss constants c_i of LB 4)."""
+"""Static weights: survey 3.1; the loss constants c_i of LB 4."""
 
 from typing import Annotated
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtlcli.cli.console import say
+from mtlcli.cli.console import explain, say
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def _text(one: "Sequence[Pair]", two: "Sequence[Pair]", tasks: int) -> None:
     """What is refused; all else works."""
     say(f"{tasks} task{'s' if tasks > 1 else ''}: everything works together, but for these")
     for refusal in _refusals(one, two):
-        say(f"\n{refusal.reason}")
-        say(f"  {refusal.sentence()}")
+        explain(f"\n{refusal.reason}")
+        explain(f"  {refusal.sentence()}")
 
 
 def _markdown(names: Mapping[str, Sequence[str]], one: "Sequence[Pair]", two: "Sequence[Pair]", tasks: int) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, the first of which is the baseline.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, the first of which is the baseline.")],
     task: Annotated[
         list[str] | None,
         typer.Option("--task", "-t", metavar="NAME", help="Only this task. Repeat it. [default: all that they share]"),

@@ -23,6 +23,11 @@ def say(text: str, console: Console = out) -> None:
     console.print(Text(text), soft_wrap=True)
 
 
+def explain(text: str, console: Console = out) -> None:
+    """Sentences: broken between words on a terminal, one line in a pipe."""
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
 def table(
     title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], console: Console = out
 ) -> None:
@@ -39,7 +44,7 @@ def table(
 
 def show_plan(plan: "Plan") -> None:
     """The mixing plan."""
-    say(
+    explain(
         f"{plan.encoder}: {plan.encoder_parameters / 1e6:.1f} M shared parameters, {plan.device} in {plan.precision}; "
         f"scheduler {plan.scheduler}, balancer {plan.balancer}"
     )
@@ -61,9 +66,9 @@ def show_plan(plan: "Plan") -> None:
     cost = ""
     if plan.forward_passes or plan.backward_passes:
         cost = f"; regularizers add {plan.forward_passes:g} forward and {plan.backward_passes:g} backward passes to each batch"
-    say(f"{plan.steps} steps in {epochs} epoch{'s' if epochs > 1 else ''}{length}{memory}{cost}")
+    explain(f"{plan.steps} steps in {epochs} epoch{'s' if epochs > 1 else ''}{length}{memory}{cost}")
     for note in plan.notes:
-        say(f"note: {note}")
+        explain(f"note: {note}")
 
 
 def size(count: int) -> str:
@@ -157,7 +162,7 @@ class TrainingView:
             for metric, value in list(metrics.items())[:1]
         )
         best = "" if event.score is None else f"  score {event.score:.4f}{' (best so far)' if event.is_best else ''}"
-        say(f"epoch {event.epoch + 1}, step {event.step}: {found}{best}", err)
+        explain(f"epoch {event.epoch + 1}, step {event.step}: {found}{best}", err)
 
     def close(self) -> None:
         """Takes the bar away."""

@@ -135,6 +135,10 @@ def configure(
         for key, file in zip(TASK_FILES, files, strict=False):
             if file:
                 flag_layer.put(("tasks", name, key), file, f"--task {name}")
+    if twice := [name for name in flags.get("regularizer") or () if flags["regularizer"].count(name) > 1]:
+        raise MtlError(
+            f"--regularizer {twice[0]}: named twice; name it once, or twice in a recipe with different options"
+        )
     for key, value in flags.items():
         if value is not None:
             flag_layer.put(FLAGS[key][0], value, FLAGS[key][1])

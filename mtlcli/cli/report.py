@@ -5,17 +5,19 @@ from typing import Annotated
 
 import typer
 
+from mtlcli.cli import options
 from mtlcli.cli.console import err, say
 from mtlcli.errors import MtlError
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is shown first.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the first is shown first.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
     points: Annotated[
         int, typer.Option(min=0, help="Rows per task in the pictures of encodings; 0 leaves them out.")
     ] = 300,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
+    debug: options.Debug = False,
 ) -> None:
     """Write one HTML page about runs: plan, metrics, losses, balance, confusion and encodings before and after.
 

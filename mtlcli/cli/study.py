@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtlcli.cli import options
-from mtlcli.cli.console import TrainingView, err, say, table
+from mtlcli.cli.console import TrainingView, err, explain, say, table
 from mtlcli.cli.interrupts import Interrupts
 from mtlcli.errors import MtlError
 
@@ -76,7 +76,7 @@ def study(
     """
     flags = {name: value for name, value in locals().items() if name in options.FLAGS}
     if table_format not in FORMATS:
-        raise MtlError(f'--format: found "{table_format}": expected one of {", ".join(FORMATS)}')
+        raise MtlError(f'--format: found "{table_format}"; expected {" or ".join(FORMATS)}')
     from mtlcli.study_results import read_study
 
     if show is not None:
@@ -107,12 +107,13 @@ def study(
 
 def _show_plan(plan: "StudyPlan", folder: Path) -> None:
     done = sum(1 for job in plan.jobs if plan.study.record(job.place) is not None)
+    study, count = plan.study, len(plan.jobs)
     say(
-        f"{len(plan.jobs)} runs of {plan.study.steps} steps in epochs of {plan.study.steps_per_epoch} on {plan.study.device}"
-        f"{f'; {done} are done' if done else ''}; in {folder}"
+        f"{count} run{'s' if count > 1 else ''} of {study.steps} steps in epochs of {study.steps_per_epoch} on {study.device}"
+        f"{f'; {done} done' if done else ''}; in {folder}"
     )
     for note in plan.notes:
-        say(f"note: {note}")
+        explain(f"note: {note}")
 
 
 def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
@@ -172,4 +173,4 @@ def _show_table(study: "Study", table_format: str) -> None:
     columns, rows = cells(study)
     table("", columns, rows)
     for line in legend(study):
-        say(line)
+        explain(line)

@@ -54,7 +54,12 @@ def table(
     if not runs and others is None:
         raise MtlError("expected one or more run folders, or --published")
     folders = runs or [Path(name) for name in (others.rows if others else ())]
-    measured = tabulating.read(folders, split=split, allow_missing=allow_missing)
+    try:
+        measured = tabulating.read(folders, split=split, allow_missing=allow_missing)
+    except MtlError as error:
+        if runs:
+            raise
+        raise MtlError(*error.lines, f"{published} names these runs; --allow-missing keeps a row for each") from error
     bounds = tabulating.bounds_of(measured)
     found = tabulating.tabulate(measured, metrics=metric or (), bounds=bounds, normalized=normalized)
     lines = tabulating.exact_lines(found) if output == "csv" else tabulating.lines(found, digits)

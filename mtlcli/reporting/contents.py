@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from mtlcli.comparing import Predictions
 from mtlcli.errors import MtlError
 from mtlcli.reporting import page, svg
 from mtlcli.reporting.embeddings import Cloud
@@ -71,7 +72,14 @@ def _plan(folder: Path) -> str:
     path = folder / "plan.json"
     if not path.is_file():
         return page.paragraph("This run was trained by an mtlcli that did not keep its plan.")
-    plan = json.loads(path.read_text())
+    plan = _json(path)
+    try:
+        return _planned(plan)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _planned(plan: Mapping[str, Any]) -> str:
     head = ("task", "encoding", "head", "rows", "dev rows", "batch", "share of batches", "passes", "truncated")
     rows = [
         (
@@ -139,11 +147,11 @@ def _over_time(tasks: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -
 def _confusion(folder: Path) -> list[str]:
     found = []
     for path in sorted((folder / "predictions").glob("*.dev.jsonl")):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        rows = [row for row in rows if row.get("label") is not None and row.get("target") is not None]
+        rows = [row for row in Predictions(path).rows if row.get("label") is not None and row.get("target") is not None]
         if not rows:
             continue
-        labels = list(rows[0].get("probabilities") or dict.fromkeys(row["target"] for row in rows))
+        both = (row[key] for row in rows for key in ("target", "label"))  # a dev label may not be one of training
+        labels = list(dict.fromkeys([*(rows[0].get("probabilities") or ()), *both]))
         if len(labels) > 12:
             continue
         counts = [[0] * len(labels) for _ in labels]
@@ -193,8 +201,14 @@ def _json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise MtlError(f"{path}: not JSON ({error}); it is damaged") from error
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, "not an object")
     return found
+
+
+def _damaged(path: Path, why: object) -> MtlError:
+    return MtlError(f"{path}: damaged ({why}); write it again: mtl train --resume --output {path.parent}")
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Round robin: one batch of every task in each step. Survey 3.4; RD 4.5 compares what to do when a small task ends."""
+"""Round robin: survey 3.4; RD 4.5 compares what to do when a small task ends."""
 
 from typing import Annotated, Literal
 

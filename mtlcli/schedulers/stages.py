@@ -1,4 +1,4 @@
-"""Stages: pre-train then fine-tune, and multi-task then single task (survey 3.4; LB 4 and MMO 4 train so)."""
+"""Stages: survey 3.4 (pre-train then fine-tune, multi-task then single task); LB 4 and MMO 4 train so."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping

@@ -95,6 +95,9 @@ def test_the_balancer_of_the_command_line_replaces_both_of_the_recipe(run, name,
 def test_a_mistake_names_the_flag(run):
     assert error(run, task=["sst"], lr=-1.0).startswith("--lr: optimizer.lr: found -1.0")
     assert error(run, task=["sst"], balancer="pcgrd") == '--balancer: unknown balancer "pcgrd"; did you mean "pcgrad"?'
+    message = '--balancer: unknown balancer "annealed"; it is one of the schedulers'
+    assert error(run, task=["sst"], balancer="annealed") == message
+    assert error(run, task=["sst"], regularizer=["smart", "smart"]).startswith("--regularizer smart: named twice")
     assert error(run, task=["sst"], scheduler="x").startswith('--scheduler: unknown scheduler "x"')
     assert (
         error(run, task=["sst"], sets=["training.epoch=3"])

@@ -50,3 +50,9 @@ def test_on_a_terminal_no_line_is_wider_than_the_window(mtl, monkeypatch):
     assert any("all tasks a step; cost none" in line for line in lines)
     plain = [line.replace("\x1b[2m", "").replace("\x1b[0m", "") for line in lines]
     assert max(map(len, plain)) <= 80
+
+
+def test_the_options_of_a_part_are_shown_below_it(mtl):
+    lines = mtl("plugins", "show", "schedulers", "stages").out.splitlines()
+    at = lines.index("  phases.N.lr_factor  float, > 0, default 1.0")
+    assert lines[at + 1] == "      multiplies every peak learning rate"

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from mtlcli.cli import options, study
+from mtlcli.cli import console, options, study
 from mtlcli.recipes import dump
 from mtlcli.studying import run_study
 from small import small_values, write_files
@@ -23,7 +23,7 @@ def recipe(tmp_path):
     return path
 
 
-def test_a_study_prints_a_table_and_can_print_it_again(mtl, recipe, tmp_path):
+def test_a_study_prints_a_table_and_can_print_it_again(mtl, recipe, tmp_path, monkeypatch):
     folder = tmp_path / "study"
     arguments = ("-c", recipe, "-t", "tone", "-t", "near", "-o", folder, "--seeds", "1,2", "--trials", "1")
     found = mtl("study", "pcgrad", *arguments)
@@ -31,7 +31,7 @@ def test_a_study_prints_a_table_and_can_print_it_again(mtl, recipe, tmp_path):
     # one trial, and of each seed: two tasks alone, tuned weights, one method
     assert found.out.splitlines()[0] == f"9 runs of 4 steps in epochs of 1 on cpu; in {folder}"
     assert [line.split(":")[0] for line in found.err.splitlines()][:2] == [
-        "1/9 trials/0/seed-3",
+        "1/9 trials/0/seed-1000",
         "2/9 single-task/tone/seed-1",
     ]
     lines = [line for line in found.out.splitlines() if re.match(r"\S+ +\d\.\d{3} ±", line)]
@@ -40,15 +40,18 @@ def test_a_study_prints_a_table_and_can_print_it_again(mtl, recipe, tmp_path):
     again = mtl("study", "--table", folder)
     assert again.code == 0
     assert again.out in found.out
+    with monkeypatch.context() as patch:
+        patch.setattr(console.out, "_force_terminal", True)
+        assert max(map(len, mtl("study", "--table", folder).out.splitlines())) <= 80
     marked = mtl("study", "--table", folder / "study.json", "--format", "markdown").out
     assert marked.startswith("| method | tone accuracy | near pearson | gain % | ms |\n")
     # the same call again trains nothing; another recipe in the same folder is refused
     again = mtl("study", "pcgrad", *arguments)
     assert (again.code, again.err) == (0, "")
-    assert "; 9 are done; in " in again.out
+    assert "; 9 done; in " in again.out
     refused = mtl("study", "pcgrad", *arguments, "--lr", "0.5")
     assert refused.code == 2
-    assert "was made with another optimizer" in refused.err
+    assert "was made with another optimizer.lr (0.00175, now 0.5)" in refused.err
 
 
 def test_an_interrupt_stops_after_the_step_and_says_how_to_go_on(mtl, recipe, tmp_path, monkeypatch):
@@ -85,7 +88,7 @@ def test_a_run_that_fails_is_an_error_after_the_table(mtl, recipe, tmp_path):
         (["pcgard", "uncertainy"], 'did you mean "pcgrad"'),
         (["equal", "--seeds", "1,x"], "--seeds 1,x: expected whole numbers"),
         (["equal", "--seeds", "2,2"], "--seeds 2,2: a seed is named twice"),
-        (["equal", "--format", "html"], '--format: found "html": expected one of text, markdown'),
+        (["equal", "--format", "html"], '--format: found "html"; expected text or markdown'),
         (["--table", "nowhere"], "nowhere: there is no such file"),
     ],
 )

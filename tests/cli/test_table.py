@@ -109,6 +109,9 @@ def test_published_numbers_stand_beside_ours_and_name_the_runs(mtl, two):
         "| runs/pcgrad | surgery | .475 | 0.460 |",
         "| runs/later | more | .5 or so | not run yet |",
     ]
+    refused = mtl("table", "--published", "paper.csv").err.splitlines()
+    assert refused[0] == "error: runs/later: there is no such run folder"
+    assert refused[1] == "error: paper.csv names these runs; --allow-missing keeps a row for each"
     other = mtl("table", two[0], "--published", "paper.csv", "--format", "markdown").out.splitlines()
     assert other[2].startswith("| runs/equal |  |  | 0.500 |")
 
@@ -126,7 +129,9 @@ def test_all_that_is_not_there_is_told_at_once_with_what_to_do(mtl, two):
     Path("runs/empty").mkdir()
     write(Path("runs/damaged"))
     Path("runs/damaged/results.json").write_text("{")
-    names = ["runs/begun", "runs/both", "runs/empty", "runs/damaged", "runs/none"]
+    Path("runs/study").mkdir()
+    Path("runs/study/study.json").touch()
+    names = ["runs/begun", "runs/both", "runs/empty", "runs/damaged", "runs/none", "runs/study"]
     code, out, err = mtl("table", two[0], *names)
     assert (code, out) == (2, "")
     assert err.splitlines() == [
@@ -135,6 +140,7 @@ def test_all_that_is_not_there_is_told_at_once_with_what_to_do(mtl, two):
         "error: runs/empty: not a run folder (no results.json); expected what `mtl train --output` made",
         "error: runs/damaged/results.json: damaged; write it again: mtl train --resume --output runs/damaged",
         "error: runs/none: there is no such run folder",
+        "error: runs/study: is a study; expected a run or a method's runs in it (its table: mtl study --table runs/study)",
     ]
 
 
