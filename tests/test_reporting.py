@@ -125,6 +125,7 @@ def test_without_its_data_a_run_is_still_reported(run, tmp_path):
     (other / "run.json").write_text(json.dumps(record))
     done = mtl("report", other, "--output", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
+    assert f"{other}: drawing encodings" in done.stderr.splitlines()[0]
     assert "no pictures of encodings: " in done.stderr
     assert "Confusion" in (tmp_path / "page.html").read_text()
 

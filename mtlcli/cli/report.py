@@ -38,6 +38,7 @@ def report(
         found: list[Cloud] = []
         note = ""
         if points:
+            say(f"{folder}: drawing encodings, which takes seconds; --points 0 leaves them out", err)
             try:
                 found, note = clouds(folder, points)
             except MtlError as error:
