@@ -77,9 +77,10 @@ def test_p_is_corrected_for_everything_that_was_compared(twins):
     assert found.p_holm == pytest.approx(4 / 501)  # four tasks, and this one has the smallest p
 
 
-def test_every_other_run_is_compared_with_the_first(twins):
+def test_every_other_run_is_compared_with_the_first(twins, tmp_path):
+    third = shutil.copytree(twins[0], tmp_path / "c")
     change(twins[1], "tone", all_right)
-    found = compare([*twins, twins[0]], tasks=["tone"], resamples=100)
+    found = compare([*twins, third], tasks=["tone"], resamples=100)
     assert [one.other for one in found.compared] == [1, 2]
     assert found.compared[1].found.value == 0.0
 
@@ -243,6 +244,11 @@ def test_a_wrong_question_says_what_could_be_asked(twins, options, problem):
 def test_one_run_alone_is_no_comparison(twins):
     with pytest.raises(MtlError, match="expected two or more runs"):
         compare(twins[:1])
+
+
+def test_a_run_is_not_compared_with_itself(twins):
+    with pytest.raises(MtlError, match="a: named twice; expected different runs"):
+        compare([*twins, twins[0].parent / "b" / ".." / "a"])
 
 
 def test_a_folder_that_is_no_run_says_so(twins, tmp_path):
