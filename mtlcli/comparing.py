@@ -119,8 +119,8 @@ def compare(
     """
     if len(folders) < 2:
         raise MtlError("expected two or more runs, the first of which is the baseline")
-    found = [folder.resolve() for folder in folders]
-    if twice := [str(folder) for index, folder in enumerate(folders) if folder.resolve() in found[:index]]:
+    places = [folder.resolve() for folder in folders]
+    if twice := [str(folder) for index, folder in enumerate(folders) if places[index] in places[:index]]:
         raise MtlError(f"{one_of(twice)}: named twice; expected different runs, name each once")
     if split not in SPLITS:
         raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}")

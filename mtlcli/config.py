@@ -70,6 +70,9 @@ class TaskConfig(Choice):
     encoding: Encoding | None = Field(
         None, description="how the texts reach the encoder: single, cross (pair in one sequence) or bi (each alone)"
     )
+    layer: int | None = Field(
+        None, description="hidden layer that this task's head reads; by default its head's own, or encoder.layer"
+    )
     train: str | None = Field(None, description="training file (CSV, TSV, JSONL)")
     dev: str | None = Field(None, description="file to evaluate on while training")
     test: str | None = Field(None, description="file that only `mtl eval` reads")

@@ -186,7 +186,7 @@ def prepare(
     )
     model = build_model(config, encoder, facts)
     started_from = () if origin is None else take_over(origin, model, config, facts)
-    _check_layers(model)
+    _check_layers(model, config)
     model.to(device)
     context = autocast(device, precision)
     start = Start(
@@ -267,15 +267,16 @@ def target_facts(target: Target, facts: TaskFacts) -> TaskFacts:
     return facts
 
 
-def _check_layers(model: MultiTaskModel) -> None:
+def _check_layers(model: MultiTaskModel, config: Config) -> None:
     layers = getattr(model.architecture.encoder.config, "num_hidden_layers", None)
     if layers is None:
         return
     for index, name in enumerate(model.names):
         layer = model.layer_of(index)
         if not -layers - 1 <= layer <= layers:
+            key = "encoder" if config.tasks[name].layer is None else f"tasks.{name}"
             raise MtlError(
-                f"encoder.layer: {name} reads layer {layer}; this encoder has 0 (embeddings) to {layers}, or -1 for the last"
+                f"{key}.layer: {name} reads layer {layer}; this encoder has 0 (embeddings) to {layers}, or -1 for the last"
             )
 
 

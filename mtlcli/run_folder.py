@@ -49,6 +49,8 @@ def build_model(config: Config, encoder: LoadedEncoder, facts: tuple[TaskFacts, 
             sides = 2 if section.encoding == "bi" else 1
             known = HeadFacts(task, encoder.dim, sides, shared.asked_by(task.name))
             heads[task.name] = head(known, **section.head.options)
+        if section.layer is not None:
+            heads[task.name].layer = section.layer
     return MultiTaskModel(architecture, heads, pooling=config.encoder.pooling, layer=config.encoder.layer)
 
 
