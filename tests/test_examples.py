@@ -1,5 +1,5 @@
 """Every example recipe trains two steps without a network, by the command on its first line. Those of papers:
-test_paper_recipes.py."""
+test_recipe_pages.py."""
 
 import shlex
 import shutil
@@ -16,7 +16,7 @@ from mtlcli.preparing import prepare
 from mtlcli.training import train
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if "papers" not in path.parts)
+RECIPES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if not path.with_name("README.md").exists())
 METHODS = {path.stem: path for path in RECIPES if path.parent.name == "methods"}
 FAMILIES = ("schedulers", "balancers", "gradient_regularizers", "regularizers", "architectures")
 SMALL = ["encoder.dim=16", "encoder.layers=2", "encoder.attention_heads=2", "encoder.intermediate=16", "encoder.vocabulary=200",

@@ -1,4 +1,5 @@
-"""The papers' systems: every command of their pages runs, for two steps, without a network, and every recipe is among them."""
+"""Pages of recipes, the papers' systems and our best: every command runs, for two steps, without a network, and every recipe is
+among them."""
 
 import csv
 import shutil
@@ -13,8 +14,8 @@ from mtlcli.cli import main
 from mtlcli.data import sample
 
 ROOT = Path(__file__).parent.parent
-PAPERS = {path.parent.name: path for path in sorted((ROOT / "examples" / "papers").glob("*/README.md"))}
-RECIPES = sorted((ROOT / "examples" / "papers").rglob("*.yaml"))
+PAGES = {path.parent.name: path for path in sorted((ROOT / "examples").rglob("README.md"))}
+RECIPES = sorted(recipe for page in PAGES.values() for recipe in page.parent.glob("*.yaml"))
 PUBLISHED = sorted((ROOT / "examples" / "papers").rglob("*.csv"))
 TINY = ["dim=16", "layers=2", "attention_heads=2", "intermediate=16", "vocabulary=200", "max_length=32"]
 SHORT = ["steps=2", "batch_size=4", "micro_batches=1", "device=cpu"]
@@ -57,10 +58,10 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("paper", PAPERS)
-def test_every_command_of_a_paper_runs_and_its_table_is_whole(paper, place, monkeypatch, capsys):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_runs_and_its_table_is_whole(page, place, monkeypatch, capsys):
     trained = []
-    for words in commands_of(PAPERS[paper], place / "shell"):
+    for words in commands_of(PAGES[page], place / "shell"):
         if words[0] == "train":
             call(shortened(words), monkeypatch)
             trained.append(words[words.index("--output") + 1])
@@ -75,6 +76,8 @@ def test_every_command_of_a_paper_runs_and_its_table_is_whole(paper, place, monk
             capsys.readouterr()
             call(words, monkeypatch)
             assert "not run yet" not in capsys.readouterr().out
+        elif words[0] == "compare":
+            call(words, monkeypatch)
         else:
             assert words[0] == "table"
     assert len(trained) == len(set(trained))
@@ -87,7 +90,7 @@ def test_the_first_line_of_a_recipe_is_a_command_of_its_page(path, place):
     for command in first.removeprefix("# ").split(" && "):
         program, *words = command.split(" ")
         assert program == "mtl" and frozenset(words) in known, command
-    assert words[words.index("--config") + 1] == f"examples/papers/{path.parent.name}/{path.name}"
+    assert words[words.index("--config") + 1] == str(path.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")
