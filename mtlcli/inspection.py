@@ -1,4 +1,4 @@
-"""What plugins there are and what each takes, for `mtl plugins`.
+"""What plugins there are, for `mtl plugins list`.
 
 Listing imports no plugin into this process: what a plugin does is read from its source, and whether a third party's one
 works is tried in a child process, which may crash, hang or leave as it likes.
@@ -14,35 +14,14 @@ import re
 import subprocess
 import sys
 import tempfile
-import types
-import typing
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
-from functools import cache
-from importlib.machinery import ModuleSpec
-from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mtlcli import registry
-from mtlcli.errors import MtlError
+from mtlcli.plugin_sources import class_of, literals
 
 SECONDS = 60.0
 """How long the import of one third-party plugin may take."""
-
-DECLARED: dict[str, tuple[str, ...]] = {
-    "tasks": ("pair", "target", "heads", "metrics", "files"),
-    "heads": ("sides", "composition"),
-    "schedulers": ("tasks_per_step", "chooses_rows", "cost"),
-    "balancers": ("needs", "native_scale", "weighs_heads", "cost"),
-    "gradient_regularizers": ("needs", "native_scale", "reads_rows", "cost"),
-    "regularizers": ("needs", "cost"),
-    "encoders": ("recommended",),
-    "architectures": (),
-    "metrics": ("measures", "higher_is_better", "bounds"),
-}
-"""The class attributes by which the plugins of a family say what they need and promise."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +46,6 @@ class Surveyed:
     paper: str = ""
 
 
-@dataclass(frozen=True)
-class Described:
-    """One plugin in full. `source` is file:line, `module` says where the method comes from, `text` what it does; `declares`
-    holds (attribute, value) pairs, `options` (name, type, default, bounds, description) of each option."""
-
-    family: str
-    name: str
-    distribution: str
-    version: str
-    source: str
-    module: str
-    text: str
-    declares: tuple[tuple[str, str], ...]
-    options: tuple[tuple[str, str, str, str, str], ...]
-
-
 def survey(families: Sequence[str]) -> list[Surveyed]:
     """Every plugin of these families, built-ins first. A broken one is a line among the others."""
     found = [entry for family in families for entry in registry.entries(family)]
@@ -101,10 +64,10 @@ def survey(families: Sequence[str]) -> list[Surveyed]:
 
 def _surveyed(entry: registry.Entry, status: str) -> Surveyed:
     """What the source of a plugin says; an attribute of the family's base holds where the plugin says nothing of it."""
-    found, base = _class_of(entry.target), _class_of(registry.FAMILIES[entry.family].base)
+    found, base = class_of(entry.target), class_of(registry.FAMILIES[entry.family].base)
     if found is None or base is None:
         return Surveyed(entry.family, entry.name, entry.distribution, entry.version, status, "")
-    known = _literals(base) | _literals(found)
+    known = literals(base) | literals(found)
     scale, needs, tasks, cost = (known.get(name) for name in ("native_scale", "needs", "tasks_per_step", "cost"))
     rows = known.get("reads_rows")
     listed = needs if isinstance(needs, frozenset | set | tuple | list) else None
@@ -130,105 +93,6 @@ def first_sentence(docstring: str) -> str:
     """The first sentence of a docstring on one line, without its full stop."""
     paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
     return re.split(r"(?<=[.!?])(?<!et al\.)\s+(?=[A-Z`(])", paragraph)[0].removesuffix(".")
-
-
-# Reading without importing
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A class as it is written: its module by name, the module's text as a tree, and the class within it."""
-
-    module: str
-    tree: ast.Module
-    node: ast.ClassDef
-
-
-@cache
-def _parsed(path: Path) -> ast.Module | None:
-    try:
-        return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return None
-
-
-def _class_of(target: str) -> _Source | None:
-    """`package.module:Class` as it is written; None where it is not to be found."""
-    module, _, attribute = target.partition(":")
-    for _ in range(5):  # a package may import the class from one of its modules
-        path = _source_of(module)
-        tree = None if path is None else _parsed(path)
-        if path is None or tree is None:
-            return None
-        found = next((one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == attribute), None)
-        if found is not None:
-            return _Source(module, tree, found)
-        imports = [(one, alias) for one in tree.body if isinstance(one, ast.ImportFrom) for alias in one.names]
-        origin = next(((one, alias) for one, alias in imports if (alias.asname or alias.name) == attribute), None)
-        if origin is None:
-            return None
-        statement, alias = origin
-        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        for _ in range(statement.level - 1):
-            package = package.rpartition(".")[0]
-        module = ".".join(part for part in (package if statement.level else "", statement.module or "") if part)
-        attribute = alias.name
-    return None
-
-
-def _literals(source: _Source, depth: int = 5) -> dict[str, Any]:
-    """The attributes in the body of a class and of those it derives from; None for one that the source computes."""
-    found: dict[str, Any] = {}
-    for base in reversed(source.node.bases):
-        below = _class_of(f"{source.module}:{base.id}") if isinstance(base, ast.Name) and depth else None
-        if below is not None:
-            found |= _literals(below, depth - 1)
-    for statement in source.node.body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                found[name] = _literal(value)
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                found[name] = _literal(value)
-    return found
-
-
-def _literal(value: ast.expr) -> Any:
-    """The value of a literal, `frozenset({...})` among them; None for what has to be computed."""
-    try:
-        match value:
-            case ast.Call(func=ast.Name(id="frozenset"), args=[], keywords=[]):
-                return frozenset()
-            case ast.Call(func=ast.Name(id="frozenset"), args=[inner], keywords=[]):
-                return frozenset(ast.literal_eval(inner))
-        return ast.literal_eval(value)
-    except (ValueError, TypeError):
-        return None
-
-
-def _source_of(module: str) -> Path | None:
-    """The Python file of a module, found without running it or the packages it is in."""
-    places: list[str] | None = None
-    spec: ModuleSpec | None = None
-    parts = module.split(".")
-    for depth, part in enumerate(parts, 1):
-        spec = _spec(".".join(parts[:depth]), places)
-        if spec is None:
-            return None
-        if spec.origin is None:  # a package without __init__.py may lie in several folders
-            places = [str(Path(at, part)) for at in (sys.path if places is None else places) if Path(at, part).is_dir()]
-        else:
-            places = list(spec.submodule_search_locations or ())
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin)
-
-
-def _spec(name: str, places: list[str] | None) -> ModuleSpec | None:
-    specs = (finder.find_spec(name, places) for finder in sys.meta_path if hasattr(finder, "find_spec"))
-    return next((spec for spec in specs if spec is not None), None)
-
-
-# Trying third parties' plugins in a child process
 
 
 def _try_all(entries: Sequence[registry.Entry]) -> list[str]:
@@ -294,120 +158,3 @@ def _problem_of(family: str, target: str) -> str:
         return f"{target} does not define {', '.join(missing)}"
     registry.options_model(found)
     return ""
-
-
-# One plugin in full
-
-
-def describe(family: str, name: str) -> Described:
-    """Imports a plugin and reads everything it says of itself. Raises MtlError where it is unknown or cannot be used."""
-    plugin = registry.load(family, name, family)
-    entry = registry.find(family, name, family)
-    try:
-        options = tuple(_options(registry.options_model(plugin)))
-    except (NameError, TypeError) as error:
-        raise MtlError(f'{family}: the options of "{name}" ({entry.target}) cannot be read: {error}') from error
-    module = inspect.getmodule(plugin)
-    return Described(
-        family,
-        name,
-        entry.distribution,
-        entry.version,
-        _place(plugin),
-        " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split()) if module else "",
-        inspect.cleandoc(plugin.__doc__ or ""),
-        tuple((attribute, _value(getattr(plugin, attribute, None))) for attribute in DECLARED[family]),
-        options,
-    )
-
-
-def _options(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str, str, str, str]]:
-    """Name, type, default, bounds and description of every option; below one that holds parts, those of each part."""
-    for option, field in model.model_fields.items():
-        yield (
-            f"{above}{option}",
-            type_name(field.annotation),
-            "required" if field.is_required() else _value(field.default),
-            ", ".join(_bounds(field.annotation, field.metadata)),
-            field.description or "",
-        )
-        for part in typing.get_args(field.annotation):
-            if inspect.isclass(part) and issubclass(part, BaseModel):
-                yield from _options(part, f"{above}{option}.N.")
-
-
-def _place(plugin: type) -> str:
-    try:
-        return f"{inspect.getsourcefile(plugin)}:{inspect.getsourcelines(plugin)[1]}"
-    except (OSError, TypeError):
-        return f"{plugin.__module__}.{plugin.__qualname__} (no source)"
-
-
-def type_name(annotation: Any) -> str:
-    """A type as the documentation of an option writes it: `float | null`, `dict[str, float]`, `choice`."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is None or annotation is types.NoneType:
-        return "null"
-    if origin is typing.Annotated:
-        return type_name(arguments[0])
-    if origin is typing.Literal:
-        return "choice"
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(dict.fromkeys(type_name(argument) for argument in arguments))
-    if origin is not None and arguments:
-        inner = ", ".join("..." if argument is ... else type_name(argument) for argument in arguments)
-        return f"{getattr(origin, '__name__', origin)}[{inner}]"
-    return getattr(annotation, "__name__", str(annotation))
-
-
-BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of", "min_length": "length >=",
-          "max_length": "length <=", "pattern": "matches"}  # fmt: skip
-
-
-def _bounds(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
-    """What pydantic checks of a value beside its type, and of the values within it."""
-    for one in metadata:
-        if hasattr(one, "metadata"):  # a pydantic Field inside an annotation
-            yield from _bounds(None, one.metadata)
-        for attribute, sign in BOUNDS.items():
-            bound = getattr(one, attribute, None)
-            if bound is not None:
-                yield f"{sign} {bound}"
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        yield " | ".join(_value(argument) for argument in arguments)
-    elif origin is typing.Annotated:
-        yield from _bounds(arguments[0], arguments[1:])
-    elif origin is not None:
-        for argument in arguments:
-            yield from _bounds(argument)
-
-
-def _value(value: Any) -> str:
-    """A default or an attribute as a recipe would write it."""
-    match value:
-        case None | bool():
-            return {None: "null", True: "true", False: "false"}[value]
-        case frozenset() | set():
-            return ", ".join(sorted(_value(one) for one in value)) or "none"
-        case tuple() | list():
-            return ", ".join(_value(one) for one in value) or "none"
-        case dict():
-            return ", ".join(f"{_value(key)}: {_value(one)}" for key, one in value.items()) or "none"
-    if is_dataclass(value):
-        return _target(value)
-    return str(value)
-
-
-def _target(value: Any) -> str:
-    """What a task predicts, in words."""
-    from mtlcli.tasks.base import Classes, Score
-
-    match value:
-        case Classes():
-            return f"one of {', '.join(value.labels)}" if value.labels else "one of the classes of the training rows"
-        case Score(low=None) | Score(high=None):
-            return "a score in the range of the training rows"
-        case Score():
-            return f"a score from {value.low:g} to {value.high:g}"
-    return str(value)

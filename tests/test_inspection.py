@@ -10,8 +10,9 @@ import pytest
 from pydantic import Field
 
 from mtlcli import inspection, registry
+from mtlcli.describing import describe, type_name
 from mtlcli.errors import MtlError
-from mtlcli.inspection import describe, first_sentence, survey, type_name
+from mtlcli.inspection import first_sentence, survey
 
 ENCODER = '''
 from mtlcli.encoders.base import EncoderSource

@@ -115,7 +115,7 @@ def show(
     Example: mtl plugins show balancers uncertainty
     """
     from mtlcli import registry
-    from mtlcli.inspection import describe
+    from mtlcli.describing import describe
 
     found = describe(registry.family_named(family), name)
     _row("", f"{found.name} ({found.family}, {found.distribution} {found.version}".rstrip() + ")")
