@@ -6,7 +6,6 @@ with its file and line. Only ``\\n`` and ``\\r\\n`` end a line, so lines are cut
 
 import codecs
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -15,8 +14,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn
+from typing import BinaryIO, Literal
 
+from mtlcli.data.records import (
+    SEPARATORS,
+    BadRecord,
+    counted,
+    fields_of,
+    json_object,
+    json_values,
+    left_open,
+    names_of,
+    other_separator,
+    text_of,
+)
 from mtlcli.errors import MtlError, did_you_mean, one_of
 
 FormatName = Literal["csv", "tsv", "jsonl", "text"]
@@ -27,17 +38,8 @@ EXTENSIONS: dict[str, FormatName] = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
 }
-SEPARATORS = {
-    "\t": "tab",
-    ",": "comma",
-    ";": "semicolon",
-}  # the order in which the first line of a CSV is asked for them
 SHOWN = 20  # messages that BadRows keeps; it counts the others
 LONGEST_RECORD = 1 << 24  # bytes of a row with a quote left open, before the quote counts as never closed
-CLOSING = r'[^"]*+(?:""[^"]*+)*+"'  # from behind an opening quote to behind its closing one
-CLOSING_TEXT, CLOSING_BYTES = re.compile(CLOSING), re.compile(CLOSING.encode())
-NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # what a JSON escape can smuggle in: NUL and halves of a surrogate pair
-
 Record = tuple[int, bytes]  # the line where it starts, and its bytes
 
 
@@ -113,15 +115,7 @@ class BadRows:
 
     def summary(self) -> str:
         """`2 rows skipped (a.csv:7: label is empty; a.csv:9: label is empty)`, or "" if there is nothing to tell."""
-        return f"{_number(self.count, 'row')} skipped ({'; '.join(self.lines())})" if self.count else ""
-
-
-class _BadRow(Exception):
-    """Why a record cannot be a row, and on which of its lines, counted from 0."""
-
-    def __init__(self, message: str, line: int = 0) -> None:
-        super().__init__(message)
-        self.line = line
+        return f"{counted(self.count, 'row')} skipped ({'; '.join(self.lines())})" if self.count else ""
 
 
 class FileSource:
@@ -205,8 +199,8 @@ class FileSource:
         """JSONL: the keys of all objects up to the first that has the wanted one."""
         keys: dict[str, None] = {}
         for _, raw in self._open_records():
-            with suppress(_BadRow):
-                keys |= dict.fromkeys(_json_object(_text(raw)))
+            with suppress(BadRecord):
+                keys |= dict.fromkeys(json_object(text_of(raw)))
             if wanted in keys:
                 break
         return tuple(keys)
@@ -247,8 +241,8 @@ def iterate(source: FileSource, bad: BadRows) -> Iterator[Row]:
     try:
         for line, raw in records:
             try:
-                yield Row(line, parse(_text(raw)))
-            except _BadRow as error:
+                yield Row(line, parse(text_of(raw)))
+            except BadRecord as error:
                 more = raw.rstrip().count(b"\n")
                 where = f"; the row runs on to line {line + more}, is a quote left open?" if more else ""
                 bad.report(source.name, line + error.line, f"{error}{where}")
@@ -280,7 +274,7 @@ def _records(source: FileSource, delimiter: str, lines: Iterator[Record]) -> Ite
             continue
         if quoting and b'"' in raw:
             opened, parts, size = line, [raw], len(raw)
-            start = _left_open(raw, opening, inside=False)
+            start = left_open(raw, opening, inside=False)
             while start is not None:
                 number, more = next(lines, (0, b""))
                 size += len(more)
@@ -289,37 +283,10 @@ def _records(source: FileSource, delimiter: str, lines: Iterator[Record]) -> Ite
                         f'{source.name}:{opened}: the quote opened here never closes; write a quote in a text as ""'
                     )
                 parts.append(more)
-                start = _left_open(more, opening, inside=True)
+                start = left_open(more, opening, inside=True)
                 opened = number if start else opened
             raw = b"".join(parts)
         yield line, raw
-
-
-def _left_open(line: bytes, opening: re.Pattern[bytes], inside: bool) -> int | None:
-    """Where the text begins that is still quoted at the end of `line`; 0 if on an earlier line, None if nowhere."""
-    start = 0
-    while True:
-        if not inside:
-            found = opening.search(line, start)
-            if found is None:
-                return None
-            start = found.end()
-        closing = CLOSING_BYTES.match(line, start)
-        if closing is None:
-            return start
-        start, inside = closing.end(), False
-
-
-def _text(raw: bytes) -> str:
-    """The text of a record, without its line end."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start)
-        raise _BadRow(f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8", line) from None
-    if "\0" in text:
-        raise _BadRow("found a NUL byte; expected text", raw.count(b"\n", 0, raw.index(b"\0")))
-    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _first_columns(source: FileSource, delimiter: str, ahead: list[Record]) -> tuple[str, ...]:
@@ -333,126 +300,32 @@ def _first_columns(source: FileSource, delimiter: str, ahead: list[Record]) -> t
     line, raw = ahead[0]
     try:
         if source.format.name == "jsonl":
-            return tuple(_json_object(_text(raw)))
-        text = _text(raw)
-        fields = _fields(text, delimiter, source.format.quoting)
-        return _names(text, fields, delimiter) if source.format.has_header else tuple(map(str, range(len(fields))))
-    except _BadRow as error:
+            return tuple(json_object(text_of(raw)))
+        text = text_of(raw)
+        fields = fields_of(text, delimiter, source.format.quoting)
+        return names_of(text, fields, delimiter) if source.format.has_header else tuple(map(str, range(len(fields))))
+    except BadRecord as error:
         if source.format.name == "jsonl":
             return ()  # reported when its turn comes
         raise MtlError(f"{source.name}:{line + error.line}: {error}") from None
 
 
-def _names(text: str, fields: list[str], delimiter: str) -> tuple[str, ...]:
-    """The columns of a header; one without a name gets its number, unless that is the name of another."""
-    if len(fields) == 1 and (hint := _other_separator(text, 2, delimiter)):
-        raise _BadRow(f"expected 2 or more columns, found 1{hint}")
-    if "\r" in text and "\n" not in text:
-        raise _BadRow("the header holds a carriage return; end lines with \\n or \\r\\n")
-    names = [name.strip() for name in fields]
-    for second, name in enumerate(names):
-        if name and (first := names.index(name)) < second:
-            raise _BadRow(f'columns {first} and {second} (counted from 0) are both called "{name}"')
-    return tuple(name or (f"{i} (no name)" if str(i) in names else str(i)) for i, name in enumerate(names))
-
-
 def _parser(source: FileSource) -> Callable[[str], dict[str, str]]:
-    """The function from the text of a record to its values; it raises _BadRow."""
+    """The function from the text of a record to its values; it raises BadRecord."""
     columns, delimiter, quoting = source.columns, source._head.delimiter, source.format.quoting
     if source.format.name == "text":
         return lambda text: {"text": text}
     if source.format.name == "jsonl":
         empty, asked = dict.fromkeys(columns, ""), frozenset(source._asked)
-        return lambda text: empty | _json_values(text, asked)
+        return lambda text: empty | json_values(text, asked)
 
     def parse(text: str) -> dict[str, str]:
-        fields = _fields(text, delimiter, quoting)
+        fields = fields_of(text, delimiter, quoting)
         if len(fields) != len(columns):
-            hint = _other_separator(text, len(columns), delimiter) if len(fields) == 1 else ""
+            hint = other_separator(text, len(columns), delimiter) if len(fields) == 1 else ""
             if quoting and len(fields) > len(columns):
                 hint = f" (is a text with a {SEPARATORS.get(delimiter, delimiter)} not quoted?)"
-            raise _BadRow(f"expected {_number(len(columns), 'column')}, found {len(fields)}{hint}")
+            raise BadRecord(f"expected {counted(len(columns), 'column')}, found {len(fields)}{hint}")
         return dict(zip(columns, fields, strict=True))
 
     return parse
-
-
-def _fields(text: str, delimiter: str, quoting: bool) -> list[str]:
-    if not quoting or '"' not in text:
-        return text.split(delimiter)
-    fields, position = [], 0
-    while position <= len(text):
-        quoted = CLOSING_TEXT.match(text, position + 1) if text.startswith('"', position) else None
-        if quoted:
-            end = quoted.end()
-            fields.append(text[position + 1 : end - 1].replace('""', '"'))
-            if end < len(text) and text[end] != delimiter:
-                raise _BadRow(
-                    f'column {len(fields) - 1} (counted from 0) goes on behind its closing quote; write a quote as ""'
-                )
-        else:
-            end = text.find(delimiter, position)
-            end = len(text) if end < 0 else end
-            fields.append(text[position:end])
-        position = end + 1
-    return fields
-
-
-def _other_separator(text: str, columns: int, delimiter: str) -> str:
-    """` (is this comma-separated?)` if `text` has enough of them for so many columns."""
-    for mark, word in SEPARATORS.items():
-        if mark != delimiter and columns > 1 and text.count(mark) >= columns - 1:
-            return f" (is this {word}-separated?)"
-    return ""
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    """The object on a line, its numbers as they are spelled."""
-    try:
-        found = DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        raise _BadRow(f"not JSON: {error.msg} (character {error.colno})") from None
-    except RecursionError:
-        raise _BadRow("not a row: nested too deeply") from None
-    if not isinstance(found, dict):
-        raise _BadRow("expected one JSON object on each line, found another value")
-    return found
-
-
-def _json_values(text: str, asked: frozenset[str]) -> dict[str, str]:
-    """The values as text. A list or object is a bad row, but left out where other keys were asked for."""
-    values = {}
-    for key, value in _json_object(text).items():
-        if isinstance(value, str):
-            values[key] = value
-        elif isinstance(value, bool):
-            values[key] = "true" if value else "false"
-        elif value is None:
-            values[key] = ""
-        elif key in asked or not asked:
-            kind = "a list" if isinstance(value, list) else "an object"
-            raise _BadRow(f'"{key}" is {kind}; expected text, a number, true, false or null')
-    if "\\u" in text:
-        for key, value in values.items():
-            if escape := NOT_TEXT.search(value):
-                raise _BadRow(f'"{key}" holds \\u{ord(escape[0]):04x}, which is no character of a text')
-    return values
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _BadRow(f'key "{max(keys, key=keys.count)}" appears twice')
-    return found
-
-
-def _not_json(word: str) -> NoReturn:
-    raise _BadRow(f'{word} is not JSON; write null for nothing, or "{word}" for the word')
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_int=str, parse_float=str, parse_constant=_not_json)
-
-
-def _number(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
