@@ -1,17 +1,17 @@
 """From layers to one configuration: defaults < recipe < flags < `--set`, checked as a whole before anything is slow."""
 
-import os
 from copy import deepcopy
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from mtlcli import registry
-from mtlcli.config import TASK_FILES, Choice, Config, EncoderConfig, HeadChoice, TaskConfig, is_encoder_plugin, listed
+from mtlcli.config import Choice, Config, EncoderConfig, HeadChoice, TaskConfig, is_encoder_plugin
 from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
+from mtlcli.places import Places, shown
 from mtlcli.recipes import Layer, merge
+from mtlcli.shorthands import join_methods, plain_tasks
 
 NOT_IN_NAMES = frozenset("./\\ =,:*?\"'<>|")
 SECTIONS = ("tasks", "encoder", "architecture", "scheduler", "balancer", "regularizers", "optimizer", "training")
@@ -28,35 +28,6 @@ CHOICES = {
     ("gradient_regularizer",): "gradient_regularizers",
 }
 
-# options of plugins whose values are folders by task name
-FOLDERS = (("balancer", "teachers"),)
-
-
-def split_methods(text: str, where: str) -> dict[str, str | None]:
-    """`uncertainty+pcgrad` -> {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"}.
-
-    Names are unique across the two families. Raises MtlError for a name of neither, and for two of one family.
-    """
-    found: dict[str, str | None] = {}
-    for name in (part.strip() for part in text.split("+")):
-        slots = [
-            slot
-            for slot, family in (("balancer", "balancers"), ("gradient_regularizer", "gradient_regularizers"))
-            if name in registry.names(family)
-        ]
-        if not slots and ":" in name:
-            slots = [registry.family_of(("balancers", "gradient_regularizers"), name, where)[:-1]]
-        if not slots:
-            known = registry.names("balancers") + registry.names("gradient_regularizers")
-            raise MtlError(f'{where}: unknown balancer "{name}"{registry.elsewhere(name) or suggest(name, known)}')
-        if len(slots) == 2:
-            raise MtlError(f'{where}: "{name}" is both a balancer and a gradient regularizer; set each by its own key')
-        if slots[0] in found:
-            kind = slots[0].replace("_", " ")
-            raise MtlError(f'{where}: "{found[slots[0]]}" and "{name}" are both of the kind {kind}; choose one')
-        found[slots[0]] = name
-    return found
-
 
 def resolve(layers: list[Layer], only: list[str] | None = None, resumed: Layer | None = None) -> Config:
     """Merges the layers, later ones winning, and validates the whole with the options of every plugin it names.
@@ -67,7 +38,7 @@ def resolve(layers: list[Layer], only: list[str] | None = None, resumed: Layer |
     """
     defaults = {path[0]: Config.model_fields[path[0]].default for path in CHOICES}
     values: dict[str, Any] = {key: {"name": choice.name} for key, choice in defaults.items() if choice is not None}
-    places = _Places(layers)
+    places = Places(layers)
     origin = _origin(layers, places, resumed)
     values |= deepcopy(origin)
     for layer in layers:
@@ -75,7 +46,7 @@ def resolve(layers: list[Layer], only: list[str] | None = None, resumed: Layer |
             if key in layer.values and layer.values[key] is None:
                 del layer.values[key]
         plain_tasks(layer)
-        _join_methods(layer)
+        join_methods(layer)
         _take_back(values, layer.values)
         values = merge(values, layer.values, _kept)
     if only and isinstance(values.get("tasks"), dict):
@@ -99,7 +70,7 @@ def resolve(layers: list[Layer], only: list[str] | None = None, resumed: Layer |
     return config
 
 
-def _origin(layers: list[Layer], places: "_Places", resumed: Layer | None) -> dict[str, Any]:
+def _origin(layers: list[Layer], places: "Places", resumed: Layer | None) -> dict[str, Any]:
     """The sections that a run takes over from the one that `init` names; empty without."""
     named = [layer.values["init"] for layer in layers if "init" in layer.values]
     if not named or not isinstance(named[-1], str):
@@ -115,7 +86,7 @@ def _origin(layers: list[Layer], places: "_Places", resumed: Layer | None) -> di
     return {key: stored[key] for key in ("encoder", "architecture")}
 
 
-def _check_encoder(config: Config, stored: EncoderConfig, places: "_Places", errors: list[str]) -> None:
+def _check_encoder(config: Config, stored: EncoderConfig, places: "Places", errors: list[str]) -> None:
     """The encoder is that of the run that `init` names: another one, or other options of it, would not be heeded."""
     if config.encoder.name != stored.name:
         errors.append(
@@ -126,8 +97,8 @@ def _check_encoder(config: Config, stored: EncoderConfig, places: "_Places", err
     for key, value in config.encoder.options.items():
         if key in stored.options and stored.options[key] != value:
             errors.append(
-                f"{places.of(('encoder', key))}: found {_shown(value)}, but the encoder of the run to start from was made with "
-                f"{_shown(stored.options[key])}; leave it out, or init"
+                f"{places.of(('encoder', key))}: found {shown(value)}, but the encoder of the run to start from was made with "
+                f"{shown(stored.options[key])}; leave it out, or init"
             )
 
 
@@ -174,158 +145,7 @@ def _take_back(below: dict[str, Any], above: dict[str, Any]) -> None:
                 section(below, other).pop(other[-1], None)
 
 
-def plain_tasks(layer: Layer) -> None:
-    """Lets a recipe list tasks by name alone, and name one, or one and its kind, without saying more of it."""
-    tasks = layer.values.get("tasks")
-    where = _Places([layer]).of(("tasks",))
-    if isinstance(tasks, str):
-        tasks = listed(tasks)
-    if isinstance(tasks, list):
-        if not all(isinstance(name, str) for name in tasks):
-            raise MtlError(
-                f"{where}: expected names, such as [sst, quora], or a mapping of names to settings (without dashes): "
-                "sst: {encoding: single}"
-            )
-        if twice := [name for index, name in enumerate(tasks) if name in tasks[:index]]:
-            raise MtlError(f'{where}: the task "{twice[0]}" is named twice; keep one')
-        tasks = dict.fromkeys(tasks)
-    if isinstance(tasks, dict):
-        layer.values["tasks"] = {name: _plain_task(section) for name, section in tasks.items()}
-
-
-def _plain_task(section: Any) -> Any:
-    if section is None or isinstance(section, str):
-        return {"kind": section} if section else {}
-    if isinstance(section, dict) and "name" in section and "kind" not in section:
-        return {"kind" if key == "name" else key: value for key, value in section.items()}
-    return section
-
-
-def absolute_paths(layer: Layer, base: Path) -> Layer:
-    """Makes the relative paths of a layer absolute: they are relative to the file, or the folder, they were written in."""
-
-    def absolute(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        path = os.path.expanduser(value)  # leaves `~nobody` as it is
-        return str((base / path).absolute())
-
-    values = layer.values
-    for key in ("data", "init"):
-        if key in values:
-            values[key] = absolute(values[key])
-    for section in (values.get("tasks") or {}).values() if isinstance(values.get("tasks"), dict) else ():
-        for key in TASK_FILES:
-            if isinstance(section, dict) and key in section:
-                section[key] = absolute(section[key])
-    for section, option in FOLDERS:
-        chosen = values.get(section)
-        by_task = chosen.get(option) if isinstance(chosen, dict) else None
-        if isinstance(by_task, dict):
-            by_task.update({task: absolute(folder) for task, folder in by_task.items()})
-    encoder = values.get("encoder")
-    name = encoder.get("name") if isinstance(encoder, dict) else encoder
-    if isinstance(name, str) and (
-        name.startswith((".", "~")) or (name not in registry.names("encoders") and (base / name).is_dir())
-    ):
-        if isinstance(encoder, dict):
-            encoder["name"] = absolute(name)
-        else:
-            values["encoder"] = absolute(name)
-    return layer
-
-
-def _join_methods(layer: Layer) -> None:
-    """Lets `balancer: uncertainty+pcgrad` name both families, in a recipe as on the command line.
-
-    A gradient regularizer alone goes with the balancer `equal`.
-    """
-    value = layer.values.get("balancer")
-    name = value if isinstance(value, str) else value.get("name") if isinstance(value, dict) else None
-    if not isinstance(name, str) or name in registry.names("balancers"):
-        return
-    place = layer.places.get(("balancer", "name")) or layer.places.get(("balancer",), "balancer")
-    found = split_methods(name, place if place.startswith("--") else f"{place}: balancer")
-    options = {key: item for key, item in value.items() if key != "name"} if isinstance(value, dict) else {}
-    balancer, regularizer = found.get("balancer"), found.get("gradient_regularizer")
-    layer.values["balancer"] = {"name": balancer or "equal", **(options if balancer else {})}
-    if regularizer is None:
-        return
-    own = layer.values.get("gradient_regularizer")
-    if own is not None and (own if isinstance(own, str) else own.get("name", regularizer)) != regularizer:
-        raise MtlError(f'{place}: "{name}" and the key gradient_regularizer name two of them; choose one')
-    layer.values["gradient_regularizer"] = {
-        **({} if balancer else options), **(own if isinstance(own, dict) else {}), "name": regularizer,
-    }  # fmt: skip
-    layer.places.setdefault(("gradient_regularizer",), place)
-
-
-class _Places:
-    """Finds what to call the place where a value was written."""
-
-    def __init__(self, layers: list[Layer]) -> None:
-        self.layers = layers
-
-    def of(self, path: tuple[Any, ...]) -> str:
-        """`recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone when nobody wrote it."""
-        parts = tuple(map(str, path))
-        for length in range(len(parts), 0, -1):
-            if place := self._written(parts[:length]):
-                return _join_place(place, ".".join(parts))
-        return ".".join(parts)
-
-    def of_choice(self, path: tuple[Any, ...]) -> str:
-        """The same for the name of the plugin chosen at a path, which may have been written below it."""
-        parts = tuple(map(str, path))
-        below = self._written((*parts, "kind" if len(parts) == 2 and parts[0] == "tasks" else "name"))
-        return _join_place(below, ".".join(parts)) if below else self.of(path)
-
-    def _written(self, parts: tuple[str, ...]) -> str:
-        """Where the last layer that says something at this path was written."""
-        for layer in reversed(self.layers):
-            for written, place in layer.places.items():
-                if len(written) == len(parts) and tuple(map(str, written)) == parts:
-                    return place
-        return ""
-
-    def explain(self, detail: Any) -> str:
-        """One line for one error of pydantic."""
-        kinds = ("function-before", "literal['epoch']", "int")  # what pydantic says of unions
-        path = tuple(part for index, part in enumerate(detail["loc"]) if index < 2 or part not in kinds)
-        if detail["type"] == "extra_forbidden":
-            return f"{self.of(path)}: unknown key{suggest_key(path)}"
-        message = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] in ("model_type", "dict_type"):
-            message = "expected a mapping of keys to values"
-        return f"{self.of(path)}: found {_shown(detail['input'])}: {message[0].lower()}{message[1:]}"
-
-
-def _join_place(place: str, dotted: str) -> str:
-    return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def suggest_key(path: tuple[Any, ...]) -> str:
-    """The end of an error line about an unknown key: the key that was probably meant, of this section or another."""
-    model = Config.model_fields[path[0]].annotation if len(path) > 1 else Config
-    known: list[str] = list(getattr(model, "model_fields", {}))
-    name = str(path[-1])
-    if near := did_you_mean(name, known):
-        return near
-    elsewhere = {
-        below: f"{key}.{below}"
-        for key, field in Config.model_fields.items()
-        for below in getattr(field.annotation, "model_fields", {})
-    }
-    found = get_close_matches(name, elsewhere, n=1, cutoff=0.8)
-    return f'; did you mean "{elsewhere[found[0]]}"?' if found else suggest(name, known)
-
-
-def _check_core(config: Config, places: _Places, errors: list[str]) -> None:
+def _check_core(config: Config, places: Places, errors: list[str]) -> None:
     training = config.training
     if not config.tasks:
         errors.append("no task: name at least one, such as --task sst, or under `tasks:` in a recipe")
@@ -349,7 +169,7 @@ def _check_core(config: Config, places: _Places, errors: list[str]) -> None:
             )
 
 
-def _check_plugins(config: Config, places: _Places, errors: list[str]) -> None:
+def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:
     def check(family: str, choice: Choice, path: tuple[Any, ...], core: type[BaseModel] = Choice) -> type | None:
         known = () if core is Choice else tuple(field.alias or name for name, field in core.model_fields.items())
         try:
@@ -390,7 +210,7 @@ def _check_plugins(config: Config, places: _Places, errors: list[str]) -> None:
             _check_head(name, task, plugin, places, errors, check)
 
 
-def _check_head(name: str, task: TaskConfig, plugin: Any, places: _Places, errors: list[str], check: Any) -> None:
+def _check_head(name: str, task: TaskConfig, plugin: Any, places: Places, errors: list[str], check: Any) -> None:
     encodings = plugin.heads
     if task.encoding is None:
         task.encoding = next(iter(encodings))

@@ -9,7 +9,7 @@ from mtlcli import registry
 from mtlcli.config import TrainingConfig
 from mtlcli.errors import MtlError, suggest
 from mtlcli.recipes import Layer, read_recipe
-from mtlcli.resolution import absolute_paths
+from mtlcli.shorthands import absolute_paths
 
 METHOD_FAMILIES = {"balancers": "balancer", "gradient_regularizers": "gradient_regularizer", "schedulers": "scheduler",
                    "regularizers": "regularizers", "architectures": "architecture"}  # fmt: skip

@@ -9,8 +9,9 @@ from mtlcli.config import Config
 from mtlcli.encoders.tiny import Tiny
 from mtlcli.errors import MtlError
 from mtlcli.recipes import Layer, dump, read_recipe
-from mtlcli.resolution import absolute_paths, resolve
+from mtlcli.resolution import resolve
 from mtlcli.resuming import check_unchanged
+from mtlcli.shorthands import absolute_paths
 
 OWN = "kind: classification, train: a.tsv"
 

@@ -117,8 +117,10 @@ def configure(
     """The configuration of a command: recipe < flags < --set. With `stored`, that of a run being resumed comes first;
     `resumed` is the same where there is a checkpoint, even if a recipe is given again."""
     from mtlcli.config import TASK_FILES, Config
+    from mtlcli.places import suggest_key
     from mtlcli.recipes import Layer, parse_assignment, read_recipe
-    from mtlcli.resolution import absolute_paths, plain_tasks, resolve, split_methods, suggest_key
+    from mtlcli.resolution import resolve
+    from mtlcli.shorthands import absolute_paths, plain_tasks, split_methods
 
     here = Path.cwd()
     layers = [stored] if stored is not None else []

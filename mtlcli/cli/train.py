@@ -101,8 +101,8 @@ def train(
 def tell_changes(stored: "Layer", chosen: "Config", folder: Path, quiet: bool) -> bool:
     """Says what differs from the run that goes on in a folder, and returns whether anything does. Raises MtlError for what
     may not."""
-    from mtlcli.resolution import absolute_paths
     from mtlcli.resuming import check_unchanged
+    from mtlcli.shorthands import absolute_paths
 
     before = options.configure(None, None, False, None, None, None, {}, absolute_paths(stored, folder), stored)
     changes = check_unchanged(before, chosen)

@@ -18,7 +18,8 @@ from mtlcli.news import StepNews
 from mtlcli.plugin import Start, Taught
 from mtlcli.preparing import prepare
 from mtlcli.recipes import Layer, read_recipe
-from mtlcli.resolution import absolute_paths, resolve
+from mtlcli.resolution import resolve
+from mtlcli.shorthands import absolute_paths
 from mtlcli.training import open_folder, train
 from trained import TASKS, trained
 

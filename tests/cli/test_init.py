@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from mtlcli.errors import MtlError
 from mtlcli.preparing import prepare
 from mtlcli.recipes import Layer, read_recipe
-from mtlcli.resolution import absolute_paths, resolve
+from mtlcli.resolution import resolve
 from mtlcli.run_folder import load_run
+from mtlcli.shorthands import absolute_paths
 from trained import copy_of, trained
 
 KINDS = {
