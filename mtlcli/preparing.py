@@ -295,7 +295,7 @@ def make_plan(run: Prepared) -> Plan:
     counts = count_visits(run.scheduler, len(run.tasks), steps, steps_per_epoch)
     tasks = tuple(_task_plan(run, index, count, max(1, sum(counts))) for index, count in enumerate(counts))
     notes = [note for index, planned in enumerate(tasks) for note in _notes(run, run.tasks[index], planned)]
-    notes = [*run.started_from, *notes]
+    notes = [*run.started_from, *_rate_notes(config, steps, len(ends)), *notes]
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(
         tasks=tasks,
@@ -338,6 +338,18 @@ def _task_plan(run: Prepared, index: int, count: int, total: int) -> TaskPlan:
         head=section.head.name if section.head else "",
         parameters=sum(p.numel() for p in run.model.private_parameters(index)),
     )
+
+
+def _rate_notes(config: Config, steps: int, epochs: int) -> list[str]:
+    """What a user should know of a rate that waits for rising losses: after the last evaluation it can fall no more."""
+    patience, every = config.optimizer.plateau_patience, config.training.eval_every
+    evaluations = epochs if every == "epoch" else -(-steps // every)
+    if config.optimizer.schedule != "plateau" or evaluations > patience + 1:
+        return []
+    return [
+        f"the rate cannot fall: {evaluations} evaluation{'s' if evaluations > 1 else ''}, and it falls after {patience + 1} at "
+        "the earliest (optimizer.plateau_patience, training.eval_every)"
+    ]
 
 
 def _notes(run: Prepared, task: LoadedTask, planned: TaskPlan) -> list[str]:

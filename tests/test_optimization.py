@@ -111,6 +111,18 @@ def rates(config: Config, folder: Path, stop_after: int = 0, resume: bool = Fals
     return made
 
 
+@pytest.mark.parametrize(
+    ("steps", "every", "patience", "noted"), [(12, 2, 4, False), (12, 2, 5, True), (11, 2, 4, False), (12, "epoch", 1, False),
+                                              (12, "epoch", 2, True), (4, "epoch", 1, True)]
+)  # fmt: skip
+def test_the_plan_notes_a_rate_that_has_no_time_to_fall(files, steps, every, patience, noted):
+    config = rising(files)
+    config.training.steps, config.training.eval_every, config.optimizer.plateau_patience = steps, every, patience
+    assert any("the rate cannot fall" in note for note in prepare(config).plan.notes) is noted
+    config.optimizer.schedule = "constant"
+    assert not any("the rate cannot fall" in note for note in prepare(config).plan.notes)
+
+
 def end_of(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """All tensors of the last checkpoint, and its progress but for the time."""
     place, _ = checkpoint.latest(folder / "checkpoints")
