@@ -74,7 +74,9 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
         if not isinstance(value, str):
             return value
         path = os.path.expanduser(value)  # leaves `~nobody` as it is
-        return str((base / path).absolute())
+        found = str((base / path).absolute())
+        plain = os.path.normpath(found)  # without `..`, unless a link makes it another place
+        return plain if os.path.realpath(plain) == os.path.realpath(found) else found
 
     values = layer.values
     for key in ("data", "init"):

@@ -218,6 +218,13 @@ def test_paths_are_relative_to_the_recipe(config, tmp_path):
     assert found.encoder.name == str(tmp_path / "models" / "mine")
 
 
+def test_a_path_loses_its_dots_unless_a_link_makes_that_another_place(config, tmp_path):
+    (tmp_path / "far" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "below")
+    assert config("tasks: [sst]\ndata: far/../other").data == str(tmp_path / "other")
+    assert config("tasks: [sst]\ndata: link/../other").data == str(tmp_path / "link" / ".." / "other")
+
+
 def test_a_home_folder_is_found_and_a_hub_id_is_left_alone(config, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert config("tasks: [sst]\ndata: ~/data").data == "/home/me/data"
