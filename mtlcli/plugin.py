@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class TaskFacts:
     """What a plugin may know of one task before step 1.
 
-    `labels` are the class names in index order; None for a task that predicts a score. `score_range`, `score_mean` and
-    `score_std` are in the units of the data file and describe the training rows; None for a task that predicts classes.
+    `dev_rows` is 0 for a task without dev rows, None where it is not known. `labels` are the class names in index order; None
+    for a task that predicts a score. `score_range`, `score_mean` and `score_std` are in the units of the data file and
+    describe the training rows; None for a task that predicts classes.
     """
 
     name: str
@@ -28,6 +29,7 @@ class TaskFacts:
     score_range: tuple[float, float] | None = None
     score_mean: float | None = None
     score_std: float | None = None
+    dev_rows: int | None = None
 
     @property
     def is_regression(self) -> bool:

@@ -245,8 +245,10 @@ def _composition(config: Config, task: str) -> Composition | None:
 
 def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -> TaskFacts:
     rows, name = len(task.splits["train"]), task.task.name
+    dev_rows = len(task.splits["dev"]) if "dev" in task.splits else 0
     if composition is None:
-        return target_facts(task.target, TaskFacts(name, rows, batches_per_pass(rows, batch_size)))
+        batches = batches_per_pass(rows, batch_size)
+        return target_facts(task.target, TaskFacts(name, rows, batches, dev_rows=dev_rows))
     if not isinstance(task.target, Classes):
         raise MtlError(f"tasks.{name}.head: its batches are {composition}, and this task has none; choose another head")
     counts = np.bincount(task.splits["train"].targets, minlength=len(task.target.labels))
@@ -255,7 +257,8 @@ def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -
         raise MtlError(
             f'tasks.{name}.head: its batches need two training rows of every class; "{label}" has {counts.min()}'
         )
-    return target_facts(task.target, TaskFacts(name, rows, pairs_per_pass(task.splits["train"].targets)))
+    batches = pairs_per_pass(task.splits["train"].targets)
+    return target_facts(task.target, TaskFacts(name, rows, batches, dev_rows=dev_rows))
 
 
 def target_facts(target: Target, facts: TaskFacts) -> TaskFacts:

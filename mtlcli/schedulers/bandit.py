@@ -20,7 +20,7 @@ class Bandit(Scheduler):
     alone moves, Q_t <- Q_t + rate (R - Q_t), and the next task is drawn with p_t proportional to exp(Q_t / temperature). The
     survey's formula leaves out that only the pulled arm moves; the halved reward, Q_0 = -1/2 and the first arm (task 0 there, the
     primary here) are those of the authors' code. Q_0 is hopeful only where the primary's loss is above 1.
-    Raises MtlError where the primary task has no dev rows, when the first reward is due.
+    Raises MtlError where the primary task has no dev rows.
     """
 
     tasks_per_step = "one"
@@ -39,6 +39,11 @@ class Bandit(Scheduler):
     ) -> None:
         super().__init__(run)
         self.primary = 0 if primary is None else task_named(run, primary, "primary")
+        if run.tasks[self.primary].dev_rows == 0:
+            raise MtlError(
+                f"scheduler.primary: the bandit is rewarded by {run.tasks[self.primary].name} on dev, which has no dev rows; "
+                "give it some, or name another task"
+            )
         self.rate, self.temperature, self.hold, self.batches = rate, temperature, hold, batches
         self.register_buffer("values", torch.full((len(run.tasks),), initial_value, dtype=torch.float64))
         self.register_buffer("arm", torch.tensor(self.primary))
@@ -58,12 +63,7 @@ class Bandit(Scheduler):
 
     def on_probe(self, news: ProbeNews) -> None:
         """Rewards the held task and draws the next one; a loss that is not finite rewards nothing."""
-        loss = news.losses.get(self.primary)
-        if loss is None:
-            name = self.run.tasks[self.primary].name
-            raise MtlError(
-                f"scheduler: the bandit is rewarded by {name} on dev, which has no dev rows; name another primary"
-            )
+        loss = news.losses[self.primary]
         if math.isfinite(loss):
             self.values[self.arm] += self.rate * (-loss / 2 - self.values[self.arm])
         self.pulls += 1

@@ -86,8 +86,10 @@ def test_a_reward_that_is_not_finite_moves_nothing():
 
 
 def test_a_bandit_without_dev_rows_of_its_primary_says_so():
-    with pytest.raises(MtlError, match="rewarded by c on dev, which has no dev rows"):
-        Bandit(RUN, primary="c").on_probe(ProbeNews(10, {}))
+    run = replace(RUN, tasks=(*RUN.tasks[:2], replace(RUN.tasks[2], dev_rows=0)))
+    with pytest.raises(MtlError, match="the bandit is rewarded by c on dev, which has no dev rows"):
+        Bandit(run, primary="c")
+    assert Bandit(run, primary="b").primary == 1
 
 
 @pytest.mark.parametrize("make", [lambda: Bandit(RUN, primary="d"), lambda: Curriculum(RUN, order=["d"])])
