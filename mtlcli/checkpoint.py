@@ -74,6 +74,7 @@ def save(
         (scratch / "state.json").write_text(json.dumps(state, indent=1))
         extra(scratch)
         (scratch / MANIFEST).write_text(json.dumps(hashes(scratch), indent=1))
+        share(scratch)
         sync(scratch)
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -95,6 +96,14 @@ def sha256(path: Path) -> str:
     """sha256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def share(folder: Path) -> None:
+    """Lets others read and write the files below a folder as they may the folder: safetensors makes files for their owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def sync(folder: Path) -> None:

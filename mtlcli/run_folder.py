@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mtlcli import __version__, registry
 from mtlcli.architectures.base import ArchitectureFacts
-from mtlcli.checkpoint import load_tensors, sha256, sync
+from mtlcli.checkpoint import load_tensors, sha256, share, sync
 from mtlcli.config import Config
 from mtlcli.encoders.resolving import LoadedEncoder, load_encoder
 from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
@@ -101,6 +101,7 @@ def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: dict
     written = [*sorted(path for path in place.rglob("*") if path.is_file()), scratch / "heads.safetensors"]
     files = {path.relative_to(scratch).as_posix(): sha256(path) for path in written}
     (scratch / "run.json").write_text(json.dumps({"format": FORMAT, **facts, "files": files}, indent=1) + "\n")
+    share(scratch)
     sync(scratch)
     old = run / ".old-encoder"
     shutil.rmtree(old, ignore_errors=True)

@@ -49,6 +49,13 @@ def test_the_encoder_is_a_folder_that_transformers_loads(run):
         assert model(**tokenizer("the pie", return_tensors="pt")).last_hidden_state.shape[-1] == 32
 
 
+def test_who_may_read_the_folder_may_read_every_file_in_it(run):
+    readable = run.stat().st_mode & 0o444
+    closed = [path.name for path in run.rglob("*") if path.is_file() and path.stat().st_mode & 0o444 != readable]
+    assert len(list(run.glob("checkpoints/*/*.safetensors"))) >= 3
+    assert closed == []
+
+
 def test_sentence_transformers_finds_the_pooling_of_the_run(run):
     modules = json.loads((run / "encoder" / "modules.json").read_text())
     assert [one["type"].rpartition(".")[2] for one in modules] == ["Transformer", "Pooling"]
