@@ -57,6 +57,14 @@ class MultiTaskModel(nn.Module):
         for _, parameter in self._can_learn:
             parameter.requires_grad_(id(parameter) not in still)
         self._frozen = parts
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "MultiTaskModel":
+        """Training mode, in which an encoder that is frozen whole gives the features it gives in use: without dropout."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.architecture.parameters()):
+            self.architecture.eval()
+        return self
 
     def _is_part(self, name: str, part: str) -> bool:
         if part in self.names:

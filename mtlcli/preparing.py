@@ -275,12 +275,14 @@ def _check_layers(model: MultiTaskModel, config: Config) -> None:
     if layers is None:
         return
     for index, name in enumerate(model.names):
-        layer = model.layer_of(index)
-        if not -layers - 1 <= layer <= layers:
-            key = "encoder" if config.tasks[name].layer is None else f"tasks.{name}"
-            raise MtlError(
-                f"{key}.layer: {name} reads layer {layer}; this encoder has 0 (embeddings) to {layers}, or -1 for the last"
-            )
+        own = "encoder.layer" if config.tasks[name].layer is None else f"tasks.{name}.layer"
+        read = [(own, model.layer_of(index))]
+        read += [(f"tasks.{name}.head", layer) for layer in model.head(index).further_layers]
+        for key, layer in read:
+            if not -layers - 1 <= layer <= layers:
+                raise MtlError(
+                    f"{key}: {name} reads layer {layer}; this encoder has 0 (embeddings) to {layers}, or -1 for the last"
+                )
 
 
 def _lengths(config: Config, scheduler: Scheduler) -> tuple[int, list[int]]:

@@ -59,6 +59,7 @@ FAMILIES: dict[str, Family] = {
             "pair-concat": "mtlcli.heads.pair_concat:PairConcat",
             "cosine": "mtlcli.heads.cosine:Cosine",
             "mlp": "mtlcli.heads.mlp:MLP",
+            "pair-compare": "mtlcli.heads.pair_compare:PairCompare",
             "pair-mix": "mtlcli.heads.pair_mix:PairMix",
             "class-contrastive": "mtlcli.heads.class_contrastive:ClassContrastive",
         },

@@ -74,14 +74,16 @@ class Head(nn.Module, ABC):
     """Turns encodings into the output of one task, and the output into a loss and a prediction.
 
     A plugin's constructor takes `HeadFacts` and keyword-only options. `sides` says how many encodings of a row it can
-    read; `layer` names a hidden layer of its own (None: the run's), `all_layers` asks for all of them; `composition` asks
-    for training batches of a certain make (None: any rows of similar length).
+    read; `layer` names a hidden layer of its own (None: the run's), `all_layers` asks for all of them, `further_layers` says
+    which of those it reads, so that an encoder without them is refused before step 1; `composition` asks for training batches
+    of a certain make (None: any rows of similar length).
     """
 
     sides: ClassVar[tuple[int, ...]] = (1,)
     composition: ClassVar[Composition | None] = None
     layer: int | None = None
     all_layers: bool = False
+    further_layers: tuple[int, ...] = ()
 
     def __init__(self, facts: HeadFacts) -> None:
         super().__init__()

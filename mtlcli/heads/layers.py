@@ -25,9 +25,15 @@ Shared = Annotated[
 
 
 def hidden_layers(
-    facts: HeadFacts, hidden: tuple[int, ...], activation: Activation, dropout: float, shared: str | None
+    facts: HeadFacts,
+    hidden: tuple[int, ...],
+    activation: Activation,
+    dropout: float,
+    shared: str | None,
+    read: int | None = None,
 ) -> tuple[nn.Module, int]:
-    """Dropout, linear layer and activation for each width of `hidden`, and the width that comes out.
+    """Dropout, linear layer and activation for each width of `hidden`, and the width that comes out. `read` numbers go in,
+    where these are not the encoding alone.
 
     Raises MtlError for a name without layers to be shared, and where another head built the layers of that name otherwise.
     """
@@ -36,16 +42,18 @@ def hidden_layers(
             f'tasks.{facts.task.name}.head.hidden: there are no layers to be shared as "{shared}"; name their widths'
         )
 
+    width_in = read or facts.dim
+
     def make() -> nn.Module:
         parts: list[nn.Module] = []
-        width = facts.dim
+        width = width_in
         for size in hidden:
             parts += [nn.Dropout(dropout), nn.Linear(width, size), ACTIVATIONS[activation]()]
             width = size
         return nn.Sequential(*parts)
 
     made = make() if shared is None else facts.shared(shared, make)
-    return made, hidden[-1] if hidden else facts.dim
+    return made, hidden[-1] if hidden else width_in
 
 
 class SharedModules:
