@@ -46,7 +46,7 @@ BUILT_IN = {
         "sst",
         "sts",
     ],
-    "heads": ["class-contrastive", "cosine", "linear", "mlp", "pair-concat", "pair-mix"],
+    "heads": ["class-contrastive", "cosine", "linear", "mlp", "pair-compare", "pair-concat", "pair-mix"],
     "schedulers": [
         "all-together",
         "annealed",
@@ -119,6 +119,7 @@ OPTIONS = {
             {"hidden": [6], "shared": "common"},
             {"hidden": [], "gamma": 0.5},
         ],
+        "pair-compare": [{}, {"layers": [0], "hidden": []}, {"activation": "tanh", "gamma": 0.5}],
         "pair-concat": [{}, {"difference": False}, {"product": True}],
         "pair-mix": [
             {},

@@ -18,8 +18,10 @@ class PairCompare(Head):
 
     From each layer named, a and b are the means over the tokens, scaled to length sqrt(dim), and the head reads a * b, |a - b|
     (equation 15) and a + b, which is ours: what a pair is about. The scale is ours too: it makes the numbers of every encoder
-    and layer alike. Made for encoders that already place similar texts side by side: freeze one (a phase of the scheduler
-    `stages` with `freeze: [encoder]`) and it keeps what it knows, which fine-tuning on few pairs takes from it.
+    and layer alike. The layers are those of the option, whatever `tasks.NAME.layer` says.
+
+    Made for encoders that already place similar texts side by side: freeze one (a phase of the scheduler `stages` with
+    `freeze: [encoder]`) and it keeps what it knows, which fine-tuning on few pairs takes from it.
     """
 
     sides = (2,)

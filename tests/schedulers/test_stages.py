@@ -156,6 +156,18 @@ def test_a_staged_run_resumes_bit_by_bit_before_at_and_after_the_change(files, t
     assert results[0] == results[1]
 
 
+def test_an_encoder_frozen_whole_runs_without_dropout_and_one_in_part_with_it(files):
+    model = prepare(staged(files)).model.train()
+    assert [module.training for module in (model.architecture, *model.heads)] == [True] * 4
+    model.freeze(("encoder",))
+    assert [module.training for module in (model.architecture, *model.heads)] == [False, True, True, True]
+    model.eval()
+    model.train()  # as after an evaluation
+    assert not model.architecture.encoder.training and model.heads[0].training
+    model.freeze(("embeddings",))
+    assert model.architecture.encoder.training
+
+
 def test_a_part_that_the_model_does_not_have_is_refused(files):
     config = small_config(files, scheduler={"name": "stages", "phases": [{"freeze": ["layer.7"]}]})
     with pytest.raises(MtlError, match=r'phases.0.freeze: there is no part "layer.7" with anything to learn'):
