@@ -167,6 +167,9 @@ def prepare(
         else:
             encoder = load_encoder(encoder_from, weights=False)
     check_length(encoder, config.encoder.max_length)
+    if device.type == "cpu" and precision == "bf16":
+        # torch's fused attention has a slow backward pass there (benchmarks/attention.py)
+        encoder.model.set_attn_implementation("eager")
     tokenizer = Tokenizer(encoder.tokenizer, config.encoder.max_length)
     encoded = {
         (task.task.name, name): encode_split(split, tokenizer, config.tasks[task.task.name].encoding or "single", cache)

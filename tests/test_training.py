@@ -235,6 +235,23 @@ def _only(files: Path, tasks: dict, steps: dict, **sections) -> Config:
     return resolve([Layer({**small_values(files), "tasks": tasks, "training": steps, **sections})])
 
 
+BF16_HERE = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@pytest.mark.parametrize(
+    "precision", ["fp32", pytest.param("bf16", marks=pytest.mark.skipif(not BF16_HERE, reason="this CPU has no bf16"))]
+)
+def test_attention_is_in_plain_operations_only_in_bf16_on_a_cpu_and_the_folder_knows_nothing_of_it(
+    files, tmp_path, precision
+):
+    prepared = prepare(small_config(files, training={"steps": 1, "precision": precision}))
+    chosen = prepared.model.architecture.encoder.config._attn_implementation
+    assert (chosen == "eager") == (precision == "bf16")
+    list(train(prepared, tmp_path / "run"))
+    assert "attn" not in (tmp_path / "run" / "encoder" / "config.json").read_text().replace("attention", "")
+    assert load_run(tmp_path / "run")[0].model.architecture.encoder.config._attn_implementation == "sdpa"
+
+
 def test_a_head_starts_from_the_same_weights_whatever_other_tasks_there_are(files):
     alone = prepare(_only(files, {"same": small_config(files).plain()["tasks"]["same"]}, {"steps": 2}))
     together = prepare(small_config(files))

@@ -1,0 +1,63 @@
+"""A step in bf16 on a CPU with transformers' attention in plain operations (`eager`), which a run takes there, against torch's own.
+
+    python benchmarks/attention.py --encoder minilm --data FOLDER --rounds 12
+
+The three tasks of step.py in training mode: once as they are, and once with SMART and its dropout off, whose passes have no dropout in
+the attention. `sdpa again` against `sdpa` shows how much is noise.
+
+Prediction: .95 with dropout, for which torch too takes plain operations, and .6 without, where it takes a fused kernel whose backward
+pass alone took 10 times as long as the plain one for 16 texts of 32 tokens (12.8 ms against 1.3). Results are in benchmarks/README.md.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from step import configuration
+
+from mtlcli.config import Choice
+from mtlcli.gradients import TaskLoss
+from mtlcli.preparing import Prepared, prepare
+
+
+def made(arguments: argparse.Namespace, attention: str, smart: bool) -> Prepared:
+    """A run in training mode with this attention."""
+    config = configuration(arguments, "equal")
+    config.training.precision = "bf16"
+    if smart:
+        config.regularizers = [Choice(name="smart", dropout="off")]  # type: ignore[call-arg]
+    run = prepare(config)
+    run.model.architecture.encoder.set_attn_implementation(attention)  # type: ignore[operator]
+    run.model.train()
+    return run
+
+
+def main() -> None:
+    """Runs the rounds and prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="tiny")
+    parser.add_argument("--data", default=None)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    for smart in (False, True):
+        variants = {name: made(arguments, name.split()[0], smart) for name in ("sdpa", "sdpa again", "eager")}
+        times: dict[str, list[float]] = {name: [] for name in variants}
+        source = variants["sdpa"].train
+        for number in range(arguments.rounds + 2):
+            batches = [TaskLoss(task, (one.next(),)) for task, one in enumerate(source)]
+            shift = number % len(variants)
+            for name in [*variants][shift:] + [*variants][:shift]:
+                start = time.perf_counter()
+                variants[name].engine.run(batches)
+                times[name].append(time.perf_counter() - start)
+        base = times["sdpa"][2:]
+        for name in ("sdpa again", "eager"):
+            ratio = statistics.median(a / b for a, b in zip(times[name][2:], base, strict=True))
+            print(f"{'SMART, dropout off' if smart else 'plain':18}  {name:10} / sdpa {ratio:.3f}")
+
+
+if __name__ == "__main__":
+    main()
