@@ -17,7 +17,8 @@ class PairCompare(Head):
     """Hidden layers on how the two encodings of a pair compare, so that swapping the texts changes nothing.
 
     From each layer named, a and b are the means over the tokens, scaled to length sqrt(dim), and the head reads a * b, |a - b|
-    (as Tree-LSTM does, second hand: the paper was not at hand) and a + b, which is ours: what a pair is about. The scale is ours too: it makes the numbers of every encoder
+    (as Tree-LSTM does; second hand: the paper was not at hand)
+    and a + b, which is ours: what a pair is about. The scale is ours too: it makes the numbers of every encoder
     and layer alike. The layers are those of the option, whatever `tasks.NAME.layer` says.
 
     Made for encoders that already place similar texts side by side: freeze one (a phase of the scheduler `stages` with
