@@ -6,7 +6,8 @@ The three tasks of step.py in training mode: once as they are, and once with SMA
 the attention. `sdpa again` against `sdpa` shows how much is noise.
 
 There was no prediction: the numbers came first, from a script without the control. With dropout torch too takes plain
-operations; without, a fused kernel whose backward pass took 10 times as long for 16 texts of 32 tokens (12.8 ms against 1.3). Results are in benchmarks/README.md.
+operations; without, a fused kernel whose backward pass took 10 times as long for 16 texts of 32 tokens (12.8 ms against 1.3).
+Results are in benchmarks/README.md.
 """
 
 import argparse
