@@ -161,6 +161,11 @@ class TrainingConfig(_Strict):
         "auto", description="auto: bf16 autocast on GPUs that have it, else fp32"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    feature_memory: float = Field(
+        2.0,
+        ge=0,
+        description="GB of hidden states kept while the encoder is frozen, so that it reads every text once; 0: none",
+    )
     on_nan: Literal["stop", "skip"] = Field(
         "stop", description="when a loss or gradient is not finite: stop, or skip the step and count"
     )

@@ -12,6 +12,7 @@ from mtlcli.config import TaskConfig
 from mtlcli.data.batching import Batch, by_length, collate
 from mtlcli.data.encoding import Encoded
 from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.features import Features
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.bootstrap import Estimate, estimate
 from mtlcli.model import MultiTaskModel
@@ -30,9 +31,11 @@ class Predicted:
 
 
 def predict_rows(
-    model: MultiTaskModel, task: int, encoded: Encoded, device: torch.device, autocast: AbstractContextManager[object]
-) -> Predicted:
-    """Runs a task's head over all rows, longest first, dropout off; the model is left in the mode it was in."""
+    model: MultiTaskModel, task: int, encoded: Encoded, device: torch.device, autocast: AbstractContextManager[object],
+    features: Features | None = None,
+) -> Predicted:  # fmt: skip
+    """Runs a task's head over all rows, longest first, dropout off; the model is left in the mode it was in. `features` of
+    these rows take the place of the encoder."""
     n = len(encoded)
     values: np.ndarray | None = None
     probabilities: np.ndarray | None = None
@@ -40,7 +43,8 @@ def predict_rows(
     with _evaluating(model), torch.inference_mode(), autocast:
         for rows in by_length(encoded.lengths()):
             batch = collate(encoded, task, rows).to(device)
-            output = model(task, batch)
+            hidden = model.hidden(task, model.inputs(task, batch)) if features is None else features.hidden(batch)
+            output = model.output(task, batch.sides, hidden, batch.mask)
             decoded = model.head(task).decode(output)
             found = decoded.values.cpu().numpy()
             values = np.empty(n, dtype=found.dtype) if values is None else values

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mtlcli.architectures.base import Hidden
 from mtlcli.balancers.base import Balancer, BatchLosses
 from mtlcli.data.batching import Batch
+from mtlcli.features import Features
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.model import MultiTaskModel
 from mtlcli.randomness import random_states, replayed
@@ -59,7 +61,8 @@ class Combined:
 class StepEngine:
     """Computes the gradient of one step into `.grad` of every parameter that the step's tasks touch; None elsewhere.
 
-    The flat buffer of rows, `max_tasks` x (shared parameters) float32, is made at the first step that needs it.
+    The flat buffer of rows, `max_tasks` x (shared parameters) float32, is made at the first step that needs it. `features` by task
+    take the place of the encoder for training batches.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class StepEngine:
         granularity = "whole" if gradient_regularizer is None else gradient_regularizer.granularity
         self.blocks = [] if granularity == "whole" else blocks(model, granularity)
         self.rows: Tensor | None = None
+        self.features: Mapping[int, Features] = {}
         self._views: list[list[Tensor]] = []
         self._row: int | None = None
         self._touched: set[int] = set()
@@ -125,7 +129,8 @@ class StepEngine:
             for batch, (state, history) in zip(one.batches, states, strict=True):
                 head = self.model.head(one.task)
                 with replayed(state, batch.tokens.device), self.autocast, _with_buffers(head, history):
-                    total += self.model.losses(one.task, self.model(one.task, batch), batch).sum()
+                    output = self.model.output(one.task, batch.sides, self._hidden(one.task, batch), batch.mask)
+                    total += self.model.losses(one.task, output, batch).sum()
             found.append(total / one.count)
         return torch.stack(found)
 
@@ -219,7 +224,7 @@ class StepEngine:
             if again:
                 self._states[-1].append((states, {name: value.clone() for name, value in head.named_buffers()}))
             with self.autocast:
-                hidden = self.model.hidden(one.task, self.model.inputs(one.task, batch))
+                hidden = self._hidden(one.task, batch)
                 output = self.model.output(one.task, batch.sides, hidden, batch.mask)
                 losses = self.model.losses(one.task, output, batch)
                 loss = losses.sum() / count
@@ -232,6 +237,10 @@ class StepEngine:
                 head.observe(output.detach(), batch.targets)
             loss_sum, total_sum = loss_sum + loss.detach(), total_sum + total.detach()
         return loss_sum, total_sum
+
+    def _hidden(self, task: int, batch: Batch) -> Hidden:
+        kept = self.features.get(task)
+        return self.model.hidden(task, self.model.inputs(task, batch)) if kept is None else kept.hidden(batch)
 
     def _mixed(self, task: int, batch: Batch, output: Tensor, losses: Tensor) -> Tensor:
         """The losses (n,) that the balancer puts in the place of the batch's own."""

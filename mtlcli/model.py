@@ -62,9 +62,18 @@ class MultiTaskModel(nn.Module):
     def train(self, mode: bool = True) -> "MultiTaskModel":
         """Training mode, in which an encoder that is frozen whole gives the features it gives in use: without dropout."""
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.architecture.parameters()):
+        if self.stands_still:
             self.architecture.eval()
         return self
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether nothing before the heads learns, so that a text's features stay what they are."""
+        return not any(parameter.requires_grad for parameter in self.architecture.parameters())
+
+    def learns(self, task: int) -> bool:
+        """Whether anything that this task uses can learn."""
+        return not self.stands_still or any(p.requires_grad for p in self.heads[task].parameters())
 
     def _is_part(self, name: str, part: str) -> bool:
         if part in self.names:

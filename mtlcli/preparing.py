@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from mtlcli.encoders.base import EncoderFacts
 from mtlcli.encoders.resolving import LoadedEncoder, check_length, encoder_folder, load_encoder
 from mtlcli.errors import MtlError
 from mtlcli.evaluation import Selection, chosen_metrics, make_metrics, make_selection
+from mtlcli.features import Kept
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.gradients import StepEngine, blocks
 from mtlcli.heads.base import Composition, Head
@@ -68,6 +69,10 @@ class Prepared:
     first_step: int
     started_from: tuple[str, ...] = ()
     """What was taken over from the run that `init` names, and what starts anew, in sentences."""
+    kept: Kept = field(default_factory=Kept)
+
+    def __post_init__(self) -> None:
+        self.engine.features = self.kept.train
 
     @cached_property
     def plan(self) -> Plan:

@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -13,6 +14,7 @@ from mtlcli.devices import not_enough_memory
 from mtlcli.errors import MtlError
 from mtlcli.evaluation import loss_on, probabilities_of
 from mtlcli.events import Stepped
+from mtlcli.features import keep, size_of
 from mtlcli.gradients import Combined, TaskLoss
 from mtlcli.news import EpochNews, ProbeNews, StepNews
 from mtlcli.optimization import Plateau, clip_gradients, rate_factor, set_rates
@@ -25,12 +27,11 @@ SKIPS_IN_A_ROW = 10
 """Steps that `on_nan: skip` may leave out one after the other before the run stops."""
 
 
-def take_step(run: Prepared, folder: Path, progress: Progress, log: TextIO) -> Stepped:
-    """One optimizer update."""
+def take_step(run: Prepared, progress: Progress, log: TextIO) -> Stepped:
+    """One optimizer update, after `enter_phase`."""
     plan, names = run.plan, run.model.names
     position = Position(progress.step, plan.steps, plan.steps_per_epoch)
     phase = run.scheduler.phase(position)
-    _enter(run, folder, progress, phase)
     visits = run.scheduler.visits(position)
     step = _chosen(run, visits, position) if run.scheduler.chooses_rows else [_next(run, visit) for visit in visits]
     try:
@@ -69,16 +70,45 @@ def take_step(run: Prepared, folder: Path, progress: Progress, log: TextIO) -> S
     return stepped
 
 
-def _enter(run: Prepared, folder: Path, progress: Progress, phase: Phase) -> None:
-    """Freezes what the phase freezes; at its first step, starts the optimizer's averages and the rate's plateau anew, from the
-    weights it asks for."""
-    run.model.freeze(phase.frozen)
-    if progress.step != phase.start or phase.start == 0:
+def enter_phase(run: Prepared, folder: Path, progress: Progress) -> Iterator[str]:
+    """At the first step of a phase, and of a run that goes on within one: freezes what the phase freezes; starts the optimizer's
+    averages and the rate's plateau anew, from the weights it asks for; keeps what a frozen encoder makes of the texts. Yields
+    what is worth a line, before the work it speaks of."""
+    phase = run.scheduler.phase(Position(progress.step, run.plan.steps, run.plan.steps_per_epoch))
+    if run.kept.phase == phase.start:
         return
-    run.optimizer.state.clear()
-    progress.plateau = Plateau()
-    if phase.weights == "best" and progress.best_step is not None:
-        run.model.load_state_dict(best_checkpoint(folder, progress.best_step).tensors("model"))
+    run.kept.forget(phase.start)
+    run.model.freeze(phase.frozen)
+    if progress.step == phase.start > 0:
+        run.optimizer.state.clear()
+        progress.plateau = Plateau()
+        if phase.weights == "best" and progress.best_step is not None:
+            run.model.load_state_dict(best_checkpoint(folder, progress.best_step).tensors("model"))
+    if run.model.stands_still:
+        yield from _keep_features(run, phase)
+
+
+def _keep_features(run: Prepared, phase: Phase) -> Iterator[str]:
+    """The features of every task whose rows the run sees twice or more, as long as there is room for them."""
+    limit = run.config.training.feature_memory * 1e9
+    room = limit
+    for task, planned in enumerate(run.plan.tasks):
+        if planned.passes < 2 or limit == 0 or (phase.tasks is not None and task not in phase.tasks):
+            continue
+        splits = [one for one in (run.train[task].encoded, run.dev.get(planned.name)) if one is not None]
+        size = sum(size_of(run.model, task, one, run.device, run.autocast) for one in splits)
+        texts = sum(len(one) * len(one.sides) for one in splits)
+        if size > room:
+            yield (
+                f"{planned.name}: the encoder is frozen, but what it makes of {texts:,} texts takes {size / 1e9:.1f} GB, and "
+                f"{room / 1e9:.1f} of training.feature_memory={limit / 1e9:g} are left: it reads them anew in every pass"
+            )
+            continue
+        room -= size
+        yield f"{planned.name}: the encoder is frozen: reading {texts:,} texts once ({size / 1e9:.1f} GB)"
+        run.kept.train[task], *dev = (keep(run.model, task, one, run.device, run.autocast) for one in splits)
+        if dev:
+            run.kept.dev[task] = dev[0]
 
 
 def _next(run: Prepared, visit: Visit) -> TaskLoss:

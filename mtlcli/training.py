@@ -20,6 +20,7 @@ from mtlcli.checkpoint import Checkpoint
 from mtlcli.errors import MtlError
 from mtlcli.evaluation import Predicted, measure, predict_rows
 from mtlcli.events import Evaluated, Event, Finished, Notice, Saved, Started
+from mtlcli.features import Features
 from mtlcli.metrics.bootstrap import Estimate
 from mtlcli.news import EvaluationNews
 from mtlcli.optimization import Plateau
@@ -27,7 +28,7 @@ from mtlcli.preparing import Prepared
 from mtlcli.progress import Progress, best_checkpoint
 from mtlcli.recipes import dump
 from mtlcli.run_log import open_metrics, plain_results, write_line, write_predictions
-from mtlcli.stepping import end_epoch, take_step
+from mtlcli.stepping import end_epoch, enter_phase, take_step
 
 
 def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -100,7 +101,10 @@ def train(
     model.train()
     try:
         while progress.step < plan.steps:
-            stepped = take_step(run, folder, progress, log)
+            for text in enter_phase(run, folder, progress):
+                tell(text)
+                yield Notice(text)
+            stepped = take_step(run, progress, log)
             yield stepped
             step = progress.step
             progress.seconds = time.monotonic() - started
@@ -149,7 +153,7 @@ def train(
 def _evaluate(run: Prepared, progress: Progress, log: TextIO) -> Evaluated:
     """Every task that has dev rows; tells the plugins, keeps the best score and follows the loss for the learning rate."""
     metrics, losses = {}, {}
-    for name, predicted in _predict_dev(run).items():
+    for name, predicted in _predict_dev(run, run.kept.dev).items():
         index = run.model.names.index(name)
         targets = run.tasks[index].splits["dev"].targets
         metrics[name] = {key: one.value for key, one in measure(run.metrics[name], predicted, targets, 0).items()}
@@ -177,11 +181,12 @@ def _evaluate(run: Prepared, progress: Progress, log: TextIO) -> Evaluated:
     return Evaluated(progress.step, epoch, metrics, losses, score, is_best)
 
 
-def _predict_dev(run: Prepared) -> dict[str, Predicted]:
-    return {
-        name: predict_rows(run.model, run.model.names.index(name), encoded, run.device, run.autocast)
-        for name, encoded in run.dev.items()
-    }
+def _predict_dev(run: Prepared, features: Mapping[int, Features]) -> dict[str, Predicted]:
+    found = {}
+    for name, encoded in run.dev.items():
+        task = run.model.names.index(name)
+        found[name] = predict_rows(run.model, task, encoded, run.device, run.autocast, features.get(task))
+    return found
 
 
 def _save(run: Prepared, folder: Path, progress: Progress) -> Path:
@@ -262,7 +267,7 @@ def _finish(run: Prepared, folder: Path, progress: Progress, why: str) -> dict[s
     ended = replace(progress, step=progress.step if best is None else best)
     _export(run, folder, ended)
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for name, predicted in _predict_dev(run).items():
+    for name, predicted in _predict_dev(run, {}).items():
         index = run.model.names.index(name)
         split = run.tasks[index].splits["dev"]
         results[name] = {"dev": measure(run.metrics[name], predicted, split.targets, 1000)}

@@ -16,7 +16,7 @@ from mtlcli.combining import FAMILIES, NEUTRAL, Pair, pairs
 from mtlcli.errors import MtlError
 from mtlcli.preparing import check_combination, prepare
 from mtlcli.progress import Progress
-from mtlcli.stepping import take_step
+from mtlcli.stepping import enter_phase, take_step
 from mtlcli.training import train
 from small import small_config, write_files
 
@@ -110,7 +110,8 @@ def test_two_steps_of_every_allowed_pair(files, teacher, tmp_path, scheduler):
         prepared = prepare(small_config(files, training=training, **sections(run, teacher)))
         progress, log = Progress(cursors=[0, 0, 0]), io.StringIO()
         before = [parameter.clone() for parameter in prepared.model.parameters()]
-        steps = [take_step(prepared, tmp_path, progress, log) for _ in range(2)]
+        assert not list(enter_phase(prepared, tmp_path, progress))
+        steps = [take_step(prepared, progress, log) for _ in range(2)]
         assert not any(step.skipped for step in steps), run
         assert all(math.isfinite(step.gradient_norm) for step in steps), run
         after = prepared.model.parameters()

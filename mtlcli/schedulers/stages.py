@@ -91,12 +91,18 @@ class Stages(Scheduler):
         self.step: torch.Tensor
 
     def begin(self, start: Start) -> None:
-        """Refuses frozen parts that the model does not have."""
+        """Refuses frozen parts that the model does not have, and those that leave a task of the phase nothing to learn."""
+        model = start.model
         for number, (stage, scheduler) in enumerate(zip(self.stages, self._schedulers(), strict=True)):
             try:
-                start.model.freeze(tuple(stage.freeze))
+                model.freeze(tuple(stage.freeze))
             except MtlError as error:
                 raise MtlError(*(f"scheduler.phases.{number}.{line}" for line in error.lines)) from error
+            if idle := [model.names[task] for task in self.members[number] if not model.learns(task)]:
+                raise MtlError(
+                    f"scheduler.phases.{number}.freeze: leaves {', '.join(idle)} nothing that learns; freeze less, give it a "
+                    "head that learns, or leave it out of the tasks of this phase"
+                )
             scheduler.begin(start)
         start.model.freeze(())
 
@@ -122,8 +128,9 @@ class Stages(Scheduler):
         number, local = self._local(position)
         stage, inner = self.stages[number], self._at(number).phase(local)
         return Phase(
-            self.starts[number], self.ends[number][-1], stage.lr_factor * inner.lr, tuple(stage.freeze), stage.weights
-        )
+            self.starts[number], self.ends[number][-1], stage.lr_factor * inner.lr, tuple(stage.freeze), stage.weights,
+            tuple(self.members[number]),
+        )  # fmt: skip
 
     def probe(self, position: Position) -> Probe | None:
         """What the phase's scheduler asks for."""

@@ -1,0 +1,88 @@
+"""A step on a frozen encoder with its features kept (training.feature_memory) against one that encodes the texts anew.
+
+    python benchmarks/frozen.py --encoder minilm --data FOLDER --rounds 20
+
+Quora as in examples/best/quora.yaml: two texts a row, 64 rows, the head `pair-compare`, bf16. Both variants take the same batches in
+every round; `anew again` against `anew` shows how much is noise. Keeping costs one pass over all texts, which is timed as well, on
+as many rows as the rounds take.
+
+Prediction, before it was written: a step .10 of the other (the head alone: 2304 x 512 weights on 64 rows), keeping a row .7 of a row
+in a step that encodes anew (no head, better batches); a run of 8 epochs then takes (.7 + 8 x .10) / 8 = .19 of its time.
+Results are in benchmarks/README.md.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mtlcli.data.batching import batches_per_pass
+from mtlcli.data.encoding import Encoded, Sequences
+from mtlcli.features import keep
+from mtlcli.gradients import TaskLoss
+from mtlcli.preparing import Prepared, prepare
+from mtlcli.recipes import Layer
+from mtlcli.resolution import resolve
+
+
+def made(arguments: argparse.Namespace) -> Prepared:
+    """A run whose encoder is frozen."""
+    head = {"name": "pair-compare", "layers": [-1, -2], "hidden": [512], "dropout": 0.4}
+    values = {
+        "tasks": {"quora": {"encoding": "bi", "head": head}},
+        "encoder": {"name": arguments.encoder},
+        "training": {"steps": 10_000, "batch_size": 64, "device": arguments.device, "precision": "bf16"},
+    }
+    values |= {"data": arguments.data} if arguments.data else {"sample": True}
+    run = prepare(resolve([Layer(values)]))
+    run.model.freeze(("encoder",))
+    run.model.train()
+    return run
+
+
+def some(encoded: Encoded, rows: int) -> Encoded:
+    """The first rows."""
+    sides = tuple(Sequences(one.tokens, one.starts[: rows + 1], one.types, one.truncated) for one in encoded.sides)
+    return replace(encoded, sides=sides, targets=None if encoded.targets is None else encoded.targets[:rows])
+
+
+def main() -> None:
+    """Runs the rounds and prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="tiny")
+    parser.add_argument("--data", default=None)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    run = made(arguments)
+    batches = run.train[0]
+    rounds = min(arguments.rounds, batches_per_pass(len(batches.encoded), 64))
+    kept = keep(run.model, 0, batches.encoded, run.device, run.autocast)
+    variants = {"anew": {}, "anew again": {}, "kept": {0: kept}}
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    passes: list[float] = []
+    part = some(batches.encoded, 64 * 8)
+    for number in range(rounds + 2):
+        step = [TaskLoss(0, (batches.next(),))]
+        shift = number % len(variants)
+        for name in [*variants][shift:] + [*variants][:shift]:
+            run.engine.features = variants[name]
+            start = time.perf_counter()
+            run.engine.run(step)
+            times[name].append(time.perf_counter() - start)
+        if number % 4 == 3:
+            start = time.perf_counter()
+            keep(run.model, 0, part, run.device, run.autocast)
+            passes.append((time.perf_counter() - start) / 8)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds")
+    base = np.array(times["anew"][2:])
+    for name in ("anew again", "kept"):
+        print(f"step: {name:10} / anew {statistics.median(np.array(times[name][2:]) / base):.3f}")
+    print(f"keeping 64 rows / a step anew on 64 rows {statistics.median(passes) / statistics.median(base):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Hidden states of texts whose encoder stands still: made once, read in every pass.
+
+    at the first visit of a task in a phase that freezes the encoder whole (stepping):
+        keep(task, encoded): every text through the encoder once, without dropout, in batches of similar length
+    from then on: hidden(batch) gathers its states from one flat array a layer
+
+The batches in which texts are encoded depend on the lengths of all texts of a split and on nothing else, so that a run that was
+interrupted and resumed reads the same numbers.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtlcli.architectures.base import Hidden
+from mtlcli.data.batching import Batch, by_length, collate
+from mtlcli.data.encoding import Encoded
+from mtlcli.model import MultiTaskModel
+
+LAST = "last"
+"""The key of the last hidden state, which an architecture may give apart from the numbered ones."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Hidden states of the texts of one split, flat: those of text (side, row) are rows `starts[side, row]` onwards.
+
+    starts (sides, n) int64; states has (tokens of all texts, dim) by the number of the hidden state, embeddings 0, and by
+    "last"; `count` is how many hidden states the encoder has, 0 where only the last one is read.
+    """
+
+    starts: Tensor
+    states: dict[int | str, Tensor]
+    count: int
+
+    def hidden(self, batch: Batch) -> Hidden:
+        """What the encoder would give for the batch (sides * n, length, dim), except behind the end of a text, where masks
+        are False and states are those of any other text."""
+        last = self.states[LAST]
+        length = batch.tokens.shape[1]
+        rows = torch.from_numpy(batch.rows).to(last.device)
+        positions = self.starts[:, rows].reshape(-1, 1) + torch.arange(length, device=last.device)
+        positions.clamp_(max=len(last) - 1)
+        found = {
+            key: nn.functional.embedding(positions, states)
+            for key, states in self.states.items()
+            if key == LAST or states is not last
+        }
+        absent = found[LAST].new_empty(len(positions), 0, 0)
+        layers = tuple(
+            found[LAST] if self.states.get(number) is last else found.get(number, absent)
+            for number in range(self.count)
+        )
+        return Hidden(found[LAST], layers)
+
+
+@dataclass
+class Kept:
+    """What a run holds of its present phase, by task: features of training and of dev rows. `phase` is the step the phase
+    began at, None before the first."""
+
+    phase: int | None = None
+    train: dict[int, Features] = field(default_factory=dict)
+    dev: dict[int, Features] = field(default_factory=dict)
+
+    def forget(self, phase: int) -> None:
+        """Another phase begins."""
+        self.phase = phase
+        self.train.clear()
+        self.dev.clear()
+
+
+def layers_read(model: MultiTaskModel, task: int) -> tuple[int, ...] | None:
+    """Hidden states that a task's head reads besides the last one, as it names them; None where it may read all."""
+    head, layer = model.head(task), model.layer_of(task)
+    own = () if layer == -1 else (layer,)
+    if not head.all_layers:
+        return own
+    return (*own, *head.further_layers) if head.further_layers else None
+
+
+@torch.no_grad()
+def encode_rows(
+    model: MultiTaskModel, task: int, encoded: Encoded, rows: np.ndarray, device: torch.device,
+    autocast: AbstractContextManager[object],
+) -> tuple[Batch, dict[int | str, Tensor], int]:  # fmt: skip
+    """The rows as a batch, its hidden states that the task's head reads, each once, and how many the encoder has."""
+    batch = collate(encoded, task, rows).to(device)
+    with autocast:
+        hidden = model.hidden(task, model.inputs(task, batch))
+    wanted, count = layers_read(model, task), len(hidden.layers)
+    numbers = range(count) if wanted is None else sorted({layer % count for layer in wanted})
+    states: dict[int | str, Tensor] = {LAST: hidden.last}
+    for number in numbers:
+        same = hidden.layers[number].data_ptr() == hidden.last.data_ptr()
+        states[number] = hidden.last if same else hidden.layers[number]
+    return batch, states, count
+
+
+def size_of(
+    model: MultiTaskModel, task: int, encoded: Encoded, device: torch.device, autocast: AbstractContextManager[object]
+) -> int:
+    """Bytes that the hidden states of a split will take."""
+    shortest = np.argsort(encoded.lengths())[:1]
+    _, states, _ = encode_rows(model, task, encoded, shortest, device, autocast)
+    tokens = sum(int(side.starts[-1]) for side in encoded.sides)
+    once = {id(state): state.shape[-1] * state.element_size() for state in states.values()}
+    return tokens * sum(once.values())
+
+
+@torch.no_grad()
+def keep(
+    model: MultiTaskModel, task: int, encoded: Encoded, device: torch.device, autocast: AbstractContextManager[object]
+) -> Features:
+    """Encodes every text of a split once. The encoder has to be in evaluation mode."""
+    sizes = [int(side.starts[-1]) for side in encoded.sides]
+    offsets = np.cumsum([0, *sizes[:-1]])
+    starts = np.stack([side.starts[:-1] + offset for side, offset in zip(encoded.sides, offsets, strict=True)])
+    kept: dict[int | str, Tensor] = {}
+    count = 0
+    for rows in by_length(encoded.lengths()):
+        batch, states, count = encode_rows(model, task, encoded, rows, device, autocast)
+        mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
+        first = torch.from_numpy(starts[:, rows].reshape(-1, 1)).to(device)
+        places = (first + torch.arange(mask.shape[1], device=device))[mask]
+        for key, state in states.items():
+            if key not in kept:
+                shared = key != LAST and state is states[LAST]
+                kept[key] = kept[LAST] if shared else state.new_empty(sum(sizes), state.shape[-1])
+            if key == LAST or state is not states[LAST]:
+                kept[key][places] = state[mask]
+    return Features(torch.from_numpy(starts).to(device), kept, count)

@@ -1,0 +1,192 @@
+"""What a frozen encoder makes of texts is made once and read in every pass; runs come out as they do without."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mtlcli.config import Config
+from mtlcli.data.batching import by_length, collate
+from mtlcli.errors import MtlError
+from mtlcli.events import Notice, Stepped
+from mtlcli.features import keep, layers_read, size_of
+from mtlcli.preparing import Prepared, prepare
+from mtlcli.training import open_folder, train
+from small import small_config, write_files
+
+HEADS = {
+    "tone": {"layer": -2},
+    "same": {"encoding": "bi", "head": {"name": "pair-compare", "layers": [-1, 1], "hidden": [8]}},
+    "near": {"encoding": "cross", "head": {"name": "linear"}},
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_files(tmp_path / "data")
+
+
+def frozen(files: Path, *, epochs: int = 3, memory: float = 2.0, freeze=("encoder",), more=(), **phase) -> Config:
+    """The small run with tasks that read their encodings in different ways, and a phase that freezes."""
+    phases = [*more, {"epochs": epochs, "freeze": list(freeze), **phase}]
+    config = small_config(
+        files, scheduler={"name": "stages", "phases": phases},
+        training={"steps": None, "steps_per_epoch": None, "batch_size": 8, "device": "cpu", "feature_memory": memory},
+    )  # fmt: skip
+    plain = config.plain()
+    for name, section in HEADS.items():
+        plain["tasks"][name] |= section
+    return Config.model_validate(plain)
+
+
+def encoder_passes(prepared: Prepared) -> list[int]:
+    """Counts the encoder's passes from now on, in the one item of the list."""
+    found = [0]
+    prepared.model.architecture.encoder.register_forward_hook(lambda *_: found.__setitem__(0, found[0] + 1))
+    return found
+
+
+def run(config: Config, folder: Path, *, stop_after: int | None = None, resume: bool = False):
+    """The prepared run, its events, and how many passes of the encoder there were after each step."""
+    found = open_folder(folder, resume=resume, overwrite=False)
+    prepared = prepare(config, encoder_from=found.folder / "encoder" if found else None)
+    count, events, passes = encoder_passes(prepared), [], []
+    for event in train(prepared, folder, resume_from=found, stop=lambda: len(passes) == stop_after):
+        events.append(event)
+        if isinstance(event, Stepped):
+            passes.append(count[0])
+    return prepared, events, passes
+
+
+def steps(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def numbers(line: dict) -> dict[str, float]:
+    return {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
+
+
+def notices(events) -> list[str]:
+    return [event.text for event in events if isinstance(event, Notice)]
+
+
+def test_kept_states_are_the_encoders_for_any_batch(files):
+    prepared = prepare(frozen(files))
+    model = prepared.model
+    model.freeze(("encoder",))
+    model.train()
+    for task, name in enumerate(model.names):
+        encoded = prepared.train[task].encoded
+        kept = keep(model, task, encoded, prepared.device, prepared.autocast)
+        for rows in (np.array([3, 0, 11]), np.array([7]), by_length(encoded.lengths())[0]):
+            batch = collate(encoded, task, rows)
+            expected, found = model.hidden(task, model.inputs(task, batch)), kept.hidden(batch)
+            real = batch.mask if batch.mask is not None else torch.ones_like(batch.tokens, dtype=torch.bool)
+            torch.testing.assert_close(found.last[real], expected.last[real])
+            assert len(found.layers) == len(expected.layers), name
+            for layer in layers_read(model, task):
+                torch.testing.assert_close(found.layers[layer][real], expected.layers[layer][real])
+            torch.testing.assert_close(
+                model.eval().output(task, batch.sides, found, batch.mask),
+                model.output(task, batch.sides, expected, batch.mask),
+            )
+            model.train()
+
+
+def test_a_head_that_may_read_every_layer_gets_every_layer(files):
+    prepared = prepare(frozen(files))
+    prepared.model.freeze(("encoder",))
+    task = prepared.model.names.index("same")
+    prepared.model.head(task).further_layers = ()
+    assert layers_read(prepared.model, task) is None
+    encoded = prepared.train[task].encoded
+    kept = keep(prepared.model.train(), task, encoded, prepared.device, prepared.autocast)
+    assert [len(one) for one in kept.hidden(collate(encoded, task, np.array([1, 2]))).layers] == [4, 4, 4]
+
+
+def test_the_size_is_known_before(files):
+    prepared = prepare(frozen(files))
+    prepared.model.freeze(("encoder",))
+    for task in range(3):
+        encoded = prepared.train[task].encoded
+        kept = keep(prepared.model, task, encoded, prepared.device, prepared.autocast)
+        held = {one.data_ptr(): one.numel() * one.element_size() for one in kept.states.values()}
+        assert size_of(prepared.model, task, encoded, prepared.device, prepared.autocast) == sum(held.values())
+
+
+def test_a_run_comes_out_the_same_and_reads_every_text_once(files, tmp_path):
+    with_, events, passes = run(frozen(files), tmp_path / "with")
+    without, silent, anew = run(frozen(files, memory=0), tmp_path / "without")
+    assert [text.split(":")[0] for text in notices(events)] == ["tone", "same", "near"] and not notices(silent)
+    assert set(passes) == {passes[0]}, "no pass after the first step's preparation, not even for dev"
+    assert anew[-1] > anew[0]
+    for one, other in zip(steps(tmp_path / "with"), steps(tmp_path / "without"), strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), rel=1e-4, abs=1e-6, nan_ok=True)
+    for (name, a), b in zip(with_.model.state_dict().items(), without.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("stop_after", [2, 9])
+def test_a_run_goes_on_bit_by_bit(files, tmp_path, stop_after):
+    whole, _, _ = run(frozen(files), tmp_path / "whole")
+    run(frozen(files), tmp_path / "parts", stop_after=stop_after)
+    parts, events, _ = run(frozen(files), tmp_path / "parts", resume=True)
+    assert sum("frozen" in text for text in notices(events)) == 3
+    assert steps(tmp_path / "parts") == steps(tmp_path / "whole")
+    for (name, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True):
+        assert a.equal(b), name
+
+
+def test_what_does_not_fit_is_read_anew_and_said(files, tmp_path):
+    prepared, events, passes = run(frozen(files, memory=1e-4), tmp_path / "run")
+    said = notices(events)
+    assert len(said) == 3 and any("training.feature_memory" in text for text in said), said
+    assert passes[-1] > passes[0]
+    assert len(prepared.kept.train) == sum("once" in text for text in said) < 3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"freeze": ["embeddings", "layer.0"]}, {"freeze": ["heads"]}, {"epochs": 1}, {"steps": 3, "epochs": None}],
+    ids=["parts of it", "the heads", "one pass", "a few steps"],
+)
+def test_nothing_is_kept_where_it_would_not_pay_or_not_be_true(files, tmp_path, config):
+    prepared, events, _ = run(frozen(files, **config), tmp_path / "run")
+    assert not notices(events) and not prepared.kept.train and not prepared.kept.dev
+
+
+def test_a_phase_keeps_its_own_tasks_features_of_the_weights_it_starts_from(files, tmp_path):
+    before = {"tasks": ["tone"], "epochs": 2, "lr_factor": 3}
+    config = frozen(files, more=[before], tasks=["same"], weights="best", epochs=2)
+    prepared = prepare(config)
+    for event in train(prepared, tmp_path / "run", stop=lambda: bool(prepared.kept.train)):
+        if isinstance(event, Stepped) and event.step < 10:
+            assert not prepared.kept.train
+    assert list(prepared.kept.train) == list(prepared.kept.dev) == [prepared.model.names.index("same")]
+    task = prepared.model.names.index("same")
+    batch = prepared.train[task].longest()
+    found = prepared.kept.train[task].hidden(batch).last
+    expected = prepared.model.hidden(task, prepared.model.inputs(task, batch)).last
+    real = batch.mask if batch.mask is not None else torch.ones_like(batch.tokens, dtype=torch.bool)
+    torch.testing.assert_close(found[real], expected[real])
+
+
+def test_the_encoder_learns_again_in_the_next_phase(files, tmp_path):
+    first = {"epochs": 2, "freeze": ["encoder"]}
+    config = frozen(files, more=[first], freeze=[], epochs=1)
+    prepared, events, passes = run(config, tmp_path / "run")
+    assert len(notices(events)) == 3 and not prepared.kept.train
+    half = len(passes) * 2 // 3
+    assert passes[half - 1] == passes[0] and passes[-1] > passes[half]
+
+
+def test_a_task_with_nothing_to_learn_is_refused(files):
+    plain = frozen(files).plain()
+    plain["tasks"]["near"] |= {"encoding": "bi", "head": {"name": "cosine"}}
+    with pytest.raises(MtlError, match=r"scheduler\.phases\.0\.freeze: leaves near nothing that learns; .* leave it out"):
+        prepare(Config.model_validate(plain))
+    plain["scheduler"]["phases"][0]["tasks"] = ["tone", "same"]
+    prepare(Config.model_validate(plain))
