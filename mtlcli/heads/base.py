@@ -75,8 +75,8 @@ class Head(nn.Module, ABC):
 
     A plugin's constructor takes `HeadFacts` and keyword-only options. `sides` says how many encodings of a row it can
     read; `layer` names a hidden layer of its own (None: the run's), `all_layers` asks for all of them, `further_layers` says
-    which of those it reads, so that an encoder without them is refused before step 1; `composition` asks for training batches
-    of a certain make (None: any rows of similar length).
+    which of those it reads (empty: maybe all), so that an encoder without them is refused before step 1, and only these are
+    kept of a frozen one; `composition` asks for training batches of a certain make (None: any rows of similar length).
     """
 
     sides: ClassVar[tuple[int, ...]] = (1,)

@@ -1,4 +1,4 @@
-"""Pair head on compared encodings: Tai, Socher and Manning (Tree-LSTM), ACL 2015, arXiv:1503.00075, cited from memory."""
+"""Pair head on compared encodings: Tai, Socher and Manning (Tree-LSTM), ACL 2015, arXiv:1503.00075, after its public reimplementations."""
 
 import math
 from typing import Annotated
@@ -17,9 +17,9 @@ class PairCompare(Head):
     """Hidden layers on how the two encodings of a pair compare, so that swapping the texts changes nothing.
 
     From each layer named, a and b are the means over the tokens, scaled to length sqrt(dim), and the head reads a * b, |a - b|
-    (as Tree-LSTM does; second hand: the paper was not at hand)
-    and a + b, which is ours: what a pair is about. The scale is ours too: it makes the numbers of every encoder
-    and layer alike. The layers are those of the option, whatever `tasks.NAME.layer` says.
+    (as Tree-LSTM does in public reimplementations; the paper was not at hand) and a + b, which is ours: what a pair is about.
+    The scale is ours too: it makes the numbers of every encoder and layer alike. The layers are those of the option, whatever
+    `tasks.NAME.layer` says.
 
     Made for encoders that already place similar texts side by side: freeze one (a phase of the scheduler `stages` with
     `freeze: [encoder]`) and it keeps what it knows, which fine-tuning on few pairs takes from it.
