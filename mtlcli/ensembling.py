@@ -16,6 +16,7 @@ from typing import Any
 from mtlcli import __version__, registry
 from mtlcli.checkpoint import sha256
 from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.grouping import read_group
 from mtlcli.plugin import TaskFacts
 from mtlcli.run_folder import must_be_as_written, read_record, stored_facts
 
@@ -65,11 +66,13 @@ def read_member(folder: Path) -> Member:
 
 
 def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble:
-    """Looks at finished runs: for each task, those whose primary metric on dev is at least its threshold, where it has one.
+    """Looks at finished runs: for each task, those whose primary metric on dev is at least its threshold, where it has one. A
+    group of seeds stands for its runs.
 
     The metrics are those in the runs' results.json. Raises MtlError with everything that forbids it: fewer than two runs, one
     that is no whole run, tasks of one name that differ, a threshold that nobody reaches.
     """
+    folders = [run for folder in folders for run in (group.runs if (group := read_group(folder)) else (folder,))]
     if len(folders) < 2:
         raise MtlError(f"an ensemble needs two runs or more; found {one_of(map(str, folders))}")
     errors = [

@@ -13,6 +13,7 @@ from mtlcli.data.reading import FileSource
 from mtlcli.ensembling import FILE, check_place, choose, read, write
 from mtlcli.errors import MtlError
 from mtlcli.evaluation import Predicted
+from mtlcli.grouping import Group, write_group
 from mtlcli.prediction import find_readings, predict
 from mtlcli.predictor import average, in_order, look
 from trained import other, sentence, trained
@@ -155,6 +156,17 @@ def test_fewer_than_two_runs_and_one_named_twice_are_refused(runs):
     assert errors(runs[:1], {}) == (f"an ensemble needs two runs or more; found {runs[0]}",)
     again = runs[0].parent / "b" / ".." / "a"
     assert errors([*runs, again], {}) == (f"{again}: the run is named twice; name it once",)
+
+
+def test_a_group_of_seeds_stands_for_its_runs(tmp_path):
+    group = Group(tmp_path / "group", (1, 2))
+    for seed in group.seeds:
+        shutil.copytree(trained(), group.run(seed))
+    write_group(group)
+    alone = shutil.copytree(other(), tmp_path / "b")
+    assert [run.folder for run in choose([alone, group.folder], {}).runs] == [alone, *group.runs]
+    shutil.rmtree(group.run(2))
+    assert errors([group.folder, alone], {}) == (f"{group.run(2)}: there is no such run folder",)
 
 
 def test_an_ensemble_of_ensembles_is_refused_with_the_runs_to_name(runs, tmp_path):
