@@ -72,7 +72,7 @@ def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble
     The metrics are those in the runs' results.json. Raises MtlError with everything that forbids it: fewer than two runs, one
     that is no whole run, tasks of one name that differ, a threshold that nobody reaches.
     """
-    folders = [run for folder in folders for run in (group.runs if (group := read_group(folder)) else (folder,))]
+    folders = [run for folder in folders for run in _runs_of(folder)]
     if len(folders) < 2:
         raise MtlError(f"an ensemble needs two runs or more; found {one_of(map(str, folders))}")
     errors = [
@@ -110,6 +110,11 @@ def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble
     unused = [str(run.folder) for index, run in enumerate(runs) if not any(index in task.members for task in tasks)]
     notes += [f"{folder}: has a say in no task" for folder in unused]
     return Ensemble(tuple(runs), tuple(tasks), tuple(notes))
+
+
+def _runs_of(folder: Path) -> tuple[Path, ...]:
+    group = read_group(folder)
+    return (folder,) if group is None else group.runs
 
 
 def _choose(runs: Sequence[Member], name: str, threshold: float | None, notes: list[str]) -> Chosen:
