@@ -11,7 +11,7 @@ import numpy as np
 
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation import make_metrics
-from mtlcli.grouping import read_group
+from mtlcli.grouping import finished_group
 from mtlcli.judging import SPLITS
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.paired import Difference, holm, paired
@@ -162,16 +162,11 @@ def compare(
 
 
 def _side(folder: Path) -> Side:
-    group = read_group(folder)
+    group = finished_group(folder)
     if group is None:
         if not (folder / "predictions").is_dir():
             look(folder)  # says what else the folder is
         return Side(str(folder), (folder,))
-    if group.unfinished:
-        raise MtlError(
-            f"{folder}: {one_of(run.name for run in group.unfinished)} not finished; "
-            f"go on with: mtl train --resume --output {folder}"
-        )
     return Side(str(folder), group.runs, group.seeds)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from mtlcli import __version__, registry
 from mtlcli.checkpoint import sha256
 from mtlcli.errors import MtlError, one_of, suggest
-from mtlcli.grouping import read_group
+from mtlcli.grouping import finished_group
 from mtlcli.plugin import TaskFacts
 from mtlcli.run_folder import must_be_as_written, read_record, stored_facts
 
@@ -113,7 +113,7 @@ def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble
 
 
 def _runs_of(folder: Path) -> tuple[Path, ...]:
-    group = read_group(folder)
+    group = finished_group(folder)
     return (folder,) if group is None else group.runs
 
 

@@ -63,6 +63,17 @@ def read_group(folder: Path) -> Group | None:
         raise MtlError(f'{path}: damaged; it holds {{"format": {FORMAT}, "seeds": [1, 2, 3]}}') from error
 
 
+def finished_group(folder: Path) -> Group | None:
+    """The same, and MtlError for a group with runs that are not finished."""
+    group = read_group(folder)
+    if group is not None and group.unfinished:
+        raise MtlError(
+            f"{folder}: {one_of(run.name for run in group.unfinished)} not finished; "
+            f"go on with: mtl train --resume --output {folder}"
+        )
+    return group
+
+
 def write_group(group: Group) -> None:
     """Writes the list, and the results over all seeds once every run is finished."""
     group.folder.mkdir(parents=True, exist_ok=True)

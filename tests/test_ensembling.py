@@ -166,7 +166,9 @@ def test_a_group_of_seeds_stands_for_its_runs(tmp_path):
     alone = shutil.copytree(other(), tmp_path / "b")
     assert [run.folder for run in choose([alone, group.folder], {}).runs] == [alone, *group.runs]
     shutil.rmtree(group.run(2))
-    assert errors([group.folder, alone], {}) == (f"{group.run(2)}: there is no such run folder",)
+    assert errors([group.folder, alone], {}) == (
+        f"{group.folder}: seed-2 not finished; go on with: mtl train --resume --output {group.folder}",
+    )
 
 
 def test_an_ensemble_of_ensembles_is_refused_with_the_runs_to_name(runs, tmp_path):

@@ -186,7 +186,9 @@ def test_the_encoder_learns_again_in_the_next_phase(files, tmp_path):
 def test_a_task_with_nothing_to_learn_is_refused(files):
     plain = frozen(files).plain()
     plain["tasks"]["near"] |= {"encoding": "bi", "head": {"name": "cosine"}}
-    with pytest.raises(MtlError, match=r"scheduler\.phases\.0\.freeze: leaves near nothing that learns; .* leave it out"):
+    with pytest.raises(
+        MtlError, match=r"scheduler\.phases\.0\.freeze: leaves near nothing that learns; .* leave it out"
+    ):
         prepare(Config.model_validate(plain))
     plain["scheduler"]["phases"][0]["tasks"] = ["tone", "same"]
     prepare(Config.model_validate(plain))

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def ensemble(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="The run folders, or folders of seeds (--seeds); two runs or more.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="The run folders, or folders of seeds (--seeds); two runs or more."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The ensemble's folder.")],
     threshold: Annotated[
         list[str] | None,
