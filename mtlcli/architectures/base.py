@@ -56,7 +56,8 @@ class Architecture(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, task: int, inputs: Inputs) -> Hidden:
-        """Features of a batch of one task."""
+        """Features of a batch of one task. In evaluation mode they depend on each text and the weights alone: while nothing
+        here learns, a run keeps them."""
 
     def private_parameters(self, task: int) -> list[nn.Parameter]:
         """Parameters that only this task uses."""
