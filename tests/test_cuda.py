@@ -52,3 +52,13 @@ def test_a_run_ends_on_the_gpu_in_the_precision_it_chooses(files, tmp_path, meth
     assert run.precision == ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
     end = list(train(run, tmp_path / "run"))[-1]
     assert isinstance(end, Finished) and end.why == "finished"
+
+
+def test_what_a_frozen_encoder_makes_of_texts_stays_on_the_gpu(files, tmp_path):
+    phases = [{"epochs": 3, "freeze": ["encoder"], "tasks": ["tone", "same"]}]
+    training = {"device": "cuda", "precision": "fp32", "steps": None, "steps_per_epoch": None}
+    run = prepare(small_config(files, training=training, scheduler={"name": "stages", "phases": phases}))
+    end = list(train(run, tmp_path / "run"))[-1]
+    assert isinstance(end, Finished) and end.why == "finished"
+    assert len(run.kept.train) == 2
+    assert all(state.is_cuda for one in run.kept.train.values() for state in one.states.values())
