@@ -41,6 +41,7 @@ def configuration(arguments: argparse.Namespace, method: str) -> Config:
 
 def ours(run: Prepared) -> Callable[[list[TaskLoss]], None]:
     """The engine, clipping and the optimizer, as a training step has them."""
+    run.model.train()
 
     def step(batches: list[TaskLoss]) -> None:
         combined = run.engine.run(batches)
@@ -54,7 +55,7 @@ def ours(run: Prepared) -> Callable[[list[TaskLoss]], None]:
 
 def bare(run: Prepared) -> Callable[[list[TaskLoss]], None]:
     """The same model without the engine."""
-    model = copy.deepcopy(run.model)
+    model = copy.deepcopy(run.model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-8, fused=True)
 
     def step(batches: list[TaskLoss]) -> None:

@@ -66,8 +66,8 @@ class Kept:
     train: dict[int, Features] = field(default_factory=dict)
     dev: dict[int, Features] = field(default_factory=dict)
 
-    def forget(self, phase: int) -> None:
-        """Another phase begins."""
+    def forget(self, phase: int | None = None) -> None:
+        """Another phase begins, or none."""
         self.phase = phase
         self.train.clear()
         self.dev.clear()

@@ -140,6 +140,7 @@ def train(
                 break
     finally:
         log.close()
+        run.kept.forget()
     if saved_step != progress.step:
         _save(run, folder, progress)
     tell(f"{why} after step {progress.step}; best step {progress.best_step}, score {progress.best_score}")
