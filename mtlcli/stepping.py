@@ -100,8 +100,8 @@ def _keep_features(run: Prepared, phase: Phase) -> Iterator[str]:
         texts = sum(len(one) * len(one.sides) for one in splits)
         if size > room:
             yield (
-                f"{planned.name}: the encoder is frozen, but what it makes of {texts:,} texts takes {size / 1e9:.1f} GB, and "
-                f"{room / 1e9:.1f} of training.feature_memory={limit / 1e9:g} are left: it reads them anew in every pass"
+                f"{planned.name}: the encoder is frozen; keeping what it makes of {texts:,} texts would take {size / 1e9:.1f} GB, and "
+                f"training.feature_memory leaves {room / 1e9:.1f}: it reads them anew in every pass"
             )
             continue
         room -= size
