@@ -1,6 +1,6 @@
 """Hidden states of texts whose encoder stands still: made once, read in every pass.
 
-    at the first visit of a task in a phase that freezes the encoder whole (stepping):
+    at the start of a phase that freezes the encoder whole, and when a run goes on within one (stepping.enter_phase):
         keep(task, encoded): every text through the encoder once, without dropout, in batches of similar length
     from then on: hidden(batch) gathers its states from one flat array a layer
 
@@ -60,13 +60,13 @@ class Features:
 @dataclass
 class Kept:
     """What a run holds of its present phase, by task: features of training and of dev rows. `phase` is the step the phase
-    began at, None before the first."""
+    began at and what it freezes, None before the first."""
 
-    phase: int | None = None
+    phase: tuple[int, tuple[str, ...]] | None = None
     train: dict[int, Features] = field(default_factory=dict)
     dev: dict[int, Features] = field(default_factory=dict)
 
-    def forget(self, phase: int | None = None) -> None:
+    def forget(self, phase: tuple[int, tuple[str, ...]] | None = None) -> None:
         """Another phase begins, or none."""
         self.phase = phase
         self.train.clear()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import Hidden
 from mtlcli.balancers.base import Balancer, BatchLosses
 from mtlcli.data.batching import Batch
+from mtlcli.errors import MtlError
 from mtlcli.features import Features
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.model import MultiTaskModel
@@ -232,6 +233,11 @@ class StepEngine:
                 if self.regularizers:
                     added = self.model.regularization(one.task, batch, hidden, output, states, self.regularizers)
                     total = total + batch.count / count * added
+            if not total.requires_grad:
+                raise MtlError(
+                    f"{self.model.names[one.task]}: nothing that its loss depends on learns: freeze less, give it a head that "
+                    "learns, or leave it out"
+                )
             (total if weight is None else total * weight).backward()
             if batch.targets is not None:
                 head.observe(output.detach(), batch.targets)

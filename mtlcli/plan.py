@@ -47,10 +47,13 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def count_visits(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoch: int) -> list[int]:
-    """Micro-batches of each task over the whole run, as the scheduler decides without having heard any news."""
-    trial, counts = deepcopy(scheduler), [0] * tasks
+def visits_by_phase(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoch: int) -> dict[int, list[int]]:
+    """Micro-batches of each task in each phase, by the step it begins at, as the scheduler decides without having heard any
+    news."""
+    trial, counts = deepcopy(scheduler), dict[int, list[int]]()
     for step in range(steps):
-        for visit in trial.visits(Position(step, steps, steps_per_epoch)):
-            counts[visit.task] += visit.micro_batches
+        position = Position(step, steps, steps_per_epoch)
+        of_phase = counts.setdefault(trial.phase(position).start, [0] * tasks)
+        for visit in trial.visits(position):
+            of_phase[visit.task] += visit.micro_batches
     return counts

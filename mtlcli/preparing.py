@@ -34,7 +34,7 @@ from mtlcli.heads.base import Composition, Head
 from mtlcli.metrics.base import Metric
 from mtlcli.model import MultiTaskModel
 from mtlcli.optimization import make_optimizer
-from mtlcli.plan import Plan, TaskPlan, count_visits
+from mtlcli.plan import Plan, TaskPlan, visits_by_phase
 from mtlcli.plugin import Plugin, RunFacts, Start, TaskFacts
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.run_folder import build_model
@@ -78,6 +78,12 @@ class Prepared:
     def plan(self) -> Plan:
         """The mixing plan."""
         return make_plan(self)
+
+    @cached_property
+    def visits(self) -> dict[int, list[int]]:
+        """Micro-batches of each task in each phase, by the step it begins at; counted with the plan, before any news."""
+        steps_per_epoch, ends = _lengths(self.config, self.scheduler)
+        return visits_by_phase(self.scheduler, len(self.tasks), ends[-1], steps_per_epoch)
 
     def plugins(self) -> dict[str, Plugin]:
         """The plugins with state, by the name under which a checkpoint keeps them."""
@@ -305,7 +311,7 @@ def make_plan(run: Prepared) -> Plan:
     config = run.config
     steps_per_epoch, ends = _lengths(config, run.scheduler)
     steps = ends[-1]
-    counts = count_visits(run.scheduler, len(run.tasks), steps, steps_per_epoch)
+    counts = [sum(each) for each in zip(*run.visits.values(), strict=True)]
     tasks = tuple(_task_plan(run, index, count, max(1, sum(counts))) for index, count in enumerate(counts))
     notes = [note for index, planned in enumerate(tasks) for note in _notes(run, run.tasks[index], planned)]
     notes = [*run.started_from, *_rate_notes(config, steps, len(ends)), *notes]

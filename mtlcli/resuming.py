@@ -7,7 +7,7 @@ from mtlcli.errors import MtlError
 
 MAY_CHANGE = {
     "data", "training.epochs", "training.steps", "training.eval_every", "training.save_every", "training.keep_last",
-    "training.patience", "training.device", "training.on_nan",
+    "training.patience", "training.device", "training.on_nan", "training.feature_memory",
 }  # fmt: skip
 """Keys that change nothing of what was learned so far; the rows themselves are compared by content."""
 

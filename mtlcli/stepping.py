@@ -75,38 +75,44 @@ def enter_phase(run: Prepared, folder: Path, progress: Progress) -> Iterator[str
     averages and the rate's plateau anew, from the weights it asks for; keeps what a frozen encoder makes of the texts. Yields
     what is worth a line, before the work it speaks of."""
     phase = run.scheduler.phase(Position(progress.step, run.plan.steps, run.plan.steps_per_epoch))
-    if run.kept.phase == phase.start:
+    if run.kept.phase == (phase.start, phase.frozen):
         return
-    run.kept.forget(phase.start)
+    run.kept.forget((phase.start, phase.frozen))
     run.model.freeze(phase.frozen)
     if progress.step == phase.start > 0:
         run.optimizer.state.clear()
         progress.plateau = Plateau()
         if phase.weights == "best" and progress.best_step is not None:
             run.model.load_state_dict(best_checkpoint(folder, progress.best_step).tensors("model"))
-    if run.model.stands_still:
+    if run.model.stands_still and not any(one.forward_passes for one in run.regularizers):
         yield from _keep_features(run, phase)
 
 
 def _keep_features(run: Prepared, phase: Phase) -> Iterator[str]:
-    """The features of every task whose rows the run sees twice or more, as long as there is room for them."""
-    limit = run.config.training.feature_memory * 1e9
-    room = limit
-    for task, planned in enumerate(run.plan.tasks):
-        if planned.passes < 2 or limit == 0 or (phase.tasks is not None and task not in phase.tasks):
+    """The features of every task whose rows the phase sees twice or more, as long as there is room for them."""
+    room = run.config.training.feature_memory * 1e9
+    for task, visits in enumerate(run.visits.get(phase.start, ())):
+        if visits < 2 * run.train[task].per_pass or not room:
             continue
-        splits = [one for one in (run.train[task].encoded, run.dev.get(planned.name)) if one is not None]
+        name = run.model.names[task]
+        splits = [one for one in (run.train[task].encoded, run.dev.get(name)) if one is not None]
         size = sum(size_of(run.model, task, one, run.device, run.autocast) for one in splits)
         texts = sum(len(one) * len(one.sides) for one in splits)
         if size > room:
             yield (
-                f"{planned.name}: the encoder is frozen; keeping what it makes of {texts:,} texts would take {size / 1e9:.1f} GB, and "
+                f"{name}: the encoder is frozen; keeping what it makes of {texts:,} texts would take {size / 1e9:.1f} GB, and "
                 f"training.feature_memory leaves {room / 1e9:.1f}: it reads them anew in every pass"
             )
             continue
         room -= size
-        yield f"{planned.name}: the encoder is frozen: reading {texts:,} texts once ({size / 1e9:.1f} GB)"
-        run.kept.train[task], *dev = (keep(run.model, task, one, run.device, run.autocast) for one in splits)
+        yield f"{name}: the encoder is frozen: reading {texts:,} texts once ({size / 1e9:.1f} GB)"
+        try:
+            run.kept.train[task], *dev = (keep(run.model, task, one, run.device, run.autocast) for one in splits)
+        except torch.OutOfMemoryError as error:
+            raise MtlError(
+                f"{name}: {run.device} has no room for {size / 1e9:.1f} GB of features of a frozen encoder; lower it: --set "
+                "training.feature_memory=0"
+            ) from error
         if dev:
             run.kept.dev[task] = dev[0]
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config
+from mtlcli.plan import visits_by_phase
 from mtlcli.recipes import Layer
 from mtlcli.resolution import resolve
+from mtlcli.schedulers.base import Scheduler
 
 WORDS = "the a cook waiter cat dog sees likes finds loses big small red green house tree quickly slowly".split()
 
@@ -27,6 +29,11 @@ def write_files(folder: Path, rows: int = 40) -> Path:
         near = [f"{text()}\t{text()}\t{chance.random() * 5:.2f}" for _ in range(count - 6)]
         (folder / f"near-{split}.tsv").write_text("sentence1\tsentence2\tscore\n" + "\n".join(near) + "\n")
     return folder
+
+
+def count_visits(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoch: int) -> list[int]:
+    """Micro-batches of each task over a run."""
+    return [sum(each) for each in zip(*visits_by_phase(scheduler, tasks, steps, steps_per_epoch).values(), strict=True)]
 
 
 def small_values(folder: Path) -> dict[str, Any]:

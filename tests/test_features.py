@@ -13,6 +13,8 @@ from mtlcli.errors import MtlError
 from mtlcli.events import Notice, Stepped
 from mtlcli.features import keep, layers_read, size_of
 from mtlcli.preparing import Prepared, prepare
+from mtlcli.schedulers.base import Phase, Position
+from mtlcli.schedulers.round_robin import RoundRobin
 from mtlcli.training import open_folder, train
 from small import small_config, write_files
 
@@ -28,11 +30,13 @@ def files(tmp_path):
     return write_files(tmp_path / "data")
 
 
-def frozen(files: Path, *, epochs: int = 3, memory: float = 2.0, freeze=("encoder",), more=(), **phase) -> Config:
+def frozen(
+    files: Path, *, epochs: int = 3, memory: float = 2.0, freeze=("encoder",), more=(), regularizers=(), **phase
+) -> Config:
     """The small run with tasks that read their encodings in different ways, and a phase that freezes."""
     phases = [*more, {"epochs": epochs, "freeze": list(freeze), **phase}]
     config = small_config(
-        files, scheduler={"name": "stages", "phases": phases},
+        files, scheduler={"name": "stages", "phases": phases}, regularizers=list(regularizers),
         training={"steps": None, "steps_per_epoch": None, "batch_size": 8, "device": "cpu", "feature_memory": memory},
     )  # fmt: skip
     plain = config.plain()
@@ -152,8 +156,24 @@ def test_what_does_not_fit_is_read_anew_and_said(files, tmp_path):
 
 @pytest.mark.parametrize(
     "config",
-    [{"freeze": ["embeddings", "layer.0"]}, {"freeze": ["heads"]}, {"epochs": 1}, {"steps": 3, "epochs": None}],
-    ids=["parts of it", "the heads", "one pass", "a few steps"],
+    [
+        {"freeze": ["embeddings", "layer.0"]},
+        {"freeze": ["heads"]},
+        {"epochs": 1},
+        {"steps": 3, "epochs": None},
+        {"epochs": 1, "more": [{"epochs": 3}]},
+        {"epochs": 1, "more": [{"epochs": 1, "freeze": ["encoder"]}]},
+        {"regularizers": [{"name": "bppo"}]},
+    ],
+    ids=[
+        "parts of it",
+        "the heads",
+        "one pass",
+        "a few steps",
+        "one pass of four",
+        "one pass twice",
+        "with passes of its own",
+    ],
 )
 def test_nothing_is_kept_where_it_would_not_pay_or_not_be_true(files, tmp_path, config):
     _, events, _, kept = run(frozen(files, **config), tmp_path / "run")
@@ -198,3 +218,37 @@ def test_a_task_with_nothing_to_learn_is_refused(files):
         prepare(Config.model_validate(plain))
     plain["scheduler"]["phases"][0]["tasks"] = ["tone", "same"]
     prepare(Config.model_validate(plain))
+
+
+def test_a_task_that_reads_only_what_is_frozen_is_one_line(files, tmp_path):
+    plain = frozen(files, freeze=["embeddings"]).plain()
+    plain["tasks"]["near"] |= {"encoding": "bi", "head": {"name": "cosine"}, "layer": 0}
+    with pytest.raises(MtlError, match="near: nothing that its loss depends on learns"):
+        run(Config.model_validate(plain), tmp_path / "run")
+
+
+class Thaw(RoundRobin):
+    """Freezes the encoder for half of the run, all in one phase."""
+
+    def phase(self, position: Position) -> Phase:
+        frozen = ("encoder",) if position.step < position.total_steps // 2 else ()
+        return Phase(0, position.total_steps, frozen=frozen)
+
+
+def test_a_phase_may_thaw_what_it_froze(files, tmp_path):
+    plain = frozen(files).plain()
+    plain["scheduler"] = {"name": f"{__name__}:Thaw"}
+    plain["training"] |= {"steps": 40, "steps_per_epoch": 40, "epochs": None}
+    prepared = prepare(Config.model_validate(plain))
+    before = [one.clone() for one in prepared.model.architecture.parameters()]
+    for event in train(prepared, tmp_path / "run"):
+        if isinstance(event, Stepped) and event.step in (20, 40):
+            after = prepared.model.architecture.parameters()
+            assert all(one.equal(other) for one, other in zip(before, after, strict=True)) == (event.step == 20)
+            assert bool(prepared.kept.train) == (event.step == 20)
+
+
+def test_a_phase_has_no_phases_of_its_own(files):
+    inner = {"name": "stages", "phases": [{"epochs": 1}]}
+    with pytest.raises(MtlError, match=r"scheduler\.phases\.0\.scheduler: a phase has no phases of its own"):
+        prepare(frozen(files, scheduler=inner))

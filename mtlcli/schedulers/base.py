@@ -49,8 +49,7 @@ class Phase:
 
     `lr` multiplies every peak learning rate. `frozen` names parts that do not learn: `encoder`, `embeddings`, `heads`,
     `layer.N` or a task's name for its head. `weights` says where a phase that is not the first begins: from the `last`
-    weights before it, or from the `best` ones of the run so far; the optimizer's averages start anew with it. `tasks` are those
-    it visits, None for any.
+    weights before it, or from the `best` ones of the run so far; the optimizer's averages start anew with it.
     """
 
     start: int
@@ -58,7 +57,6 @@ class Phase:
     lr: float = 1.0
     frozen: tuple[str, ...] = ()
     weights: Literal["last", "best"] = "last"
-    tasks: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -128,9 +128,8 @@ class Stages(Scheduler):
         number, local = self._local(position)
         stage, inner = self.stages[number], self._at(number).phase(local)
         return Phase(
-            self.starts[number], self.ends[number][-1], stage.lr_factor * inner.lr, tuple(stage.freeze), stage.weights,
-            tuple(self.members[number]),
-        )  # fmt: skip
+            self.starts[number], self.ends[number][-1], stage.lr_factor * inner.lr, tuple(stage.freeze), stage.weights
+        )
 
     def probe(self, position: Position) -> Probe | None:
         """What the phase's scheduler asks for."""
@@ -200,6 +199,10 @@ def _members(run: RunFacts, number: int, stage: Stage) -> list[int]:
 def _scheduler(run: RunFacts, number: int, stage: Stage, members: list[int]) -> Scheduler:
     """The phase's own scheduler, for its tasks alone."""
     name = stage.scheduler["name"]
+    if name == "stages":
+        raise MtlError(
+            f"scheduler.phases.{number}.scheduler: a phase has no phases of its own; list them one after the other"
+        )
     options = {key: value for key, value in stage.scheduler.items() if key != "name"}
     where = f"scheduler.phases.{number}.scheduler"
     plugin, checked, wrong = registry.check_options("schedulers", name, options, where)

@@ -29,6 +29,7 @@ def check_head(plugin: type[Head], **options: object) -> None:
 
     - output (n, ...) and loss (n,) float32, finite, under bfloat16 autocast too;
     - the loss reaches every parameter, and the encoding;
+    - of all hidden states, it reads those that `further_layers` names, where it names any;
     - decoded classes are indices with probabilities that sum to 1; scores lie in the range of the task;
     - out of training, a row's output depends neither on the other rows nor on padding, and survives save and load.
     """
@@ -103,6 +104,14 @@ def _check_head(head: Head, facts: HeadFacts) -> None:
     reached = [gradient for gradient in gradients if gradient is not None]
     expect(finite(*reached), f"{name}: expected finite gradients")
     below = [gradient for gradient in gradients[len(parameters) :] if gradient is not None]
+    if head.further_layers:
+        count = len(encodings[0].layers)
+        named = {layer % count for layer in (*head.further_layers, -1)}
+        reached_states = {index % count for index, one in enumerate(gradients[len(parameters) :]) if one is not None}
+        expect(
+            reached_states <= named,
+            f"{name}: further_layers names {head.further_layers}, and it also reads hidden states {sorted(reached_states - named)}",
+        )
     expect(any(bool((one != 0).any()) for one in below), f"{name}: the loss does not reach the encoder")
 
 

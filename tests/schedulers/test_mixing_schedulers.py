@@ -8,7 +8,6 @@ import torch
 
 import toy
 from mtlcli.errors import MtlError
-from mtlcli.plan import count_visits
 from mtlcli.schedulers.all_together import AllTogether
 from mtlcli.schedulers.base import Position, Visit
 from mtlcli.schedulers.fixed_ratio import FixedRatio
@@ -17,6 +16,7 @@ from mtlcli.schedulers.proportional import Proportional
 from mtlcli.schedulers.round_robin import RoundRobin
 from mtlcli.schedulers.shuffled import Shuffled
 from mtlcli.schedulers.similarity import Similarity
+from small import count_visits
 
 RUN = toy.facts(3)  # rows 100, 300, 50; batches 10, 30, 5
 

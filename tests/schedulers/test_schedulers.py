@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import toy
-from mtlcli.plan import count_visits
 from mtlcli.schedulers.annealed import Annealed
 from mtlcli.schedulers.base import Position, Visit, power_of_sizes
 from mtlcli.schedulers.proportional import Proportional
 from mtlcli.schedulers.round_robin import RoundRobin
 from mtlcli.schedulers.temperature import Temperature
+from small import count_visits
 
 RUN = toy.facts(3)  # rows 100, 300, 50; batches 10, 30, 5
 
