@@ -502,6 +502,21 @@ def test_a_head_that_reads_padding_is_refused():
     refused(check_head, Padded, "the output depends on padding")
 
 
+def test_a_head_that_reads_layers_it_does_not_name_is_refused():
+    class Late(Linear):
+        """Names hidden state 1, and reads 0 as well."""
+
+        all_layers = True
+        further_layers = (1,)
+
+        def forward(self, encodings):
+            layers = encodings[0].layers
+            output = self.out((layers[0] + layers[1] + layers[-1])[:, 0])
+            return output.squeeze(-1) if self.facts.task.is_regression else output
+
+    refused(check_head, Late, r"further_layers names \(1,\), and it also reads hidden states \[0\]")
+
+
 def test_a_head_that_decodes_standard_deviations_is_refused():
     class Raw(Linear):
         """Forgets to go back to the units of the data."""
