@@ -105,7 +105,7 @@ def _keep_features(run: Prepared, phase: Phase) -> Iterator[str]:
             )
             continue
         room -= size
-        yield f"{name}: the encoder is frozen: reading {texts:,} texts once ({size / 1e9:.1f} GB)"
+        yield f"{name}: the encoder is frozen: reading {texts:,} texts once ({size / 1e6:,.0f} MB)"
         try:
             run.kept.train[task], *dev = (keep(run.model, task, one, run.device, run.autocast) for one in splits)
         except torch.OutOfMemoryError as error:
