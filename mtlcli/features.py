@@ -20,41 +20,30 @@ from mtlcli.data.batching import Batch, by_length, collate
 from mtlcli.data.encoding import Encoded
 from mtlcli.model import MultiTaskModel
 
-LAST = "last"
-"""The key of the last hidden state, which an architecture may give apart from the numbered ones."""
-
 
 @dataclass(frozen=True)
 class Features:
     """Hidden states of the texts of one split, flat: those of text (side, row) are rows `starts[side, row]` onwards.
 
-    starts (sides, n) int64; states has (tokens of all texts, dim) by the number of the hidden state, embeddings 0, and by
-    "last"; `count` is how many hidden states the encoder has, 0 where only the last one is read.
+    starts (sides, n) int64; states hold (tokens of all texts, dim) each, the last hidden state first; `layers` says of every
+    hidden state of the encoder, embeddings first, where among the states it is, None for one that is not kept, and is empty
+    where nothing but the last is read.
     """
 
     starts: Tensor
-    states: dict[int | str, Tensor]
-    count: int
+    states: tuple[Tensor, ...]
+    layers: tuple[int | None, ...]
 
     def hidden(self, batch: Batch) -> Hidden:
         """What the encoder would give for the batch (sides * n, length, dim), except behind the end of a text, where masks
         are False and states are those of any other text."""
-        last = self.states[LAST]
-        length = batch.tokens.shape[1]
-        rows = torch.from_numpy(batch.rows).to(last.device)
-        positions = self.starts[:, rows].reshape(-1, 1) + torch.arange(length, device=last.device)
-        positions.clamp_(max=len(last) - 1)
-        found = {
-            key: nn.functional.embedding(positions, states)
-            for key, states in self.states.items()
-            if key == LAST or states is not last
-        }
-        absent = found[LAST].new_empty(len(positions), 0, 0)
-        layers = tuple(
-            found[LAST] if self.states.get(number) is last else found.get(number, absent)
-            for number in range(self.count)
-        )
-        return Hidden(found[LAST], layers)
+        device = self.starts.device
+        rows = torch.from_numpy(batch.rows).to(device)
+        positions = self.starts[:, rows].reshape(-1, 1) + torch.arange(batch.tokens.shape[1], device=device)
+        positions.clamp_(max=len(self.states[0]) - 1)
+        found = [nn.functional.embedding(positions, states) for states in self.states]
+        absent = found[0].new_empty(len(positions), 0, 0)
+        return Hidden(found[0], tuple(absent if at is None else found[at] for at in self.layers))
 
 
 @dataclass
@@ -86,18 +75,21 @@ def layers_read(model: MultiTaskModel, task: int) -> tuple[int, ...] | None:
 def encode_rows(
     model: MultiTaskModel, task: int, encoded: Encoded, rows: np.ndarray, device: torch.device,
     autocast: AbstractContextManager[object],
-) -> tuple[Batch, dict[int | str, Tensor], int]:  # fmt: skip
-    """The rows as a batch, its hidden states that the task's head reads, each once, and how many the encoder has."""
+) -> tuple[Batch, list[Tensor], tuple[int | None, ...]]:  # fmt: skip
+    """The rows as a batch, and its hidden states that the task's head reads: `states` and `layers` of Features."""
     batch = collate(encoded, task, rows).to(device)
     with autocast:
         hidden = model.hidden(task, model.inputs(task, batch))
     wanted, count = layers_read(model, task), len(hidden.layers)
-    numbers = range(count) if wanted is None else sorted({layer % count for layer in wanted})
-    states: dict[int | str, Tensor] = {LAST: hidden.last}
-    for number in numbers:
-        same = hidden.layers[number].data_ptr() == hidden.last.data_ptr()
-        states[number] = hidden.last if same else hidden.layers[number]
-    return batch, states, count
+    numbers = set(range(count)) if wanted is None else {layer % count for layer in wanted}
+    states = [hidden.last]
+    layers: list[int | None] = [None] * count
+    for number in sorted(numbers):
+        layers[number] = 0
+        if hidden.layers[number].data_ptr() != hidden.last.data_ptr():
+            layers[number] = len(states)
+            states.append(hidden.layers[number])
+    return batch, states, tuple(layers)
 
 
 def size_of(
@@ -107,8 +99,7 @@ def size_of(
     shortest = np.argsort(encoded.lengths())[:1]
     _, states, _ = encode_rows(model, task, encoded, shortest, device, autocast)
     tokens = sum(int(side.starts[-1]) for side in encoded.sides)
-    once = {id(state): state.shape[-1] * state.element_size() for state in states.values()}
-    return tokens * sum(once.values())
+    return tokens * sum(state.shape[-1] * state.element_size() for state in states)
 
 
 @torch.no_grad()
@@ -119,17 +110,14 @@ def keep(
     sizes = [int(side.starts[-1]) for side in encoded.sides]
     offsets = np.cumsum([0, *sizes[:-1]])
     starts = np.stack([side.starts[:-1] + offset for side, offset in zip(encoded.sides, offsets, strict=True)])
-    kept: dict[int | str, Tensor] = {}
-    count = 0
+    kept: tuple[Tensor, ...] = ()
+    layers: tuple[int | None, ...] = ()
     for rows in by_length(encoded.lengths()):
-        batch, states, count = encode_rows(model, task, encoded, rows, device, autocast)
+        batch, states, layers = encode_rows(model, task, encoded, rows, device, autocast)
+        kept = kept or tuple(state.new_empty(sum(sizes), state.shape[-1]) for state in states)
         mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
         first = torch.from_numpy(starts[:, rows].reshape(-1, 1)).to(device)
         places = (first + torch.arange(mask.shape[1], device=device))[mask]
-        for key, state in states.items():
-            if key not in kept:
-                shared = key != LAST and state is states[LAST]
-                kept[key] = kept[LAST] if shared else state.new_empty(sum(sizes), state.shape[-1])
-            if key == LAST or state is not states[LAST]:
-                kept[key][places] = state[mask]
-    return Features(torch.from_numpy(starts).to(device), kept, count)
+        for held, state in zip(kept, states, strict=True):
+            held[places] = state[mask]
+    return Features(torch.from_numpy(starts).to(device), kept, layers)

@@ -61,5 +61,5 @@ def test_what_a_frozen_encoder_makes_of_texts_stays_on_the_gpu(files, tmp_path):
     for event in train(run, tmp_path / "run"):
         if isinstance(event, Stepped):
             assert len(run.kept.train) == 2
-            assert all(state.is_cuda for one in run.kept.train.values() for state in one.states.values())
+            assert all(state.is_cuda for one in run.kept.train.values() for state in one.states)
     assert isinstance(event, Finished) and event.why == "finished"

@@ -119,7 +119,7 @@ def test_the_size_is_known_before(files):
     for task in range(3):
         encoded = prepared.train[task].encoded
         kept = keep(prepared.model, task, encoded, prepared.device, prepared.autocast)
-        held = {one.data_ptr(): one.numel() * one.element_size() for one in kept.states.values()}
+        held = {one.data_ptr(): one.numel() * one.element_size() for one in kept.states}
         assert size_of(prepared.model, task, encoded, prepared.device, prepared.autocast) == sum(held.values())
 
 

@@ -199,15 +199,13 @@ def _members(run: RunFacts, number: int, stage: Stage) -> list[int]:
 def _scheduler(run: RunFacts, number: int, stage: Stage, members: list[int]) -> Scheduler:
     """The phase's own scheduler, for its tasks alone."""
     name = stage.scheduler["name"]
-    if name == "stages":
-        raise MtlError(
-            f"scheduler.phases.{number}.scheduler: a phase has no phases of its own; list them one after the other"
-        )
     options = {key: value for key, value in stage.scheduler.items() if key != "name"}
     where = f"scheduler.phases.{number}.scheduler"
     plugin, checked, wrong = registry.check_options("schedulers", name, options, where)
     if wrong:
         raise MtlError(*(f"{where}.{option}: {message}" for option, message in wrong))
+    if Stages in plugin.__mro__:
+        raise MtlError(f"{where}: a phase has no phases of its own; list them one after the other")
     facts = RunFacts(
         tuple(run.tasks[index] for index in members), seed_for(run.seed, "phase", number), run.micro_batches
     )
