@@ -17,18 +17,18 @@ import time
 import torch
 from step import configuration
 
-from mtlcli.config import Choice
-from mtlcli.gradients import TaskLoss
-from mtlcli.preparing import Prepared, prepare
+from mtlcli.config.schema import Choice
+from mtlcli.training.engine import TaskLoss
+from mtlcli.training.setup import TrainingRun, set_up
 
 
-def made(arguments: argparse.Namespace, attention: str, smart: bool) -> Prepared:
+def made(arguments: argparse.Namespace, attention: str, smart: bool) -> TrainingRun:
     """A run in training mode with this attention."""
     config = configuration(arguments, "equal")
     config.training.precision = "bf16"
     if smart:
         config.regularizers = [Choice(name="smart", dropout="off")]  # type: ignore[call-arg]
-    run = prepare(config)
+    run = set_up(config)
     run.model.architecture.encoder.set_attn_implementation(attention)  # type: ignore[operator]
     run.model.train()
     return run

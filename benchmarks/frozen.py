@@ -19,16 +19,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mtlcli.data.batching import batches_per_pass
-from mtlcli.data.encoding import Encoded, Sequences
-from mtlcli.features import keep
-from mtlcli.gradients import TaskLoss
-from mtlcli.preparing import Prepared, prepare
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.data.batches import batches_per_pass
+from mtlcli.data.tokens import TokenizedSplit, TokenSequences
+from mtlcli.model.frozen import compute_features
+from mtlcli.training.engine import TaskLoss
+from mtlcli.training.setup import TrainingRun, set_up
 
 
-def made(arguments: argparse.Namespace) -> Prepared:
+def made(arguments: argparse.Namespace) -> TrainingRun:
     """A run whose encoder is frozen."""
     head = {"name": "pair-compare", "layers": [-1, -2], "hidden": [512], "dropout": 0.4}
     values = {
@@ -37,16 +37,18 @@ def made(arguments: argparse.Namespace) -> Prepared:
         "training": {"steps": 10_000, "batch_size": 64, "device": arguments.device, "precision": "bf16"},
     }
     values |= {"data": arguments.data} if arguments.data else {"sample": True}
-    run = prepare(resolve([Layer(values)]))
+    run = set_up(resolve([Layer(values)]))
     run.model.freeze(("encoder",))
     run.model.train()
     return run
 
 
-def some(encoded: Encoded, rows: int) -> Encoded:
+def some(tokenized: TokenizedSplit, rows: int) -> TokenizedSplit:
     """The first rows."""
-    sides = tuple(Sequences(one.tokens, one.starts[: rows + 1], one.types, one.truncated) for one in encoded.sides)
-    return replace(encoded, sides=sides, targets=None if encoded.targets is None else encoded.targets[:rows])
+    sides = tuple(
+        TokenSequences(one.tokens, one.starts[: rows + 1], one.types, one.truncated) for one in tokenized.sides
+    )
+    return replace(tokenized, sides=sides, targets=None if tokenized.targets is None else tokenized.targets[:rows])
 
 
 def main() -> None:
@@ -59,12 +61,12 @@ def main() -> None:
     arguments = parser.parse_args()
     run = made(arguments)
     batches = run.train[0]
-    rounds = min(arguments.rounds, batches_per_pass(len(batches.encoded), 64))
-    kept = keep(run.model, 0, batches.encoded, run.device, run.autocast)
+    rounds = min(arguments.rounds, batches_per_pass(len(batches.tokenized), 64))
+    kept = compute_features(run.model, 0, batches.tokenized, run.device, run.autocast)
     variants = {"anew": {}, "anew again": {}, "kept": {0: kept}}
     times: dict[str, list[float]] = {name: [] for name in variants}
     passes: list[float] = []
-    part = some(batches.encoded, 64 * 32)
+    part = some(batches.tokenized, 64 * 32)
     for number in range(rounds + 2):
         step = [TaskLoss(0, (batches.next(),))]
         shift = number % len(variants)
@@ -75,7 +77,7 @@ def main() -> None:
             times[name].append(time.perf_counter() - start)
         if number % 8 == 3:
             start = time.perf_counter()
-            keep(run.model, 0, part, run.device, run.autocast)
+            compute_features(run.model, 0, part, run.device, run.autocast)
             passes.append((time.perf_counter() - start) / 32)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds")
     base = np.array(times["anew"][2:])

@@ -17,10 +17,10 @@ def peak(
     arguments: argparse.Namespace, method: str, answers: "multiprocessing.SimpleQueue[tuple[int, int, int]]"
 ) -> None:
     """Ten steps on the longest batches; answers with the peak before and after them, in bytes, and the parameters."""
-    from mtlcli.gradients import TaskLoss
-    from mtlcli.preparing import prepare
+    from mtlcli.training.engine import TaskLoss
+    from mtlcli.training.setup import set_up
 
-    run = prepare(configuration(arguments, method))
+    run = set_up(configuration(arguments, method))
     step = ours(run)
     batches = [TaskLoss(task, (source.longest(),)) for task, source in enumerate(run.train)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

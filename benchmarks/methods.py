@@ -24,14 +24,14 @@ import torch
 
 from mtlcli import registry
 from mtlcli.balancers.equal import Equal
-from mtlcli.config import Config
-from mtlcli.gradients import StepEngine, TaskLoss, blocks
-from mtlcli.news import StepNews
-from mtlcli.optimization import clip_gradients, set_rates
-from mtlcli.plugin import RunFacts, Start, Taught
-from mtlcli.preparing import Prepared, prepare
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.config.schema import Config
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import SetupContext, StepResult, TeacherPredictions
+from mtlcli.training.engine import StepEngine, TaskLoss, blocks
+from mtlcli.training.optimizer import clip_gradients, set_rates
+from mtlcli.training.setup import TrainingRun, set_up
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "static": {"weights": {"sst": 2.0}},
@@ -58,14 +58,14 @@ def configuration(arguments: argparse.Namespace, architecture: str) -> Config:
 class Method:
     """One method's engine on the common model."""
 
-    def __init__(self, run: Prepared, family: str, name: str, rows_of: "Method | None") -> None:
+    def __init__(self, run: TrainingRun, family: str, name: str, rows_of: "Method | None") -> None:
         facts = RunFacts(run.facts)
         self.run = run
         self.balancer: Any = Equal(facts)
         plugin: Any = None
         if family:
             plugin = registry.load(family, name.split(" per ")[0], "benchmark")(facts, **OPTIONS.get(name, {}))
-            plugin.begin(start_of(run))
+            plugin.setup(start_of(run))
             plugin.to(run.device)
         if family == "balancers":
             self.balancer = plugin
@@ -93,27 +93,29 @@ class Method:
         after = self.engine.losses_after(batches) if "losses-after" in self.balancer.needs else None
         if self.plugin is not None:
             self.plugin.on_step(
-                StepNews(number, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram, after)
+                StepResult(
+                    number, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram, after
+                )
             )
             if self.engine.regularizers:
                 self.plugin.after_step(run.model)
 
 
-def start_of(run: Prepared) -> Start:
+def start_of(run: TrainingRun) -> SetupContext:
     """What plugins see before step 1; a teacher is sure of nothing."""
 
-    def teach(folder: str, task: int) -> Taught:
+    def teach(folder: str, task: int) -> TeacherPredictions:
         facts = run.facts[task]
         if facts.labels is None:
-            return Taught(torch.full((facts.rows,), 2.5).numpy(), None)
+            return TeacherPredictions(torch.full((facts.rows,), 2.5).numpy(), None)
         each = torch.full((facts.rows, len(facts.labels)), 1 / len(facts.labels)).numpy()
-        return Taught(each.argmax(1), each)
+        return TeacherPredictions(each.argmax(1), each)
 
     names = {kind: tuple(name for name, _ in blocks(run.model, kind)) for kind in ("layer", "tensor")}
-    return Start(run.model, run.encoder.dim, 10_000, names.__getitem__, teach)
+    return SetupContext(run.model, run.encoder.dim, 10_000, names.__getitem__, teach)
 
 
-def compare(run: Prepared, chosen: list[tuple[str, str]], rounds: int) -> dict[str, list[float]]:
+def compare(run: TrainingRun, chosen: list[tuple[str, str]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every round's step by method."""
     rows_of = Method(run, "gradient_regularizers", "pcgrad", None)
     variants: dict[str, Callable[[list[TaskLoss], int], None]] = {
@@ -158,7 +160,7 @@ def main() -> None:
     ):
         if not group:
             continue
-        run = prepare(configuration(arguments, architecture))
+        run = set_up(configuration(arguments, architecture))
         print(f"{run.plan.encoder}, {run.plan.encoder_parameters / 1e6:.1f} M parameters, {architecture}, {run.device}")
         times = compare(run, group, arguments.rounds)
         for name, found in times.items():

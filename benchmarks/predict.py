@@ -28,13 +28,14 @@ from typing import Any
 
 import torch
 
-from mtlcli.data.reading import FileSource
-from mtlcli.encoders.resolving import load_encoder
-from mtlcli.plugin import TaskFacts
-from mtlcli.prediction import Reading, predict
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
-from mtlcli.run_folder import SavedRun, build_model
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.data.readers import FileSource
+from mtlcli.encoders.load import load_encoder
+from mtlcli.facts import TaskFacts
+from mtlcli.inference.predict import Reading, predict
+from mtlcli.model.build import build_model
+from mtlcli.runs.saved_model import SavedRun
 
 WORDS = (
     "the a of to and in it was very not good bad slow quick house garden river train cook waiter soup bread story long short "

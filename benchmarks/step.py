@@ -19,12 +19,12 @@ from collections.abc import Callable
 
 import torch
 
-from mtlcli.config import Config
-from mtlcli.gradients import TaskLoss
-from mtlcli.optimization import clip_gradients, set_rates
-from mtlcli.preparing import Prepared, prepare
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.config.schema import Config
+from mtlcli.training.engine import TaskLoss
+from mtlcli.training.optimizer import clip_gradients, set_rates
+from mtlcli.training.setup import TrainingRun, set_up
 
 
 def configuration(arguments: argparse.Namespace, method: str) -> Config:
@@ -39,7 +39,7 @@ def configuration(arguments: argparse.Namespace, method: str) -> Config:
     return resolve([Layer(values)])
 
 
-def ours(run: Prepared) -> Callable[[list[TaskLoss]], None]:
+def ours(run: TrainingRun) -> Callable[[list[TaskLoss]], None]:
     """The engine, clipping and the optimizer, as a training step has them."""
     run.model.train()
 
@@ -53,7 +53,7 @@ def ours(run: Prepared) -> Callable[[list[TaskLoss]], None]:
     return step
 
 
-def bare(run: Prepared) -> Callable[[list[TaskLoss]], None]:
+def bare(run: TrainingRun) -> Callable[[list[TaskLoss]], None]:
     """The same model without the engine."""
     model = copy.deepcopy(run.model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-8, fused=True)
@@ -82,10 +82,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    equal = prepare(configuration(arguments, "equal"))
+    equal = set_up(configuration(arguments, "equal"))
     variants = {"bare": bare(equal), "bare again": bare(equal), "equal": ours(equal)}
     for method in ("pcgrad", "uncertainty", "tchebycheff"):
-        variants[method] = ours(prepare(configuration(arguments, method)))
+        variants[method] = ours(set_up(configuration(arguments, method)))
     times: dict[str, list[float]] = {name: [] for name in variants}
     for round_number in range(arguments.rounds + 2):
         batches = [TaskLoss(task, (source.next().to(equal.device),)) for task, source in enumerate(equal.train)]

@@ -1,11 +1,16 @@
 """Which device and precision a run uses."""
 
+import platform
 import resource
+import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from importlib import metadata
+from typing import Any
 
 import torch
 
+from mtlcli import __version__
 from mtlcli.errors import MtlError
 
 
@@ -57,3 +62,32 @@ def peak_memory() -> int:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
+    """Versions, machine, device and the state of the git checkout one stands in, if any."""
+    versions = {
+        name: metadata.version(name)
+        for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic")
+    }
+    return {
+        "mtlcli": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "git": _git(),
+        "versions": versions,
+    }
+
+
+def _git() -> str | None:
+    try:
+        found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -4,15 +4,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtlcli.architectures.base import Architecture, Hidden, Inputs
+from mtlcli.architectures.base import Architecture, HiddenStates, Inputs
 from mtlcli.architectures.hard_sharing import HardSharing
-from mtlcli.data.batching import Batch
+from mtlcli.data.batches import Batch
+from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
-from mtlcli.model import MultiTaskModel
-from mtlcli.plugin import RunFacts, TaskFacts
-from mtlcli.randomness import random_states
+from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.regularizers.base import Regularizer
+from mtlcli.training.engine import regularization
+from mtlcli.training.rng import random_states
 
 RUN = RunFacts((TaskFacts("score", 100, 10, None, (0.0, 5.0), 2.5, 1.5), TaskFacts("class", 100, 10, ("no", "yes"))))
 
@@ -39,8 +40,8 @@ class Words(Architecture):
         self.encoder.words = nn.Embedding.from_pretrained(vectors, freeze=False)
         self.encoder.get_input_embeddings = lambda: self.encoder.words
 
-    def forward(self, task: int, inputs: Inputs) -> Hidden:
-        return Hidden(self.encoder.words(inputs.tokens) if inputs.embeddings is None else inputs.embeddings)
+    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
+        return HiddenStates(self.encoder.words(inputs.tokens) if inputs.embeddings is None else inputs.embeddings)
 
 
 def plain(vectors: list[list[float]], weights: list[float]) -> MultiTaskModel:
@@ -79,7 +80,7 @@ def term(model: MultiTaskModel, plugin: Regularizer, one: Batch) -> Tensor | flo
     states = random_states(torch.device("cpu"))
     hidden = model.hidden(one.task, model.inputs(one.task, one))
     output = model.output(one.task, one.sides, hidden, one.mask)
-    return model.regularization(one.task, one, hidden, output, states, [plugin])
+    return regularization(model, one.task, one, hidden, output, states, [plugin])
 
 
 def added(model: MultiTaskModel, plugin: Regularizer, one: Batch) -> float:

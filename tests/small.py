@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-from mtlcli.config import Config
-from mtlcli.plan import visits_by_phase
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.config.schema import Config
 from mtlcli.schedulers.base import Scheduler
+from mtlcli.training.plan import visits_by_stage
 
 WORDS = "the a cook waiter cat dog sees likes finds loses big small red green house tree quickly slowly".split()
 
@@ -33,7 +33,7 @@ def write_files(folder: Path, rows: int = 40) -> Path:
 
 def count_visits(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoch: int) -> list[int]:
     """Micro-batches of each task over a run."""
-    return [sum(each) for each in zip(*visits_by_phase(scheduler, tasks, steps, steps_per_epoch).values(), strict=True)]
+    return [sum(each) for each in zip(*visits_by_stage(scheduler, tasks, steps, steps_per_epoch).values(), strict=True)]
 
 
 def small_values(folder: Path) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlcli.events import Finished, Stepped
-from mtlcli.gradients import TaskLoss
-from mtlcli.preparing import prepare
-from mtlcli.training import train
+from mtlcli.training.engine import TaskLoss
+from mtlcli.training.events import Finished, Stepped
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
 from small import small_config, write_files
 
 pytestmark = [
@@ -23,7 +23,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def step(config):
-    run = prepare(config)
+    run = set_up(config)
     run.model.eval()  # dropout draws other numbers on a GPU
     batches = [TaskLoss(task, (source.next().to(run.device),)) for task, source in enumerate(run.train)]
     return run, run.engine.run(batches)
@@ -48,16 +48,16 @@ def test_rows_and_gradients_stay_on_the_gpu(files):
 
 @pytest.mark.parametrize("method", ["equal", "uncertainty+pcgrad", "tchebycheff"])
 def test_a_run_ends_on_the_gpu_in_the_precision_it_chooses(files, tmp_path, method):
-    run = prepare(small_config(files, training={"device": "auto"}, balancer=method))
+    run = set_up(small_config(files, training={"device": "auto"}, balancer=method))
     assert run.precision == ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
     end = list(train(run, tmp_path / "run"))[-1]
     assert isinstance(end, Finished) and end.why == "finished"
 
 
 def test_what_a_frozen_encoder_makes_of_texts_stays_on_the_gpu(files, tmp_path):
-    phases = [{"epochs": 3, "freeze": ["encoder"], "tasks": ["tone", "same"]}]
+    stages = [{"epochs": 3, "freeze": ["encoder"], "tasks": ["tone", "same"]}]
     training = {"device": "cuda", "precision": "fp32", "steps": None, "steps_per_epoch": None}
-    run = prepare(small_config(files, training=training, scheduler={"name": "stages", "phases": phases}))
+    run = set_up(small_config(files, training=training, scheduler={"name": "stages", "stages": stages}))
     for event in train(run, tmp_path / "run"):
         if isinstance(event, Stepped):
             assert len(run.kept.train) == 2

@@ -10,10 +10,10 @@ import pytest
 
 from mtlcli import registry
 from mtlcli.cli.options import configure
-from mtlcli.data import sample
-from mtlcli.events import Finished
-from mtlcli.preparing import prepare
-from mtlcli.training import train
+from mtlcli.tasks import sample
+from mtlcli.training.events import Finished
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if not path.with_name("README.md").exists())
@@ -65,7 +65,7 @@ def test_every_recipe_trains_two_steps_by_the_command_on_its_first_line(path, pl
     for words in commands_of(path):
         config, output = configured(words, SMALL)
         if not output.exists():  # one recipe may start from what another one has made
-            *_, last = train(prepare(config), output)
+            *_, last = train(set_up(config), output)
             assert isinstance(last, Finished)
             assert (last.step, last.why) == (2, "finished")
             assert list(last.results) == list(config.tasks)

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from mtlcli import registry
-from mtlcli.config import TaskConfig
-from mtlcli.data.loading import load_task, overlap
+from mtlcli.config.schema import TaskConfig
+from mtlcli.data.splits import load_task, overlap
 
 pytestmark = pytest.mark.real_data
 ROW = re.compile(r"^\| (\S+)-(train|dev)\.csv \| (\d+) \|", re.MULTILINE)

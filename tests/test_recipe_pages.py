@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mtlcli.cli import main
-from mtlcli.data import sample
+from mtlcli.tasks import sample
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.parent.name: path for path in sorted((ROOT / "examples").rglob("README.md"))}

@@ -4,16 +4,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtlcli.architectures.base import Architecture, Hidden, Inputs
+from mtlcli.architectures.base import Architecture, HiddenStates, Inputs
 from mtlcli.balancers.base import Balancer
 from mtlcli.balancers.equal import Equal
-from mtlcli.data.batching import Batch
+from mtlcli.data.batches import Batch
+from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer
-from mtlcli.gradients import StepEngine, TaskLoss
 from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
-from mtlcli.model import MultiTaskModel
-from mtlcli.plugin import RunFacts, TaskFacts
+from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.training.engine import StepEngine, TaskLoss
 
 DIM, WORDS = 6, 20
 
@@ -25,9 +25,9 @@ class Words(Architecture):
         super().__init__()
         self.encoder = nn.Sequential(nn.Embedding(WORDS, DIM), nn.Linear(DIM, DIM), nn.Tanh())
 
-    def forward(self, task: int, inputs: Inputs) -> Hidden:
+    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """Vectors (n, length, dim)."""
-        return Hidden(self.encoder(inputs.tokens))
+        return HiddenStates(self.encoder(inputs.tokens))
 
 
 def facts(tasks: int = 2, rows: tuple[int, ...] = (100, 300, 50, 10)) -> RunFacts:

@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mtlcli.preparing import prepare
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
-from mtlcli.training import train
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
 
 GOOD, BAD = ("fine", "lovely", "superb"), ("poor", "dreary", "awful")
 NOUNS = ("lamp", "stool", "ferry", "pie", "violin", "meadow", "button", "ladder")
@@ -82,7 +82,7 @@ def other() -> Path:
 
 
 def _train(values: dict[str, Any], folder: Path) -> Path:
-    for _ in train(prepare(resolve([Layer(values)])), folder, command="mtl train"):
+    for _ in train(set_up(resolve([Layer(values)])), folder, command="mtl train"):
         pass
     return folder
 

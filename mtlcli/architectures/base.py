@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mtlcli.plugin import TaskFacts
+from mtlcli.facts import TaskFacts
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,20 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Hidden:
+class HiddenStates:
     """Hidden states (n, length, dim): the last one, and, where they were asked for, all of them with the embeddings first."""
 
     last: Tensor
     layers: tuple[Tensor, ...] = ()
 
 
-def encode(encoder: nn.Module, inputs: Inputs) -> Hidden:
+def run_encoder(encoder: nn.Module, inputs: Inputs) -> HiddenStates:
     """The hidden states that an encoder makes of tokens, or of the word embeddings in their place."""
     chosen = {"inputs_embeds": inputs.embeddings} if inputs.embeddings is not None else {"input_ids": inputs.tokens}
     if inputs.types is not None:
         chosen["token_type_ids"] = inputs.types
     found = encoder(**chosen, attention_mask=inputs.mask, output_hidden_states=inputs.all_layers)
-    return Hidden(found.last_hidden_state, tuple(found.hidden_states or ()) if inputs.all_layers else ())
+    return HiddenStates(found.last_hidden_state, tuple(found.hidden_states or ()) if inputs.all_layers else ())
 
 
 class Architecture(nn.Module, ABC):
@@ -55,7 +55,7 @@ class Architecture(nn.Module, ABC):
     encoder: nn.Module
 
     @abstractmethod
-    def forward(self, task: int, inputs: Inputs) -> Hidden:
+    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """Features of a batch of one task. In evaluation mode they depend on each text and the weights alone: while nothing
         here learns, a run keeps them."""
 

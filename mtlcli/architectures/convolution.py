@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import nn
 
-from mtlcli.architectures.base import Architecture, ArchitectureFacts, Hidden, Inputs, encode
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, run_encoder
 from mtlcli.errors import MtlError
 
 
@@ -39,12 +39,12 @@ class Convolution(Architecture):
         self.convolution = nn.Conv1d(width, width, kernel)
         self.activation = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}[activation]()
 
-    def forward(self, task: int, inputs: Inputs) -> Hidden:
+    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """The convolved states (n, length, dim) in the place of the encoder's last ones."""
-        found = encode(self.encoder, replace(inputs, all_layers=inputs.all_layers or self.layer != -1))
+        found = run_encoder(self.encoder, replace(inputs, all_layers=inputs.all_layers or self.layer != -1))
         states = found.last if self.layer == -1 else found.layers[self.layer]
         if inputs.mask is not None:
             states = states * inputs.mask.unsqueeze(-1)
         sides = (self.kernel // 2, (self.kernel - 1) // 2)
         last = self.activation(self.convolution(nn.functional.pad(states.transpose(1, 2), sides))).transpose(1, 2)
-        return Hidden(last, (*found.layers[:-1], last) if inputs.all_layers else ())
+        return HiddenStates(last, (*found.layers[:-1], last) if inputs.all_layers else ())

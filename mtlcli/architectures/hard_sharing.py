@@ -1,6 +1,6 @@
 """Hard parameter sharing: one encoder for all tasks, one head each (Caruana 1997; survey 2.1)."""
 
-from mtlcli.architectures.base import Architecture, ArchitectureFacts, Hidden, Inputs, encode
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, run_encoder
 
 
 class HardSharing(Architecture):
@@ -10,6 +10,6 @@ class HardSharing(Architecture):
         super().__init__()
         self.encoder = facts.encoder
 
-    def forward(self, task: int, inputs: Inputs) -> Hidden:
+    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """The encoder's hidden states, the same for every task."""
-        return encode(self.encoder, inputs)
+        return run_encoder(self.encoder, inputs)

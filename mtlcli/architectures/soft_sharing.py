@@ -4,7 +4,7 @@ from copy import deepcopy
 
 from torch import nn
 
-from mtlcli.architectures.base import Architecture, ArchitectureFacts, Hidden, Inputs, encode
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, run_encoder
 
 
 class SoftSharing(Architecture):
@@ -20,9 +20,9 @@ class SoftSharing(Architecture):
         self.encoder = facts.encoder
         self.others = nn.ModuleList(deepcopy(facts.encoder) for _ in facts.tasks[1:])
 
-    def forward(self, task: int, inputs: Inputs) -> Hidden:
+    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """The hidden states of the task's own encoder."""
-        return encode(self.encoder_of(task), inputs)
+        return run_encoder(self.encoder_of(task), inputs)
 
     def private_parameters(self, task: int) -> list[nn.Parameter]:
         """The task's tower; nothing for the first task."""

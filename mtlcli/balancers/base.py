@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from mtlcli.news import Listener
 from mtlcli.plugin import Plugin
 
 Need = Literal["several-tasks", "all-tasks", "gram", "last-layer-gram", "losses-after"]
@@ -28,7 +27,7 @@ class BatchLosses:
     loss_of: Callable[[Tensor], Tensor]
 
 
-class Balancer(Plugin, Listener):
+class Balancer(Plugin):
     """Turns the mean losses of a step's tasks into the objectives whose sum is minimised.
 
     A plugin overrides `known_weights` when its weights do not depend on the losses of the step, else `forward`. A task that

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mtlcli.balancers.base import Balancer, BatchLosses
 from mtlcli.errors import MtlError, suggest
-from mtlcli.news import StepNews
-from mtlcli.plugin import RunFacts, Start
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import SetupContext, StepResult
 
 
 class DistillAnneal(Balancer):
@@ -55,13 +55,13 @@ class DistillAnneal(Balancer):
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
         self.done: Tensor
 
-    def begin(self, start: Start) -> None:
+    def setup(self, start: SetupContext) -> None:
         """Asks the teachers. Raises MtlError for each that cannot teach its task."""
         self.steps = start.steps
         errors: list[str] = []
         for task, folder in self.teachers.items():
             try:
-                found = start.teach(folder, task)
+                found = start.teacher_predictions(folder, task)
                 self.taught[task] = found.values if found.probabilities is None else found.probabilities
             except MtlError as error:
                 errors += [f"balancer.teachers.{self.run.tasks[task].name}: {line}" for line in error.lines]
@@ -90,6 +90,6 @@ class DistillAnneal(Balancer):
             teacher = (taught.to(each) * each).sum(1)
         return gold * batch.losses + (1 - gold) * teacher
 
-    def on_step(self, news: StepNews) -> None:
+    def on_step(self, result: StepResult) -> None:
         """Counts the steps that are done."""
-        self.done.fill_(news.step)
+        self.done.fill_(result.step)

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
-from mtlcli.news import EpochNews, StepNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import EpochResult, StepResult
 
 SMALLEST = 1e-8
 """What a mean loss of zero counts as: 0 stands for a mean that is not known yet."""
@@ -52,22 +52,22 @@ class DWA(Balancer):
         rates = torch.where(known, self.last / self.before / self.temperature, -torch.inf)
         return torch.where(known, known.sum() * torch.softmax(rates, 0), 1.0)[tasks]
 
-    def on_step(self, news: StepNews) -> None:
+    def on_step(self, result: StepResult) -> None:
         """Adds to the means of the window, and closes it at its last step."""
         if self.window is None:
             return
-        self.sums[news.tasks] += news.losses
-        self.counts[news.tasks] += 1
-        if news.step % self.window == 0:
+        self.sums[result.tasks] += result.losses
+        self.counts[result.tasks] += 1
+        if result.step % self.window == 0:
             pairs = zip(self.sums.tolist(), self.counts.tolist(), strict=True)
             self._remember({task: total / count for task, (total, count) in enumerate(pairs) if count})
             self.sums.zero_()
             self.counts.zero_()
 
-    def on_epoch(self, news: EpochNews) -> None:
+    def on_epoch(self, result: EpochResult) -> None:
         """Takes the epoch's means."""
         if self.window is None:
-            self._remember(news.losses)
+            self._remember(result.losses)
 
     def _remember(self, means: Mapping[int, float]) -> None:
         for task, mean in means.items():

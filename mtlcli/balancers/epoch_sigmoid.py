@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
 from mtlcli.errors import MtlError, suggest
-from mtlcli.news import EpochNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import EpochResult
 
 
 class EpochSigmoid(Balancer):
@@ -60,6 +60,6 @@ class EpochSigmoid(Balancer):
         """The weights of these tasks (k,) in this epoch."""
         return self.final[tasks] * torch.sigmoid((self.epochs - self.start[tasks]) / self.temperature)
 
-    def on_epoch(self, news: EpochNews) -> None:
+    def on_epoch(self, result: EpochResult) -> None:
         """Counts the epoch."""
-        self.epochs.fill_(news.epoch + 1)
+        self.epochs.fill_(result.epoch + 1)

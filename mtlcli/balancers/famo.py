@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
-from mtlcli.news import StepNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import StepResult
 
 EPSILON = 1e-8
 BETAS = (0.9, 0.999)
@@ -55,12 +55,12 @@ class FAMO(Balancer):
         shares, distances = torch.softmax(self.logits[tasks], 0), losses + EPSILON
         return shares * distances.log() / (shares / distances).sum().detach()
 
-    def on_step(self, news: StepNews) -> None:
+    def on_step(self, result: StepResult) -> None:
         """Moves w by what the update did to the losses."""
-        if news.losses_after is None:
+        if result.losses_after is None:
             return
-        tasks = news.tasks
-        progress = (news.losses + EPSILON).log() - (news.losses_after + EPSILON).log()
+        tasks = result.tasks
+        progress = (result.losses + EPSILON).log() - (result.losses_after + EPSILON).log()
         shares = torch.softmax(self.logits[tasks], 0)
         gradient = shares * (progress - (shares * progress).sum()) + self.weight_decay * self.logits[tasks]
         self.steps[tasks] += 1

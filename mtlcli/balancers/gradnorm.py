@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.balancers.base import Balancer
-from mtlcli.news import StepNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import StepResult
 
 SMALLEST_WEIGHT, SMALLEST = 1e-3, 1e-8
 
@@ -67,14 +67,14 @@ class GradNorm(Balancer):
         target = (norms.mean() * rates**self.alpha).detach()
         return (norms - target).abs().sum()
 
-    def on_step(self, news: StepNews) -> None:
+    def on_step(self, result: StepResult) -> None:
         """Keeps the weights that were moved positive and the sum of all at T."""
         with torch.no_grad():
             weights = torch.stack(list(self.weights))
-            present = weights[news.tasks]
+            present = weights[result.tasks]
             sum_of_present = len(weights) - (weights.sum() - present.sum())  # as it was before the optimizer's step
             present = present.clamp_min(SMALLEST_WEIGHT)
-            for task, weight in zip(news.tasks.tolist(), present * sum_of_present / present.sum(), strict=True):
+            for task, weight in zip(result.tasks.tolist(), present * sum_of_present / present.sum(), strict=True):
                 self.weights[task].copy_(weight)
 
     def _chosen(self, tasks: Tensor) -> Tensor:

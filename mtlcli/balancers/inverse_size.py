@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
 
 
 class InverseSize(Balancer):

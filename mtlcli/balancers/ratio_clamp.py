@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
 from mtlcli.errors import MtlError, suggest
-from mtlcli.news import StepNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import StepResult
 
 SMALLEST = 1e-8
 
@@ -63,9 +63,9 @@ class RatioClamp(Balancer):
         """The primary task's weight, ones for the others (k,)."""
         return torch.where(tasks == self.primary, self.weight, 1.0)
 
-    def on_step(self, news: StepNews) -> None:
+    def on_step(self, result: StepResult) -> None:
         """Moves the weight by the ratio of the losses."""
-        losses = dict(zip(news.tasks.tolist(), news.losses, strict=True))
+        losses = dict(zip(result.tasks.tolist(), result.losses, strict=True))
         if self.reference in losses:
             self.reference_loss.copy_(losses[self.reference].clamp_min(SMALLEST))
         if self.primary in losses and self.reference_loss > 0:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
-from mtlcli.news import StepNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import StepResult
 
 
 class RLW(Balancer):
@@ -29,7 +29,7 @@ class RLW(Balancer):
         """Weights (k,) that sum to 1."""
         return torch.softmax(self.drawn[tasks], 0)
 
-    def on_step(self, news: StepNews) -> None:
+    def on_step(self, result: StepResult) -> None:
         """Draws for the next step."""
         self.drawn.copy_(self._draw())
 

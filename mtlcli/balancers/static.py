@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
 from mtlcli.errors import MtlError, suggest
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
 
 
 class Static(Balancer):

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
-from mtlcli.news import EpochNews, EvaluationNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import EpochResult, EvaluationResult
 
 SMALLEST = 1e-8
 """What a reference of zero counts as: 0 stands for one that is not known yet."""
@@ -49,15 +49,15 @@ class Tchebycheff(Balancer):
         self.reference: Tensor
         self.judged: Tensor
 
-    def on_epoch(self, news: EpochNews) -> None:
+    def on_epoch(self, result: EpochResult) -> None:
         """Takes the epoch's mean losses as reference, where dev losses are not there or not asked for."""
-        self._refer({task: loss for task, loss in news.losses.items() if not self.judged[task]})
+        self._refer({task: loss for task, loss in result.losses.items() if not self.judged[task]})
 
-    def on_evaluation(self, news: EvaluationNews) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         """Takes the losses on dev as reference."""
         if self.kind == "validation":
-            self._refer(news.losses)
-            for task in news.losses:
+            self._refer(result.losses)
+            for task in result.losses:
                 self.judged[task] = True
 
     def _refer(self, losses: Mapping[int, float]) -> None:

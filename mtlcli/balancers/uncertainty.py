@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.balancers.base import Balancer
-from mtlcli.news import StepNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import StepResult
 
 LIMIT = 10.0
 """Largest |s|: weights between exp(-10) and exp(10)."""
@@ -54,7 +54,7 @@ class Uncertainty(Balancer):
         s = self._chosen(tasks)
         return self.share[tasks] * torch.exp(-s) * losses + s / 2
 
-    def on_step(self, news: StepNews) -> None:
+    def on_step(self, result: StepResult) -> None:
         """Puts what the optimizer moved beyond the bounds back on them."""
         with torch.no_grad():
             for s in self.log_variance:

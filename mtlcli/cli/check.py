@@ -6,7 +6,7 @@ from mtlcli.cli import options
 from mtlcli.cli.console import err, say, show_plan, size, table
 
 if TYPE_CHECKING:
-    from mtlcli.data.loading import LoadedTask
+    from mtlcli.data.splits import LoadedTask
 
 
 def check(
@@ -45,11 +45,11 @@ def check(
     """
     flags = {name: value for name, value in locals().items() if name in options.FLAGS}
     chosen = options.configure(config, task, sample, balancer, on_bad_row, sets, flags)
-    from mtlcli.checking import try_longest
-    from mtlcli.preparing import prepare
+    from mtlcli.training.dry_run import dry_run
+    from mtlcli.training.setup import set_up
 
-    prepared = prepare(chosen, tell=lambda line: None if quiet else say(line, err))
-    found = try_longest(prepared)
+    prepared = set_up(chosen, tell=lambda line: None if quiet else say(line, err))
+    found = dry_run(prepared)
     if quiet:
         return
     show_plan(prepared.plan)
@@ -77,7 +77,7 @@ def check(
 def _labels(loaded: "LoadedTask") -> str:
     from collections import Counter
 
-    from mtlcli.tasks.base import Classes
+    from mtlcli.tasks.targets import Classes
 
     targets = loaded.splits["train"].targets
     if not isinstance(loaded.target, Classes):

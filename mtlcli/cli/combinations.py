@@ -11,7 +11,7 @@ from mtlcli.cli.console import explain, say
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
-    from mtlcli.combining import Pair
+    from mtlcli.training.compatibility import Pair
 
 
 def combinations(
@@ -24,7 +24,7 @@ def combinations(
     Example: mtl plugins combinations --tasks 2
     """
     from mtlcli import registry
-    from mtlcli.combining import FAMILIES, pairs
+    from mtlcli.training.compatibility import FAMILIES, pairs
 
     if output not in ("text", "markdown", "json"):
         raise MtlError(f'--format: found "{output}"; expected text, markdown or json')

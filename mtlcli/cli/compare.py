@@ -10,7 +10,7 @@ from mtlcli.cli import options
 from mtlcli.cli.console import err, say, table
 
 if TYPE_CHECKING:
-    from mtlcli.comparing import Compared, Comparison
+    from mtlcli.evaluation.compare import Compared, Comparison
 
 
 def compare(
@@ -38,9 +38,9 @@ def compare(
 
     Example: mtl compare runs/equal runs/pcgrad
     """
-    from mtlcli import comparing
+    from mtlcli.evaluation.compare import compare as compare_runs
 
-    found = comparing.compare(
+    found = compare_runs(
         runs, split=split, tasks=task or (), metrics=metric or (), resamples=resamples
     )  # fmt: skip
     if not quiet:

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from mtlcli.events import Evaluated, Stepped
-    from mtlcli.metrics.bootstrap import Estimate
-    from mtlcli.plan import Plan
+    from mtlcli.statistics.bootstrap import Estimate
+    from mtlcli.training.events import Evaluated, Stepped
+    from mtlcli.training.plan import Plan
 
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)

@@ -11,7 +11,7 @@ from mtlcli.cli.console import err, say, table
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
-    from mtlcli.ensembling import Ensemble
+    from mtlcli.runs.ensemble import Ensemble
 
 
 def ensemble(
@@ -40,7 +40,7 @@ def ensemble(
     Example: mtl ensemble runs/a runs/b runs/c --threshold sst=0.5 --output runs/ensemble
     """
     thresholds = _thresholds(threshold or [])
-    from mtlcli.ensembling import check_place, choose, write
+    from mtlcli.runs.ensemble import check_place, choose, write
 
     check_place(output, overwrite=overwrite)
     chosen = choose(runs, thresholds)

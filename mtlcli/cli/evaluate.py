@@ -47,11 +47,11 @@ def evaluate(
 
     Example: mtl eval runs/demo --json
     """
-    from mtlcli.judging import judge
-    from mtlcli.recipes import parse_assignment
-    from mtlcli.run_log import plain_results
+    from mtlcli.config.layers import parse_assignment
+    from mtlcli.evaluation.evaluate import evaluate
+    from mtlcli.runs.results import plain_results
 
-    results, notes = judge(
+    results, notes = evaluate(
         run, [options.parse_task(text) for text in task or ()], data=data, splits=split,
         changes=[parse_assignment(text) for text in sets or ()], resamples=resamples, device=device or "auto",
         precision=precision,

@@ -8,8 +8,8 @@ import typer
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
-    from mtlcli.config import Config
-    from mtlcli.recipes import Layer
+    from mtlcli.config.layers import Layer
+    from mtlcli.config.schema import Config
 
 Tasks = Annotated[
     list[str] | None,
@@ -116,11 +116,12 @@ def configure(
 ) -> "Config":  # fmt: skip
     """The configuration of a command: recipe < flags < --set. With `stored`, that of a run being resumed comes first;
     `resumed` is the same where there is a checkpoint, even if a recipe is given again."""
-    from mtlcli.config import TASK_FILES, Config
-    from mtlcli.places import suggest_key
-    from mtlcli.recipes import Layer, parse_assignment, read_recipe
-    from mtlcli.resolution import resolve
-    from mtlcli.shorthands import absolute_paths, plain_tasks, split_methods
+    from mtlcli.config.layers import Layer, parse_assignment, read_recipe
+    from mtlcli.config.locations import suggest_key
+    from mtlcli.config.resolve import resolve
+    from mtlcli.config.schema import TASK_FILES, Config
+    from mtlcli.config.shorthand import absolute_paths, plain_tasks, split_methods
+    from mtlcli.runs.record import inherited_sections
 
     here = Path.cwd()
     layers = [stored] if stored is not None else []
@@ -165,4 +166,8 @@ def configure(
         named = [name for layer in layers for name in (layer.values.get("tasks") or {})]
         for name in only or dict.fromkeys(named):
             flag_layer.put(("tasks", name, "on_bad_row"), on_bad_row, "--on-bad-row")
-    return resolve(layers, only or None, resumed)
+    if resumed is None:
+        return resolve(layers, only or None, inherited_sections)
+    # A resumed run has everything it took from the run named by `init`, which may be gone.
+    sections = {key: resumed.values[key] for key in ("encoder", "architecture")}
+    return resolve(layers, only or None, lambda _: sections)

@@ -14,7 +14,7 @@ from mtlcli.cli.console import out, say
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
-    from mtlcli.inspection import Surveyed
+    from mtlcli.registry.listing import PluginSummary
 
 app = typer.Typer(
     help="What can be plugged in: tasks, heads, schedulers, balancers and more.\n\nExample: mtl plugins list balancers",
@@ -38,10 +38,10 @@ def list_plugins(
     Example: mtl plugins list balancers
     """
     from mtlcli import registry
-    from mtlcli.inspection import survey
+    from mtlcli.registry.listing import list_plugins
 
     families = list(registry.FAMILIES) if family is None else [registry.family_named(family)]
-    found = survey(families)
+    found = list_plugins(families)
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     elif out.is_terminal:
@@ -63,7 +63,7 @@ PER_STEP = {
 }
 
 
-def _columns(one: "Surveyed") -> tuple[str, ...]:
+def _columns(one: "PluginSummary") -> tuple[str, ...]:
     """What a program reads of a plugin; `-` for what it does not say, or has not."""
     text = one.summary if one.status == "ok" else one.status
     origin = f"{one.distribution} {one.version}"
@@ -71,13 +71,13 @@ def _columns(one: "Surveyed") -> tuple[str, ...]:
     return one.family, one.name, *(" ".join((column or "").split()) or "-" for column in columns)
 
 
-def _asks(one: "Surveyed") -> list[str]:
+def _asks(one: "PluginSummary") -> list[str]:
     """What a plugin makes of a step, and needs of the step, the engine or the architecture."""
     asks = [PER_STEP.get(one.tasks_per_step, one.tasks_per_step)] if one.tasks_per_step else []
     return asks + list(one.needs or ()) + (["gradient rows"] if one.reads_rows else [])
 
 
-def _listed(rows: "list[Surveyed]") -> None:
+def _listed(rows: "list[PluginSummary]") -> None:
     """The plugins of one family for people: the name, what it does, and below it what it declares and where it is from."""
     width = max((len(one.name) for one in rows), default=0)
     for one in rows:
@@ -115,7 +115,7 @@ def show(
     Example: mtl plugins show balancers uncertainty
     """
     from mtlcli import registry
-    from mtlcli.describing import describe
+    from mtlcli.registry.details import describe
 
     found = describe(registry.family_named(family), name)
     _row("", f"{found.name} ({found.family}, {found.distribution} {found.version}".rstrip() + ")")
@@ -151,7 +151,7 @@ def new(
     Example: mtl plugins new my-balancer --output /tmp/mtlcli-my-balancer
     """
     from mtlcli import registry
-    from mtlcli.scaffold import make_distribution
+    from mtlcli.registry.scaffold import make_distribution
 
     place = folder or Path(f"mtlcli-{name}")
     if place.exists() and (place.is_file() or any(place.iterdir())):

@@ -19,7 +19,7 @@ from mtlcli.cli.console import err, say
 from mtlcli.errors import MtlError, one_of
 
 if TYPE_CHECKING:
-    from mtlcli.data.reading import FileSource
+    from mtlcli.data.readers import FileSource
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", "": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 INPUT_FORMATS = ("text", "csv", "tsv", "jsonl")
@@ -83,9 +83,9 @@ def predict(
         raise MtlError(f'--input-format: found "{input_format}": expected one of {one_of(INPUT_FORMATS)}')
     if precision not in PRECISIONS:
         raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
-    from mtlcli.predictor import look
+    from mtlcli.inference.predictor import open_run
 
-    outline = look(run)
+    outline = open_run(run)
     record = outline.record
     for name in task or ():
         outline.task(name)
@@ -97,8 +97,8 @@ def predict(
         _must_be_text(source.name, first, {text for one in record["tasks"].values() for text in one["text"]})
 
     from mtlcli.devices import autocast, find_device, find_precision
-    from mtlcli.prediction import as_cells, as_json, cell_names, check, find_readings
-    from mtlcli.prediction import predict as run_prediction
+    from mtlcli.inference.predict import as_cells, as_json, cell_names, check, find_readings
+    from mtlcli.inference.predict import predict as run_prediction
 
     place = find_device(device or "auto")
     context = autocast(place, find_precision(precision, place))
@@ -141,7 +141,7 @@ def _opened_input(
 ) -> "tuple[FileSource, str, Callable[[float], bool] | None]":
     """The rows, the first line, and, where they come through a pipe, whether more are there already."""
     from mtlcli.data.pipe import Pipe
-    from mtlcli.data.reading import BadRows, FileSource, format_of, iterate
+    from mtlcli.data.readers import BadRows, FileSource, format_of, iterate
 
     format_ = format_of(path or "-", name=name, header=header)  # type: ignore[arg-type]
     piped = path is None or str(path) == "-"

@@ -23,9 +23,9 @@ def report(
 
     Example: mtl report runs/demo --output demo.html
     """
-    from mtlcli.reporting import contents, page
-    from mtlcli.reporting.embeddings import Cloud, clouds
-    from mtlcli.run_folder import read_record
+    from mtlcli.report import page, sections
+    from mtlcli.report.embeddings import Cloud, clouds
+    from mtlcli.runs.record import read_record
 
     if output.is_dir():
         raise MtlError(f"--output: {output} is a folder; expected the name of a page, such as {output}/report.html")
@@ -33,7 +33,7 @@ def report(
         raise MtlError(f"--output: there is no folder {output.parent}")
     for folder in runs:
         read_record(folder)
-    sections = [contents.overview(runs)]
+    parts = [sections.overview(runs)]
     for folder in runs:
         found: list[Cloud] = []
         note = ""
@@ -43,8 +43,8 @@ def report(
                 found, note = clouds(folder, points)
             except MtlError as error:
                 say(f"note: {folder}: no pictures of encodings: {'; '.join(error.lines)}", err)
-        sections.append(contents.one_run(folder, found, note))
-    text = page.page(title or f"mtl report: {', '.join(folder.name for folder in runs)}", sections)
+        parts.append(sections.one_run(folder, found, note))
+    text = page.page(title or f"mtl report: {', '.join(folder.name for folder in runs)}", parts)
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:

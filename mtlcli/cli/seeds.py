@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mtlcli.cli import train
+from mtlcli.cli import session
 from mtlcli.cli.console import err, say, show_plan, table
 from mtlcli.cli.interrupts import Interrupts
 from mtlcli.errors import MtlError
-from mtlcli.grouping import LIST, Group, is_finished, open_group, parse_seeds, spreads, write_group
+from mtlcli.runs.folder import is_finished
+from mtlcli.runs.seeds import LIST, Group, open_group, parse_seeds, spreads, write_group
 
 if TYPE_CHECKING:
-    from mtlcli.checkpoint import Checkpoint
-    from mtlcli.config import Config
-    from mtlcli.recipes import Layer
+    from mtlcli.config.layers import Layer
+    from mtlcli.config.schema import Config
+    from mtlcli.runs.checkpoint import Checkpoint
 
 Configure = Callable[["Layer | None", "Layer | None"], "Config"]
 """(configuration to start from, that of a run that goes on) -> the configuration of the command."""
@@ -43,9 +44,9 @@ def train_seeds(
     if output is None:
         if resume:
             raise MtlError("--resume: which runs? name their folder with --output")
-        output = train.default_output(configure(None, None))
+        output = session.default_output(configure(None, None))
     group, before = open_group(output, wanted, resume=resume, overwrite=overwrite)
-    from mtlcli.training import open_folder
+    from mtlcli.runs.folder import open_folder
 
     checkpoints = {seed: open_folder(group.run(seed), resume=resume, overwrite=overwrite) for seed in group.seeds}
     started = False
@@ -57,7 +58,7 @@ def train_seeds(
                 _say(f"seed {seed}: finished before, in {group.run(seed)}", quiet)
                 continue
             start = time.monotonic()
-            prepared = train.prepare_run(chosen, found, quiet)
+            prepared = session.prepare_run(chosen, found, quiet)
             if not started:  # nothing is written or removed before the first run can begin
                 if before is not None and overwrite:
                     for run in before.runs:
@@ -68,7 +69,7 @@ def train_seeds(
                 started = True
             _say(f"seed {seed}, run {number} of {len(group.seeds)}: {group.run(seed)}", quiet)
             with Interrupts() as interrupts:
-                train.run(prepared, group.run(seed), found, start, interrupts.asked, quiet, output)
+                session.run(prepared, group.run(seed), found, start, interrupts.asked, quiet, output)
                 if interrupts.signal is not None:
                     if is_finished(group.run(seed)):  # it was the last step, so the run itself has nothing to say
                         say(f"stopped after seed {seed}; go on with: mtl train --resume --output {output}")
@@ -87,7 +88,7 @@ def _chosen(
 ) -> "tuple[Config, bool]":
     """The configuration of one run, and whether it is finished and nothing in that has changed. A run that is new takes what
     the command leaves out from the first that is there."""
-    from mtlcli.run_folder import stored_layer
+    from mtlcli.runs.folder import stored_layer
 
     folder = group.run(seed)
     stored = {run: layer for run in (folder, *group.runs) if resume and (layer := stored_layer(run)) is not None}
@@ -97,7 +98,7 @@ def _chosen(
     chosen = chosen.model_copy(update={"training": chosen.training.model_copy(update={"seed": seed})})
     if own is None or not known:
         return chosen, False
-    changed = train.tell_changes(own, chosen, folder, quiet)
+    changed = session.tell_changes(own, chosen, folder, quiet)
     return chosen, done and not changed
 
 

@@ -14,8 +14,8 @@ from mtlcli.cli.interrupts import Interrupts
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
-    from mtlcli.study_planning import StudyPlan
-    from mtlcli.study_results import Record, Study
+    from mtlcli.studies.plan import StudyPlan
+    from mtlcli.studies.results import Record, Study
 
 FORMATS = ("text", "markdown")
 
@@ -77,18 +77,18 @@ def study(
     flags = {name: value for name, value in locals().items() if name in options.FLAGS}
     if table_format not in FORMATS:
         raise MtlError(f'--format: found "{table_format}"; expected {" or ".join(FORMATS)}')
-    from mtlcli.study_results import read_study
+    from mtlcli.studies.results import read_study
 
     if show is not None:
         _show_table(read_study(show), table_format)
         return
     if not methods:
         raise MtlError("METHODS: which methods? such as: mtl study equal pcgrad uncertainty+gradvac scheduler:annealed")
-    from mtlcli.data.encoding import cache_folder
-    from mtlcli.grouping import parse_seeds
-    from mtlcli.study_methods import find_methods
-    from mtlcli.study_planning import plan_study
-    from mtlcli.studying import open_study
+    from mtlcli.data.tokens import cache_folder
+    from mtlcli.runs.seeds import parse_seeds
+    from mtlcli.studies.methods import find_methods
+    from mtlcli.studies.plan import plan_study
+    from mtlcli.studies.run import open_study
 
     chosen = options.configure(config, task, sample, None, on_bad_row, sets, flags)
     folder = output or Path("studies") / f"{'-'.join(chosen.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -118,9 +118,9 @@ def _show_plan(plan: "StudyPlan", folder: Path) -> None:
 
 def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
     """Runs the study with a line for each run. Exits where it is interrupted."""
-    from mtlcli.data.encoding import cache_folder
-    from mtlcli.events import Started, Stepped
-    from mtlcli.studying import Interrupted, RunEnded, RunStarted, run_study
+    from mtlcli.data.tokens import cache_folder
+    from mtlcli.studies.run import Interrupted, RunEnded, RunStarted, run_study
+    from mtlcli.training.events import Started, Stepped
 
     view: TrainingView | None = None
     command = shlex.join(["mtl", *sys.argv[1:]])
@@ -165,7 +165,7 @@ def _line(record: "Record", study: "Study") -> str:
 
 
 def _show_table(study: "Study", table_format: str) -> None:
-    from mtlcli.study_results import cells, legend, markdown
+    from mtlcli.studies.results import cells, legend, markdown
 
     if table_format == "markdown":
         print(markdown(study))

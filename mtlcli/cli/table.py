@@ -46,28 +46,28 @@ def table(
 
     Example: mtl table runs/equal runs/pcgrad --format markdown
     """  # fmt: skip
-    from mtlcli import tabulating
+    from mtlcli.evaluation import table as results_table
 
     if output not in FORMATS:
         raise MtlError(f'--format: found "{output}"; expected text, markdown or csv')
-    others = tabulating.read_published(published) if published is not None else None
+    others = results_table.read_published(published) if published is not None else None
     if not runs and others is None:
         raise MtlError("expected one or more run folders, or --published")
     folders = runs or [Path(name) for name in (others.rows if others else ())]
     try:
-        measured = tabulating.read(folders, split=split, allow_missing=allow_missing)
+        measured = results_table.read(folders, split=split, allow_missing=allow_missing)
     except MtlError as error:
         if runs:
             raise
         raise MtlError(*error.lines, f"{published} names these runs; --allow-missing keeps a row for each") from error
-    bounds = tabulating.bounds_of(measured)
-    found = tabulating.tabulate(measured, metrics=metric or (), bounds=bounds, normalized=normalized)
-    lines = tabulating.exact_lines(found) if output == "csv" else tabulating.lines(found, digits)
+    bounds = results_table.bounds_of(measured)
+    found = results_table.tabulate(measured, metrics=metric or (), bounds=bounds, normalized=normalized)
+    lines = results_table.exact_lines(found) if output == "csv" else results_table.lines(found, digits)
     if others is not None:
-        lines = tabulating.beside(others, lines)
+        lines = results_table.beside(others, lines)
     if output == "csv":
-        print(tabulating.as_csv(lines))
+        print(results_table.as_csv(lines))
     elif output == "markdown":
-        print(tabulating.markdown(lines))
+        print(results_table.markdown(lines))
     else:
-        console.table("", list(zip(lines[0], tabulating.sides(lines), strict=True)), lines[1:])
+        console.table("", list(zip(lines[0], results_table.sides(lines), strict=True)), lines[1:])

@@ -1,20 +1,13 @@
 """Rows that are not in a file: the made-up sample, and the hub through the `datasets` library."""
 
-import os
 import sys
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from http.client import HTTPException
 from typing import Any
 
-from mtlcli.data.reading import BadRows, FileSource, Row, iterate
+from mtlcli.data.readers import BadRows, FileSource, TextRow, iterate
 from mtlcli.errors import MtlError, suggest
+from mtlcli.hub import hub_answers
 from mtlcli.tasks.base import HubSource, Task, sample_rows
-
-PROBE_SECONDS = 5.0
-"""How long the hub may take to answer at all before we say that it is out of reach."""
 
 
 class MadeRows:
@@ -31,16 +24,16 @@ class MadeRows:
             raise MtlError(f'{self.name}: no column "{wanted}"{suggest(wanted, self.columns)}')
         return wanted
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TextRow]:
         """The rows, never bad ones."""
         for number, values in enumerate(sample_rows(self._make()), start=1):
-            yield Row(number, values)
+            yield TextRow(number, values)
 
 
 Source = FileSource | MadeRows
 
 
-def rows_of(source: Source, bad: BadRows) -> Iterator[Row]:
+def rows_of(source: Source, bad: BadRows) -> Iterator[TextRow]:
     """The rows of either kind of source; what cannot be read goes to `bad`."""
     return iterate(source, bad) if isinstance(source, FileSource) else source.rows()
 
@@ -54,36 +47,6 @@ def sample_source(task: Task, split: str) -> MadeRows:
             f"--task {task.name}=train.tsv,dev.tsv"
         )
     return MadeRows(f"sample {task.name} {split}", lambda: task.sample(split) or (), tuple(first))
-
-
-def offline() -> bool:
-    """Whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to ask the hub."""
-    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return said.upper() in ("1", "ON", "YES", "TRUE")
-
-
-def hub_answers(endpoint: str | None = None) -> bool:
-    """Whether the hub can be reached, within PROBE_SECONDS. False at once where the environment says to stay offline."""
-    if offline():
-        return False
-    url = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    answer: list[bool] = []
-    # a thread, because looking up a host name cannot be bounded, nor an answer that comes byte by byte
-    thread = threading.Thread(target=lambda: answer.append(_answers(url)), daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return bool(answer and answer[0])
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
-            return True
-    except urllib.error.HTTPError as error:
-        error.close()
-        return True  # it answered
-    except (OSError, ValueError, HTTPException):
-        return False
 
 
 def _stay_offline(datasets: Any) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from mtlcli.encoders.base import EncoderFacts, EncoderSource
 from mtlcli.encoders.wordpiece import learn_vocabulary
 from mtlcli.errors import MtlError
-from mtlcli.plugin import seed_for
+from mtlcli.facts import seed_for
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
-from mtlcli.plugin import RunFacts
 
 
 class AlignedMTL(GradientRegularizer):

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from mtlcli.balancers.base import Need
-from mtlcli.news import Listener
 from mtlcli.plugin import Plugin
 
 Scale = Literal["native", "mean", "sum"]
 Granularity = Literal["whole", "layer", "tensor"]
 
 
-class GradientRegularizer(Plugin, Listener):
+class GradientRegularizer(Plugin):
     """Combines the tasks' gradients on the shared parameters into one.
 
     Most methods are functions of the inner products alone and override `weights`; one that needs the gradients themselves

@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
 from mtlcli.gradient_regularizers.geometry import Matrix, dot, shortest, solve
-from mtlcli.plugin import RunFacts
 
 LEAST = 1e-3
 """Smallest s = |g_w| / (c |g_0|): no weight exceeds 1 / s, which would amplify rounding."""

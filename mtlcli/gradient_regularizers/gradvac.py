@@ -7,8 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer, Granularity, Scale
-from mtlcli.plugin import RunFacts, Start
+from mtlcli.plugin import SetupContext
 
 LIMIT = 1 - 1e-6
 """Cosines are kept within -LIMIT and LIMIT: rounding takes them past 1, and the formula divides by the sine."""
@@ -51,7 +52,7 @@ class GradVac(GradientRegularizer):
         self.targets: Tensor
         self._make(1)
 
-    def begin(self, start: Start) -> None:
+    def setup(self, start: SetupContext) -> None:
         """Makes the targets (blocks, tasks, tasks)."""
         if self.granularity != "whole":
             self._make(len(start.blocks(self.granularity)))

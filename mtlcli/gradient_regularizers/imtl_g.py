@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
 from mtlcli.gradient_regularizers.geometry import PRECISION, cosines
-from mtlcli.plugin import RunFacts
 
 SHARE = 0.1
 """Least sum of v that is divided by, as a share of the sum of |v|."""

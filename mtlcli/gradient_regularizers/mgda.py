@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
 from mtlcli.gradient_regularizers.geometry import cosines, shortest
-from mtlcli.plugin import RunFacts
 
 
 class MGDA(GradientRegularizer):

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.errors import MtlError
-from mtlcli.plugin import TaskFacts
+from mtlcli.facts import TaskFacts
 
 Composition = Literal["pairs-of-classes"]
 """What a head may ask of its training batches: two rows of every class, the first ones of all classes before the second ones."""
@@ -22,7 +22,7 @@ Gamma = Annotated[
 
 
 @dataclass(frozen=True)
-class Encoding:
+class EncoderOutput:
     """What the encoder made of one text (or one joined pair) of each of n rows.
 
     tokens (n, length, dim) of the layer the head reads, mask (n, length) True where there is a token, pooled (n, dim).
@@ -90,7 +90,7 @@ class Head(nn.Module, ABC):
         self.facts = facts
 
     @abstractmethod
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """One or two encodings of n rows -> output (n, ...)."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import Decoded, Encoding, Head, HeadFacts
+from mtlcli.heads.base import Decoded, EncoderOutput, Head, HeadFacts
 
 
 class ClassContrastive(Head):
@@ -48,7 +48,7 @@ class ClassContrastive(Head):
         self.centroids: Tensor
         self.seen: Tensor
 
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """One encoding -> the same, normalized (n, dim)."""
         return normalize(encodings[0].pooled.float(), dim=-1)
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Gamma, Head, HeadFacts
+from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
 
 
 class Cosine(Head):
@@ -39,7 +39,7 @@ class Cosine(Head):
         self.low, self.high = facts.task.score_range or (0.0, 1.0)
         self.kind = ClassesOrScore(facts.task, gamma)
 
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """Two encodings (n, dim) -> scores (n,) in the units of the data, not yet clamped."""
         a, b = (self.dropout(encoding.pooled.float()) for encoding in encodings)
         cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1)

@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import nn
 
 from mtlcli.errors import MtlError
+from mtlcli.facts import seed_for
 from mtlcli.heads.base import HeadFacts
-from mtlcli.plugin import seed_for
 
 Activation = Literal["relu", "gelu", "tanh"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
-Hidden = Annotated[
+HiddenSizes = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...],
     Field(description="widths of the hidden layers, each behind dropout and before the activation"),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Gamma, Head, HeadFacts
+from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
 
 
 class Linear(Head):
@@ -23,7 +23,7 @@ class Linear(Head):
         self.out = nn.Linear(facts.dim, facts.outputs)
         self.kind = ClassesOrScore(facts.task, gamma)
 
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """One encoding -> logits (n, classes) or standardised scores (n,)."""
         output = self.out(self.dropout(encodings[0].pooled))
         return output.squeeze(-1) if self.facts.task.is_regression else output

@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Gamma, Head, HeadFacts
-from mtlcli.heads.layers import Activation, Hidden, Shared, hidden_layers
+from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.layers import Activation, HiddenSizes, Shared, hidden_layers
 
 
 class MLP(Head):
@@ -21,7 +21,7 @@ class MLP(Head):
         self,
         facts: HeadFacts,
         *,
-        hidden: Hidden = (256,),
+        hidden: HiddenSizes = (256,),
         activation: Annotated[Activation, Field(description="after each hidden layer")] = "relu",
         dropout: Annotated[float, Field(ge=0, lt=1, description="share zeroed before every layer in training")] = 0.1,
         shared: Shared = None,
@@ -33,7 +33,7 @@ class MLP(Head):
         self.out = nn.Linear(width, facts.outputs)
         self.kind = ClassesOrScore(facts.task, gamma)
 
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """One encoding -> logits (n, classes) or standardised scores (n,)."""
         output = self.out(self.dropout(self.hidden(encodings[0].pooled)))
         return output.squeeze(-1) if self.facts.task.is_regression else output

@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mtlcli.encoders.pooling import pool
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Gamma, Head, HeadFacts
-from mtlcli.heads.layers import Activation, Hidden, hidden_layers
+from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.layers import Activation, HiddenSizes, hidden_layers
+from mtlcli.heads.pooling import pool
 
 
 class PairCompare(Head):
@@ -21,7 +21,7 @@ class PairCompare(Head):
     The scale is ours too: it makes the numbers of every encoder and layer alike. The layers are those of the option, whatever
     `tasks.NAME.layer` says.
 
-    Made for encoders that already place similar texts side by side: freeze one (a phase of the scheduler `stages` with
+    Made for encoders that already place similar texts side by side: freeze one (a stage of the scheduler `stages` with
     `freeze: [encoder]`) and it keeps what it knows, which fine-tuning on few pairs takes from it.
     """
 
@@ -36,7 +36,7 @@ class PairCompare(Head):
             tuple[int, ...],
             Field(min_length=1, description="hidden layers that are read: -1 the last, -2 the one before"),
         ] = (-1, -2),
-        hidden: Hidden = (512,),
+        hidden: HiddenSizes = (512,),
         activation: Annotated[Activation, Field(description="after each hidden layer")] = "relu",
         dropout: Annotated[float, Field(ge=0, lt=1, description="share zeroed before every layer in training")] = 0.4,
         gamma: Gamma = 1.0,
@@ -49,7 +49,7 @@ class PairCompare(Head):
         self.out = nn.Linear(width, facts.outputs)
         self.kind = ClassesOrScore(facts.task, gamma)
 
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """Two encodings with their layers -> logits (n, classes) or standardised scores (n,)."""
         parts = []
         for layer in self.further_layers:

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Gamma, Head, HeadFacts
+from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
 
 
 class PairConcat(Head):
@@ -32,7 +32,7 @@ class PairConcat(Head):
         self.out = nn.Linear(facts.dim * (2 + difference + product), facts.outputs)
         self.kind = ClassesOrScore(facts.task, gamma)
 
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """Two encodings -> logits (n, classes) or standardised scores (n,)."""
         a, b = (self.dropout(encoding.pooled) for encoding in encodings)
         parts = [a, b]

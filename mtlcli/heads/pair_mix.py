@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, pairwise_distance
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Gamma, Head, HeadFacts
-from mtlcli.heads.layers import Activation, Hidden, Shared, hidden_layers
+from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.layers import Activation, HiddenSizes, Shared, hidden_layers
 
 NEGATIVES = 64
 """Rows of the previous batch that are kept as negatives; the rest of a larger batch is left out."""
@@ -47,7 +47,7 @@ class PairMix(Head):
             Field(ge=0, le=1, description="weight of the mapping; by default .99 for classes, .01 for a score"),
         ] = None,
         learn_alpha: Annotated[bool, Field(description="learn alpha from there, as the sigmoid of a number")] = False,
-        hidden: Hidden = (),
+        hidden: HiddenSizes = (),
         activation: Annotated[Activation, Field(description="after each hidden layer")] = "relu",
         dropout: Annotated[float, Field(ge=0, lt=1, description="share zeroed before every layer in training")] = 0.1,
         shared: Shared = None,
@@ -86,7 +86,7 @@ class PairMix(Head):
         self.negatives: Tensor
         self.kept: Tensor
 
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """Two encodings (n, dim) -> standardised scores (n,), or logits (n, 2), followed by both encodings (n, 2 + 2 * dim) where
         the loss needs them."""
         texts = [encoding.pooled.float() for encoding in encodings]

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mtlcli.plugin import TaskFacts
+from mtlcli.facts import TaskFacts
 
 
 class Metric(ABC):

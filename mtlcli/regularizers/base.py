@@ -2,16 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from mtlcli.data.batching import Batch
-from mtlcli.news import Listener
+from mtlcli.data.batches import Batch
+from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.plugin import Plugin
-
-if TYPE_CHECKING:
-    from mtlcli.model import MultiTaskModel
 
 RegularizerNeed = Literal["towers"]
 """towers: the architecture must hold one module of the same shape for each task (`Architecture.towers`)."""
@@ -34,7 +31,7 @@ class Forward:
     symmetric KL for classes, squared error for scores.
     """
 
-    model: "MultiTaskModel"
+    model: MultiTaskModel
     task: int
     batch: Batch
     output: Tensor
@@ -44,7 +41,7 @@ class Forward:
     divergence: Callable[[Tensor, Tensor], Tensor]
 
 
-class Regularizer(Plugin, Listener):
+class Regularizer(Plugin):
     """Adds something to every task's loss, or pulls the weights at every step.
 
     `forward_passes` and `backward_passes` are its cost for each batch, beside the plain pass; the mixing plan shows them.
@@ -58,9 +55,9 @@ class Regularizer(Plugin, Listener):
         """What is added to the task's loss of this batch, weight included: one number with its graph; None for nothing."""
         return None
 
-    def after_backward(self, model: "MultiTaskModel") -> None:
+    def after_backward(self, model: MultiTaskModel) -> None:
         """Called once the step's gradient is whole, before clipping: a penalty on the weights adds its own to `.grad` of
         parameters that have one. A parameter without belongs to a task that is not in the step, and stays as it is."""
 
-    def after_step(self, model: "MultiTaskModel") -> None:
+    def after_step(self, model: MultiTaskModel) -> None:
         """Called once the optimizer has moved the weights: an averaged teacher follows here."""

@@ -6,8 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlcli.model import MultiTaskModel
-from mtlcli.plugin import RunFacts, Start
+from mtlcli.facts import RunFacts
+from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.plugin import SetupContext
 from mtlcli.regularizers.base import Forward, Regularizer
 from mtlcli.regularizers.snapshot import Snapshot
 
@@ -40,7 +41,7 @@ class BPPO(Regularizer):
         self.register_buffer("updates", torch.tensor(0))
         self.updates: Tensor
 
-    def begin(self, start: Start) -> None:
+    def setup(self, start: SetupContext) -> None:
         """The teacher begins as the model."""
         self.teacher = Snapshot((name, p) for name, p in start.model.named_parameters() if p.requires_grad)
         self.early_updates = round(self.switch * start.steps)

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mtlcli.model import MultiTaskModel
-from mtlcli.plugin import RunFacts, Start
+from mtlcli.facts import RunFacts
+from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.plugin import SetupContext
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.regularizers.snapshot import Snapshot, pull
 
@@ -32,7 +33,7 @@ class L2SP(Regularizer):
         super().__init__(run)
         self.alpha, self.beta = alpha, beta
 
-    def begin(self, start: Start) -> None:
+    def setup(self, start: SetupContext) -> None:
         """Keeps the first weights of every encoder."""
         architecture = start.model.architecture
         encoder = {id(p) for task in range(len(self.run.tasks)) for p in architecture.encoder_of(task).parameters()}

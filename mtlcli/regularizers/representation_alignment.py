@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlcli.news import StepNews
-from mtlcli.plugin import RunFacts, Start
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import SetupContext, StepResult
 from mtlcli.regularizers.base import Forward, Regularizer
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -44,7 +44,7 @@ class RepresentationAlignment(Regularizer):
         self.distance = {"kl": mean_kl, "mmd": squared_mmd, "cmd": central_moment_discrepancy}[distance]
         self.seen: dict[int, Tensor] = {}
 
-    def begin(self, start: Start) -> None:
+    def setup(self, start: SetupContext) -> None:
         """Makes room for the encodings."""
         tasks = len(self.run.tasks)
         self.register_buffer("memory", torch.zeros(tasks, self.rows, start.dim))
@@ -66,9 +66,9 @@ class RepresentationAlignment(Regularizer):
         with torch.autocast(mine.device.type, enabled=False):
             return self.weight * torch.stack([self.distance(mine, other) for other in others]).mean()
 
-    def on_step(self, news: StepNews) -> None:
+    def on_step(self, result: StepResult) -> None:
         """Remembers the encodings of the step's tasks; those of a step that was left out are forgotten."""
-        for task in news.tasks.tolist():
+        for task in result.tasks.tolist():
             rows = self.seen.get(task)
             if rows is not None:
                 self.memory[task, : len(rows)] = rows

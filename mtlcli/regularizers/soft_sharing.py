@@ -5,8 +5,8 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from mtlcli.model import MultiTaskModel
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.regularizers.snapshot import pull
 

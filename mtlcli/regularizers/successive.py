@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlcli.model import MultiTaskModel
-from mtlcli.news import EpochNews
-from mtlcli.plugin import RunFacts, Start
+from mtlcli.facts import RunFacts
+from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.plugin import EpochResult, SetupContext
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.regularizers.snapshot import Snapshot, pull
 
@@ -39,11 +39,11 @@ class Successive(Regularizer):
         self.epochs: Tensor
         self.due: Tensor
 
-    def begin(self, start: Start) -> None:
+    def setup(self, start: SetupContext) -> None:
         """Makes room for the copy."""
         self.snapshot = Snapshot(start.model.named_shared_parameters())
 
-    def on_epoch(self, news: EpochNews) -> None:
+    def on_epoch(self, result: EpochResult) -> None:
         """The next step begins with the weights to hold on to."""
         self.epochs += 1
         self.due.fill_(True)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
 from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_sizes, steps_for_largest
 
 

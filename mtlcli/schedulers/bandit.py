@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlcli.errors import MtlError
-from mtlcli.news import ProbeNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import ProbeResult
 from mtlcli.schedulers.base import Position, Probe, Scheduler, Visit, power_of_sizes, steps_for_largest, task_named
 
 
@@ -61,9 +61,9 @@ class Bandit(Scheduler):
         due = (position.step + 1) % self.hold == 0 and len(self.run.tasks) > 1
         return Probe((self.primary,), self.batches) if due else None
 
-    def on_probe(self, news: ProbeNews) -> None:
+    def on_probe(self, result: ProbeResult) -> None:
         """Rewards the held task and draws the next one; a loss that is not finite rewards nothing."""
-        loss = news.losses[self.primary]
+        loss = result.losses[self.primary]
         if math.isfinite(loss):
             self.values[self.arm] += self.rate * (-loss / 2 - self.values[self.arm])
         self.pulls += 1

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mtlcli.errors import MtlError, suggest
-from mtlcli.news import Listener, ProbeNews
-from mtlcli.plugin import Plugin, RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import Plugin, ProbeResult
 
 TasksPerStep = Literal["one", "draws", "several", "all"]
 
@@ -44,11 +44,11 @@ class Visit:
 
 
 @dataclass(frozen=True)
-class Phase:
+class Stage:
     """A part of the run with a learning-rate schedule of its own: steps from `start` up to `start + steps`.
 
     `lr` multiplies every peak learning rate. `frozen` names parts that do not learn: `encoder`, `embeddings`, `heads`,
-    `layer.N` or a task's name for its head. `weights` says where a phase that is not the first begins: from the `last`
+    `layer.N` or a task's name for its head. `weights` says where a stage that is not the first begins: from the `last`
     weights before it, or from the `best` ones of the run so far; the optimizer's averages start anew with it.
     """
 
@@ -77,7 +77,7 @@ class Candidates:
     probabilities: Tensor | None
 
 
-class Scheduler(Plugin, Listener, ABC):
+class Scheduler(Plugin, ABC):
     """Says which tasks each optimizer update visits.
 
     `tasks_per_step` tells, before data is read, what combinations are possible: `one` task, as many `draws` as
@@ -105,15 +105,15 @@ class Scheduler(Plugin, Listener, ABC):
         total = steps or epochs * steps_per_epoch
         return [*range(steps_per_epoch, total, steps_per_epoch), total]
 
-    def phase(self, position: Position) -> Phase:
+    def stage(self, position: Position) -> Stage:
         """The part of the run that a step belongs to; by default the run is one."""
-        return Phase(0, position.total_steps)
+        return Stage(0, position.total_steps)
 
     def probe(self, position: Position) -> Probe | None:
         """What to validate after this step, if anything; answered by `on_probe`."""
         return None
 
-    def on_probe(self, news: ProbeNews) -> None:
+    def on_probe(self, result: ProbeResult) -> None:
         """Called with the losses that `probe` asked for. A task without dev rows is missing."""
 
     def choose(self, pool: Sequence[Candidates], position: Position) -> list[Tensor]:

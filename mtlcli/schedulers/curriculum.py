@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlcli.errors import MtlError
-from mtlcli.news import StepNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import StepResult
 from mtlcli.schedulers.base import Position, Scheduler, Visit, chance_loss, task_named
 
 
@@ -86,12 +86,12 @@ class Curriculum(Scheduler):
         means = [total / count if count else math.inf for total, count in zip(self.sums, self.counts, strict=True)]
         return sorted(range(len(means)), key=lambda task: float(means[task]) / chance_loss(self.run, task))
 
-    def on_step(self, news: StepNews) -> None:
+    def on_step(self, result: StepResult) -> None:
         """Adds up losses over the second half of the part that measures."""
         end = self._measured_steps()
-        if end // 2 < news.step <= end:
-            self.sums[news.tasks] += news.losses.detach().to(self.sums)
-            self.counts[news.tasks] += 1
+        if end // 2 < result.step <= end:
+            self.sums[result.tasks] += result.losses.detach().to(self.sums)
+            self.counts[result.tasks] += 1
 
     def steps_per_epoch(self) -> int:
         """Steps in which the largest task is seen once in a part that has it."""

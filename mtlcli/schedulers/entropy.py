@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
 from mtlcli.schedulers.base import Candidates, Position, Scheduler, Visit
 
 

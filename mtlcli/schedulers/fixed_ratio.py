@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 
 from mtlcli.errors import MtlError
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
 from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, task_named
 
 

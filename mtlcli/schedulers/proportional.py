@@ -1,6 +1,6 @@
 """Proportional sampling: survey 3.3, p_t = |D_t| / sum |D|."""
 
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
 from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_sizes, steps_for_largest
 
 

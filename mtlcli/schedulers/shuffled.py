@@ -2,7 +2,7 @@
 
 import torch
 
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
 from mtlcli.schedulers.base import Position, Scheduler, Visit
 
 

@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlcli.news import EvaluationNews
-from mtlcli.plugin import RunFacts
-from mtlcli.schedulers.base import Phase, Position, Scheduler, Visit
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import EvaluationResult
+from mtlcli.schedulers.base import Position, Scheduler, Stage, Visit
 
 
 class StateMachine(Scheduler):
@@ -48,13 +48,13 @@ class StateMachine(Scheduler):
         """The task whose turn it is."""
         return [Visit(int(self.task), self.run.micro_batches)]
 
-    def phase(self, position: Position) -> Phase:
+    def stage(self, position: Position) -> Stage:
         """The whole run, at the rate the machine has come to."""
-        return Phase(0, position.total_steps, lr=float(self.lr))
+        return Stage(0, position.total_steps, lr=float(self.lr))
 
-    def on_evaluation(self, news: EvaluationNews) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         """Compares the task's loss with the one before, and perhaps goes on."""
-        loss = news.losses.get(int(self.task), math.nan)
+        loss = result.losses.get(int(self.task), math.nan)
         rises = int(self.rises) + 1 if loss > float(self.last[self.task]) + self.tolerance else 0
         enough = rises >= self.patience
         if enough:
@@ -62,7 +62,7 @@ class StateMachine(Scheduler):
         if enough or math.isnan(loss):
             self.task.fill_((int(self.task) + 1) % len(self.run.tasks))
         self.rises.fill_(0 if enough else rises)
-        for task, found in news.losses.items():
+        for task, found in result.losses.items():
             if math.isfinite(found):
                 self.last[task] = found
 

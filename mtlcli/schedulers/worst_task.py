@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlcli.news import EvaluationNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import EvaluationResult
 from mtlcli.schedulers.base import Position, Scheduler, Visit, chance_loss, power_of_sizes, steps_for_largest
 
 
@@ -57,9 +57,9 @@ class WorstTask(Scheduler):
         last = self.last.tolist()
         return [loss / unit if math.isfinite(loss) else -1.0 for loss, unit in zip(last, units, strict=True)]
 
-    def on_evaluation(self, news: EvaluationNews) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         """Takes the losses on dev."""
-        for task, loss in news.losses.items():
+        for task, loss in result.losses.items():
             if math.isfinite(loss):
                 self.last[task] = max(0.0, loss)
                 if not torch.isfinite(self.first[task]):

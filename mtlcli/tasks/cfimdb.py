@@ -1,6 +1,7 @@
 """CFIMDB: counterfactually close movie reviews, CMU minBERT assignment (from IMDB, Maas et al., ACL 2011)."""
 
-from mtlcli.tasks.base import Classes, Task
+from mtlcli.tasks.base import Task
+from mtlcli.tasks.targets import Classes
 
 
 class CFIMDB(Task):

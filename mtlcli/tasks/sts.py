@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mtlcli.data import sample
-from mtlcli.tasks.base import HubSource, Score, Task
+from mtlcli.tasks import sample
+from mtlcli.tasks.base import HubSource, Task
+from mtlcli.tasks.targets import Score
 
 
 class STS(Task):

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mtlcli.architectures.base import Architecture, ArchitectureFacts, Hidden, Inputs
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs
 
 
 class Example(Architecture):
@@ -23,14 +23,14 @@ class Example(Architecture):
         dim = facts.encoder.get_input_embeddings().embedding_dim  # type: ignore[operator]
         self.vectors = nn.ParameterList(nn.Parameter(deviation * torch.randn(dim)) for _ in facts.tasks)
 
-    def forward(self, task: int, inputs: Inputs) -> Hidden:
+    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """The encoder's hidden states plus the task's vector; layers below the last are the encoder's own."""
         chosen = {"inputs_embeds": inputs.embeddings} if inputs.embeddings is not None else {"input_ids": inputs.tokens}
         if inputs.types is not None:
             chosen["token_type_ids"] = inputs.types
         found = self.encoder(**chosen, attention_mask=inputs.mask, output_hidden_states=inputs.all_layers)
         last = found.last_hidden_state + self.vectors[task]
-        return Hidden(last, (*found.hidden_states[:-1], last) if inputs.all_layers else ())
+        return HiddenStates(last, (*found.hidden_states[:-1], last) if inputs.all_layers else ())
 
     def private_parameters(self, task: int) -> list[nn.Parameter]:
         """The task's vector."""

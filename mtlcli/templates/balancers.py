@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
 
 
 class Example(Balancer):

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mtlcli.encoders.base import EncoderFacts, EncoderSource
-from mtlcli.plugin import seed_for
+from mtlcli.facts import seed_for
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

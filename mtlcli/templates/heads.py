@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.encoders.pooling import pool
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Head, HeadFacts
+from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Head, HeadFacts
+from mtlcli.heads.pooling import pool
 
 
 class Example(Head):
@@ -24,7 +24,7 @@ class Example(Head):
         self.out = nn.Linear(2 * facts.dim, facts.outputs)
         self.kind = ClassesOrScore(facts.task)
 
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """One encoding of tokens (n, length, dim) -> logits (n, classes) or standardised scores (n,)."""
         one = encodings[0]
         features = torch.cat([pool(one.tokens, one.mask, kind) for kind in ("mean", "max")], dim=-1)

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
 from mtlcli.regularizers.base import Forward, Regularizer
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from itertools import product
 
-from mtlcli.tasks.base import Classes, Task
+from mtlcli.tasks.base import Task
+from mtlcli.tasks.targets import Classes
 
 PEOPLE = ("baker", "driver", "farmer", "guest", "nurse", "painter", "pilot", "singer", "teacher", "waiter")
 ACTIONS = ("cook", "dance", "rest", "sing", "wait", "walk", "work")

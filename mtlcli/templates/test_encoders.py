@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from mtlcli.encoders.base import EncoderFacts
-from mtlcli.encoders.resolving import load_encoder
+from mtlcli.encoders.load import load_encoder
 from mtlcli.templates.encoders import Example
 from mtlcli.testing import check_encoder
 

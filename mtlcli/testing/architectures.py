@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from mtlcli.architectures.base import Architecture, ArchitectureFacts, Hidden, Inputs
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs
 from mtlcli.testing.common import DIM, GRADES, RUN, checked_options, close, expect, finite, listed
 from mtlcli.testing.models import tiny_batch, tiny_encoder
 
@@ -74,8 +74,8 @@ def check_architecture(plugin: type[Architecture], **options: object) -> None:
 
 
 def _check_hidden(name: str, hidden: object, shape: tuple[int, ...]) -> None:
-    expect(isinstance(hidden, Hidden), f"{name}: expected Hidden, found {type(hidden).__name__}")
-    if isinstance(hidden, Hidden):
+    expect(isinstance(hidden, HiddenStates), f"{name}: expected Hidden, found {type(hidden).__name__}")
+    if isinstance(hidden, HiddenStates):
         expect(
             hidden.last.shape == shape and finite(hidden.last),
             f"{name}: expected finite hidden states {shape}, found {tuple(hidden.last.shape)}",

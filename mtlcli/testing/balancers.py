@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mtlcli.balancers.base import Balancer, BatchLosses
-from mtlcli.plugin import RunFacts, Start
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import SetupContext
 from mtlcli.testing.common import (
     ALONE,
     RUN,
@@ -44,9 +45,9 @@ def check_balancer(plugin: type[Balancer], **options: object) -> None:
     for run in (RUN, ALONE):
         start = start_of(tiny_model(run.tasks), run.tasks)
 
-        def make(run: RunFacts = run, start: Start = start) -> Balancer:
+        def make(run: RunFacts = run, start: SetupContext = start) -> Balancer:
             made = plugin(run, **checked)
-            made.begin(start)
+            made.setup(start)
             return made
 
         balancer, steps = make(), steps_of(run, all_tasks=whole)
@@ -72,7 +73,7 @@ def check_balancer(plugin: type[Balancer], **options: object) -> None:
                 for one in (balancer, copy):
                     tell(one, run, steps, gram=gram, after=after, shift=shift)
     balancer = plugin(RUN, **checked)
-    balancer.begin(start_of(tiny_model(RUN.tasks), RUN.tasks))
+    balancer.setup(start_of(tiny_model(RUN.tasks), RUN.tasks))
     _, _, learned = _balance(balancer, torch.ones(len(RUN.tasks)), torch.arange(len(RUN.tasks)))
     for parameter, gradient in learned.items():
         expect(gradient is not None, f"{name}.{parameter} is learned, but no objective depends on it")

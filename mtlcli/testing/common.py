@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mtlcli import registry
 from mtlcli.balancers.base import Need
-from mtlcli.gradients import blocks
-from mtlcli.model import MultiTaskModel
-from mtlcli.news import EpochNews, EvaluationNews, Listener, StepNews
-from mtlcli.plugin import Plugin, RunFacts, Start, TaskFacts, Taught
+from mtlcli.facts import RunFacts, TaskFacts
+from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.plugin import EpochResult, EvaluationResult, Plugin, SetupContext, StepResult, TeacherPredictions
+from mtlcli.training.engine import blocks
 
 GRADES = TaskFacts("grades", rows=1000, batches=63, labels=("bad", "fair", "good"))
 SCORES = TaskFacts("scores", rows=300, batches=19, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.5)
@@ -113,7 +113,7 @@ def saved_and_loaded(plugin: Plugin, make: Callable[[], Plugin]) -> Any:
 
 
 def tell(
-    listener: Listener,
+    listener: Plugin,
     run: RunFacts,
     steps: Sequence[Sequence[int]],
     *,
@@ -128,11 +128,11 @@ def tell(
         losses = torch.rand(len(tasks), generator=random) + 0.1
         weights = torch.ones(len(tasks))
         made = rows @ rows.T if gram else None
-        listener.on_step(StepNews(step, torch.tensor(tasks), losses, weights, made, 0.9 * losses if after else None))
+        listener.on_step(StepResult(step, torch.tensor(tasks), losses, weights, made, 0.9 * losses if after else None))
     seen = range(len(run.tasks)) if len(run.tasks) < 3 or shift % 2 else range(len(run.tasks) - 1)
-    listener.on_epoch(EpochNews(shift, {task: 0.5 + task for task in seen}))
+    listener.on_epoch(EpochResult(shift, {task: 0.5 + task for task in seen}))
     metrics = {task: {"pearson" if run.tasks[task].is_regression else "accuracy": 0.25 * task} for task in seen}
-    listener.on_evaluation(EvaluationNews(shift, {task: 0.7 + task for task in seen}, metrics))
+    listener.on_evaluation(EvaluationResult(shift, {task: 0.7 + task for task in seen}, metrics))
 
 
 def steps_of(run: RunFacts, *, all_tasks: bool) -> list[list[int]]:
@@ -151,21 +151,21 @@ def check_needs(plugin: Any) -> None:
     )
 
 
-def start_of(model: MultiTaskModel, facts: Sequence[TaskFacts]) -> Start:
+def start_of(model: MultiTaskModel, facts: Sequence[TaskFacts]) -> SetupContext:
     """What plugins see before step 1 of a run with this model; a teacher is half sure of the first class, or of 2.5."""
 
-    def teach(folder: str, task: int) -> Taught:
+    def teach(folder: str, task: int) -> TeacherPredictions:
         labels = facts[task].labels
         if labels is None:
-            return Taught(np.full(facts[task].rows, 2.5), None)
+            return TeacherPredictions(np.full(facts[task].rows, 2.5), None)
         each = np.full((facts[task].rows, len(labels)), 0.5 / (len(labels) - 1))
         each[:, 0] = 0.5
-        return Taught(each.argmax(1), each)
+        return TeacherPredictions(each.argmax(1), each)
 
     def named(granularity: str) -> tuple[str, ...]:
         return tuple(name for name, _ in blocks(model, granularity))
 
-    return Start(model, DIM, 12, named, teach)
+    return SetupContext(model, DIM, 12, named, teach)
 
 
 def targets_of(task: TaskFacts, n: int = 4) -> Tensor:

@@ -8,15 +8,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from mtlcli.config import Config
+from mtlcli.config.schema import Config
 from mtlcli.encoders.base import EncoderFacts, EncoderSource
-from mtlcli.encoders.resolving import check_length, load_encoder, quiet_transformers
+from mtlcli.encoders.load import check_length, load_encoder, quiet_transformers
 from mtlcli.errors import MtlError
-from mtlcli.testing.common import (
-    checked_options,
-    expect,
-    finite,
-)
+from mtlcli.testing.common import checked_options, expect, finite
 
 LENGTH = 32
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer
-from mtlcli.plugin import RunFacts
 from mtlcli.testing.common import (
     ALONE,
     RUN,
@@ -46,7 +46,7 @@ def check_gradient_regularizer(plugin: type[GradientRegularizer], **options: obj
 
     def make(run: RunFacts = RUN, **more: object) -> GradientRegularizer:
         made = plugin(run, **checked | more)
-        made.begin(start)
+        made.setup(start)
         return made
 
     with own_randomness(name):

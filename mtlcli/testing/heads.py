@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import Decoded, Encoding, Head, HeadFacts
-from mtlcli.plugin import TaskFacts
+from mtlcli.facts import TaskFacts
+from mtlcli.heads.base import Decoded, EncoderOutput, Head, HeadFacts
 from mtlcli.testing.common import (
     DIM,
     GRADES,
@@ -57,13 +57,13 @@ def check_head(plugin: type[Head], **options: object) -> None:
     expect(len(refused) < 3 * len(plugin.sides), f"{plugin.__name__} refuses every kind of task: {refused}")
 
 
-def _encodings(sides: int, n: int = 4, length: int = 6, layers: int = 4) -> tuple[Encoding, ...]:
+def _encodings(sides: int, n: int = 4, length: int = 6, layers: int = 4) -> tuple[EncoderOutput, ...]:
     random = torch.Generator().manual_seed(n)
     found = []
     for _ in range(sides):
         states = [torch.randn(n, length, DIM, generator=random).requires_grad_() for _ in range(layers)]
         mask = torch.arange(length)[None] < torch.arange(length, length - n, -1)[:, None].clamp(min=2)
-        found.append(Encoding(states[-1], mask, states[-1][:, 0], tuple(states)))
+        found.append(EncoderOutput(states[-1], mask, states[-1][:, 0], tuple(states)))
     return tuple(found)
 
 
@@ -126,14 +126,16 @@ def _check_head_in_use(head: Head, make: Callable[[], Head], facts: HeadFacts) -
             _check_decoded(name, head.decode(output * scale), task, len(output))
         order = torch.tensor([2, 0, 3, 1])
         shuffled = tuple(
-            Encoding(one.tokens[order], one.mask[order], one.pooled[order], tuple(state[order] for state in one.layers))
+            EncoderOutput(
+                one.tokens[order], one.mask[order], one.pooled[order], tuple(state[order] for state in one.layers)
+            )
             for one in encodings
         )
         expect(
             close(head(shuffled), output[order], 1e-4), f"{name}: out of training, rows depend on each other's order"
         )
         alone = tuple(
-            Encoding(one.tokens[:1], one.mask[:1], one.pooled[:1], tuple(state[:1] for state in one.layers))
+            EncoderOutput(one.tokens[:1], one.mask[:1], one.pooled[:1], tuple(state[:1] for state in one.layers))
             for one in encodings
         )
         expect(close(head(alone), output[:1], 1e-4), f"{name}: out of training, a row depends on the rows beside it")

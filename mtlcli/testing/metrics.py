@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 
+from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Metric
-from mtlcli.plugin import TaskFacts
 from mtlcli.testing.common import checked_options, expect
 
 

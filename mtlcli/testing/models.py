@@ -11,14 +11,14 @@ from mtlcli import registry
 from mtlcli.architectures.base import Architecture, ArchitectureFacts
 from mtlcli.architectures.hard_sharing import HardSharing
 from mtlcli.balancers.equal import Equal
-from mtlcli.data.batching import Batch
-from mtlcli.gradients import StepEngine
+from mtlcli.data.batches import Batch
+from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
-from mtlcli.model import MultiTaskModel
-from mtlcli.plugin import RunFacts, TaskFacts
+from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.testing.common import DIM, targets_of
+from mtlcli.training.engine import StepEngine
 
 
 def tiny_encoder() -> nn.Module:

@@ -5,10 +5,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from mtlcli.gradients import StepEngine, TaskLoss
-from mtlcli.model import MultiTaskModel
-from mtlcli.plugin import RunFacts, TaskFacts
-from mtlcli.randomness import random_states
+from mtlcli.facts import RunFacts, TaskFacts
+from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.regularizers.base import Regularizer, RegularizerNeed
 from mtlcli.testing.common import (
     GRADES,
@@ -23,6 +21,8 @@ from mtlcli.testing.common import (
     tell,
 )
 from mtlcli.testing.models import step_engine, tiny_batch, tiny_model
+from mtlcli.training.engine import StepEngine, TaskLoss, regularization
+from mtlcli.training.rng import random_states
 
 
 def check_regularizer(plugin: type[Regularizer], **options: object) -> None:
@@ -43,7 +43,7 @@ def check_regularizer(plugin: type[Regularizer], **options: object) -> None:
 
     def make() -> Regularizer:
         made = plugin(run, **checked)
-        made.begin(start)
+        made.setup(start)
         return made
 
     regularizer = make()
@@ -88,7 +88,7 @@ def _regularize(regularizer: Regularizer, model: MultiTaskModel, task: int, fact
         states = random_states(torch.device("cpu"))
         hidden = model.hidden(task, model.inputs(task, batch))
         output = model.output(task, batch.sides, hidden, batch.mask)
-        added = model.regularization(task, batch, hidden, output, states, [regularizer])
+        added = regularization(model, task, batch, hidden, output, states, [regularizer])
     added = added if isinstance(added, Tensor) else torch.tensor(added)
     expect(added.shape == () and finite(added), f"{name}: expected one finite number for {facts.name}, found {added!r}")
     expect(model.training, f"{name} leaves the model out of training mode")

@@ -5,17 +5,9 @@ from typing import get_args
 
 import torch
 
-from mtlcli.news import ProbeNews
-from mtlcli.plugin import RunFacts
-from mtlcli.schedulers.base import (
-    Candidates,
-    Phase,
-    Position,
-    Scheduler,
-    TasksPerStep,
-    Visit,
-    fewest_and_most,
-)
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import ProbeResult
+from mtlcli.schedulers.base import Candidates, Position, Scheduler, Stage, TasksPerStep, Visit, fewest_and_most
 from mtlcli.testing.common import ALONE, RUN, checked_options, expect, listed, own_randomness, saved_and_loaded, tell
 
 
@@ -26,7 +18,7 @@ def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
     - it visits as many as `tasks_per_step` promises, and one that draws shares out all micro-batches;
     - the answer depends on position and state alone: asked twice, in another order, or of a copy, it is the same;
     - `steps_per_epoch` is 1 or more, and the ends of the epochs rise;
-    - every step lies in its phase, whose rate is positive;
+    - every step lies in its stage, whose rate is positive;
     - one that chooses rows keeps rows of its candidates, each at most once, and one at least.
     """
     checked = checked_options(plugin, Scheduler, 1, options)
@@ -57,7 +49,7 @@ def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
             asked = [scheduler.visits(position) for position in positions]
             for position, visits in zip(positions, asked, strict=True):
                 _check_visits(name, visits, run, promise, position)
-                _check_phase(name, scheduler.phase(position), position)
+                _check_stage(name, scheduler.stage(position), position)
                 if scheduler.chooses_rows:
                     _check_choice(scheduler, visits, position)
             _same_plan(name, asked, [scheduler.visits(position) for position in positions], "when asked again")
@@ -93,10 +85,10 @@ def _check_visits(name: str, visits: list[Visit], run: RunFacts, promise: TasksP
     )
 
 
-def _check_phase(name: str, phase: Phase, position: Position) -> None:
+def _check_stage(name: str, stage: Stage, position: Position) -> None:
     expect(
-        phase.start <= position.step < phase.start + phase.steps and phase.lr > 0,
-        f"{name}.phase: expected a phase with a positive rate around step {position.step}, found {phase}",
+        stage.start <= position.step < stage.start + stage.steps and stage.lr > 0,
+        f"{name}.stage: expected a stage with a positive rate around step {position.step}, found {stage}",
     )
 
 
@@ -129,7 +121,7 @@ def _probe(scheduler: Scheduler, positions: list[Position]) -> None:
                 and all(0 <= task < len(scheduler.run.tasks) for task in probe.tasks),
                 f"{type(scheduler).__name__}.probe: expected tasks of the run and one batch or more, found {probe}",
             )
-            scheduler.on_probe(ProbeNews(position.step + 1, {task: 0.5 + 0.1 * task for task in probe.tasks}))
+            scheduler.on_probe(ProbeResult(position.step + 1, {task: 0.5 + 0.1 * task for task in probe.tasks}))
 
 
 def _same_plan(name: str, expected: list[list[Visit]], found: list[list[Visit]], when: str) -> None:

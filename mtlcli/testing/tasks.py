@@ -5,11 +5,12 @@ from dataclasses import replace
 import torch
 
 from mtlcli import registry
+from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import HeadFacts
-from mtlcli.plugin import TaskFacts
-from mtlcli.preparing import target_facts
-from mtlcli.tasks.base import HubSource, Target, Task, sample_rows
+from mtlcli.tasks.base import HubSource, Task, sample_rows
+from mtlcli.tasks.targets import Target
 from mtlcli.testing.common import DIM, checked_options, expect, listed
+from mtlcli.training.setup import target_facts
 
 
 def check_task(plugin: type[Task], **options: object) -> None:

@@ -8,16 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mtlcli.data.reading import FileSource
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.data.readers import FileSource
 from mtlcli.errors import MtlError
-from mtlcli.judging import judge
-from mtlcli.prediction import find_readings, predict, shared_features
-from mtlcli.predictor import look
-from mtlcli.preparing import check_combination, prepare
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
-from mtlcli.run_folder import load_run
-from mtlcli.training import train
+from mtlcli.evaluation.evaluate import evaluate
+from mtlcli.inference.predict import find_readings, predict, shared_features
+from mtlcli.inference.predictor import open_run
+from mtlcli.runs.saved_model import load_run
+from mtlcli.training.compatibility import check_combination
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
 from small import small_config
 from small import write_files as write_small_files
 from trained import write_files
@@ -43,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "regularizers": ["soft-sharing"],
         "training": {"steps": 6, "steps_per_epoch": 6, "batch_size": 8, "device": "cpu"},
     }  # fmt: skip
-    prepared = prepare(resolve([Layer(values)]))
+    prepared = set_up(resolve([Layer(values)]))
     for _ in train(prepared, place / "run"):
         pass
     return place / "run"
@@ -75,8 +76,8 @@ def test_tasks_of_the_same_text_do_not_share_a_pass(folder):
 
 
 def test_a_prediction_comes_from_the_tasks_own_tower(folder):
-    predictor, _ = look(folder).load(CPU)
-    run = predictor.voters[0][0].run
+    predictor, _ = open_run(folder).load(CPU)
+    run = predictor.members[0][0].run
     source = FileSource(str(folder.parent / "files" / "tone-test.tsv"))
     readings = find_readings(run.record, source, ["tone", "stars"])
     assert [reading.tasks for reading in readings] == [(0, 1)]
@@ -95,7 +96,7 @@ def test_a_prediction_comes_from_the_tasks_own_tower(folder):
 
 
 def test_a_saved_run_measures_what_it_measured(folder):
-    results, _ = judge(folder, resamples=0)
+    results, _ = evaluate(folder, resamples=0)
     stored = json.loads((folder / "results.json").read_text())["tasks"]
     for name in TASKS:
         for metric, found in results[name]["dev"].items():
@@ -122,7 +123,7 @@ def test_the_distance_without_towers_is_refused_with_the_remedy(tmp_path):
 
 def test_the_plan_counts_as_shared_what_is_no_tasks_own(tmp_path):
     files = write_small_files(tmp_path / "files")
-    plans = {name: prepare(small_config(files, architecture=name)).plan for name in ("hard-sharing", "soft-sharing")}
+    plans = {name: set_up(small_config(files, architecture=name)).plan for name in ("hard-sharing", "soft-sharing")}
     one = plans["hard-sharing"].encoder_parameters
     assert plans["soft-sharing"].encoder_parameters == one
     heads = [task.parameters for task in plans["hard-sharing"].tasks]

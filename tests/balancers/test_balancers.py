@@ -12,7 +12,7 @@ from mtlcli.balancers.static import Static
 from mtlcli.balancers.tchebycheff import Tchebycheff
 from mtlcli.balancers.uncertainty import Uncertainty
 from mtlcli.errors import MtlError
-from mtlcli.news import EpochNews, EvaluationNews, StepNews
+from mtlcli.plugin import EpochResult, EvaluationResult, StepResult
 
 ALL = torch.tensor([0, 1, 2])
 LOSSES = torch.tensor([1.0, 2.0, 4.0])
@@ -86,7 +86,7 @@ def test_uncertainty_that_the_optimizer_moved_out_of_bounds_is_put_back():
     with torch.no_grad():
         balancer.log_variance[0].fill_(11.0)
         balancer.log_variance[1].fill_(-12.0)
-    balancer.on_step(StepNews(1, ALL[:2], LOSSES[:2], torch.ones(2)))
+    balancer.on_step(StepResult(1, ALL[:2], LOSSES[:2], torch.ones(2)))
     assert torch.stack(list(balancer.log_variance)).tolist() == [10.0, -10.0]
 
 
@@ -96,29 +96,29 @@ def test_tchebycheff_counts_all_alike_until_it_has_a_reference():
 
 def test_tchebycheff_keeps_the_task_that_is_worst_against_its_reference():
     balancer = Tchebycheff(toy.facts(3))
-    balancer.on_epoch(EpochNews(0, {0: 0.5, 1: 2.0, 2: 4.0}))
+    balancer.on_epoch(EpochResult(0, {0: 0.5, 1: 2.0, 2: 4.0}))
     # 1/l = 2, .5, .25, sum 2.75; L/l = 2, 1, 1: the first is worst
     assert balancer(LOSSES, ALL).tolist() == pytest.approx([2 / 2.75, 0, 0])
 
 
 def test_tchebycheff_takes_dev_losses_only_when_told_to():
     balancer = Tchebycheff(toy.facts(3))
-    balancer.on_evaluation(EvaluationNews(5, {0: 1.0, 1: 1.0, 2: 2.0}, {}))
+    balancer.on_evaluation(EvaluationResult(5, {0: 1.0, 1: 1.0, 2: 2.0}, {}))
     assert balancer.reference.tolist() == [0, 0, 0]
 
 
 def test_tchebycheff_falls_back_on_the_epoch_for_a_task_without_dev_rows():
     balancer = Tchebycheff(toy.facts(3), reference="validation")
-    balancer.on_epoch(EpochNews(0, {0: 1.0, 1: 1.0, 2: 1.0}))
-    balancer.on_evaluation(EvaluationNews(5, {0: 3.0, 1: 4.0}, {}))
+    balancer.on_epoch(EpochResult(0, {0: 1.0, 1: 1.0, 2: 1.0}))
+    balancer.on_evaluation(EvaluationResult(5, {0: 3.0, 1: 4.0}, {}))
     assert balancer.reference.tolist() == [3.0, 4.0, 1.0]
-    balancer.on_epoch(EpochNews(1, {0: 0.5, 1: 0.5, 2: 0.5}))
+    balancer.on_epoch(EpochResult(1, {0: 0.5, 1: 0.5, 2: 0.5}))
     assert balancer.reference.tolist() == [3.0, 4.0, 0.5]
 
 
 def test_tchebycheff_waits_while_one_task_of_the_step_has_no_reference():
     balancer = Tchebycheff(toy.facts(3))
-    balancer.on_epoch(EpochNews(0, {0: 0.5, 1: 2.0}))
+    balancer.on_epoch(EpochResult(0, {0: 0.5, 1: 2.0}))
     assert balancer(LOSSES, ALL).tolist() == pytest.approx([1 / 3, 2 / 3, 4 / 3])
     # without the third: 1/l = 2, .5, sum 2.5; L/l = 2, 1
     assert balancer(LOSSES[:2], ALL[:2]).tolist() == pytest.approx([2 / 2.5, 0])
@@ -128,13 +128,13 @@ def test_the_loss_of_the_step_as_reference_would_be_degenerate():
     balancer = Tchebycheff(toy.facts(3))
     terms = LOSSES / (LOSSES * (1 / LOSSES).sum())
     assert terms.tolist() == pytest.approx([terms[0].item()] * 3)  # why l_t has to be a reference
-    balancer.on_epoch(EpochNews(0, dict(enumerate(LOSSES.tolist()))))
+    balancer.on_epoch(EpochResult(0, dict(enumerate(LOSSES.tolist()))))
     assert balancer(LOSSES, ALL).sum() == pytest.approx(terms[0].item())
 
 
 def test_the_smooth_maximum_by_hand():
     balancer = Tchebycheff(toy.facts(2), smooth=0.5)
-    balancer.on_epoch(EpochNews(0, {0: 1.0, 1: 1.0}))
+    balancer.on_epoch(EpochResult(0, {0: 1.0, 1: 1.0}))
     terms = [1.0 / 2, 2.0 / 2]  # lambda = 1 / (1 * 2)
     expected = 0.5 * math.log(math.exp(terms[0] / 0.5) + math.exp(terms[1] / 0.5))
     assert balancer(LOSSES[:2], ALL[:2]).sum().item() == pytest.approx(expected)

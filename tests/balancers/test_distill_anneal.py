@@ -8,19 +8,19 @@ import pytest
 import torch
 
 import toy
-from mtlcli import checkpoint
 from mtlcli.balancers.base import BatchLosses
 from mtlcli.balancers.distill_anneal import DistillAnneal
-from mtlcli.config import Config
+from mtlcli.config.layers import Layer, read_recipe
+from mtlcli.config.resolve import resolve
+from mtlcli.config.schema import Config
+from mtlcli.config.shorthand import absolute_paths
 from mtlcli.errors import MtlError
-from mtlcli.events import Stepped
-from mtlcli.news import StepNews
-from mtlcli.plugin import Start, Taught
-from mtlcli.preparing import prepare
-from mtlcli.recipes import Layer, read_recipe
-from mtlcli.resolution import resolve
-from mtlcli.shorthands import absolute_paths
-from mtlcli.training import open_folder, train
+from mtlcli.plugin import SetupContext, StepResult, TeacherPredictions
+from mtlcli.runs import checkpoint
+from mtlcli.runs.folder import open_folder
+from mtlcli.training.events import Stepped
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
 from trained import TASKS, trained
 
 CHANCES = np.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0], [0.2, 0.8, 0.0]])
@@ -30,14 +30,14 @@ SCORES = np.array([1.0, 2.0, 4.0])
 def started(steps: int = 100, **options) -> DistillAnneal:
     """Teachers of `a` (three classes) and of `b` (scores), three training rows each; `c` has none."""
     balancer = DistillAnneal(toy.facts(3), **({"teachers": {"a": "x", "b": "y"}} | options))
-    told = {("x", 0): Taught(CHANCES.argmax(1), CHANCES), ("y", 1): Taught(SCORES, None)}
-    balancer.begin(Start(torch.nn.Linear(1, 1), 8, steps, lambda _: (), lambda folder, task: told[folder, task]))
+    told = {("x", 0): TeacherPredictions(CHANCES.argmax(1), CHANCES), ("y", 1): TeacherPredictions(SCORES, None)}
+    balancer.setup(SetupContext(torch.nn.Linear(1, 1), 8, steps, lambda _: (), lambda folder, task: told[folder, task]))
     return balancer
 
 
 def after(balancer: DistillAnneal, step: int) -> DistillAnneal:
     """The balancer once so many steps are done."""
-    balancer.on_step(StepNews(step, torch.tensor([0]), torch.ones(1), torch.ones(1)))
+    balancer.on_step(StepResult(step, torch.tensor([0]), torch.ones(1), torch.ones(1)))
     return balancer
 
 
@@ -149,12 +149,12 @@ def test_a_teacher_for_a_task_that_is_not_there_is_guessed():
 
 
 def test_every_teacher_that_cannot_teach_is_named():
-    def teach(folder: str, task: int) -> Taught:
+    def teach(folder: str, task: int) -> TeacherPredictions:
         raise MtlError(f"{folder}: nothing known")
 
     balancer = DistillAnneal(toy.facts(3), teachers={"a": "x", "b": "y"})
     with pytest.raises(MtlError) as caught:
-        balancer.begin(Start(torch.nn.Linear(1, 1), 8, 10, lambda _: (), teach))
+        balancer.setup(SetupContext(torch.nn.Linear(1, 1), 8, 10, lambda _: (), teach))
     assert caught.value.lines == (
         "balancer.teachers.a: x: nothing known",
         "balancer.teachers.b: y: nothing known",
@@ -181,7 +181,7 @@ def config(steps: int = 6, **balancer) -> Config:
 
 def run(chosen: Config, folder: Path, stop_after: int | None = None, resume: bool = False) -> None:
     found = open_folder(folder, resume=resume, overwrite=False)
-    prepared = prepare(
+    prepared = set_up(
         chosen, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
     )
     seen = 0

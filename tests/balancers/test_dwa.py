@@ -7,7 +7,7 @@ import torch
 
 import toy
 from mtlcli.balancers.dwa import DWA
-from mtlcli.news import EpochNews, StepNews
+from mtlcli.plugin import EpochResult, StepResult
 
 ALL = torch.tensor([0, 1, 2])
 
@@ -15,7 +15,7 @@ ALL = torch.tensor([0, 1, 2])
 def told(*epochs: dict[int, float], tasks: int = 3, **options) -> DWA:
     balancer = DWA(toy.facts(tasks), **options)
     for number, losses in enumerate(epochs):
-        balancer.on_epoch(EpochNews(number, losses))
+        balancer.on_epoch(EpochResult(number, losses))
     return balancer
 
 
@@ -64,8 +64,8 @@ def test_a_window_of_steps_takes_the_place_of_the_epoch():
     steps = [([0, 1], [1.0, 3.0]), ([0], [3.0]), ([0, 1], [0.5, 2.0]), ([0, 1], [1.5, 4.0])]
     for number, (tasks, losses) in enumerate(steps, 1):
         assert balancer.known_weights(ALL[:2]).tolist() == [1.0, 1.0]
-        balancer.on_step(StepNews(number, torch.tensor(tasks), torch.tensor(losses), torch.ones(len(tasks))))
-        balancer.on_epoch(EpochNews(0, {0: 100.0, 1: 0.1}))  # not heard
+        balancer.on_step(StepResult(number, torch.tensor(tasks), torch.tensor(losses), torch.ones(len(tasks))))
+        balancer.on_epoch(EpochResult(0, {0: 100.0, 1: 0.1}))  # not heard
     assert balancer.known_weights(ALL[:2]).tolist() == pytest.approx([0.875647, 1.124353], abs=1e-6)
 
 

@@ -8,7 +8,7 @@ import torch
 import toy
 from mtlcli.balancers.epoch_sigmoid import EpochSigmoid
 from mtlcli.errors import MtlError
-from mtlcli.news import EpochNews
+from mtlcli.plugin import EpochResult
 
 ALL = torch.tensor([0, 1, 2])
 
@@ -17,7 +17,7 @@ def by_epoch(epochs: int, **options) -> list[list[float]]:
     balancer = EpochSigmoid(toy.facts(3), **options)
     found = [balancer.known_weights(ALL).tolist()]
     for epoch in range(epochs):
-        balancer.on_epoch(EpochNews(epoch, {}))
+        balancer.on_epoch(EpochResult(epoch, {}))
         found.append(balancer.known_weights(ALL).tolist())
     return found
 

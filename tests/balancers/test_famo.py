@@ -7,15 +7,15 @@ import torch
 
 import toy
 from mtlcli.balancers.famo import FAMO
-from mtlcli.news import StepNews
+from mtlcli.plugin import StepResult
 
 ALL = torch.tensor([0, 1, 2])
 
 
 def step(balancer: FAMO, tasks: list[int], before: list[float], after: list[float]) -> list[float]:
     losses = torch.tensor(before)
-    news = StepNews(1, torch.tensor(tasks), losses, torch.ones(len(tasks)), None, torch.tensor(after))
-    balancer.on_step(news)
+    result = StepResult(1, torch.tensor(tasks), losses, torch.ones(len(tasks)), None, torch.tensor(after))
+    balancer.on_step(result)
     return balancer.logits.tolist()
 
 

@@ -7,7 +7,7 @@ import torch
 
 import toy
 from mtlcli.balancers.gradnorm import GradNorm
-from mtlcli.news import StepNews
+from mtlcli.plugin import StepResult
 
 ALL = torch.tensor([0, 1, 2])
 GRAM = torch.tensor([[9.0, 0.5], [0.5, 1.0]])  # norms 3 and 1
@@ -24,7 +24,7 @@ def put(balancer: GradNorm, values: list[float]) -> None:
 
 
 def after(balancer: GradNorm, tasks: torch.Tensor) -> list[float]:
-    balancer.on_step(StepNews(1, tasks, torch.ones(len(tasks)), torch.ones(len(tasks))))
+    balancer.on_step(StepResult(1, tasks, torch.ones(len(tasks)), torch.ones(len(tasks))))
     return weights(balancer)
 
 

@@ -7,7 +7,7 @@ import torch
 
 import toy
 from mtlcli.balancers.imtl_l import IMTLL
-from mtlcli.news import StepNews
+from mtlcli.plugin import StepResult
 
 ALL = torch.tensor([0, 1, 2])
 LOSSES = torch.tensor([1.0, 2.0, 4.0])
@@ -44,5 +44,5 @@ def test_a_scale_beyond_the_bounds_is_put_back():
     balancer = IMTLL(toy.facts(2))
     with torch.no_grad():
         balancer.scale[1].fill_(12.0)
-    balancer.on_step(StepNews(1, ALL[:2], LOSSES[:2], torch.ones(2)))
+    balancer.on_step(StepResult(1, ALL[:2], LOSSES[:2], torch.ones(2)))
     assert torch.stack(list(balancer.scale)).tolist() == [0.0, 10.0]

@@ -6,14 +6,14 @@ import torch
 import toy
 from mtlcli.balancers.ratio_clamp import RatioClamp
 from mtlcli.errors import MtlError
-from mtlcli.news import StepNews
+from mtlcli.plugin import StepResult
 
 ALL = torch.tensor([0, 1, 2])
 
 
 def step(balancer: RatioClamp, losses: dict[int, float]) -> float:
     tasks = torch.tensor(list(losses))
-    balancer.on_step(StepNews(1, tasks, torch.tensor(list(losses.values())), torch.ones(len(losses))))
+    balancer.on_step(StepResult(1, tasks, torch.tensor(list(losses.values())), torch.ones(len(losses))))
     return float(balancer.weight)
 
 

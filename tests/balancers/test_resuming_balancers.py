@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlcli import checkpoint
-from mtlcli.events import Stepped
-from mtlcli.preparing import prepare
-from mtlcli.training import open_folder, train
+from mtlcli.runs import checkpoint
+from mtlcli.runs.folder import open_folder
+from mtlcli.training.events import Stepped
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
 from small import small_config, write_files
 
 
@@ -20,7 +21,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def go(files: Path, folder: Path, choice: dict, stop_after: int | None = None) -> list[dict[str, float]]:
     """Runs, or goes on with, three epochs of four steps -> the weights of every step."""
     found = open_folder(folder, resume=True, overwrite=False)
-    prepared = prepare(
+    prepared = set_up(
         small_config(files, balancer=choice),
         encoder_from=found.folder / "encoder" if found else None,
         first_step=found.step if found else 0,

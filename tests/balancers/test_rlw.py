@@ -5,14 +5,14 @@ import torch
 
 import toy
 from mtlcli.balancers.rlw import RLW
-from mtlcli.news import StepNews
-from mtlcli.plugin import RunFacts
+from mtlcli.facts import RunFacts
+from mtlcli.plugin import StepResult
 
 ALL = torch.tensor([0, 1, 2])
 
 
 def step(balancer: RLW, number: int = 1) -> None:
-    balancer.on_step(StepNews(number, ALL, torch.ones(3), torch.ones(3)))
+    balancer.on_step(StepResult(number, ALL, torch.ones(3), torch.ones(3)))
 
 
 def test_weights_are_the_softmax_of_the_numbers_drawn_and_sum_to_one_over_the_tasks_of_the_step():

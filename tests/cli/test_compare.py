@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli.grouping import Group, write_group
+from mtlcli.runs.seeds import Group, write_group
 
 
 def improve(run) -> None:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mtlcli.data.encoding import cache_folder
+from mtlcli.data.tokens import cache_folder
 from trained import copy_of
 
 
@@ -103,7 +103,7 @@ def test_quiet_json_is_one_line_and_nothing_else(mtl, run, tmp_path):
 
 
 def test_bad_rows_of_all_tasks_are_told_at_once_before_the_model_is_loaded(mtl, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("mtlcli.run_folder.load_run", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mtlcli.runs.saved_model.load_run", lambda _: pytest.fail("the model was loaded"))
     (tmp_path / "a.tsv").write_text("sentence\tlabel\nthe lamp\n")
     (tmp_path / "b.tsv").write_text("sentence\tscore\nthe lamp\tmany\n")
     code, _, err = mtl("eval", run, "-t", f"tone={tmp_path}/a.tsv", "-t", f"stars={tmp_path}/b.tsv")

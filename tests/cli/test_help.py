@@ -84,7 +84,7 @@ def test_a_mistyped_flag_is_one_line_and_points_to_the_help(mtl, run):
 
 
 def test_a_bug_keeps_its_traceback(mtl, run, monkeypatch):
-    monkeypatch.setattr("mtlcli.judging.judge", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("mtlcli.evaluation.evaluate.evaluate", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         mtl("eval", run)
 

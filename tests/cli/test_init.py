@@ -9,12 +9,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mtlcli.config.layers import Layer, read_recipe
+from mtlcli.config.resolve import resolve
+from mtlcli.config.shorthand import absolute_paths
 from mtlcli.errors import MtlError
-from mtlcli.preparing import prepare
-from mtlcli.recipes import Layer, read_recipe
-from mtlcli.resolution import resolve
-from mtlcli.run_folder import load_run
-from mtlcli.shorthands import absolute_paths
+from mtlcli.runs.record import inherited_sections
+from mtlcli.runs.saved_model import load_run
+from mtlcli.training.setup import set_up
 from trained import copy_of, trained
 
 KINDS = {
@@ -55,11 +56,13 @@ def configured(origin: Path, *names: str, **sections: object):
     steps = {"steps": 2, "batch_size": 8, "device": "cpu"}
     for name, change in dict(sections.pop("change", {})).items():
         section[name] |= change
-    return resolve([Layer({"tasks": section, "training": steps, "init": str(origin), **sections})])
+    return resolve(
+        [Layer({"tasks": section, "training": steps, "init": str(origin), **sections})], inherit=inherited_sections
+    )
 
 
 def test_encoder_and_heads_of_the_same_name_go_on_and_others_start_anew(origin):
-    prepared = prepare(configured(origin, "tone", "near", change={"near": {"head": "pair-concat"}}))
+    prepared = set_up(configured(origin, "tone", "near", change={"near": {"head": "pair-concat"}}))
     before, _ = load_run(origin)
     encoder = prepared.model.architecture.encoder.state_dict()
     assert all(torch.equal(value, encoder[key]) for key, value in before.encoder.model.state_dict().items())
@@ -73,7 +76,7 @@ def test_encoder_and_heads_of_the_same_name_go_on_and_others_start_anew(origin):
 def test_the_encoder_of_the_run_needs_not_be_said_and_pooling_may_change(origin):
     config = configured(origin, "tone", encoder={"pooling": "cls"})
     assert (config.encoder.name, config.encoder.options["dim"], config.encoder.pooling) == ("tiny", 32, "cls")
-    assert prepare(config).encoder.dim == 32
+    assert set_up(config).encoder.dim == 32
 
 
 @pytest.mark.parametrize(
@@ -96,12 +99,12 @@ def test_another_encoder_is_one_sentence(origin, encoder, message):
 
 
 def test_classes_of_the_run_that_are_not_those_of_now_start_anew(origin):
-    prepared = prepare(configured(origin, "tone", change={"tone": {"labels": ["good", "bad"]}}))  # the other order
+    prepared = set_up(configured(origin, "tone", change={"tone": {"labels": ["good", "bad"]}}))  # the other order
     assert prepared.plan.notes[1] == "tone: its head starts anew: its classes are not those of the run"
 
 
 def test_a_task_that_the_run_does_not_have_starts_anew(origin):
-    prepared = prepare(configured(origin, "tone", "mood"))
+    prepared = set_up(configured(origin, "tone", "mood"))
     assert prepared.plan.notes[:2] == (
         f"starts from {origin}: the encoder and the heads of tone",
         "mood: its head starts anew: the run has no task of this name",
@@ -123,8 +126,11 @@ def test_what_an_architecture_adds_goes_on_with_it(origin, tmp_path, mtl):
     stored = load_file(tmp_path / "first" / "heads.safetensors")["architecture.convolution.weight"]
 
     def weight(**sections: object) -> torch.Tensor | None:
-        config = resolve([Layer({"tasks": {"sst": {}}, "sample": True, "init": str(tmp_path / "first"), **sections})])
-        prepared = prepare(config)
+        config = resolve(
+            [Layer({"tasks": {"sst": {}}, "sample": True, "init": str(tmp_path / "first"), **sections})],
+            inherit=inherited_sections,
+        )
+        prepared = set_up(config)
         found = dict(prepared.model.architecture.named_parameters()).get("convolution.weight")
         assert any("architecture starts anew" in note for note in prepared.plan.notes) == (
             found is not None and not torch.equal(found, stored)

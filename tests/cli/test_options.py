@@ -7,7 +7,7 @@ import pytest
 
 from mtlcli.cli import check, options, train
 from mtlcli.cli.options import FLAGS, configure, parse_task
-from mtlcli.config import Config
+from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError
 
 RECIPE = """

@@ -4,7 +4,7 @@ import json
 
 from mtlcli.cli import plugins
 from mtlcli.cli.plugins import _columns
-from mtlcli.inspection import Surveyed
+from mtlcli.registry.listing import PluginSummary
 
 PCGRAD = "gradient_regularizers\tpcgrad\tRemoves from each task's gradient what opposes another task's"
 
@@ -31,9 +31,11 @@ def test_the_columns_say_scale_needs_cost_and_paper(mtl):
 
 
 def test_a_column_is_never_empty_and_never_holds_a_tab():
-    one = Surveyed("metrics", "m", "mtlcli-x", "1.0", "ok", "")
+    one = PluginSummary("metrics", "m", "mtlcli-x", "1.0", "ok", "")
     assert _columns(one) == ("metrics", "m", "-", "-", "-", "-", "-", "mtlcli-x 1.0")
-    one = Surveyed("balancers", "b", "mtlcli-x", "1.0", "error: a\tb\nc", "Does it", reads_rows=True, needs=("gram",))
+    one = PluginSummary(
+        "balancers", "b", "mtlcli-x", "1.0", "error: a\tb\nc", "Does it", reads_rows=True, needs=("gram",)
+    )
     assert _columns(one)[2:5] == ("error: a b c", "-", "gram, gradient rows")
 
 
@@ -54,5 +56,5 @@ def test_on_a_terminal_no_line_is_wider_than_the_window(mtl, monkeypatch):
 
 def test_the_options_of_a_part_are_shown_below_it(mtl):
     lines = mtl("plugins", "show", "schedulers", "stages").out.splitlines()
-    at = lines.index("  phases.N.lr_factor  float, > 0, default 1.0")
+    at = lines.index("  stages.N.lr_factor  float, > 0, default 1.0")
     assert lines[at + 1] == "      multiplies every peak learning rate"

@@ -198,7 +198,7 @@ def test_a_link_to_the_output_stays_a_link(mtl, run, tmp_path):
 def test_a_place_that_cannot_be_written_is_found_before_the_model_is_loaded(
     mtl, run, tmp_path, monkeypatch, output, why
 ):
-    monkeypatch.setattr("mtlcli.run_folder.load_run", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mtlcli.runs.saved_model.load_run", lambda _: pytest.fail("the model was loaded"))
     code, _, err = mtl("predict", run, "-o", tmp_path / output, "--format", "csv", stdin=LINES)
     assert code == 2
     assert why in err
@@ -216,14 +216,14 @@ def test_an_interrupted_command_leaves_the_old_output(mtl, run, tmp_path, monkey
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("mtlcli.prediction.predict", interrupted)
+    monkeypatch.setattr("mtlcli.inference.predict.predict", interrupted)
     (tmp_path / "a.jsonl").write_text("old\n")
     assert mtl("predict", run, "-o", tmp_path / "a.jsonl", stdin=LINES).code == 130
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.jsonl": "old\n"}
 
 
 def test_a_bad_row_of_a_file_is_found_before_anything_is_predicted(mtl, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("mtlcli.run_folder.load_run", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mtlcli.runs.saved_model.load_run", lambda _: pytest.fail("the model was loaded"))
     (tmp_path / "rows.tsv").write_bytes(b"id\tsentence\n1\tthe pie\n2\n3\tthe \xff pie\n")
     (tmp_path / "a.jsonl").write_text("old\n")
     code, out, err = mtl("predict", run, tmp_path / "rows.tsv", "-o", tmp_path / "a.jsonl")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mtlcli.cli.console import TrainingView
-from mtlcli.recipes import dump
+from mtlcli.config.layers import dump
 from small import small_values, write_files
 
 

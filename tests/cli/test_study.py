@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from mtlcli.cli import console, options, study
-from mtlcli.recipes import dump
-from mtlcli.studying import run_study
+from mtlcli.config.layers import dump
+from mtlcli.studies.run import run_study
 from small import small_values, write_files
 
 
@@ -61,7 +61,7 @@ def test_an_interrupt_stops_after_the_step_and_says_how_to_go_on(mtl, recipe, tm
                 os.kill(os.getpid(), signal.SIGINT)
             yield event
 
-    monkeypatch.setattr("mtlcli.studying.run_study", interrupted)
+    monkeypatch.setattr("mtlcli.studies.run.run_study", interrupted)
     arguments = ("study", "equal", "-c", recipe, "-o", tmp_path / "s", "--seeds", "1", "--no-tuned", "--no-single-task")
     stopped = mtl(*arguments)
     assert stopped.code == 130

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli.grouping import Group, write_group
+from mtlcli.runs.seeds import Group, write_group
 
 
 def write(folder: Path, split: str = "dev", **tasks: dict[str, float]) -> Path:

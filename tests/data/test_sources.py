@@ -11,12 +11,13 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from mtlcli import registry
-from mtlcli.config import TaskConfig
+from mtlcli.config.schema import TaskConfig
 from mtlcli.data import sources
-from mtlcli.data.loading import load_task
-from mtlcli.data.reading import BadRows
-from mtlcli.data.sources import MadeRows, hub_answers, hub_source, rows_of, sample_source
+from mtlcli.data.readers import BadRows
+from mtlcli.data.sources import MadeRows, hub_source, rows_of, sample_source
+from mtlcli.data.splits import load_task
 from mtlcli.errors import MtlError
+from mtlcli.hub import hub_answers
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from mtlcli import registry
 from mtlcli.encoders.base import EncoderFacts
-from mtlcli.encoders.resolving import load_encoder
+from mtlcli.encoders.load import load_encoder
 from mtlcli.encoders.tiny import SPECIAL, Tiny
 from mtlcli.errors import MtlError
 

@@ -274,7 +274,7 @@ def test_gradvac_lifts_a_pair_to_its_usual_cosine():
 def test_gradvac_keeps_one_target_for_each_block_and_leaves_absent_tasks_alone():
     method = GradVac(toy.facts(3), beta=1.0, granularity="tensor")
     start = start_of(toy.model(3), toy.facts(3).tasks)
-    method.begin(replace(start, blocks=lambda granularity: ("below", "above")))
+    method.setup(replace(start, blocks=lambda granularity: ("below", "above")))
     opposed, aligned = [[1.0, -0.5], [-0.5, 1.0]], [[1.0, 0.5], [0.5, 1.0]]
     grams = torch.tensor([opposed, aligned], dtype=torch.float64)
     found = method.block_weights(grams, torch.tensor([0, 2]))
@@ -296,7 +296,7 @@ def test_a_step_by_layers_gives_each_block_its_own_weights():
     made = toy.model(3)
     method = GradVac(toy.facts(3), target=0.9, granularity="tensor")
     engine = toy.engine(made, regularizer=method)
-    method.begin(start_of(made, toy.facts(3).tasks))
+    method.setup(start_of(made, toy.facts(3).tasks))
     rows = torch.stack([toy.row_of(made, one) for one in toy.one_each(3)]).double()
     state = {key: value.clone() for key, value in method.state_dict().items()}
     engine.run(toy.one_each(3))

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import normalize
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import Encoding, HeadFacts
+from mtlcli.facts import TaskFacts
+from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.class_contrastive import ClassContrastive
-from mtlcli.plugin import TaskFacts
 
 TASK = TaskFacts("c", 10, 1, ("no", "yes"))
 TARGETS = torch.tensor([0, 1, 0, 1])
@@ -22,7 +22,7 @@ def head(**options) -> ClassContrastive:
 
 def output(made: ClassContrastive, vectors: list[list[float]]) -> torch.Tensor:
     pooled = torch.tensor(vectors)
-    return made((Encoding(pooled.unsqueeze(1), torch.ones(len(pooled), 1, dtype=torch.bool), pooled),))
+    return made((EncoderOutput(pooled.unsqueeze(1), torch.ones(len(pooled), 1, dtype=torch.bool), pooled),))
 
 
 def test_encodings_are_normalized():

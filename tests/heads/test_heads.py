@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import Encoding, HeadFacts
+from mtlcli.facts import TaskFacts
+from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.cosine import Cosine
 from mtlcli.heads.linear import Linear
 from mtlcli.heads.pair_concat import PairConcat
-from mtlcli.plugin import TaskFacts
 
 CLASSES = TaskFacts("c", 10, 1, ("no", "yes"))
 SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
 
 
-def encoding(*vectors: list[float]) -> Encoding:
+def encoding(*vectors: list[float]) -> EncoderOutput:
     pooled = torch.tensor(vectors)
-    return Encoding(pooled.unsqueeze(1), torch.ones(len(pooled), 1, dtype=torch.bool), pooled)
+    return EncoderOutput(pooled.unsqueeze(1), torch.ones(len(pooled), 1, dtype=torch.bool), pooled)
 
 
 def test_cosine_maps_to_the_range_of_the_task():

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import Encoding, HeadFacts
+from mtlcli.facts import TaskFacts
+from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.layers import SharedModules
 from mtlcli.heads.mlp import MLP
-from mtlcli.plugin import TaskFacts
 
 CLASSES = TaskFacts("c", 10, 1, ("no", "yes"))
 SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
@@ -23,7 +23,7 @@ def test_a_hidden_layer_by_hand():
         out.weight.copy_(torch.tensor([[2.0, 7.0]]))
         out.bias.fill_(1.0)
     tokens = torch.tensor([[[1.0, 3.0]]])
-    output = head((Encoding(tokens, torch.ones(1, 1, dtype=torch.bool), tokens[:, 0]),))
+    output = head((EncoderOutput(tokens, torch.ones(1, 1, dtype=torch.bool), tokens[:, 0]),))
     assert output.tolist() == [16.0]  # relu(1 + 6 + .5, -1) = (7.5, 0); 2 * 7.5 + 1
 
 

@@ -3,25 +3,25 @@
 import pytest
 import torch
 
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import Encoding, HeadFacts
+from mtlcli.facts import TaskFacts
+from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.pair_compare import PairCompare
-from mtlcli.plugin import TaskFacts
-from mtlcli.preparing import prepare
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
+from mtlcli.training.setup import set_up
 from small import small_values, write_files
 
 CLASSES = TaskFacts("c", 10, 1, ("no", "yes"))
 SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
 
 
-def encoding(*layers: list[list[float]]) -> Encoding:
+def encoding(*layers: list[list[float]]) -> EncoderOutput:
     """One row whose tokens are the vectors of each layer; the last token is padding."""
     states = tuple(torch.tensor([layer]) for layer in layers)
     mask = torch.ones(states[0].shape[:2], dtype=torch.bool)
     mask[:, -1] = False
-    return Encoding(states[-1], mask, states[-1][:, 0], states)
+    return EncoderOutput(states[-1], mask, states[-1][:, 0], states)
 
 
 def test_the_features_by_hand():
@@ -55,4 +55,4 @@ def test_a_layer_that_the_encoder_lacks_is_refused_before_step_1(tmp_path):
     values["tasks"]["same"] |= {"encoding": "bi", "head": {"name": "pair-compare", "layers": [-1, 5]}}
     config = resolve([Layer(values)])
     with pytest.raises(MtlError, match=r"^tasks.same.head: same reads layer 5; this encoder has 0 \(embeddings\) to 2"):
-        prepare(config)
+        set_up(config)

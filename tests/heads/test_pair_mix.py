@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import Encoding, HeadFacts
+from mtlcli.facts import TaskFacts
+from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.pair_mix import NEGATIVES, PairMix
-from mtlcli.plugin import TaskFacts
 
 PAIRS = TaskFacts("p", 10, 1, ("different", "same"))
 SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
 
 
-def encoding(*vectors: list[float]) -> Encoding:
+def encoding(*vectors: list[float]) -> EncoderOutput:
     pooled = torch.tensor(vectors)
-    return Encoding(pooled.unsqueeze(1), torch.ones(len(pooled), 1, dtype=torch.bool), pooled)
+    return EncoderOutput(pooled.unsqueeze(1), torch.ones(len(pooled), 1, dtype=torch.bool), pooled)
 
 
 def sigmoid(x: float) -> float:
@@ -129,7 +129,7 @@ def test_a_smaller_previous_batch_is_used_round_and_a_larger_one_is_cut():
     both = head.loss(head((A, B)), torch.tensor([1, 1])).tolist()
     assert both == pytest.approx([BCE[0] + 3.0] * 2, abs=1e-4)
     many = torch.randn(NEGATIVES + 9, 2)
-    whole = Encoding(many.unsqueeze(1), torch.ones(len(many), 1, dtype=torch.bool), many)
+    whole = EncoderOutput(many.unsqueeze(1), torch.ones(len(many), 1, dtype=torch.bool), many)
     head.observe(head((whole, whole)).detach(), torch.ones(len(many), dtype=torch.long))
     assert torch.equal(head.negatives, many[:NEGATIVES]) and int(head.kept) == NEGATIVES
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from mtlcli.facts import TaskFacts
 from mtlcli.metrics.accuracy import Accuracy
-from mtlcli.plugin import TaskFacts
 
 METRIC = Accuracy(TaskFacts("sst", rows=4, batches=1, labels=("bad", "good")))
 

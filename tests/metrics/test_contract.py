@@ -5,13 +5,13 @@ import warnings
 import numpy as np
 import pytest
 
+from mtlcli.facts import TaskFacts
 from mtlcli.metrics.accuracy import Accuracy
-from mtlcli.metrics.bootstrap import estimate
 from mtlcli.metrics.macro_f1 import MacroF1
 from mtlcli.metrics.mean_squared_error import MeanSquaredError
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.spearman import Spearman
-from mtlcli.plugin import TaskFacts
+from mtlcli.statistics.bootstrap import estimate
 
 CLASSES = TaskFacts("topics", rows=100, batches=10, labels=("a", "b", "c"))
 SCORES = TaskFacts("sts", rows=100, batches=10, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.0)

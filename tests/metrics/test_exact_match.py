@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mtlcli.errors import MtlError
-from mtlcli.evaluation import make_metrics
+from mtlcli.evaluation.measure import make_metrics
+from mtlcli.facts import TaskFacts
 from mtlcli.metrics.exact_match import ExactMatch
-from mtlcli.plugin import TaskFacts
 
 SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from mtlcli.facts import TaskFacts
 from mtlcli.metrics.macro_f1 import MacroF1
-from mtlcli.plugin import TaskFacts
 
 METRIC = MacroF1(TaskFacts("topics", rows=4, batches=1, labels=("a", "b", "c")))
 

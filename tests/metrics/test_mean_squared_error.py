@@ -1,7 +1,7 @@
 import numpy as np
 
+from mtlcli.facts import TaskFacts
 from mtlcli.metrics.mean_squared_error import MeanSquaredError
-from mtlcli.plugin import TaskFacts
 
 METRIC = MeanSquaredError(TaskFacts("sts", rows=3, batches=1, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.0))
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mtlcli.facts import TaskFacts
 from mtlcli.metrics.spearman import Spearman
-from mtlcli.plugin import TaskFacts
 
 METRIC = Spearman(TaskFacts("sts", rows=4, batches=1, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.0))
 

@@ -11,7 +11,7 @@ from mtlcli.testing.common import start_of
 def begun(model, **options) -> BPPO:
     """A regularizer at the start of a run of 12 steps."""
     made = BPPO(RUN, **options)
-    made.begin(start_of(model, RUN.tasks))
+    made.setup(start_of(model, RUN.tasks))
     return made
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlcli import checkpoint, registry
-from mtlcli.config import Config
-from mtlcli.events import Stepped
-from mtlcli.gradients import TaskLoss
-from mtlcli.preparing import prepare
-from mtlcli.training import open_folder, train
+from mtlcli import registry
+from mtlcli.config.schema import Config
+from mtlcli.runs import checkpoint
+from mtlcli.runs.folder import open_folder
+from mtlcli.training.engine import TaskLoss
+from mtlcli.training.events import Stepped
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
 from small import small_config, write_files
 
 CHOICES = [
@@ -45,7 +47,7 @@ def config(files: Path, choice: dict, **sections) -> Config:
 
 def run(chosen: Config, folder: Path, stop_after: int | None = None, resume: bool = False) -> None:
     found = open_folder(folder, resume=resume, overwrite=False)
-    prepared = prepare(
+    prepared = set_up(
         chosen, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
     )
     seen = 0
@@ -96,7 +98,7 @@ def test_a_regularizer_changes_what_is_learned(files, tmp_path, choice):
 
 @pytest.mark.parametrize("choice", CHOICES, ids=label)
 def test_the_passes_of_a_step_are_those_of_the_plan(files, choice):
-    prepared = prepare(config(files, choice, training={"micro_batches": 2}))
+    prepared = set_up(config(files, choice, training={"micro_batches": 2}))
     forwards, backwards = [], []
     for task in range(3):
         last = prepared.model.architecture.encoder_of(task).encoder.layer[-1].output
@@ -111,7 +113,7 @@ def test_the_passes_of_a_step_are_those_of_the_plan(files, choice):
 
 def test_two_regularizers_add_their_terms_and_their_cost(files):
     choices = [{"name": "smart", "weight": 15}, {"name": "bppo"}, {"name": "successive"}]
-    prepared = prepare(small_config(files, regularizers=choices))
+    prepared = set_up(small_config(files, regularizers=choices))
     assert (prepared.plan.forward_passes, prepared.plan.backward_passes) == (3, 2)
 
 

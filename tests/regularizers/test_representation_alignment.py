@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from forwards import RUN, added, batch, plain, term
-from mtlcli.news import StepNews
+from mtlcli.plugin import StepResult
 from mtlcli.regularizers.representation_alignment import (
     RepresentationAlignment,
     central_moment_discrepancy,
@@ -80,12 +80,12 @@ def test_the_gradient_brings_two_sets_together(distance):
 def begun(model, **options) -> RepresentationAlignment:
     made = RepresentationAlignment(RUN, **options)
     start = start_of(model, RUN.tasks)
-    made.begin(type(start)(model, 2, start.steps, start.blocks, start.teach))
+    made.setup(type(start)(model, 2, start.steps, start.blocks, start.teacher_predictions))
     return made
 
 
 def stepped(plugin, *tasks: int) -> None:
-    plugin.on_step(StepNews(1, torch.tensor(tasks), torch.ones(len(tasks)), torch.ones(len(tasks))))
+    plugin.on_step(StepResult(1, torch.tensor(tasks), torch.ones(len(tasks)), torch.ones(len(tasks))))
 
 
 def test_a_batch_is_compared_with_the_other_tasks_last_batch():

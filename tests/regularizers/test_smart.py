@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from forwards import RUN, added, batch, bert, plain, term
-from mtlcli.model import symmetric_kl
 from mtlcli.regularizers.base import Forward
 from mtlcli.regularizers.smart import SMART
+from mtlcli.training.engine import symmetric_kl
 
 TOKENS = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
 LENGTHS = [4, 2, 3]

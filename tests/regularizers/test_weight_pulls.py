@@ -7,22 +7,22 @@ from torch import nn
 import toy
 from mtlcli.architectures.base import ArchitectureFacts
 from mtlcli.architectures.soft_sharing import SoftSharing
-from mtlcli.gradients import TaskLoss
 from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
-from mtlcli.model import MultiTaskModel
-from mtlcli.news import EpochNews
+from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.plugin import EpochResult
 from mtlcli.regularizers.l2_sp import L2SP
 from mtlcli.regularizers.soft_sharing import SoftSharingDistance
 from mtlcli.regularizers.successive import Successive
 from mtlcli.testing.common import start_of
+from mtlcli.training.engine import TaskLoss
 
 FACTS = toy.facts(3)
 
 
 def begun(plugin, model, **options):
     made = plugin(FACTS, **options)
-    made.begin(start_of(model, FACTS.tasks))
+    made.setup(start_of(model, FACTS.tasks))
     return made
 
 
@@ -60,14 +60,14 @@ def test_successive_pulls_to_where_the_previous_epoch_ended():
         successive.after_backward(model)
         assert set(gradients(model).values()) == {expected}
     set_to(model, 3.0)
-    successive.on_epoch(EpochNews(0, {}))
+    successive.on_epoch(EpochResult(0, {}))
     for value in (3.0, 5.0):
         set_to(model, value)
         no_gradient(model)
         successive.after_backward(model)
         for name, found in gradients(model).items():  # 2 * .25 * (5 - 3) on what is shared
             assert found == (0.0 if name.startswith("heads.") else value - 3.0) * 2 * 0.25, name
-    successive.on_epoch(EpochNews(1, {}))
+    successive.on_epoch(EpochResult(1, {}))
     no_gradient(model)
     successive.after_backward(model)
     assert set(gradients(model).values()) == {0.0}, "the new epoch starts where the old one ended"

@@ -1,4 +1,4 @@
-"""Schedulers that hear news: bandit, worst task, entropy sampling, state machine, curriculum."""
+"""Schedulers that hear result: bandit, worst task, entropy sampling, state machine, curriculum."""
 
 import math
 from collections import Counter
@@ -9,9 +9,9 @@ import torch
 
 import toy
 from mtlcli.errors import MtlError
-from mtlcli.news import EvaluationNews, ProbeNews, StepNews
+from mtlcli.plugin import EvaluationResult, ProbeResult, StepResult
 from mtlcli.schedulers.bandit import Bandit
-from mtlcli.schedulers.base import Candidates, Phase, Position, Probe, Visit
+from mtlcli.schedulers.base import Candidates, Position, Probe, Stage, Visit
 from mtlcli.schedulers.curriculum import Curriculum
 from mtlcli.schedulers.entropy import Entropy
 from mtlcli.schedulers.state_machine import StateMachine
@@ -31,7 +31,7 @@ def task_at(scheduler, step: int) -> int:
 
 def evaluate(scheduler, *losses: float | None) -> None:
     found = {task: loss for task, loss in enumerate(losses) if loss is not None}
-    scheduler.on_evaluation(EvaluationNews(0, found, {task: {} for task in found}))
+    scheduler.on_evaluation(EvaluationResult(0, found, {task: {} for task in found}))
 
 
 # Bandit
@@ -40,7 +40,7 @@ def evaluate(scheduler, *losses: float | None) -> None:
 def test_only_the_pulled_arm_moves_to_half_the_negative_loss():
     bandit = Bandit(RUN, primary="b")
     assert task_at(bandit, 0) == 1
-    bandit.on_probe(ProbeNews(10, {1: 2.0}))
+    bandit.on_probe(ProbeResult(10, {1: 2.0}))
     # R = -2 / 2 = -1; Q = -.5 + .3 (-1 + .5) = -.65
     assert bandit.values.tolist() == pytest.approx([-0.5, -0.65, -0.5])
 
@@ -48,7 +48,7 @@ def test_only_the_pulled_arm_moves_to_half_the_negative_loss():
 def test_values_are_the_surveys_sum_over_the_pulls_of_an_arm():
     bandit = Bandit(toy.facts(1), rate=0.3)
     for step, loss in enumerate((2.0, 1.0, 0.6)):
-        bandit.on_probe(ProbeNews(step, {0: loss}))
+        bandit.on_probe(ProbeResult(step, {0: loss}))
     # (1 - a)^3 Q_0 + sum_k a (1 - a)^(3 - k) R_k with R = -1, -.5, -.3
     assert float(bandit.values[0]) == pytest.approx(0.343 * -0.5 + 0.3 * (0.49 * -1.0 + 0.7 * -0.5 - 0.3))
 
@@ -65,22 +65,22 @@ def test_arms_are_drawn_with_the_exponentials_of_their_values():
     counts = Counter()
     for seed in range(2000):
         bandit = Bandit(replace(RUN, seed=seed), rate=1.0, initial_value=0.0)
-        bandit.on_probe(ProbeNews(10, {0: 2 * math.log(2.0)}))  # Q = -log 2, 0, 0: shares 1/2 : 1 : 1
+        bandit.on_probe(ProbeResult(10, {0: 2 * math.log(2.0)}))  # Q = -log 2, 0, 0: shares 1/2 : 1 : 1
         counts[task_at(bandit, 10)] += 1
     assert [counts[task] / 2000 for task in range(3)] == pytest.approx([0.2, 0.4, 0.4], abs=0.04)
 
 
 def test_a_cold_bandit_takes_the_best_arm():
     bandit = Bandit(RUN, temperature=1e-6)
-    bandit.on_probe(ProbeNews(10, {0: 0.2}))  # Q_0 = -.38: the best of all, for good
+    bandit.on_probe(ProbeResult(10, {0: 0.2}))  # Q_0 = -.38: the best of all, for good
     for pull in range(20):
         assert task_at(bandit, pull) == 0
-        bandit.on_probe(ProbeNews(10, {0: 0.2}))
+        bandit.on_probe(ProbeResult(10, {0: 0.2}))
 
 
 def test_a_reward_that_is_not_finite_moves_nothing():
     bandit = Bandit(RUN)
-    bandit.on_probe(ProbeNews(10, {0: math.nan}))
+    bandit.on_probe(ProbeResult(10, {0: math.nan}))
     assert bandit.values.tolist() == [-0.5] * 3
     assert int(bandit.pulls) == 1
 
@@ -206,9 +206,9 @@ def test_a_rising_loss_switches_to_the_next_task_and_halves_the_rate():
     machine = StateMachine(RUN)
     evaluate(machine, 1.0, 1.0, 1.0)
     evaluate(machine, 0.8, 1.5, 1.0)  # b rises, but a has its turn
-    assert (task_at(machine, 0), machine.phase(at(0))) == (0, Phase(0, 100))
+    assert (task_at(machine, 0), machine.stage(at(0))) == (0, Stage(0, 100))
     evaluate(machine, 0.9, 1.5, 1.0)
-    assert (task_at(machine, 0), machine.phase(at(0))) == (1, Phase(0, 100, lr=0.5))
+    assert (task_at(machine, 0), machine.stage(at(0))) == (1, Stage(0, 100, lr=0.5))
     evaluate(machine, 0.9, 1.4, 1.0)
     assert task_at(machine, 0) == 1
     for loss in (1.6, 1.1, 1.2, 1.3):  # b rises from 1.4; c falls to 1.1 and rises to 1.2; a rises from that to 1.3
@@ -220,7 +220,7 @@ def test_the_rate_has_a_floor():
     machine = StateMachine(toy.facts(1), minimum=0.3)
     for loss in (1.0, 2.0, 3.0, 4.0):
         evaluate(machine, loss)
-    assert machine.phase(at(0)).lr == 0.3
+    assert machine.stage(at(0)).lr == 0.3
 
 
 def test_with_one_task_and_patience_the_rate_is_halved_after_three_rises_in_a_row():
@@ -228,7 +228,7 @@ def test_with_one_task_and_patience_the_rate_is_halved_after_three_rises_in_a_ro
     rates = []
     for loss in (1.0, 1.1, 1.2, 1.1, 1.2, 1.3, 1.4, 1.5):
         evaluate(machine, loss)
-        rates.append(machine.phase(at(0)).lr)
+        rates.append(machine.stage(at(0)).lr)
     assert rates == [1, 1, 1, 1, 1, 1, 0.5, 0.5]
     assert task_at(machine, 0) == 0
 
@@ -291,7 +291,7 @@ def test_difficulty_is_the_training_loss_in_the_second_half_of_the_first_part_ov
     assert [visit.task for visit in scheduler.visits(at(5, 30))] == [0, 1, 2]  # 6 of 30 steps measure, 4 to 6 count
     for step, losses in measured.items():
         scheduler.visits(at(step - 1, 30))
-        scheduler.on_step(StepNews(step, torch.tensor([0, 1, 2]), torch.tensor(losses), torch.ones(3)))
+        scheduler.on_step(StepResult(step, torch.tensor([0, 1, 2]), torch.tensor(losses), torch.ones(3)))
     # means .8, 1.0, .3 by chance of log 3, 1, log 3: .73, 1, .27
     assert scheduler.order() == [2, 0, 1]
     assert parts(scheduler, 30) == [(0, 1, 2), (2,), (0, 2), (0, 1, 2)]

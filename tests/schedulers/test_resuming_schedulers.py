@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlcli import checkpoint
-from mtlcli.config import Config
-from mtlcli.events import Evaluated, Stepped
-from mtlcli.news import ProbeNews
-from mtlcli.preparing import Prepared, prepare
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
-from mtlcli.training import open_folder, train
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.config.schema import Config
+from mtlcli.plugin import ProbeResult
+from mtlcli.runs import checkpoint
+from mtlcli.runs.folder import open_folder
+from mtlcli.training.events import Evaluated, Stepped
+from mtlcli.training.loop import train
+from mtlcli.training.setup import TrainingRun, set_up
 from small import small_config, write_files
 
 SCHEDULERS = {
@@ -43,10 +44,10 @@ def config(files: Path, name: str, **training) -> Config:
     return small_config(files, scheduler=scheduler, training={"eval_every": 2, **training})
 
 
-def run(config: Config, folder: Path, stop_after: int | None = None, resume: bool = False) -> tuple[Prepared, list]:
+def run(config: Config, folder: Path, stop_after: int | None = None, resume: bool = False) -> tuple[TrainingRun, list]:
     """A run and its events; it is asked to stop after a step."""
     found = open_folder(folder, resume=resume, overwrite=False)
-    prepared = prepare(
+    prepared = set_up(
         config, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
     )
     events, seen = [], 0
@@ -85,7 +86,7 @@ def test_a_stopped_run_goes_on_with_the_same_tasks_bit_by_bit(files, tmp_path, n
 @pytest.mark.parametrize("name", FEEDBACK)
 def test_what_a_scheduler_heard_is_in_the_checkpoint(files, tmp_path, name):
     prepared, _ = run(config(files, name), tmp_path / "run")
-    untouched = prepare(config(files, name)).scheduler.state_dict()
+    untouched = set_up(config(files, name)).scheduler.state_dict()
     saved = tensors(tmp_path / "run")
     state = {key: value for key, value in untouched.items() if isinstance(value, torch.Tensor)}
     assert any(not torch.equal(saved[f"plugins/scheduler/{key}"], value) for key, value in state.items())
@@ -94,13 +95,13 @@ def test_what_a_scheduler_heard_is_in_the_checkpoint(files, tmp_path, name):
 
 
 def test_the_bandit_hears_the_dev_loss_of_its_primary_and_pulls_again(files, tmp_path):
-    prepared = prepare(config(files, "bandit"))
-    heard: list[ProbeNews] = []
+    prepared = set_up(config(files, "bandit"))
+    heard: list[ProbeResult] = []
     hear = prepared.scheduler.on_probe
-    prepared.scheduler.on_probe = lambda news: (heard.append(news), hear(news))  # type: ignore[method-assign]
+    prepared.scheduler.on_probe = lambda result: (heard.append(result), hear(result))  # type: ignore[method-assign]
     events = list(train(prepared, tmp_path / "run"))
-    assert [news.step for news in heard] == [2, 4, 6, 8, 10, 12]
-    assert all(set(news.losses) == {2} for news in heard)
+    assert [result.step for result in heard] == [2, 4, 6, 8, 10, 12]
+    assert all(set(result.losses) == {2} for result in heard)
     tasks = [next(iter(event.losses)) for event in events if isinstance(event, Stepped)]
     assert tasks[:2] == ["near", "near"]
     assert all(tasks[step] == tasks[step + 1] for step in range(0, 12, 2))
@@ -125,7 +126,7 @@ def test_the_state_machine_lowers_the_rate_that_the_run_reports(files, tmp_path)
 
 
 def test_entropy_sampling_trains_on_one_batch_of_three(files, tmp_path):
-    prepared = prepare(config(files, "entropy"))
+    prepared = set_up(config(files, "entropy"))
     counts, run_step = [], prepared.engine.run
 
     def counting(step):

@@ -1,4 +1,4 @@
-"""Stages: what each phase visits, how its rate runs, what it freezes and where it starts from."""
+"""Stages: what each stage visits, how its rate runs, what it freezes and where it starts from."""
 
 import json
 
@@ -7,12 +7,13 @@ import torch
 
 import toy
 from mtlcli.errors import MtlError
-from mtlcli.events import Evaluated, Stepped
-from mtlcli.news import EvaluationNews, ProbeNews, StepNews
-from mtlcli.preparing import prepare
+from mtlcli.plugin import EvaluationResult, ProbeResult, StepResult
+from mtlcli.runs.folder import open_folder
 from mtlcli.schedulers.base import Position
 from mtlcli.schedulers.stages import Stages
-from mtlcli.training import open_folder, train
+from mtlcli.training.events import Evaluated, Stepped
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
 from small import small_config, write_files
 
 TWO = [{"tasks": ["b"], "steps": 4}, {"epochs": 2, "steps_per_epoch": 3, "lr_factor": 0.5, "freeze": ["heads"]}]
@@ -27,8 +28,8 @@ def at(stages, step):
     return Position(step, stages.epoch_ends(1, None, 1)[-1], 1)
 
 
-def test_each_phase_visits_its_own_tasks():
-    stages = Stages(toy.facts(3), phases=TWO)
+def test_each_stage_visits_its_own_tasks():
+    stages = Stages(toy.facts(3), stages=TWO)
     assert [[visit.task for visit in stages.visits(at(stages, step))] for step in (0, 3, 4, 9)] == [
         [1],
         [1],
@@ -37,23 +38,23 @@ def test_each_phase_visits_its_own_tasks():
     ]
 
 
-def test_epochs_end_where_those_of_the_phases_do_and_steps_cut_them_short():
-    stages = Stages(toy.facts(3), phases=TWO)
+def test_epochs_end_where_those_of_the_stages_do_and_steps_cut_them_short():
+    stages = Stages(toy.facts(3), stages=TWO)
     assert stages.epoch_ends(3, None, 99) == [4, 7, 10]
     assert stages.epoch_ends(3, 6, 99) == [4, 6]
     assert stages.epoch_ends(3, 50, 99) == [4, 7, 10]
 
 
-def test_a_phase_has_a_schedule_of_its_own():
-    stages = Stages(toy.facts(3), phases=TWO)
-    first, second = stages.phase(at(stages, 3)), stages.phase(at(stages, 4))
+def test_a_stage_has_a_schedule_of_its_own():
+    stages = Stages(toy.facts(3), stages=TWO)
+    first, second = stages.stage(at(stages, 3)), stages.stage(at(stages, 4))
     assert (first.start, first.steps, first.lr, first.frozen) == (0, 4, 1.0, ())
     assert (second.start, second.steps, second.lr, second.frozen) == (4, 6, 0.5, ("heads",))
 
 
-def test_what_steps_can_hold_is_what_the_phases_promise():
-    def promise(*phases):
-        return Stages(toy.facts(3), phases=list(phases)).tasks_per_step
+def test_what_steps_can_hold_is_what_the_stages_promise():
+    def promise(*stages):
+        return Stages(toy.facts(3), stages=list(stages)).tasks_per_step
 
     assert promise({}, {"tasks": ["a", "b", "c"]}) == "all"
     assert promise({}, {"tasks": ["a"]}) == "several"
@@ -61,35 +62,35 @@ def test_what_steps_can_hold_is_what_the_phases_promise():
 
 
 @pytest.mark.parametrize(
-    ("phase", "message"),
+    ("stage", "message"),
     [
-        ({"tasks": ["bb"]}, 'scheduler.phases.0.tasks: no task "bb"; did you mean "b"'),
-        ({"tasks": []}, "scheduler.phases.0.tasks: found none"),
+        ({"tasks": ["bb"]}, 'scheduler.stages.0.tasks: no task "bb"; did you mean "b"'),
+        ({"tasks": []}, "scheduler.stages.0.tasks: found none"),
         (
             {"scheduler": "anealed"},
-            'scheduler.phases.0.scheduler: unknown scheduler "anealed"; did you mean "annealed"',
+            'scheduler.stages.0.scheduler: unknown scheduler "anealed"; did you mean "annealed"',
         ),
-        ({"scheduler": {"name": "annealed", "decay": 2}}, "scheduler.phases.0.scheduler.decay: found 2"),
+        ({"scheduler": {"name": "annealed", "decay": 2}}, "scheduler.stages.0.scheduler.decay: found 2"),
     ],
 )
-def test_a_wrong_phase_says_which_and_what_was_meant(phase, message):
+def test_a_wrong_stage_says_which_and_what_was_meant(stage, message):
     with pytest.raises(MtlError) as error:
-        Stages(toy.facts(3), phases=[phase])
+        Stages(toy.facts(3), stages=[stage])
     assert str(error.value).startswith(message)
 
 
-def test_news_reaches_the_scheduler_of_the_phase_in_its_own_counting():
-    stages = Stages(toy.facts(3), phases=[*TWO[:1], {"tasks": ["b", "c"], "steps": 4}])
+def test_news_reaches_the_scheduler_of_the_stage_in_its_own_counting():
+    stages = Stages(toy.facts(3), stages=[*TWO[:1], {"tasks": ["b", "c"], "steps": 4}])
     heard = []
     inner = stages.inner[1]
     inner.on_step = inner.on_evaluation = inner.on_probe = heard.append
     one = torch.ones(1)
-    stages.on_step(StepNews(4, torch.tensor([1]), one, one))  # still the first phase
-    stages.on_step(StepNews(6, torch.tensor([2]), one, one))
-    stages.on_evaluation(EvaluationNews(6, {0: 0.1, 2: 0.3}, {0: {}, 2: {"accuracy": 0.5}}))
-    stages.on_probe(ProbeNews(6, {1: 0.7}))
+    stages.on_step(StepResult(4, torch.tensor([1]), one, one))  # still the first stage
+    stages.on_step(StepResult(6, torch.tensor([2]), one, one))
+    stages.on_evaluation(EvaluationResult(6, {0: 0.1, 2: 0.3}, {0: {}, 2: {"accuracy": 0.5}}))
+    stages.on_probe(ProbeResult(6, {1: 0.7}))
     step, evaluation, probe = heard
-    assert (step.step, step.tasks.tolist()) == (2, [1])  # the second step of the phase, its second task
+    assert (step.step, step.tasks.tolist()) == (2, [1])  # the second step of the stage, its second task
     assert (evaluation.step, evaluation.losses, evaluation.metrics) == (2, {1: 0.3}, {1: {"accuracy": 0.5}})
     assert (probe.step, probe.losses) == (2, {0: 0.7})
 
@@ -102,13 +103,13 @@ PHASES = [
 
 def staged(files, **training):
     return small_config(
-        files, scheduler={"name": "stages", "phases": PHASES}, balancer="pcgrad",
+        files, scheduler={"name": "stages", "stages": PHASES}, balancer="pcgrad",
         training={"steps": None, "eval_every": 2, **training},
     )  # fmt: skip
 
 
 def test_a_frozen_encoder_stays_where_the_best_weights_before_it_were(files, tmp_path):
-    prepared = prepare(staged(files, select_by="near.mean-squared-error"))
+    prepared = set_up(staged(files, select_by="near.mean-squared-error"))
     events, encoders = [], {}
     for event in train(prepared, tmp_path / "run"):
         events.append(event)
@@ -130,9 +131,9 @@ def test_a_frozen_encoder_stays_where_the_best_weights_before_it_were(files, tmp
 
 @pytest.mark.parametrize("stop_after", [3, 4, 6])
 def test_a_staged_run_resumes_bit_by_bit_before_at_and_after_the_change(files, tmp_path, stop_after):
-    from mtlcli import checkpoint
+    from mtlcli.runs import checkpoint
 
-    list(train(prepare(staged(files)), tmp_path / "whole"))
+    list(train(set_up(staged(files)), tmp_path / "whole"))
     done = 0
 
     def stop():
@@ -140,11 +141,11 @@ def test_a_staged_run_resumes_bit_by_bit_before_at_and_after_the_change(files, t
         done += 1
         return done == stop_after
 
-    list(train(prepare(staged(files)), tmp_path / "broken", stop=stop))
+    list(train(set_up(staged(files)), tmp_path / "broken", stop=stop))
     found = open_folder(tmp_path / "broken", resume=True, overwrite=False)
     assert found is not None
     assert found.step == stop_after
-    list(train(prepare(staged(files)), tmp_path / "broken", resume_from=found))
+    list(train(set_up(staged(files)), tmp_path / "broken", resume_from=found))
     ends = []
     for name in ("whole", "broken"):
         last, _ = checkpoint.latest(tmp_path / name / "checkpoints")
@@ -157,7 +158,7 @@ def test_a_staged_run_resumes_bit_by_bit_before_at_and_after_the_change(files, t
 
 
 def test_an_encoder_frozen_whole_runs_without_dropout_and_one_in_part_with_it(files):
-    model = prepare(staged(files)).model.train()
+    model = set_up(staged(files)).model.train()
     assert [module.training for module in (model.architecture, *model.heads)] == [True] * 4
     model.freeze(("encoder",))
     assert [module.training for module in (model.architecture, *model.heads)] == [False, True, True, True]
@@ -169,9 +170,9 @@ def test_an_encoder_frozen_whole_runs_without_dropout_and_one_in_part_with_it(fi
 
 
 def test_a_part_that_the_model_does_not_have_is_refused(files):
-    config = small_config(files, scheduler={"name": "stages", "phases": [{"freeze": ["layer.7"]}]})
-    with pytest.raises(MtlError, match=r'phases.0.freeze: there is no part "layer.7" with anything to learn'):
-        prepare(config)
-    config = small_config(files, scheduler={"name": "stages", "phases": [{"freeze": ["encoder", "heads"]}]})
-    with pytest.raises(MtlError, match=r"phases.0.freeze: encoder, heads leaves nothing that learns"):
-        prepare(config)
+    config = small_config(files, scheduler={"name": "stages", "stages": [{"freeze": ["layer.7"]}]})
+    with pytest.raises(MtlError, match=r'stages.0.freeze: there is no part "layer.7" with anything to learn'):
+        set_up(config)
+    config = small_config(files, scheduler={"name": "stages", "stages": [{"freeze": ["encoder", "heads"]}]})
+    with pytest.raises(MtlError, match=r"stages.0.freeze: encoder, heads leaves nothing that learns"):
+        set_up(config)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from mtlcli import registry
-from mtlcli.config import TaskConfig
-from mtlcli.data.loading import load_task
-from mtlcli.recipes import Layer
-from mtlcli.resolution import resolve
-from mtlcli.tasks.base import Classes, Score, Task, sample_rows
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.config.schema import TaskConfig
+from mtlcli.data.splits import load_task
+from mtlcli.tasks.base import Task, sample_rows
+from mtlcli.tasks.targets import Classes, Score
 
 BUILT_IN = list(registry.FAMILIES["tasks"].built_in)
 

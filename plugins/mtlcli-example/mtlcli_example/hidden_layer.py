@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, Encoding, Head, HeadFacts
+from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Head, HeadFacts
 
 
 class HiddenLayer(Head):
@@ -31,7 +31,7 @@ class HiddenLayer(Head):
         )
         self.kind = ClassesOrScore(facts.task)
 
-    def forward(self, encodings: tuple[Encoding, ...]) -> Tensor:
+    def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """One or two encodings (n, dim) -> logits (n, classes) or standardised scores (n,)."""
         output = self.layers(torch.cat([encoding.pooled for encoding in encodings], dim=-1))
         return output.squeeze(-1) if self.facts.task.is_regression else output

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from itertools import product
 
-from mtlcli.tasks.base import Classes, Task
+from mtlcli.tasks.base import Task
+from mtlcli.tasks.targets import Classes
 
 OPENINGS = {
     "person": ("who {did}", "which person {did}", "what was the name of the man who {did}"),

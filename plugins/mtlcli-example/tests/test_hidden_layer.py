@@ -2,7 +2,7 @@ import torch
 from mtlcli_example.hidden_layer import HiddenLayer
 from torch import nn
 
-from mtlcli.heads.base import Encoding, HeadFacts
+from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.testing import PAIRS, SCORES, check_head
 
 
@@ -21,5 +21,5 @@ def test_a_large_sum_passes_gelu_unchanged() -> None:
     for key, parameter in head.named_parameters():
         nn.init.constant_(parameter, 1.0 if key.endswith("weight") else 0.0)
     tokens = torch.tensor([[[20.0, 30.0]]])
-    encoding = Encoding(tokens, torch.tensor([[True]]), tokens[:, 0])
+    encoding = EncoderOutput(tokens, torch.tensor([[True]]), tokens[:, 0])
     assert head((encoding,)).item() == 50.0

@@ -9,7 +9,7 @@ import pytest
 from mtlcli_minilm import NEEDED, PACKAGE, MiniLM
 
 from mtlcli.encoders.base import EncoderFacts
-from mtlcli.encoders.resolving import load_encoder
+from mtlcli.encoders.load import load_encoder
 from mtlcli.errors import MtlError
 from mtlcli.testing import check_encoder
 

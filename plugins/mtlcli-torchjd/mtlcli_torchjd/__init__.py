@@ -8,8 +8,8 @@ import torchjd.aggregation as jd
 from pydantic import Field
 from torch import Tensor
 
+from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
-from mtlcli.plugin import RunFacts
 
 
 class TorchJD(GradientRegularizer):

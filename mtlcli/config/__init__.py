@@ -1,0 +1,1 @@
+"""Recipes: layers, schema, resolution, changes."""

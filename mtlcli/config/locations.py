@@ -1,0 +1,74 @@
+"""What to call the place where a value was written, in an error: the file and line, or the flag, and the key."""
+
+from difflib import get_close_matches
+from typing import Any
+
+from mtlcli.config.layers import Layer
+from mtlcli.config.schema import Config
+from mtlcli.errors import did_you_mean, suggest
+
+
+class Places:
+    """Finds what to call the place where a value was written."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers = layers
+
+    def of(self, path: tuple[Any, ...]) -> str:
+        """`recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone when nobody wrote it."""
+        parts = tuple(map(str, path))
+        for length in range(len(parts), 0, -1):
+            if place := self._written(parts[:length]):
+                return _join_place(place, ".".join(parts))
+        return ".".join(parts)
+
+    def of_choice(self, path: tuple[Any, ...]) -> str:
+        """The same for the name of the plugin chosen at a path, which may have been written below it."""
+        parts = tuple(map(str, path))
+        below = self._written((*parts, "kind" if len(parts) == 2 and parts[0] == "tasks" else "name"))
+        return _join_place(below, ".".join(parts)) if below else self.of(path)
+
+    def _written(self, parts: tuple[str, ...]) -> str:
+        """Where the last layer that says something at this path was written."""
+        for layer in reversed(self.layers):
+            for written, place in layer.places.items():
+                if len(written) == len(parts) and tuple(map(str, written)) == parts:
+                    return place
+        return ""
+
+    def explain(self, detail: Any) -> str:
+        """One line for one error of pydantic."""
+        kinds = ("function-before", "literal['epoch']", "int")  # what pydantic says of unions
+        path = tuple(part for index, part in enumerate(detail["loc"]) if index < 2 or part not in kinds)
+        if detail["type"] == "extra_forbidden":
+            return f"{self.of(path)}: unknown key{suggest_key(path)}"
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] in ("model_type", "dict_type"):
+            message = "expected a mapping of keys to values"
+        return f"{self.of(path)}: found {shown(detail['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _join_place(place: str, dotted: str) -> str:
+    return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
+
+
+def shown(value: Any) -> str:
+    """A value as it was written, cut at 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def suggest_key(path: tuple[Any, ...]) -> str:
+    """The end of an error line about an unknown key: the key that was probably meant, of this section or another."""
+    model = Config.model_fields[path[0]].annotation if len(path) > 1 else Config
+    known: list[str] = list(getattr(model, "model_fields", {}))
+    name = str(path[-1])
+    if near := did_you_mean(name, known):
+        return near
+    elsewhere = {
+        below: f"{key}.{below}"
+        for key, field in Config.model_fields.items()
+        for below in getattr(field.annotation, "model_fields", {})
+    }
+    found = get_close_matches(name, elsewhere, n=1, cutoff=0.8)
+    return f'; did you mean "{elsewhere[found[0]]}"?' if found else suggest(name, known)

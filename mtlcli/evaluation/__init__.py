@@ -1,0 +1,1 @@
+"""Metrics on labeled rows, comparison of runs, tables."""

@@ -1,0 +1,229 @@
+"""What differs between finished runs: every metric on the same rows, from the predictions that they left."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.evaluation.evaluate import SPLITS
+from mtlcli.evaluation.measure import make_metrics
+from mtlcli.facts import TaskFacts
+from mtlcli.inference.predictor import open_run
+from mtlcli.metrics.base import Metric
+from mtlcli.runs.results import Predictions
+from mtlcli.runs.seeds import finished_group
+from mtlcli.statistics.paired import Difference, holm, paired
+from mtlcli.tasks.targets import UNSEEN
+
+EVIDENCE = 0.05
+"""A p-value above it is no evidence."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of those compared, by the name it was given: a run or an ensemble, or the runs of several seeds."""
+
+    name: str
+    runs: tuple[Path, ...]
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A metric of one task: sides[other] against sides[0]. `p_holm` is corrected for all that was compared at once."""
+
+    task: str
+    metric: str
+    other: int
+    found: Difference
+    p_holm: float
+    higher_is_better: bool
+
+    @property
+    def better(self) -> int | None:
+        """Index of the side that is better, None where there is no evidence of a difference."""
+        if self.p_holm > EVIDENCE:
+            return None
+        return self.other if (self.found.value > 0) == self.higher_is_better else 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All sides, the first of which is the baseline, what was compared, and notes about what was not."""
+
+    sides: tuple[Side, ...]
+    split: str
+    compared: tuple[Compared, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PairedRows:
+    """What each side predicts for the same rows (runs, n), class indices or scores, targets (n,), and the facts of the task
+    with all labels that occur."""
+
+    sides: tuple[np.ndarray, ...]
+    targets: np.ndarray
+    facts: TaskFacts
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """A task's rows and the metrics to take on them."""
+
+    rows: PairedRows
+    metrics: Mapping[str, Metric]
+
+
+def compare(
+    folders: Sequence[Path], *, split: str = "dev", tasks: Sequence[str] = (), metrics: Sequence[str] = (),
+    resamples: int = 2000,
+) -> Comparison:  # fmt: skip
+    """Every folder against the first, task by task, on the rows of one split. Without `tasks` those that all folders have;
+    without `metrics` the primary one of each task; `all` stands for all of a task's.
+
+    Raises MtlError for a run that is not finished or has no predictions of the split, and for rows that are not the same.
+    """
+    if len(folders) < 2:
+        raise MtlError("expected two or more runs, the first of which is the baseline")
+    places = [folder.resolve() for folder in folders]
+    if twice := [str(folder) for index, folder in enumerate(folders) if places[index] in places[:index]]:
+        raise MtlError(f"{one_of(twice)}: named twice; expected different runs, name each once")
+    if split not in SPLITS:
+        raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}")
+    sides = tuple(_side(folder) for folder in folders)
+    left = {run: _predictions(run, split) for side in sides for run in side.runs}
+    if missing := [run for run, found in left.items() if not found]:
+        raise MtlError(
+            *(
+                f"{run}: has no predictions of {split}; make them with: mtl eval {run} --split {split}"
+                for run in missing
+            )
+        )
+    outline = open_run(sides[0].runs[0])
+    common, notes = _common(left, [facts.name for facts in outline.facts], tasks, split)
+    measured: dict[str, TaskRows] = {}
+    errors: list[str] = []
+    for task in common:
+        try:
+            facts = outline.facts[outline.task(task)]
+            rows = _rows(task, split, [[left[run][task] for run in side.runs] for side in sides], facts)
+            metrics_of = make_metrics(outline.record["tasks"][task]["metrics"], rows.facts, f"tasks.{task}")
+            measured[task] = TaskRows(rows, metrics_of)
+            notes += _constant(task, sides, rows)
+        except MtlError as error:
+            errors.extend(error.lines)
+    if errors:
+        raise MtlError(*errors)
+    compared = []
+    for task, names in _chosen(measured, metrics).items():
+        rows = measured[task].rows
+        for name in names:
+            metric = measured[task].metrics[name]
+            for other in range(1, len(sides)):
+                found = paired(metric, rows.sides[0], rows.sides[other], rows.targets, resamples=resamples)
+                compared.append(Compared(task, name, other, found, 1.0, metric.higher_is_better))
+    corrected = holm([one.found.p for one in compared])
+    compared = [replace(one, p_holm=p) for one, p in zip(compared, corrected, strict=True)]
+    return Comparison(sides, split, tuple(compared), tuple(notes))
+
+
+def _side(folder: Path) -> Side:
+    group = finished_group(folder)
+    if group is None:
+        if not (folder / "predictions").is_dir():
+            open_run(folder)  # says what else the folder is
+        return Side(str(folder), (folder,))
+    return Side(str(folder), group.runs, group.seeds)
+
+
+def _predictions(run: Path, split: str) -> dict[str, Predictions]:
+    """By task."""
+    end = f".{split}.jsonl"
+    return {path.name.removesuffix(end): Predictions(path) for path in sorted((run / "predictions").glob(f"*{end}"))}
+
+
+def _common(
+    left: Mapping[Path, Mapping[str, Predictions]], order: Sequence[str], wanted: Sequence[str], split: str
+) -> tuple[list[str], list[str]]:
+    """The tasks to compare, and notes about those that not all runs have. Raises MtlError where none is left."""
+    found = dict.fromkeys(task for one in left.values() for task in one)
+    names = [task for task in order if task in found] + [task for task in found if task not in order]
+    if errors := [
+        f"--task {task}: no run has predictions of it on {split}{suggest(task, names)}"
+        for task in wanted
+        if task not in names
+    ]:
+        raise MtlError(*errors)
+    common, notes = [], []
+    for task in dict.fromkeys(wanted or names):
+        lacking = [str(run) for run, one in left.items() if task not in one]
+        if lacking:
+            notes.append(f"{task}: left out, for it has no predictions on {split} in {one_of(lacking)}")
+        else:
+            common.append(task)
+    if not common:
+        raise MtlError(f"nothing to compare: the runs have no task in common on {split}", *notes)
+    return common, notes
+
+
+def _rows(task: str, split: str, sides: Sequence[Sequence[Predictions]], facts: TaskFacts) -> PairedRows:
+    """Raises MtlError where two runs do not have the same rows."""
+    first = sides[0][0]
+    for one in (one for side in sides for one in side):
+        if problem := _unlike(first, one):
+            raise MtlError(
+                f"{task}: {first.path} and {one.path} do not have the same rows: {problem}; "
+                f"compare runs of the same {split} file"
+            )
+    if (facts.labels is not None) != (first.kind == "label"):
+        raise MtlError(f"{first.path}: holds {first.kind}s, which is not what the run says of {task}")
+    if facts.labels is None:
+        targets = np.array([row["target"] for row in first.rows], dtype=np.float64)
+        made = [np.array([[row["score"] for row in one.rows] for one in side], dtype=np.float64) for side in sides]
+        if not all(np.isfinite(scores).all() for scores in made):
+            raise MtlError(f"{task}: a score is not finite, so there is nothing to compare")
+        return PairedRows(tuple(made), targets, facts)
+    labels = dict.fromkeys(facts.labels)
+    labels |= dict.fromkeys(row["label"] for side in sides for one in side for row in one.rows)
+    labels |= dict.fromkeys(row["target"] for row in first.rows if row["target"] is not None)
+    index = {label: number for number, label in enumerate(labels)}
+    targets = np.array([index.get(row["target"], UNSEEN) for row in first.rows], dtype=np.int64)
+    made = [np.array([[index[row["label"]] for row in one.rows] for one in side], dtype=np.int64) for side in sides]
+    return PairedRows(tuple(made), targets, replace(facts, labels=tuple(labels)))
+
+
+def _unlike(first: Predictions, other: Predictions) -> str | None:
+    """How the rows of two files differ, None where they do not."""
+    if first.kind != other.kind:
+        return f"{first.kind}s and {other.kind}s"
+    if len(first.rows) != len(other.rows):
+        return f"{len(first.rows)} rows and {len(other.rows)}"
+    for number, (a, b) in enumerate(zip(first.rows, other.rows, strict=True), start=1):
+        if a["line"] != b["line"]:
+            return f"row {number} is line {a['line']} and line {b['line']}"
+        if a["target"] != b["target"]:
+            return f"line {a['line']} has the target {a['target']!r} and {b['target']!r}"
+    return None
+
+
+def _constant(task: str, sides: Sequence[Side], rows: PairedRows) -> list[str]:
+    return [
+        f"{task}: {run} predicts the same for every row"
+        for side, found in zip(sides, rows.sides, strict=True)
+        for run, predictions in zip(side.runs, found, strict=True)
+        if (predictions == predictions[0]).all()
+    ]
+
+
+def _chosen(measured: Mapping[str, TaskRows], wanted: Sequence[str]) -> dict[str, list[str]]:
+    """The metrics to take of each task: its primary one where none is asked for."""
+    known = {task: list(one.metrics) for task, one in measured.items()}
+    every = [*dict.fromkeys(name for names in known.values() for name in names), "all"]
+    if errors := [f"--metric {name}: no task has it{suggest(name, every)}" for name in wanted if name not in every]:
+        raise MtlError(*errors)
+    if not wanted:
+        return {task: names[:1] for task, names in known.items()}
+    return {task: [name for name in names if name in wanted or "all" in wanted] for task, names in known.items()}

@@ -1,0 +1,169 @@
+"""Measuring a run or an ensemble on labelled rows: its own, those of another folder, or those of a file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mtlcli import registry
+from mtlcli.config.schema import Config, TaskConfig
+from mtlcli.data.readers import FileSource, format_of
+from mtlcli.data.sources import Source
+from mtlcli.data.splits import Split, declared_target, find_source, read_split, target_is_open
+from mtlcli.devices import autocast, find_device, find_precision
+from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.evaluation.measure import chosen_metrics, make_metrics, measure
+from mtlcli.facts import TaskFacts
+from mtlcli.inference.predictor import RunInfo, open_run
+from mtlcli.metrics.base import Metric
+from mtlcli.runs import ensemble
+from mtlcli.runs.results import plain_results, write_predictions
+from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.tasks.base import Task
+from mtlcli.tasks.targets import Classes, Score, Target
+
+SPLITS = ("dev", "test", "train")
+PRECISIONS = ("auto", "fp32", "bf16")
+CHANGEABLE = ("text", "label", "header", "on_bad_row")
+"""Keys of a task that say how other rows are read, and leave the model alone."""
+
+
+@dataclass(frozen=True)
+class EvaluationRows:
+    """Labelled rows of one split of one task (its index), and the metrics to take on them."""
+
+    task: int
+    split: Split
+    metrics: Mapping[str, Metric]
+
+
+def evaluate(
+    folder: Path, tasks: Sequence[tuple[str, list[str]]] = (), *, data: str | None = None, splits: Sequence[str] | None = None,
+    changes: Sequence[tuple[Sequence[Any], Any]] = (), resamples: int = 1000, device: str = "auto", precision: str = "fp32",
+) -> tuple[dict[str, dict[str, dict[str, Estimate]]], list[str]]:  # fmt: skip
+    """Metrics by task, split and name, and notes about the rows. `tasks` are (name, [file]) pairs; without any, all tasks of
+    the run; a file stands for the split `dev` unless one is named. `changes` are (("tasks", name, key), value) with a key of
+    CHANGEABLE, for rows that are laid out unlike those of training. Of the run's own rows the predictions are kept in its
+    folder, and of an ensemble's the results too.
+
+    Raises MtlError for all rows that cannot be read, before the model is loaded, and where there are none to measure on.
+    """
+    for split in splits or ():
+        if split not in SPLITS:
+            raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}")
+    if precision not in PRECISIONS:
+        raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
+    outline = open_run(folder)
+    place = find_device(device)
+    context = autocast(place, find_precision(precision, place))
+    outline.check_installed()
+    found, notes = _read_all(outline, tasks, data, splits, changes)
+    predictor, warnings = outline.load(place, {rows.task for rows in found})
+    notes = warnings + notes
+    results: dict[str, dict[str, dict[str, Estimate]]] = {}
+    own: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for rows in found:
+        facts = predictor.facts[rows.task]
+        predicted = predictor.on_split(rows.task, rows.split, place, context)
+        measured = measure(rows.metrics, predicted, rows.split.targets, resamples)
+        results.setdefault(facts.name, {})[rows.split.name] = measured
+        if not dict(tasks).get(facts.name) and data is None:
+            own.setdefault(facts.name, {})[rows.split.name] = measured
+            path = folder / "predictions" / f"{facts.name}.{rows.split.name}.jsonl"
+            try:
+                write_predictions(path, facts.labels, predicted, rows.split.lines.tolist(), rows.split.targets)
+            except OSError as error:
+                notes.append(f"{path} was not written: {error.strerror}")
+    if own and (folder / ensemble.FILE).is_file():  # a run wrote its results when it ended
+        try:
+            ensemble.keep(plain_results(own), folder)
+        except OSError as error:
+            notes.append(f"{folder / ensemble.RESULTS} was not written: {error.strerror}")
+    return results, notes
+
+
+def _read_all(
+    outline: RunInfo, tasks: Sequence[tuple[str, list[str]]], data: str | None, splits: Sequence[str] | None,
+    changes: Sequence[tuple[Sequence[Any], Any]],
+) -> tuple[list[EvaluationRows], list[str]]:  # fmt: skip
+    """The rows of all tasks and notes about them. Raises MtlError with the errors of all of them."""
+    folder, names = outline.folder, [facts.name for facts in outline.facts]
+    if errors := [f'{folder}: no task "{name}"{suggest(name, names)}' for name, _ in tasks if name not in names]:
+        raise MtlError(*errors)
+    if twice := [name for index, (name, _) in enumerate(tasks) if name in dict(tasks[:index])]:
+        raise MtlError(f"--task {twice[0]}: the task is named twice; measure one file after the other")
+    configs = {name: outline.config(index) for index, name in enumerate(names)}
+    sections = changed({name: config.tasks[name] for name, config in configs.items()}, changes)
+    found: list[EvaluationRows] = []
+    notes: list[str] = []
+    for name, files in tasks or [(name, []) for name in names]:
+        one, section = outline.facts[names.index(name)], sections[name]
+        try:
+            task: Task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
+            metrics = make_metrics(chosen_metrics(section, task), one, f"tasks.{name}.metrics")
+            target = fitted_target(section, task, one)
+            sources = _sources(configs[name], section, task, files, data, splits)
+            for split, source in sources.items():
+                rows, _ = read_split(task, section, split, source, target, section.on_bad_row or task.on_bad_row)
+                notes += rows.warnings
+                found.append(EvaluationRows(names.index(name), rows, metrics))
+        except MtlError as error:
+            errors.extend(error.lines)
+            continue
+        if not sources:
+            notes.append(f"{name}: no labelled rows of {one_of(splits or SPLITS[:2])}")
+    if errors:
+        raise MtlError(*dict.fromkeys(errors))
+    if not found:
+        raise MtlError(
+            f"{folder}: nothing to measure: {'; '.join(notes)}; give rows with --task NAME=FILE or --data FOLDER"
+        )
+    return found, notes
+
+
+def changed(sections: Mapping[str, TaskConfig], changes: Sequence[tuple[Sequence[Any], Any]]) -> dict[str, TaskConfig]:
+    """The tasks' sections with other ways of reading rows. Raises MtlError for a change of anything else."""
+    tasks = dict(sections)
+    for path, value in changes:
+        where = f"--set {'.'.join(map(str, path))}"
+        if len(path) != 3 or path[0] != "tasks" or path[2] not in CHANGEABLE:
+            raise MtlError(f"{where}: a finished run can change tasks.NAME.KEY alone, KEY being {one_of(CHANGEABLE)}")
+        if path[1] not in tasks:
+            raise MtlError(f'{where}: no task "{path[1]}"{suggest(path[1], tasks)}')
+        try:
+            section = tasks[path[1]].model_dump(by_alias=True) | {path[2]: value}
+            tasks[path[1]] = TaskConfig.model_validate(section)
+        except ValidationError as error:
+            raise MtlError(f"{where}: found {value!r}: {error.errors()[0]['msg']}") from error
+    return tasks
+
+
+def fitted_target(config: TaskConfig, task: Task, facts: TaskFacts) -> Target:
+    """The target as it was when the run was trained."""
+    target = declared_target(config, task, f"tasks.{task.name}")
+    if isinstance(target, Classes) and target_is_open(target) and facts.labels is not None:
+        return Classes({label: label for label in facts.labels})
+    if isinstance(target, Score) and facts.score_range is not None:
+        return replace(target, low=facts.score_range[0], high=facts.score_range[1])
+    return target
+
+
+def _sources(
+    config: Config, section: TaskConfig, task: Task, files: list[str], data: str | None, splits: Sequence[str] | None
+) -> Mapping[str, Source]:
+    if len(files) > 1 or not all(files):
+        raise MtlError(f"--task {task.name}={','.join(files)}: expected one file, to be measured at a time")
+    if files:
+        if len(splits or ()) > 1:
+            raise MtlError(f"--split: {files[0]} is one split; name one of {one_of(splits or ())}")
+        return {(splits or ("dev",))[0]: FileSource(files[0], format=format_of(files[0], header=section.header))}
+    if data is not None:
+        section = section.model_copy(update=dict.fromkeys(("train", "dev", "test")))
+    found: dict[str, Source] = {}
+    for split in dict.fromkeys(splits or SPLITS[:2]):
+        source = find_source(section, task, split, data=data or config.data, sample=config.sample)
+        if source is not None:
+            found[split] = source
+    return found

@@ -1,0 +1,97 @@
+"""From a model and labelled rows to predictions, metrics with intervals, and the one number that selects a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtlcli import registry
+from mtlcli.config.schema import TaskConfig
+from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.facts import TaskFacts
+from mtlcli.metrics.base import Metric
+from mtlcli.model.predict import Predicted
+from mtlcli.statistics.bootstrap import Estimate, estimate
+from mtlcli.tasks.base import Task
+
+
+def chosen_metrics(section: TaskConfig, task: Task) -> tuple[str, ...]:
+    """Names of what to measure a task by: those of its configuration, else those of its kind."""
+    return tuple(section.metrics or task.metrics)
+
+
+def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str) -> dict[str, Metric]:
+    """The metrics of a task by name, the primary one first. Raises MtlError for one that measures other predictions."""
+    found: dict[str, Metric] = {}
+    predicts = "scores" if task.is_regression else "classes"
+    for name in names:
+        metric: type[Metric] = registry.load("metrics", name, where)
+        if metric.measures not in (None, predicts):
+            raise MtlError(f'{where}: "{name}" measures {metric.measures}, and this task predicts {predicts}')
+        found[name] = metric(task)
+    return found
+
+
+def measure(
+    metrics: Mapping[str, Metric], predicted: Predicted, targets: np.ndarray, resamples: int
+) -> dict[str, Estimate]:
+    """Every metric with its 95 % interval; low and high equal the value where `resamples` is 0."""
+    if resamples:
+        return {
+            name: estimate(metric, predicted.values, targets, resamples=resamples) for name, metric in metrics.items()
+        }
+    ones = np.ones((1, len(targets)), dtype=np.int64)
+    found = {}
+    for name, metric in metrics.items():
+        value = float(metric.values(predicted.values, targets, ones)[0])
+        found[name] = Estimate(value, value, value, len(targets))
+    return found
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a checkpoint is judged: the mean of these (task, metric) pairs, higher being better."""
+
+    terms: tuple[tuple[str, str], ...]
+    normalized: bool
+
+    def score(self, values: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Mapping[str, Metric]]) -> float:
+        """values[task][metric] -> one number. A metric where lower is better counts negative; normalized ones run 0 to 1."""
+        found = []
+        for task, name in self.terms:
+            metric, value = metrics[task][name], values[task][name]
+            if self.normalized:
+                worst, best = metric.bounds
+                value = (value - worst) / (best - worst)
+            elif not metric.higher_is_better:
+                value = -value
+            found.append(value)
+        return sum(found) / len(found)
+
+
+def make_selection(
+    select_by: str, metrics: Mapping[str, Mapping[str, Metric]], evaluated: list[str]
+) -> Selection | None:
+    """What `training.select_by` means for these tasks; None where no task has dev rows.
+
+    Raises MtlError for a name that is neither `mean`, `normalized-mean` nor TASK.METRIC of a task with dev rows.
+    """
+    if select_by in ("mean", "normalized-mean"):
+        terms = tuple((task, next(iter(metrics[task]))) for task in evaluated)
+        unbounded = [f"{t}.{m}" for t, m in terms if not np.isfinite(metrics[t][m].bounds).all()]
+        if select_by == "normalized-mean" and unbounded:
+            raise MtlError(
+                f"training.select_by: {one_of(unbounded)} has no bounds, so no normalized mean; use TASK.METRIC"
+            )
+        return Selection(terms, select_by == "normalized-mean") if terms else None
+    known = [f"{task}.{metric}" for task in evaluated for metric in metrics[task]]
+    if select_by not in known:
+        task = select_by.split(".")[0]
+        why = (
+            f': task "{task}" has no dev rows'
+            if task in metrics and task not in evaluated
+            else suggest(select_by, known)
+        )
+        raise MtlError(f'training.select_by: found "{select_by}"{why} (or mean, or normalized-mean)')
+    task, metric = select_by.split(".", 1)
+    return Selection(((task, metric),), False)

@@ -1,0 +1,286 @@
+"""Results of finished runs side by side: a row for each run or group of seeds, a column for each task; and published ones beside
+them."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtlcli import registry
+from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.runs.folder import is_finished, not_a_run
+from mtlcli.runs.seeds import read_group
+from mtlcli.statistics.spread import Spread
+
+Column = tuple[str, str]
+"""A task and one of its metrics."""
+
+Bounds = tuple[float, float]
+"""The worst and the best value of a metric."""
+
+NOT_RUN = "not run yet"
+
+
+@dataclass(frozen=True)
+class FolderResults:
+    """A folder by the name it was given, and what each run in it found: one run, one for each seed, or none yet."""
+
+    name: str
+    runs: tuple[Mapping[Column, float], ...]
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A folder in the table: a value for each column, None where its runs have no such metric; `mean` over the columns of each
+    run, None where one is missing. `runs` is 0 where nothing was run."""
+
+    name: str
+    runs: int
+    cells: tuple[Spread | None, ...]
+    mean: Spread | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows in the order of their folders. `has_mean` says whether a mean over the columns has a meaning."""
+
+    titles: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    has_mean: bool
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers from elsewhere, as they are written there: `rows` by the name of the run that stands beside them."""
+
+    titles: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+
+
+Lines = list[list[str]]
+"""A table as text; the first line holds the names of the columns."""
+
+
+def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = False) -> list[FolderResults]:
+    """What results.json says of each folder. With `allow_missing` a folder that is not there, or not finished, holds no runs.
+
+    Raises MtlError with all folders that have no results of the split.
+    """
+    found: list[FolderResults] = []
+    errors: list[str] = []
+    for folder in folders:
+        try:
+            group = read_group(folder)
+            runs = (folder,) if group is None else group.runs
+            if all(is_finished(run) for run in runs):
+                found.append(FolderResults(str(folder), tuple(_results(run, split) for run in runs)))
+            elif allow_missing:
+                found.append(FolderResults(str(folder), ()))
+            else:
+                raise MtlError(_lacking(folder, is_group=group is not None))
+        except MtlError as error:
+            errors.extend(error.lines)
+    if errors:
+        raise MtlError(*errors)
+    return found
+
+
+def _results(run: Path, split: str) -> dict[Column, float]:
+    """Every metric of one run on a split. Raises MtlError where there is none, or the file is damaged."""
+    path = run / "results.json"
+    try:
+        tasks = json.loads(path.read_text())["tasks"]
+        values = {
+            (task, metric): float(one["value"])
+            for task, splits in tasks.items()
+            for metric, one in splits.get(split, {}).items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = f"mtl eval {run}" if _is_ensemble(run) else f"mtl train --resume --output {run}"
+        raise MtlError(f"{path}: damaged; write it again: {remedy}") from error
+    if not values:
+        splits = dict.fromkeys(split for one in tasks.values() for split in one)
+        raise MtlError(f"{path}: has no results of {split}{suggest(split, splits)}")
+    return values
+
+
+def _is_ensemble(folder: Path) -> bool:
+    return (folder / "ensemble.json").is_file()
+
+
+def _lacking(folder: Path, *, is_group: bool) -> str:
+    if is_group or (folder / "config.yaml").is_file():
+        return f"{folder}: not finished; go on with: mtl train --resume --output {folder}"
+    if _is_ensemble(folder):
+        return f"{folder}: not measured yet: mtl eval {folder}"
+    if folder.is_dir():
+        return not_a_run(folder, "results.json")
+    return f"{folder}: there is no such run folder"
+
+
+def bounds_of(measured: Sequence[FolderResults]) -> dict[str, Bounds]:
+    """The bounds of every metric that occurs and is installed."""
+    found: dict[str, Bounds] = {}
+    for name in dict.fromkeys(metric for one in measured for run in one.runs for _, metric in run):
+        if name in registry.names("metrics"):
+            found[name] = registry.load("metrics", name, "metric").bounds
+    return found
+
+
+def tabulate(
+    measured: Sequence[FolderResults],
+    *,
+    metrics: Sequence[str] = (),
+    bounds: Mapping[str, Bounds],
+    normalized: bool = False,
+) -> Table:
+    """The table of these metrics, `all` standing for all; without any, of each task's primary one, with their mean.
+
+    `normalized` brings every value onto a scale from 0, the worst, to 1: (r + 1) / 2 for a correlation. The mean is there where
+    all columns are primary metrics with a worst value, so that they may be added.
+    Where nothing was run yet there is one column for all.
+    Raises MtlError for a metric that no task has, and for one without bounds that is to be normalized.
+    """
+    by_task: dict[str, dict[str, None]] = {}
+    for task, metric in (column for one in measured for run in one.runs for column in run):
+        by_task.setdefault(task, {})[metric] = None
+    if not by_task:
+        return Table(("results",), tuple(TableRow(one.name, 0, (None,), None) for one in measured), has_mean=False)
+    every = [*dict.fromkeys(name for names in by_task.values() for name in names), "all"]
+    if errors := [f"--metric {name}: no task has it{suggest(name, every)}" for name in metrics if name not in every]:
+        raise MtlError(*errors)
+    columns = [
+        (task, name)
+        for task, names in by_task.items()
+        for index, name in enumerate(names)
+        if (name in metrics or "all" in metrics if metrics else index == 0)
+    ]
+    bounded = {name for name, ends in bounds.items() if all(map(math.isfinite, ends))}
+    if normalized and (without := dict.fromkeys(metric for _, metric in columns if metric not in bounded)):
+        raise MtlError(f"--normalized: {one_of(without)} has no bounds; choose others with --metric")
+
+    def value(run: Mapping[Column, float], column: Column) -> float | None:
+        found = run.get(column)
+        if found is None or not normalized:
+            return found
+        worst, best = bounds[column[1]]
+        return (found - worst) / (best - worst)
+
+    titles = [
+        f"{task} {metric}{' (0 to 1)' if normalized and bounds[metric] != (0.0, 1.0) else ''}"
+        for task, metric in columns
+    ]
+    has_mean = not metrics and len(columns) > 1 and all(metric in bounded for _, metric in columns)
+    rows = []
+    for one in measured:
+        found = [[value(run, column) for column in columns] for run in one.runs]
+        means = [_mean(values) for values in found]
+        cells = tuple(_spread([values[index] for values in found]) for index in range(len(columns)))
+        rows.append(TableRow(one.name, len(one.runs), cells, _spread(means)))
+    return Table(tuple(titles), tuple(rows), has_mean)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    """Mean and deviation over seeds; None of no values, and where a seed has none."""
+    mean = _mean(values)
+    if mean is None:
+        return None
+    known = tuple(value for value in values if value is not None)
+    return Spread(mean, statistics.stdev(known) if len(known) > 1 else 0.0, known)
+
+
+# How it is shown
+
+
+def lines(table: Table, digits: int = 3) -> Lines:
+    """The table as text, a mean with its deviation where a row has several seeds."""
+
+    def shown(cell: Spread | None) -> str:
+        if cell is None:
+            return "-"
+        deviation = f" ±{cell.deviation:.{digits}f}" if len(cell.values) > 1 else ""
+        return f"{round(cell.mean, digits) + 0.0:.{digits}f}{deviation}"  # + 0.0: never -0.0
+
+    several = any(row.runs > 1 for row in table.rows)
+    found = [["run", *(["seeds"] if several else []), *table.titles, *(["mean"] if table.has_mean else [])]]
+    for row in table.rows:
+        values = [shown(cell) for cell in (*row.cells, *([row.mean] if table.has_mean else []))]
+        if not row.runs:
+            values = [NOT_RUN, *[""] * (len(values) - 1)]
+        found.append([row.name, *([str(row.runs or "")] if several else []), *values])
+    return found
+
+
+def exact_lines(table: Table) -> Lines:
+    """The table for other programs: all digits, and columns of deviations where a row has several seeds; a cell without a value
+    is empty."""
+    several = any(row.runs > 1 for row in table.rows)
+    head = ["run", *(["seeds"] if several else [])]
+    for title in (*table.titles, *(["mean"] if table.has_mean else [])):
+        head += [title, f"{title} deviation"] if several else [title]
+    found = [head]
+    for row in table.rows:
+        line = [row.name, *([str(row.runs)] if several else [])]
+        for cell in (*row.cells, *([row.mean] if table.has_mean else [])):
+            line.append("" if cell is None else repr(cell.mean))
+            if several:
+                line.append("" if cell is None or len(cell.values) < 2 else repr(cell.deviation))
+        found.append(line)
+    return found
+
+
+def read_published(path: Path) -> Published:
+    """The numbers of a CSV file whose first column names the runs. Raises MtlError for a file that is none."""
+    try:
+        head, *rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is empty, or not UTF-8 text"
+        raise MtlError(f"{path}: cannot be read as published numbers: {why}") from error
+    if wrong := [row for row in rows if len(row) != len(head)]:
+        raise MtlError(*(f"{path}: {row[0]}: found {len(row)} cells; expected {len(head)}" for row in wrong))
+    return Published(tuple(head[1:]), {str(Path(row[0])): tuple(row[1:]) for row in rows})
+
+
+def beside(published: Published, found: Lines) -> Lines:
+    """The published numbers of each run between its name and its own."""
+    none = ("",) * len(published.titles)
+    head, *rows = found
+    return [
+        [head[0], *published.titles, *head[1:]],
+        *([row[0], *published.rows.get(row[0], none), *row[1:]] for row in rows),
+    ]
+
+
+def sides(found: Lines) -> list[str]:
+    """`right` for the columns that hold a number, else `left`."""
+    return ["right" if any(map(_begins_with_number, column)) else "left" for column in zip(*found[1:], strict=True)]
+
+
+def _begins_with_number(text: str) -> bool:
+    try:
+        float(text.split(" ")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def markdown(found: Lines) -> str:
+    """The table for a page of documentation."""
+    parts = [found[0], ["---:" if side == "right" else "---" for side in sides(found)], *found[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in parts)
+
+
+def as_csv(found: Lines) -> str:
+    """The table for other programs."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(found)
+    return out.getvalue().rstrip("\n")

@@ -1,0 +1,1 @@
+"""Encoder, architecture and heads in one module, and predictions from it."""

@@ -1,0 +1,62 @@
+"""Build a model from its configuration, and split its state into encoder and heads."""
+
+import torch
+from torch import Tensor
+
+from mtlcli import registry
+from mtlcli.architectures.base import ArchitectureFacts
+from mtlcli.config.schema import Config
+from mtlcli.encoders.load import LoadedEncoder
+from mtlcli.facts import TaskFacts, seed_for
+from mtlcli.heads.base import HeadFacts
+from mtlcli.heads.layers import SharedModules
+from mtlcli.model.multitask import MultiTaskModel
+
+
+def build_model(config: Config, encoder: LoadedEncoder, facts: tuple[TaskFacts, ...]) -> MultiTaskModel:
+    """Architecture and heads around an encoder. The first weights of the architecture depend on the seed alone, a head's on the
+    seed and its task's name, those of a module that heads share on the seed and the module's name."""
+    make = registry.load("architectures", config.architecture.name, "architecture")
+    seed = config.training.seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "architecture"))
+        architecture = make(ArchitectureFacts(encoder.model, facts), **config.architecture.options)
+    heads, shared = {}, SharedModules(seed)
+    for task in facts:
+        section = config.tasks[task.name]
+        if section.head is None:
+            raise ValueError("an unresolved configuration")
+        head = registry.load("heads", section.head.name, f"tasks.{task.name}.head")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(seed, "head", task.name))
+            sides = 2 if section.encoding == "bi" else 1
+            known = HeadFacts(task, encoder.dim, sides, shared.asked_by(task.name))
+            heads[task.name] = head(known, **section.head.options)
+        if section.layer is not None:
+            heads[task.name].layer = section.layer
+    return MultiTaskModel(architecture, heads, pooling=config.encoder.pooling, layer=config.encoder.layer)
+
+
+def split_state(model: MultiTaskModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The model's state as that of the encoder, and everything else with heads under their tasks' names."""
+    encoder, rest = {}, {}
+    prefix = "architecture.encoder."
+    for key, value in model.state_dict().items():
+        if key.startswith(prefix):
+            encoder[key.removeprefix(prefix)] = value
+        elif key.startswith("heads."):
+            index, name = key.removeprefix("heads.").split(".", 1)
+            rest[f"{model.names[int(index)]}.{name}"] = value
+        else:
+            rest[key] = value
+    return encoder, rest
+
+
+def join_state(model: MultiTaskModel, rest: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The other way round, without the encoder."""
+    index = {name: number for number, name in enumerate(model.names)}
+    found = {}
+    for key, value in rest.items():
+        task, _, name = key.partition(".")
+        found[f"heads.{index[task]}.{name}" if task in index else key] = value
+    return found

@@ -1,0 +1,156 @@
+"""One plugin in full, imported: what it does, what it declares and every option it takes, for `mtl plugins show`."""
+
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from mtlcli import registry
+from mtlcli.errors import MtlError
+
+DECLARED: dict[str, tuple[str, ...]] = {
+    "tasks": ("pair", "target", "heads", "metrics", "files"),
+    "heads": ("sides", "composition"),
+    "schedulers": ("tasks_per_step", "chooses_rows", "cost"),
+    "balancers": ("needs", "native_scale", "weighs_heads", "cost"),
+    "gradient_regularizers": ("needs", "native_scale", "reads_rows", "cost"),
+    "regularizers": ("needs", "cost"),
+    "encoders": ("recommended",),
+    "architectures": (),
+    "metrics": ("measures", "higher_is_better", "bounds"),
+}
+"""The class attributes by which the plugins of a family say what they need and promise."""
+
+
+@dataclass(frozen=True)
+class PluginDetails:
+    """One plugin in full. `source` is file:line, `module` says where the method comes from, `text` what it does; `declares`
+    holds (attribute, value) pairs, `options` (name, type, default, bounds, description) of each option."""
+
+    family: str
+    name: str
+    distribution: str
+    version: str
+    source: str
+    module: str
+    text: str
+    declares: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, str, str, str, str], ...]
+
+
+def describe(family: str, name: str) -> PluginDetails:
+    """Imports a plugin and reads everything it says of itself. Raises MtlError where it is unknown or cannot be used."""
+    plugin = registry.load(family, name, family)
+    entry = registry.find(family, name, family)
+    try:
+        options = tuple(_options(registry.options_model(plugin)))
+    except (NameError, TypeError) as error:
+        raise MtlError(f'{family}: the options of "{name}" ({entry.target}) cannot be read: {error}') from error
+    module = inspect.getmodule(plugin)
+    return PluginDetails(
+        family,
+        name,
+        entry.distribution,
+        entry.version,
+        _place(plugin),
+        " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split()) if module else "",
+        inspect.cleandoc(plugin.__doc__ or ""),
+        tuple((attribute, _value(getattr(plugin, attribute, None))) for attribute in DECLARED[family]),
+        options,
+    )
+
+
+def _options(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str, str, str, str]]:
+    """Name, type, default, bounds and description of every option; below one that holds parts, those of each part."""
+    for option, field in model.model_fields.items():
+        yield (
+            f"{above}{option}",
+            type_name(field.annotation),
+            "required" if field.is_required() else _value(field.default),
+            ", ".join(_bounds(field.annotation, field.metadata)),
+            field.description or "",
+        )
+        for part in typing.get_args(field.annotation):
+            if inspect.isclass(part) and issubclass(part, BaseModel):
+                yield from _options(part, f"{above}{option}.N.")
+
+
+def _place(plugin: type) -> str:
+    try:
+        return f"{inspect.getsourcefile(plugin)}:{inspect.getsourcelines(plugin)[1]}"
+    except (OSError, TypeError):
+        return f"{plugin.__module__}.{plugin.__qualname__} (no source)"
+
+
+def type_name(annotation: Any) -> str:
+    """A type as the documentation of an option writes it: `float | null`, `dict[str, float]`, `choice`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is None or annotation is types.NoneType:
+        return "null"
+    if origin is typing.Annotated:
+        return type_name(arguments[0])
+    if origin is typing.Literal:
+        return "choice"
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(dict.fromkeys(type_name(argument) for argument in arguments))
+    if origin is not None and arguments:
+        inner = ", ".join("..." if argument is ... else type_name(argument) for argument in arguments)
+        return f"{getattr(origin, '__name__', origin)}[{inner}]"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of", "min_length": "length >=",
+          "max_length": "length <=", "pattern": "matches"}  # fmt: skip
+
+
+def _bounds(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
+    """What pydantic checks of a value beside its type, and of the values within it."""
+    for one in metadata:
+        if hasattr(one, "metadata"):  # a pydantic Field inside an annotation
+            yield from _bounds(None, one.metadata)
+        for attribute, sign in BOUNDS.items():
+            bound = getattr(one, attribute, None)
+            if bound is not None:
+                yield f"{sign} {bound}"
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        yield " | ".join(_value(argument) for argument in arguments)
+    elif origin is typing.Annotated:
+        yield from _bounds(arguments[0], arguments[1:])
+    elif origin is not None:
+        for argument in arguments:
+            yield from _bounds(argument)
+
+
+def _value(value: Any) -> str:
+    """A default or an attribute as a recipe would write it."""
+    match value:
+        case None | bool():
+            return {None: "null", True: "true", False: "false"}[value]
+        case frozenset() | set():
+            return ", ".join(sorted(_value(one) for one in value)) or "none"
+        case tuple() | list():
+            return ", ".join(_value(one) for one in value) or "none"
+        case dict():
+            return ", ".join(f"{_value(key)}: {_value(one)}" for key, one in value.items()) or "none"
+    if is_dataclass(value):
+        return _target(value)
+    return str(value)
+
+
+def _target(value: Any) -> str:
+    """What a task predicts, in words."""
+    from mtlcli.tasks.targets import Classes, Score
+
+    match value:
+        case Classes():
+            return f"one of {', '.join(value.labels)}" if value.labels else "one of the classes of the training rows"
+        case Score(low=None) | Score(high=None):
+            return "a score in the range of the training rows"
+        case Score():
+            return f"a score from {value.low:g} to {value.high:g}"
+    return str(value)

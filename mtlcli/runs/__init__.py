@@ -1,0 +1,1 @@
+"""Run folders: opened, written, read."""

@@ -1,0 +1,302 @@
+"""Ensembles: runs listed in ensemble.json, and for each task those of them that were good enough on dev.
+
+Nothing is copied: the file names each run by a path relative to it, with the sha256 of its run.json, which in turn holds
+those of its weights. A run that was trained anew since is noticed.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtlcli import __version__, registry
+from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.facts import TaskFacts
+from mtlcli.files import sha256
+from mtlcli.runs.record import must_be_as_written, read_record, stored_facts
+from mtlcli.runs.seeds import finished_group
+
+FILE = "ensemble.json"
+RESULTS = "results.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EnsembleMember:
+    """A run: its folder, run.json, the sha256 of that, and the facts of its tasks in order."""
+
+    folder: Path
+    record: dict[str, Any]
+    digest: str
+    facts: tuple[TaskFacts, ...]
+
+    def find(self, name: str) -> TaskFacts | None:
+        """The facts of a task, None where the run has no such task."""
+        return next((facts for facts in self.facts if facts.name == name), None)
+
+
+@dataclass(frozen=True)
+class TaskMembers:
+    """Who has a say in a task: runs (by number) with their metric on dev, None where it is not known; and who has none."""
+
+    task: str
+    metric: str
+    threshold: float | None
+    members: Mapping[int, float | None]
+    left_out: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The runs that were named, who was chosen for each task, and what about it is worth a note."""
+
+    runs: tuple[EnsembleMember, ...]
+    tasks: tuple[TaskMembers, ...]
+    notes: tuple[str, ...]
+
+
+def read_member(folder: Path) -> EnsembleMember:
+    """A run by its folder, without its weights. Raises MtlError for what holds no finished run."""
+    record = read_record(folder)
+    return EnsembleMember(folder, record, sha256(folder / "run.json"), stored_facts(record))
+
+
+def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble:
+    """Looks at finished runs: for each task, those whose primary metric on dev is at least its threshold, where it has one. A
+    group of seeds stands for its runs.
+
+    The metrics are those in the runs' results.json. Raises MtlError with everything that forbids it: fewer than two runs, one
+    that is no whole run, tasks of one name that differ, a threshold that nobody reaches.
+    """
+    folders = [run for folder in folders for run in _runs_of(folder)]
+    if len(folders) < 2:
+        raise MtlError(f"an ensemble needs two runs or more; found {one_of(map(str, folders))}")
+    errors = [
+        f"{folder}: the run is named twice; name it once"
+        for index, folder in enumerate(folders)
+        if folder.resolve() in [other.resolve() for other in folders[:index]]
+    ]
+    runs: list[EnsembleMember] = []
+    for folder in dict.fromkeys(folders):
+        try:
+            if (folder / FILE).is_file():
+                raise MtlError(f"{folder}: is an ensemble itself; name its runs instead: {one_of(_listed(folder))}")
+            run = read_member(folder)
+            must_be_as_written(folder, run.record)
+            runs.append(run)
+        except MtlError as error:
+            errors.extend(error.lines)
+    if errors:
+        raise MtlError(*errors)
+    names = list(dict.fromkeys(facts.name for run in runs for facts in run.facts))
+    errors += [
+        f"--threshold {name}={value:g}: no run has such a task{suggest(name, names)}"
+        for name, value in thresholds.items()
+        if name not in names
+    ]
+    tasks: list[TaskMembers] = []
+    notes: list[str] = []
+    for name in names:
+        try:
+            tasks.append(_choose(runs, name, thresholds.get(name), notes))
+        except MtlError as error:
+            errors.extend(error.lines)
+    if errors:
+        raise MtlError(*errors)
+    unused = [str(run.folder) for index, run in enumerate(runs) if not any(index in task.members for task in tasks)]
+    notes += [f"{folder}: has a say in no task" for folder in unused]
+    return Ensemble(tuple(runs), tuple(tasks), tuple(notes))
+
+
+def _runs_of(folder: Path) -> tuple[Path, ...]:
+    group = finished_group(folder)
+    return (folder,) if group is None else group.runs
+
+
+def _choose(runs: Sequence[EnsembleMember], name: str, threshold: float | None, notes: list[str]) -> TaskMembers:
+    having = {index: run for index, run in enumerate(runs) if run.find(name) is not None}
+    must_agree(list(having.values()), name)
+    first = next(iter(having.values()))
+    metric: str = first.record["tasks"][name]["metrics"][0]
+    found = {index: dev_result(run, name, metric) for index, run in having.items()}
+    values = {index: None if one is None else one[0] for index, one in found.items()}
+    rows = {one[1] for one in found.values() if one is not None}
+    if len(rows) > 1:
+        counts = one_of(f"{runs[index].folder} {one[1]}" for index, one in found.items() if one is not None)
+        notes.append(f"{name}: the runs were measured on different numbers of dev rows ({counts})")
+    each = [(run.folder, facts.score_range) for run in having.values() if (facts := run.find(name)) is not None]
+    ranges = {folder: one for folder, one in each if one is not None}
+    if len(set(ranges.values())) > 1:
+        spans = one_of(f"{folder} {low:g} to {high:g}" for folder, (low, high) in ranges.items())
+        notes.append(f"{name}: the runs know scores of different ranges ({spans}), averaged as they are")
+    if threshold is None:
+        return TaskMembers(name, metric, None, values, {})
+    errors = [
+        f"{runs[index].folder}: results.json has no {metric} of {name} on dev for these weights, which --threshold "
+        f"{name}={threshold:g} asks for; leave the run out, or finish it: mtl train --resume --output {runs[index].folder}"
+        for index, value in values.items()
+        if value is None
+    ]
+    if errors:
+        raise MtlError(*errors)
+    known = {index: value for index, value in values.items() if value is not None}
+    higher = registry.load("metrics", metric, f"tasks.{name}").higher_is_better
+    members = {index: value for index, value in known.items() if value == threshold or (value > threshold) == higher}
+    if not members:
+        best = (max if higher else min)(known, key=known.__getitem__)
+        raise MtlError(
+            f"--threshold {name}={threshold:g}: no run has {metric} {'at least' if higher else 'at most'} that; the best is "
+            f"{runs[best].folder} with {known[best]:.4f}"
+        )
+    return TaskMembers(name, metric, threshold, members, {i: value for i, value in known.items() if i not in members})
+
+
+def must_agree(runs: Sequence[EnsembleMember], name: str) -> None:
+    """Raises MtlError where runs mean different things by a task of one name."""
+    first = runs[0]
+    meant = _meaning(first, name)
+    errors = [
+        f'{run.folder}: its task "{name}" has {_meaning(run, name)}, that of {first.folder} {meant}; '
+        "leave one of the two runs out"
+        for run in runs[1:]
+        if _meaning(run, name) != meant
+    ]
+    if errors:
+        raise MtlError(*errors)
+
+
+def _meaning(run: EnsembleMember, name: str) -> str:
+    """What a task reads and says, in words that are equal where runs can be averaged; labels are compared by name."""
+    facts = run.find(name)
+    texts = "two texts" if len(run.record["tasks"][name]["text"]) == 2 else "one text"
+    labels = None if facts is None else facts.labels
+    return f"{texts} and {'a score' if labels is None else f'the labels {one_of(sorted(labels))}'}"
+
+
+def dev_result(run: EnsembleMember, task: str, metric: str) -> tuple[float, int] | None:
+    """A run's metric on dev and the number of rows, from its results.json; None where that knows nothing of these weights."""
+    try:
+        results = json.loads((run.folder / "results.json").read_text())
+        found = results["tasks"][task]["dev"][metric]
+        value, rows = float(found["value"]), int(found["n"])
+        return (value, rows) if results["selected_step"] == run.record["step"] and math.isfinite(value) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def check_place(folder: Path, *, overwrite: bool) -> None:
+    """Raises MtlError where an ensemble may not be written: a file, a folder that holds something else, one that is there."""
+    if folder.exists() and not folder.is_dir():
+        raise MtlError(f"--output: {folder} is a file; expected a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / FILE).is_file():
+        raise MtlError(f"--output: {folder} holds something else than an ensemble; choose another folder")
+    if not overwrite:
+        raise MtlError(f"--output: {folder} holds an ensemble: add --overwrite to replace it")
+
+
+def write(ensemble: Ensemble, folder: Path) -> None:
+    """Writes ensemble.json, whole or not at all, and removes what was found of an ensemble that was there before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [_relative(run.folder, folder) for run in ensemble.runs]
+    used = [index for index in range(len(names)) if any(index in task.members for task in ensemble.tasks)]
+    content = {
+        "format": FORMAT,
+        "mtlcli": __version__,
+        "runs": {
+            names[index]: {"sha256": ensemble.runs[index].digest, "step": ensemble.runs[index].record["step"]}
+            for index in used
+        },
+        "tasks": {
+            task.task: {
+                "metric": task.metric,
+                "threshold": task.threshold,
+                "members": {names[index]: value for index, value in task.members.items()},
+                "left_out": {names[index]: value for index, value in task.left_out.items()},
+            }
+            for task in ensemble.tasks
+        },
+    }
+    scratch = folder / f".{FILE}.writing"
+    scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / RESULTS).unlink(missing_ok=True)
+    scratch.replace(folder / FILE)
+    shutil.rmtree(folder / "predictions", ignore_errors=True)
+
+
+def keep(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Writes what an ensemble found on its own rows, task -> split -> metrics as JSON values, to results.json, whole or not at
+    all; other tasks and splits in there stay. A file that cannot be read is written anew."""
+    path = folder / RESULTS
+    try:
+        tasks = {task: dict(splits) for task, splits in json.loads(path.read_text())["tasks"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        tasks = {}
+    for task, splits in results.items():
+        tasks[task] = {**tasks.get(task, {}), **splits}
+    scratch = folder / f".{RESULTS}.writing"
+    scratch.write_text(json.dumps({"tasks": tasks}, indent=1) + "\n")
+    scratch.replace(path)
+
+
+def _relative(run: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(run.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(run.resolve())
+
+
+def _listed(folder: Path) -> list[str]:
+    """The folders of an ensemble's runs; none where its file cannot be read."""
+    try:
+        return [str(_place(folder, name)) for name in json.loads((folder / FILE).read_text())["runs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _place(folder: Path, name: str) -> Path:
+    found = Path(os.path.normpath(folder.resolve() / name))
+    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+
+
+def read(folder: Path) -> tuple[tuple[EnsembleMember, ...], dict[str, tuple[int, ...]]]:
+    """The runs of an ensemble, and by task the numbers of those that have a say. Raises MtlError with every run that is gone or
+    not the one that was chosen, and for a file that is not as `write` makes it."""
+    path = folder / FILE
+    again = f"make it again: mtl ensemble RUN... --output {folder} --overwrite"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise MtlError(
+                f"{path}: format {content['format']} was written by another mtlcli ({content.get('mtlcli')}); this is "
+                f"{__version__}"
+            )
+        digests = {str(name): str(one["sha256"]) for name, one in content["runs"].items()}
+        names = list(digests)
+        members = {task: tuple(names.index(name) for name in one["members"]) for task, one in content["tasks"].items()}
+        if not members or not all(members.values()):
+            raise ValueError("a task without members")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise MtlError(f"{path}: damaged ({what[:120]}); {again}") from error
+    runs, errors = [], []
+    for name, digest in digests.items():
+        try:
+            run = read_member(_place(folder, name))
+            if run.digest != digest:
+                raise MtlError(f"{run.folder}: is not the run that was chosen: its run.json has changed since; {again}")
+            runs.append(run)
+        except MtlError as error:
+            errors += [f"{path}: {line}" for line in error.lines]
+    if errors:
+        raise MtlError(*errors)
+    for task, indices in members.items():
+        if lacking := [str(runs[index].folder) for index in indices if runs[index].find(task) is None]:
+            raise MtlError(f'{path}: tasks.{task}: {one_of(lacking)} has no task "{task}"; {again}')
+        must_agree([runs[index] for index in indices], task)
+    return tuple(runs), members

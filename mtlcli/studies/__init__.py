@@ -1,0 +1,1 @@
+"""Several methods and seeds under equal steps."""

@@ -1,0 +1,46 @@
+"""One forward and backward pass per task on its longest batch: what needs the most memory, before the run starts."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from mtlcli.devices import not_enough_memory, peak_memory
+from mtlcli.training.engine import TaskLoss
+from mtlcli.training.setup import TrainingRun
+
+
+@dataclass(frozen=True)
+class DryRunResult:
+    """The longest batch of a task: texts of so many tokens each, mean loss, seconds, and the most memory held so far."""
+
+    task: str
+    texts: int
+    length: int
+    loss: float
+    seconds: float
+    peak_bytes: int
+
+
+def dry_run(run: TrainingRun) -> list[DryRunResult]:
+    """Runs the step engine on the longest batch of every task, then on all of them as one step where steps hold several.
+
+    Raises MtlError, with the task, the batch and what to change, where memory does not suffice.
+    """
+    run.model.train()
+    found, together = [], []
+    for index, batches in enumerate(run.train):
+        batch = batches.longest()
+        together.append(TaskLoss(index, (batch.to(run.device),)))
+        start = time.monotonic()
+        try:
+            combined = run.engine.run(together[-1:])
+            if index == len(run.train) - 1 and 1 < len(together) <= run.engine.max_tasks:
+                run.engine.run(together)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            texts, length = batch.tokens.shape
+            raise not_enough_memory(batches.name, texts, length) from error
+        texts, length = batch.tokens.shape
+        loss = float(combined.losses[0])
+        found.append(DryRunResult(batches.name, texts, length, loss, time.monotonic() - start, peak_memory()))
+    return found

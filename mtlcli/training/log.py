@@ -1,0 +1,77 @@
+"""What a run writes down while it goes on and when it ends: metrics.jsonl, train.log, predictions and results."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from mtlcli.training.engine import Combined
+from mtlcli.training.events import Stepped
+
+
+def open_metrics(path: Path, step: int) -> TextIO:
+    """metrics.jsonl, without the lines that a resumed run is going to write again."""
+    kept = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError):  # a line cut off by a crash
+                break
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8")
+
+
+def log_step(log: TextIO, stepped: Stepped, combined: Combined, *, coefficients: bool) -> None:
+    line: dict[str, Any] = {
+        "kind": "step",
+        "step": stepped.step,
+        "epoch": stepped.epoch,
+        "lr": stepped.lr,
+        "gradient_norm": stepped.gradient_norm,
+    }
+    line |= {f"train/{name}/loss": loss for name, loss in stepped.losses.items()}
+    line |= {f"balancer/{name}/weight": weight for name, weight in stepped.weights.items()}
+    line |= {
+        f"balancer/{name}/objective": value
+        for name, value in zip(stepped.losses, combined.objectives.tolist(), strict=True)
+    }
+    if coefficients:
+        line |= {
+            f"gradients/{name}/coefficient": c
+            for name, c in zip(stepped.losses, combined.coefficients.tolist(), strict=True)
+        }
+    if combined.gram is not None:
+        line |= _cosines(list(stepped.losses), combined.gram)
+    if stepped.skipped:
+        line["skipped"] = True
+    write_line(log, line)
+
+
+def _cosines(names: list[str], gram: torch.Tensor) -> dict[str, float]:
+    norms = gram.diagonal().sqrt().clamp(min=1e-30)
+    cosine = (gram / torch.outer(norms, norms)).tolist()
+    return {
+        f"gradients/cosine/{names[i]}_{names[j]}": cosine[i][j]
+        for i in range(len(names))
+        for j in range(i + 1, len(names))
+    }
+
+
+def log_line(path: Path, text: str) -> None:
+    """A line of train.log, with the time."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+def write_line(log: TextIO, values: Mapping[str, Any]) -> None:
+    plain = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
+    log.write(json.dumps(plain) + "\n")
+    log.flush()

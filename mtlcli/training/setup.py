@@ -1,0 +1,270 @@
+"""Everything between a configuration and step 1: rows, tokens, model, scheduler, balancer and the plan of the run.
+
+In the order of cost: combinations of methods, rows and labels, plugins, encoder, tokens, model. Nothing is written.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mtlcli import registry
+from mtlcli.balancers.base import Balancer
+from mtlcli.config.schema import Config
+from mtlcli.data.batches import TaskBatches, batches_per_pass, pairs_per_pass
+from mtlcli.data.splits import LoadedTask, load_task
+from mtlcli.data.tokens import TokenizedSplit, Tokenizer, tokenize_split
+from mtlcli.devices import autocast, find_device, find_precision
+from mtlcli.encoders.base import EncoderFacts
+from mtlcli.encoders.load import LoadedEncoder, check_length, encoder_folder, load_encoder
+from mtlcli.errors import MtlError
+from mtlcli.evaluation.measure import Selection, chosen_metrics, make_metrics, make_selection
+from mtlcli.facts import RunFacts, TaskFacts
+from mtlcli.gradient_regularizers.base import GradientRegularizer
+from mtlcli.heads.base import Composition
+from mtlcli.metrics.base import Metric
+from mtlcli.model.build import build_model
+from mtlcli.model.frozen import FrozenFeatures
+from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.plugin import Plugin, SetupContext
+from mtlcli.regularizers.base import Regularizer
+from mtlcli.schedulers.base import Scheduler, fewest_and_most
+from mtlcli.tasks.targets import Classes, Score, Target
+from mtlcli.training.compatibility import check_combination, composition_of
+from mtlcli.training.engine import StepEngine, blocks
+from mtlcli.training.optimizer import make_optimizer
+from mtlcli.training.plan import Plan, TaskInputs, make_plan, run_lengths, shared_size, visits_by_stage
+from mtlcli.training.teacher import teacher_predictions
+from mtlcli.training.warm_start import open_origin, warm_start
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run that is ready for its first step. Lists and tuples are in the order of the tasks."""
+
+    config: Config
+    tasks: tuple[LoadedTask, ...]
+    facts: tuple[TaskFacts, ...]
+    encoder: LoadedEncoder
+    model: MultiTaskModel
+    train: tuple[TaskBatches, ...]
+    dev: dict[str, TokenizedSplit]
+    metrics: dict[str, dict[str, Metric]]
+    selection: Selection | None
+    scheduler: Scheduler
+    balancer: Balancer
+    gradient_regularizer: GradientRegularizer | None
+    regularizers: tuple[Regularizer, ...]
+    engine: StepEngine
+    optimizer: torch.optim.AdamW
+    device: torch.device
+    autocast: AbstractContextManager[object]
+    precision: str
+    plan: Plan
+    visits: dict[int, list[int]]
+    """Micro-batches of each task in each stage, by the step at which the stage starts, counted before any result is known."""
+    kept: FrozenFeatures = field(default_factory=FrozenFeatures)
+
+    def __post_init__(self) -> None:
+        self.engine.features = self.kept.train
+
+    def plugins(self) -> dict[str, Plugin]:
+        """The plugins with state, by the name under which a checkpoint keeps them."""
+        found: dict[str, Plugin] = {"scheduler": self.scheduler, "balancer": self.balancer}
+        if self.gradient_regularizer is not None:
+            found["gradient_regularizer"] = self.gradient_regularizer
+        return found | {f"regularizers.{index}": one for index, one in enumerate(self.regularizers)}
+
+    def content(self) -> dict[str, str]:
+        """What the rows of every split hold, to notice on resuming that a file has changed."""
+        return {f"{task.task.name}.{name}": split.content for task in self.tasks for name, split in task.splits.items()}
+
+
+def set_up(
+    config: Config, *, encoder_from: Path | None = None, cache: Path | None = None, first_step: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> TrainingRun:  # fmt: skip
+    """Reads the data, loads the encoder and builds the run. `encoder_from` is a checkpoint's folder to make the encoder from,
+    without its weights; `tell` hears of work that takes long. Raises MtlError for everything a user can mend."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MtlError("this version trains in one process; start `mtl train` without torchrun")
+    device = find_device(config.training.device)
+    precision = find_precision(config.training.precision, device)
+    check_combination(config)
+    tasks = _load_tasks(config)
+    sizes = [config.tasks[task.task.name].batch_size or config.training.batch_size for task in tasks]
+    facts = tuple(
+        _facts(task, size, composition_of(config, task.task.name)) for task, size in zip(tasks, sizes, strict=True)
+    )
+    metrics = {
+        task.task.name: make_metrics(
+            chosen_metrics(config.tasks[fact.name], task.task), fact, f"tasks.{fact.name}.metrics"
+        )
+        for task, fact in zip(tasks, facts, strict=True)
+    }
+    selection = make_selection(config.training.select_by, metrics, [t.task.name for t in tasks if "dev" in t.splits])
+    if config.optimizer.schedule == "plateau" and not any("dev" in task.splits for task in tasks):
+        raise MtlError(
+            'optimizer.schedule: "plateau" follows the losses on dev, and no task has dev rows; give some, or choose linear, '
+            "cosine or constant"
+        )
+    run = RunFacts(facts, config.training.seed, config.training.micro_batches)
+    scheduler: Scheduler = registry.load("schedulers", config.scheduler.name, "scheduler")(
+        run, **config.scheduler.options
+    )
+    check_combination(config, scheduler)
+    balancer: Balancer = registry.load("balancers", config.balancer.name, "balancer")(run, **config.balancer.options)
+    choice = config.gradient_regularizer
+    gradient_regularizer: GradientRegularizer | None = None
+    if choice is not None:
+        gradient_regularizer = registry.load("gradient_regularizers", choice.name, "gradient_regularizer")(
+            run, **choice.options
+        )
+    regularizers: tuple[Regularizer, ...] = tuple(
+        registry.load("regularizers", one.name, "regularizers")(run, **one.options) for one in config.regularizers
+    )
+    origin = open_origin(Path(config.init)) if config.init is not None and encoder_from is None else None
+    with tempfile.TemporaryDirectory(prefix="mtl-") as scratch:
+        if origin is not None:
+            encoder = load_encoder(origin.folder / "encoder")
+        elif encoder_from is None:
+            folder = encoder_folder(
+                config.encoder,
+                EncoderFacts(lambda: _all_texts(tasks), Path(scratch), config.training.seed, config.encoder.max_length),
+            )
+            encoder = load_encoder(folder)
+        else:
+            encoder = load_encoder(encoder_from, weights=False)
+    check_length(encoder, config.encoder.max_length)
+    if device.type == "cpu" and precision == "bf16":
+        # torch's fused attention has a slow backward pass there (benchmarks/attention.py)
+        encoder.model.set_attn_implementation("eager")
+    tokenizer = Tokenizer(encoder.tokenizer, config.encoder.max_length)
+    tokenized = {
+        (task.task.name, name): tokenize_split(
+            split, tokenizer, config.tasks[task.task.name].encoding or "single", cache
+        )
+        for task in tasks
+        for name, split in task.splits.items()
+    }
+    train = tuple(
+        TaskBatches(
+            tokenized[fact.name, "train"],
+            task=index,
+            name=fact.name,
+            batch_size=size,
+            seed=run.seed,
+            composition=composition_of(config, fact.name),
+        )
+        for index, (fact, size) in enumerate(zip(facts, sizes, strict=True))
+    )
+    model = build_model(config, encoder, facts)
+    started_from = () if origin is None else warm_start(origin, model, config, facts)
+    _check_layers(model, config)
+    model.to(device)
+    context = autocast(device, precision)
+    start = SetupContext(
+        model,
+        encoder.dim,
+        run_lengths(config, scheduler)[1][-1],
+        lambda granularity: tuple(name for name, _ in blocks(model, granularity)),
+        lambda folder, index: teacher_predictions(folder, tasks[index], facts[index], device, context, cache, tell),
+    )
+    plugins: list[Plugin] = [scheduler, balancer, *regularizers]
+    for one in plugins if gradient_regularizer is None else [*plugins, gradient_regularizer]:
+        one.setup(start)
+    for one in (balancer, *regularizers):
+        one.to(device)
+    _, most = fewest_and_most(scheduler.tasks_per_step, len(tasks), run.micro_batches)
+    engine = StepEngine(model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context)
+    learned = [p for one in (scheduler, balancer, gradient_regularizer, *regularizers) if one for p in one.parameters()]
+    optimizer = make_optimizer(model, learned, config.optimizer)
+    dev = {name: tokenized for (name, split), tokenized in tokenized.items() if split == "dev"}
+    steps_per_epoch, ends = run_lengths(config, scheduler)
+    visits = visits_by_stage(scheduler, len(tasks), ends[-1], steps_per_epoch)
+    inputs = [
+        TaskInputs(
+            task, batches, len(dev.get(task.task.name, ())), sum(p.numel() for p in model.private_parameters(index))
+        )
+        for index, (task, batches) in enumerate(zip(tasks, train, strict=True))
+    ]
+    plan = make_plan(
+        config, scheduler, inputs, visits,
+        encoder_parameters=shared_size(model.architecture, len(tasks)), device=device, precision=precision,
+        rows_buffer_bytes=engine.buffer_bytes(), regularizers=regularizers, first_step=first_step,
+        started_from=started_from,
+    )  # fmt: skip
+    return TrainingRun(
+        config, tasks, facts, encoder, model, train, dev, metrics, selection, scheduler, balancer, gradient_regularizer,
+        regularizers, engine, optimizer, device, context, precision, plan, visits,
+    )  # fmt: skip
+
+
+def _load_tasks(config: Config) -> tuple[LoadedTask, ...]:
+    """All tasks; the errors of all of them at once."""
+    found: list[LoadedTask] = []
+    errors: list[str] = []
+    for name, section in config.tasks.items():
+        try:
+            task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
+            found.append(
+                load_task(name, section, task, data=config.data, sample=config.sample, seed=config.training.seed)
+            )
+        except MtlError as error:
+            errors.extend(error.lines)
+    if errors:
+        raise MtlError(*dict.fromkeys(errors))
+    return tuple(found)
+
+
+def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
+    for task in tasks:
+        for texts in task.splits["train"].texts():
+            yield from texts
+
+
+def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -> TaskFacts:
+    rows, name = len(task.splits["train"]), task.task.name
+    dev_rows = len(task.splits["dev"]) if "dev" in task.splits else 0
+    if composition is None:
+        batches = batches_per_pass(rows, batch_size)
+        return target_facts(task.target, TaskFacts(name, rows, batches, dev_rows=dev_rows))
+    if not isinstance(task.target, Classes):
+        raise MtlError(f"tasks.{name}.head: its batches are {composition}, and this task has none; choose another head")
+    counts = np.bincount(task.splits["train"].targets, minlength=len(task.target.labels))
+    if counts.min() < 2:
+        label = task.target.labels[counts.argmin()]
+        raise MtlError(
+            f'tasks.{name}.head: its batches need two training rows of every class; "{label}" has {counts.min()}'
+        )
+    batches = pairs_per_pass(task.splits["train"].targets)
+    return target_facts(task.target, TaskFacts(name, rows, batches, dev_rows=dev_rows))
+
+
+def target_facts(target: Target, facts: TaskFacts) -> TaskFacts:
+    """The facts with what the fitted target knows of labels or scores."""
+    if isinstance(target, Classes):
+        return replace(facts, labels=target.labels)
+    if isinstance(target, Score) and target.low is not None and target.high is not None:
+        return replace(facts, score_range=(target.low, target.high), score_mean=target.mean, score_std=target.std)
+    return facts
+
+
+def _check_layers(model: MultiTaskModel, config: Config) -> None:
+    layers = getattr(model.architecture.encoder.config, "num_hidden_layers", None)
+    if layers is None:
+        return
+    for index, name in enumerate(model.names):
+        own = "encoder.layer" if config.tasks[name].layer is None else f"tasks.{name}.layer"
+        read = [(own, model.layer_of(index))]
+        read += [(f"tasks.{name}.head", layer) for layer in model.head(index).further_layers]
+        for key, layer in read:
+            if not -layers - 1 <= layer <= layers:
+                raise MtlError(
+                    f"{key}: {name} reads layer {layer}; this encoder has 0 (embeddings) to {layers}, or -1 for the last"
+                )

@@ -1,0 +1,167 @@
+"""Which methods work together: the table, its document, and two steps of every pair that is allowed."""
+
+import io
+import itertools
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtlcli import registry
+from mtlcli.errors import MtlError
+from mtlcli.training.compatibility import FAMILIES, NEUTRAL, Pair, check_combination, pairs
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
+from mtlcli.training.state import Progress
+from mtlcli.training.step import enter_stage, take_step
+from small import small_config, write_files
+
+BUILT_IN = {family: list(registry.FAMILIES[family].built_in) for family in FAMILIES}
+DOCUMENT = Path(__file__).parents[2] / "docs" / "combinations.md"
+
+
+def key(one: tuple[str, str], other: tuple[str, str]) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (one, other) if FAMILIES.index(one[0]) < FAMILIES.index(other[0]) else (other, one)
+
+
+def allowed(micro_batches: int) -> set[tuple[tuple[str, str], tuple[str, str]]]:
+    found = pairs(BUILT_IN, tasks=3, micro_batches=micro_batches)
+    return {(pair.first, pair.second) for pair in found if not pair.problem}
+
+
+def covering_runs() -> list[tuple[int, dict[str, str]]]:
+    """Runs, each (micro-batches, a name of each family), that together hold every allowed pair."""
+    plain, doubled = allowed(1), allowed(2)
+    runs: list[tuple[int, dict[str, str]]] = []
+    for micro_batches, wanted in ((1, plain), (2, doubled - plain)):
+        able = plain if micro_batches == 1 else doubled
+        left = dict.fromkeys(sorted(wanted))
+        while left:
+            chosen = dict(next(iter(left)))
+            for family in FAMILIES:
+                if family in chosen:
+                    continue
+                fitting = [
+                    name
+                    for name in BUILT_IN[family]
+                    if all(key((family, name), item) in able for item in chosen.items())
+                ]
+                fresh = {name: sum(key((family, name), item) in left for item in chosen.items()) for name in fitting}
+                if fitting:
+                    chosen[family] = max(fitting, key=lambda name: fresh[name])
+            for one, other in itertools.combinations(chosen.items(), 2):
+                left.pop(key(one, other), None)
+            runs.append((micro_batches, chosen))
+    return runs
+
+
+RUNS = covering_runs()
+
+
+def test_the_runs_hold_every_allowed_pair():
+    held = {key(*two) for _, run in RUNS for two in itertools.combinations(run.items(), 2)}
+    assert allowed(1) | allowed(2) <= held
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def teacher(files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    list(train(set_up(small_config(files, training={"steps": 1})), folder))
+    return str(folder)
+
+
+def sections(run: dict[str, str], teacher: str) -> dict[str, object]:
+    """The sections of a configuration, with the options that some methods cannot do without."""
+    options = {
+        "static": {"weights": {"tone": 0.5}},
+        "epoch-sigmoid": {"start": {"tone": 1.0}},
+        "distill-anneal": {"teachers": {"tone": teacher}},
+        "stages": {"stages": [{"steps": 1}, {"steps": 1, "lr_factor": 0.5}]},
+        "fixed-ratio": {"ratio": {"tone": 2, "same": 1, "near": 1}},
+    }
+    chosen = {family: {"name": name, **options.get(name, {})} for family, name in run.items()}
+    neutral = NEUTRAL | ({"architectures": "soft-sharing"} if run.get("regularizers") == "soft-sharing" else {})
+    found: dict[str, object] = {
+        slot: chosen.get(family, {"name": neutral.get(family, "")})
+        for slot, family in (("scheduler", "schedulers"), ("balancer", "balancers"), ("architecture", "architectures"))
+    }
+    if "gradient_regularizers" in chosen:
+        found["gradient_regularizer"] = chosen["gradient_regularizers"]
+    if "regularizers" in chosen:
+        found["regularizers"] = [chosen["regularizers"]]
+    return found
+
+
+@pytest.mark.parametrize("scheduler", BUILT_IN["schedulers"])
+def test_two_steps_of_every_allowed_pair(files, teacher, tmp_path, scheduler):
+    for micro_batches, run in RUNS:
+        if run.get("schedulers", NEUTRAL["schedulers"]) != scheduler:
+            continue
+        training = {"micro_batches": micro_batches, "steps": 2, "batch_size": 4}
+        prepared = set_up(small_config(files, training=training, **sections(run, teacher)))
+        progress, log = Progress(cursors=[0, 0, 0]), io.StringIO()
+        before = [parameter.clone() for parameter in prepared.model.parameters()]
+        assert not list(enter_stage(prepared, tmp_path, progress))
+        steps = [take_step(prepared, progress, log) for _ in range(2)]
+        assert not any(step.skipped for step in steps), run
+        assert all(math.isfinite(step.gradient_norm) for step in steps), run
+        after = prepared.model.parameters()
+        assert any(not one.equal(other) for one, other in zip(before, after, strict=True)), run
+
+
+def test_every_refused_pair_is_refused_in_one_sentence_before_data_is_read(tmp_path):
+    refused = [pair for pair in pairs(BUILT_IN, tasks=3, micro_batches=1) if pair.problem]
+    assert refused, "some methods cannot work together"
+    for pair in refused:
+        run = dict((pair.first, pair.second))
+        values = sections(run, "no-such-run")
+        config = small_config(tmp_path / "no-such-folder", **values)
+        with pytest.raises(MtlError) as error:
+            check_combination(config)
+        assert any(line in pair.problem for line in error.value.lines), run
+        assert all("\n" not in line for line in error.value.lines)
+
+
+def test_two_tasks_a_step_are_enough_for_a_method_that_compares_tasks():
+    def problem(scheduler: str, micro_batches: int) -> Pair:
+        names = {"schedulers": [scheduler], "gradient_regularizers": ["pcgrad"]}
+        return pairs(names, tasks=2, micro_batches=micro_batches)[0]
+
+    assert "visits one task a step" in problem("proportional", 1).problem
+    assert problem("proportional", 2).problem == ""
+    assert problem("round-robin", 1).problem == ""
+
+
+def command(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "mtlcli", "plugins", "combinations", *arguments],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_the_document_is_what_the_command_writes():
+    assert DOCUMENT.read_text() == command("--built-in", "--format", "markdown"), (
+        "write it again: mtl plugins combinations --built-in --format markdown > docs/combinations.md"
+    )
+
+
+def test_the_text_names_what_is_refused_and_the_json_all():
+    text = command("--built-in")
+    refusal = text[text.index("compares the tasks of a step") :].split("\n\n")[0]
+    methods, never, later = re.split(": not with |; from --micro-batches 2 on with ", refusal.splitlines()[1].strip())
+    assert {"pcgrad", "tchebycheff", "famo"} <= set(methods.split(", "))
+    assert {"bandit", "worst-task"} <= set(never.split(", "))
+    assert {"proportional", "shuffled"} <= set(later.split(", "))
+    found = json.loads(command("--built-in", "--format", "json"))
+    count = sum(len(BUILT_IN[a]) * len(BUILT_IN[b]) for a, b in itertools.combinations(FAMILIES, 2))
+    assert {len(one) for one in found.values()} == {count}
