@@ -176,6 +176,6 @@ def test_a_real_run_and_the_results_of_eval_are_read(mtl, run, tmp_path):
 
 
 def test_the_library_needs_no_torch():
-    script = "import sys, mtlcli.tabulating; print('torch' in sys.modules)"
+    script = "import sys, mtlcli.evaluation.table; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"

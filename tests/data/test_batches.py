@@ -72,7 +72,7 @@ def test_the_order_depends_on_seed_task_and_pass_alone():
 
 def test_the_order_is_the_same_in_every_process():
     code = (
-        "import numpy as np; from mtlcli.data.batching import pass_order;"
+        "import numpy as np; from mtlcli.data.batches import pass_order;"
         "print([one.tolist() for one in pass_order(np.arange(40) % 7, 8, 1, 't', 0)])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from mtlcli import hub as hub_module
 from mtlcli import registry
 from mtlcli.config.schema import TaskConfig
 from mtlcli.data import sources
@@ -151,7 +152,7 @@ def test_whatever_the_library_raises_the_error_names_the_ways_out(task, hub, rai
 
 
 def test_a_hub_that_accepts_and_never_answers_is_given_up(monkeypatch):
-    monkeypatch.setattr(sources, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.5)
     with server(None) as url:
         start = time.monotonic()
         assert not hub_answers(url)
@@ -159,13 +160,13 @@ def test_a_hub_that_accepts_and_never_answers_is_given_up(monkeypatch):
 
 
 def test_the_wait_is_five_seconds():
-    assert sources.PROBE_SECONDS == 5
+    assert hub_module.PROBE_SECONDS == 5
 
 
 def test_a_name_that_takes_forever_to_look_up_is_given_up(monkeypatch):
-    monkeypatch.setattr(sources, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.2)
     done = threading.Event()
-    monkeypatch.setattr(sources, "_answers", lambda url: done.wait(20))
+    monkeypatch.setattr(hub_module, "_answers", lambda url: done.wait(20))
     start = time.monotonic()
     assert not hub_answers("http://somewhere")
     assert time.monotonic() - start < 5
@@ -198,7 +199,7 @@ def test_an_address_where_nobody_is_does_not_answer(url):
 )
 def test_offline_means_nobody_is_asked(monkeypatch, name, value, asked):
     questions = []
-    monkeypatch.setattr(sources, "_answers", lambda url: bool(questions.append(url)) or True)
+    monkeypatch.setattr(hub_module, "_answers", lambda url: bool(questions.append(url)) or True)
     monkeypatch.setenv(name, value)
     assert hub_answers("http://x") is asked
     assert len(questions) == asked

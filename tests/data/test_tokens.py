@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mtlcli.data import tokens as encoding
+from mtlcli.data import tokens
 from mtlcli.data.tokens import CHUNK, TokenizedSplit, Tokenizer, cache_folder, tokenize
 from mtlcli.errors import MtlError
 from words import word_tokenizer
@@ -18,7 +18,7 @@ def tokenizer(max_length: int = 8, **more) -> Tokenizer:
     return Tokenizer(word_tokenizer(WORDS, **more), max_length)
 
 
-def listed(sequences: encoding.Sequences) -> list[list[int]]:
+def listed(sequences: tokens.TokenSequences) -> list[list[int]]:
     return [
         sequences.tokens[start:end].tolist() for start, end in zip(sequences.starts, sequences.starts[1:], strict=False)
     ]
@@ -219,7 +219,7 @@ def test_a_full_disk_is_explained(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(encoding, "_append", full)
+    monkeypatch.setattr(tokens, "_append", full)
     with pytest.raises(MtlError, match=r"No space left on device\): make space, or name another folder in MTL_CACHE"):
         tokenize(texts("a"), tokenizer(), "key", tmp_path)
 

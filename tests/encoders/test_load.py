@@ -270,9 +270,9 @@ def test_what_is_in_the_cache_needs_no_hub(monkeypatch, folder):
 ASK = """
 import sys, time
 from pathlib import Path
-from mtlcli.config import EncoderConfig
+from mtlcli.config.schema import EncoderConfig
 from mtlcli.encoders.base import EncoderFacts
-from mtlcli.encoders.resolving import encoder_folder
+from mtlcli.encoders.load import encoder_folder
 from mtlcli.errors import MtlError
 import transformers
 start = time.monotonic()

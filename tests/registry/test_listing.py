@@ -11,9 +11,9 @@ from pydantic import Field
 
 from mtlcli import registry
 from mtlcli.errors import MtlError
-from mtlcli.registry import listing as inspection
+from mtlcli.registry import listing, lookup
 from mtlcli.registry.details import describe, type_name
-from mtlcli.registry.listing import first_sentence, list_plugins
+from mtlcli.registry.listing import PluginSummary, first_sentence, list_plugins
 
 ENCODER = '''
 from mtlcli.encoders.base import EncoderSource
@@ -43,9 +43,9 @@ def distributions(tmp_path, monkeypatch):
             path.parent.mkdir(exist_ok=True)
             path.write_text(source)
 
-    registry._installed.cache_clear()
+    lookup._installed.cache_clear()
     yield install
-    registry._installed.cache_clear()
+    lookup._installed.cache_clear()
 
 
 def surveyed(distribution, family="encoders"):
@@ -65,7 +65,7 @@ def test_listing_imports_neither_plugins_nor_torch():
 
 
 def test_every_built_in_plugin_is_ok_and_has_a_summary(monkeypatch):
-    monkeypatch.setattr(registry, "_installed", lambda family: ())
+    monkeypatch.setattr(lookup, "_installed", lambda family: ())
     for one in list_plugins(list(registry.FAMILIES)):
         assert (one.status, one.distribution) == ("ok", "mtlcli")
         assert 10 < len(one.summary) < 140, one
@@ -75,7 +75,7 @@ def test_every_built_in_plugin_is_ok_and_has_a_summary(monkeypatch):
 def test_a_third_party_plugin_that_works_is_ok(distributions):
     distributions("mtlcli-fine", {"fine": "fine_x:Fine"}, fine_x=ENCODER.format(name="Fine"))
     assert surveyed("mtlcli-fine") == {
-        "fine": inspection.Surveyed("encoders", "fine", "mtlcli-fine", "1.2", "ok", "Finds a model")
+        "fine": PluginSummary("encoders", "fine", "mtlcli-fine", "1.2", "ok", "Finds a model")
     }
     assert "fine_x" not in sys.modules
 
@@ -137,7 +137,7 @@ def test_a_class_that_is_its_own_base_is_read_all_the_same(distributions):
 
 @pytest.mark.parametrize("family", ["schedulers", "balancers", "gradient_regularizers", "regularizers"])
 def test_every_built_in_method_says_its_cost_and_its_paper(monkeypatch, family):
-    monkeypatch.setattr(registry, "_installed", lambda family: ())
+    monkeypatch.setattr(lookup, "_installed", lambda family: ())
     for one in list_plugins([family]):
         assert one.cost, one
         assert one.paper, one
@@ -188,7 +188,7 @@ def test_each_kind_of_broken_plugin_is_one_line_of_its_own(distributions):
 
 
 def test_a_plugin_whose_import_hangs_is_left_behind(distributions, monkeypatch):
-    monkeypatch.setattr(inspection, "SECONDS", 1.5)
+    monkeypatch.setattr(listing, "SECONDS", 1.5)
     distributions(
         "mtlcli-slow", {"a-slow": "slow_x:Slow", "b-fine": "after_x:Fine"},
         slow_x="import time\ntime.sleep(600)\n", after_x=ENCODER.format(name="Fine"),

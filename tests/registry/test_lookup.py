@@ -9,6 +9,7 @@ from mtlcli import registry
 from mtlcli.balancers.equal import Equal
 from mtlcli.balancers.uncertainty import Uncertainty
 from mtlcli.errors import MtlError
+from mtlcli.registry import lookup
 
 ENCODER = """
 from mtlcli.encoders.base import EncoderSource
@@ -33,9 +34,9 @@ def distributions(tmp_path, monkeypatch):
         for module, source in modules.items():
             (tmp_path / f"{module}.py").write_text(source)
 
-    registry._installed.cache_clear()
+    lookup._installed.cache_clear()
     yield install
-    registry._installed.cache_clear()
+    lookup._installed.cache_clear()
 
 
 @pytest.mark.parametrize("family", registry.FAMILIES)

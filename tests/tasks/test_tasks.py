@@ -113,7 +113,7 @@ def test_declared_floats_are_the_integers_of_the_file():
 
 
 def test_classes_have_the_same_order_in_every_process():
-    code = "from mtlcli.tasks.base import Classes; print(Classes().fit(['01', '1', '1.0', '1.00', '+1', '001', '1e0', '0']).labels)"
+    code = "from mtlcli.tasks.targets import Classes; print(Classes().fit(['01', '1', '1.0', '1.00', '+1', '001', '1e0', '0']).labels)"
     environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2", "3")]
     found = {
         subprocess.run([sys.executable, "-c", code], env=one, capture_output=True, text=True, check=True).stdout
