@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -37,10 +38,15 @@ class Position:
 
 @dataclass(frozen=True)
 class Visit:
-    """One task of a step, and how many micro-batches of it make up its loss."""
+    """One task of a step: `micro_batches` of it make up one mean loss, whose objective is multiplied by `weight` (> 0).
+
+    Tasks of a step count alike by default. A scheduler that draws sets the weight to the share of the step's draws that fell on
+    the task (`draws`), because the mean loss alone would count once however often the task was drawn.
+    """
 
     task: int
     micro_batches: int = 1
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -135,14 +141,19 @@ def fewest_and_most(tasks_per_step: TasksPerStep, tasks: int, micro_batches: int
 
 
 def draw(run: RunFacts, probabilities: Tensor, position: Position) -> list[Visit]:
-    """`run.micro_batches` independent draws from probabilities (T,), as a function of (seed, step).
-
-    A task drawn n times is visited with n micro-batches: their mean is one loss.
-    """
+    """Draw `run.micro_batches` tasks independently from probabilities (T,), as a function of (seed, step)."""
     generator = run.generator(f"draw {position.step}")
-    drawn = torch.multinomial(probabilities, run.micro_batches, replacement=True, generator=generator)
-    counts = torch.bincount(drawn, minlength=len(probabilities)).tolist()
-    return [Visit(task, count) for task, count in enumerate(counts) if count]
+    return draws(torch.multinomial(probabilities, run.micro_batches, replacement=True, generator=generator).tolist())
+
+
+def draws(tasks: Sequence[int]) -> list[Visit]:
+    """Return the visits of a step whose micro-batches are of these tasks, in any order and with repetitions.
+
+    A task drawn n times of m is visited with n micro-batches and weight n / m. The step's gradient is then the mean over all m
+    micro-batches, as if rows of all tasks had been shuffled together, whatever m is. With m = 1 the weight is 1.
+    """
+    counts = Counter(tasks)
+    return [Visit(task, counts[task], counts[task] / len(tasks)) for task in sorted(counts)]
 
 
 def power_of_sizes(run: RunFacts, exponent: float) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mtlcli.errors import MtlError
 from mtlcli.facts import RunFacts
-from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, task_named
+from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, draws, task_named
 
 
 class FixedRatio(Scheduler):
@@ -51,7 +51,7 @@ class FixedRatio(Scheduler):
         if not self.interleaved:
             return draw(self.run, self.probabilities, position)
         turns = self._turns((position.step + 1) * size)[position.step * size :]
-        return [Visit(task, turns.count(task)) for task in sorted(set(turns))]
+        return draws(turns)
 
     def _turns(self, count: int) -> list[int]:
         while len(self.turns) < count:

@@ -3,7 +3,7 @@
 import torch
 
 from mtlcli.facts import RunFacts
-from mtlcli.schedulers.base import Position, Scheduler, Visit
+from mtlcli.schedulers.base import Position, Scheduler, Visit, draws
 
 
 class Shuffled(Scheduler):
@@ -24,8 +24,7 @@ class Shuffled(Scheduler):
     def visits(self, position: Position) -> list[Visit]:
         """The tasks of the next batches in the order."""
         size = self.run.micro_batches
-        drawn = [self._task(number) for number in range(position.step * size, (position.step + 1) * size)]
-        return [Visit(task, drawn.count(task)) for task in sorted(set(drawn))]
+        return draws([self._task(number) for number in range(position.step * size, (position.step + 1) * size)])
 
     def _task(self, number: int) -> int:
         again, index = divmod(number, len(self.cards))

@@ -1,5 +1,6 @@
 """The contract of schedulers."""
 
+import math
 from dataclasses import replace
 from typing import get_args
 
@@ -15,7 +16,8 @@ def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
     """Asks a scheduler for the steps of several epochs, with one and with four micro-batches, for one task and for three.
 
     - a step visits tasks that exist, each at most once, with one micro-batch or more;
-    - it visits as many as `tasks_per_step` promises, and one that draws shares out all micro-batches;
+    - it visits as many as `tasks_per_step` promises; one that draws shares out all micro-batches and weights each visit by its
+      share of them;
     - the answer depends on position and state alone: asked twice, in another order, or of a copy, it is the same;
     - `steps_per_epoch` is 1 or more, and the ends of the epochs rise;
     - every step lies in its stage, whose rate is positive;
@@ -79,10 +81,20 @@ def _check_visits(name: str, visits: list[Visit], run: RunFacts, promise: TasksP
         fewest <= len(tasks) <= most,
         f'{name}: tasks_per_step "{promise}" promises {fewest} to {most} of {len(run.tasks)} tasks {where}, found {tasks}',
     )
+    weights = [visit.weight for visit in visits]
     expect(
-        promise != "draws" or sum(counts) == run.micro_batches,
-        f"{name}: expected {run.micro_batches} draws in a step, found {counts}",
+        all(math.isfinite(weight) and weight > 0 for weight in weights),
+        f"{name}: expected visits with a positive weight {where}, found {weights}",
     )
+    if promise == "draws":
+        expect(
+            sum(counts) == run.micro_batches, f"{name}: expected {run.micro_batches} draws in a step, found {counts}"
+        )
+        shares = [count / run.micro_batches for count in counts]
+        expect(
+            all(math.isclose(weight, share) for weight, share in zip(weights, shares, strict=True)),
+            f"{name}: expected visits weighted by their shares of the draws, {shares} {where}, found {weights}",
+        )
 
 
 def _check_stage(name: str, stage: Stage, position: Position) -> None:

@@ -2,7 +2,7 @@
 
     for each task of the step, its graph freed before the next:
         l_t = mean over its rows, all micro-batches together; row t = gradient of l_t on the shared parameters
-    objectives = balancer(losses);  w = d sum(objectives) / d losses
+    objectives = balancer(losses);  w = d sum(objectives) / d losses, times the weight of the task's visit
     c = gradient regularizer(Gram matrix of w_t row_t);  gradient = sum_t c_t w_t row_t
     regularizers of the weights add their pull
 
@@ -33,10 +33,11 @@ COLUMNS = 65536
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """One task of a step: its micro-batches, and after the pass its mean loss before balancing."""
+    """One task of a step: its micro-batches, whose mean is one loss, and the weight of its visit (`Visit.weight`)."""
 
     task: int
     batches: tuple[Batch, ...]
+    weight: float = 1.0
 
     @property
     def count(self) -> int:
@@ -47,7 +48,7 @@ class TaskLoss:
 @dataclass(frozen=True)
 class Combined:
     """What a step's gradients were made of: tasks (k,), losses (k,) without and totals (k,) with regularizers, objectives (k,),
-    weights (k,) of the balancer, coefficients (k,) of the gradient regularizer (their mean over blocks, where it works by
+    weights (k,) of the balancer alone, coefficients (k,) of the gradient regularizer (their mean over blocks, where it works by
     blocks), gram (k, k) of the unweighted rows or None."""
 
     tasks: Tensor
@@ -83,6 +84,7 @@ class StepEngine:
         self.private = [model.private_parameters(task) for task in range(len(model.names))]
         self.learned = [p for p in balancer.parameters() if p.requires_grad]
         self.size = sum(parameter.numel() for parameter in self.shared)
+        self.device = next(model.parameters()).device
         self.layers = blocks(model, "layer")
         granularity = "whole" if gradient_regularizer is None else gradient_regularizer.granularity
         self.blocks = [] if granularity == "whole" else blocks(model, granularity)
@@ -102,7 +104,7 @@ class StepEngine:
 
     def needs_rows(self) -> bool:
         """Whether steps of this run fill the buffer of rows."""
-        probe = torch.arange(len(self.model.names), device=self.shared[0].device if self.shared else None)
+        probe = torch.arange(len(self.model.names), device=self.device)
         return self.keeps_rows or not self.balancer.weighs_heads or self.balancer.known_weights(probe) is None
 
     def buffer_bytes(self) -> int:
@@ -113,7 +115,7 @@ class StepEngine:
         """Fills the gradients of one step. The parameters' old gradients are dropped first."""
         for parameter in [*self.shared, *(p for own in self.private for p in own), *self.learned]:
             parameter.grad = None
-        tasks = torch.tensor([one.task for one in step], device=self.shared[0].device)
+        tasks = torch.tensor([one.task for one in step], device=self.device)
         self._states = []
         known = self.balancer.known_weights(tasks) if self.balancer.weighs_heads and not self.keeps_rows else None
         combined = self._combine(step, tasks) if known is None else self._accumulate(step, tasks, known)
@@ -126,7 +128,7 @@ class StepEngine:
         """The mean losses (k,) of the step that was just run with the weights as they are now, and its dropout masks."""
         found = []
         for one, states in zip(step, self._states, strict=True):
-            total = torch.zeros((), device=self.shared[0].device)
+            total = torch.zeros((), device=self.device)
             for batch, (state, history) in zip(one.batches, states, strict=True):
                 head = self.model.head(one.task)
                 with replayed(state, batch.tokens.device), self.autocast, _with_buffers(head, history):
@@ -137,7 +139,8 @@ class StepEngine:
 
     def _accumulate(self, step: Sequence[TaskLoss], tasks: Tensor, known: Tensor) -> Combined:
         """Weights known beforehand, nothing reads the rows: the backward passes add up the combination themselves."""
-        passes = [self._backward(one, known[index]) for index, one in enumerate(step)]
+        factors = known * self._visit_weights(step)
+        passes = [self._backward(one, factor) for one, factor in zip(step, factors, strict=True)]
         losses, totals = torch.stack([loss for loss, _ in passes]), torch.stack([total for _, total in passes])
         objectives, weights = self._balance(totals, tasks)
         return Combined(tasks, losses, totals, objectives, weights, torch.ones_like(weights), None)
@@ -160,19 +163,34 @@ class StepEngine:
         gram = gram_matrix(rows).cpu() if regularizer is not None or "gram" in needs else None
         own = self._last_layer_gram(rows) if "last-layer-gram" in needs else gram
         objectives, weights = self._balance(totals, tasks, own)
-        coefficients = torch.ones_like(weights)
-        if regularizer is None or gram is None:
-            combine_rows(rows, weights.tolist())
+        visit_weights = self._visit_weights(step)
+        factors, coefficients = weights * visit_weights, torch.ones_like(weights)
+        if regularizer is None or gram is None or not self.shared:
+            combine_rows(rows, factors.tolist())
         else:
-            coefficients = self._regularize(regularizer, rows, weights, gram, tasks.cpu())
+            coefficients = self._regularize(regularizer, rows, factors, gram, tasks.cpu())
         for index in touched:
             self.shared[index].grad = self._views[0][index]
-        if self.balancer.weighs_heads:
-            for weight, one in zip(weights, step, strict=True):
-                for parameter in self.private[one.task]:
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(weight)
+        for factor, one in zip(factors if self.balancer.weighs_heads else visit_weights, step, strict=True):
+            for parameter in self.private[one.task]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
         return Combined(tasks, losses, totals, objectives, weights, coefficients, gram)
+
+    def _visit_weights(self, step: Sequence[TaskLoss]) -> Tensor:
+        """Return the factor (k,) of each task from its visit, applied after the balancer and before the gradient regularizer.
+
+        A method whose scale is the mean divides by the k tasks of the step. Draws are already a mean (their weights sum to
+        1), so dividing again would shrink the steps that hold many tasks, which are those that hold the rare ones. For each of
+        these methods the weights are therefore rescaled to a mean of 1, which leaves weights of 1 as they are.
+        """
+        weights = torch.tensor([one.weight for one in step], device=self.device)
+        regularizer = self.gradient_regularizer
+        means = int(self.balancer.native_scale == "mean")
+        if regularizer is not None:
+            scale = regularizer.native_scale if regularizer.scale == "native" else regularizer.scale
+            means += scale == "mean"
+        return weights * (len(step) / weights.sum()) ** means
 
     def _regularize(
         self, regularizer: GradientRegularizer, rows: Tensor, weights: Tensor, gram: Tensor, tasks: Tensor
@@ -215,7 +233,7 @@ class StepEngine:
     def _backward(self, one: TaskLoss, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Forward and backward of all micro-batches of a task -> its mean loss, without and with regularizers."""
         count = one.count
-        loss_sum = total_sum = torch.zeros((), device=self.shared[0].device)
+        loss_sum = total_sum = torch.zeros((), device=self.device)
         again = "losses-after" in self.balancer.needs
         if again:
             self._states.append([])
@@ -269,8 +287,7 @@ class StepEngine:
 
     def _buffer(self) -> Tensor:
         if self.rows is None:
-            first = self.shared[0]
-            self.rows = torch.empty(self.max_tasks, self.size, device=first.device, dtype=torch.float32)
+            self.rows = torch.empty(self.max_tasks, self.size, device=self.device, dtype=torch.float32)
             sizes = [parameter.numel() for parameter in self.shared]
             self._views = [
                 [part.view_as(parameter) for part, parameter in zip(row.split(sizes), self.shared, strict=True)]

@@ -121,7 +121,8 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
 
 def _next(run: TrainingRun, visit: Visit) -> TaskLoss:
     batches = run.train[visit.task]
-    return TaskLoss(visit.task, tuple(batches.next().to(run.device) for _ in range(visit.micro_batches)))
+    micro_batches = tuple(batches.next().to(run.device) for _ in range(visit.micro_batches))
+    return TaskLoss(visit.task, micro_batches, visit.weight)
 
 
 def _chosen(run: TrainingRun, visits: list[Visit], position: Position) -> list[TaskLoss]:

@@ -145,7 +145,7 @@ def test_an_interleaved_ratio_is_worked_out_by_hand():
 def test_an_interleaved_step_of_one_whole_round_is_the_ratio():
     scheduler = FixedRatio(replace(RUN, micro_batches=6), ratio={"a": 1, "b": 3, "c": 2}, order="interleaved")
     for step in (7, 0, 3):
-        assert scheduler.visits(Position(step, 8, 8)) == [Visit(0, 1), Visit(1, 3), Visit(2, 2)]
+        assert scheduler.visits(Position(step, 8, 8)) == [Visit(0, 1, 1 / 6), Visit(1, 3, 3 / 6), Visit(2, 2, 2 / 6)]
 
 
 def test_wrong_ratios_are_refused():

@@ -8,9 +8,13 @@ import torch
 
 import toy
 from mtlcli.schedulers.annealed import Annealed
-from mtlcli.schedulers.base import Position, Visit, power_of_sizes
+from mtlcli.schedulers.base import Position, Visit, draws, power_of_sizes
+from mtlcli.schedulers.fixed_ratio import FixedRatio
+from mtlcli.schedulers.linear_temperature import LinearTemperature
 from mtlcli.schedulers.proportional import Proportional
 from mtlcli.schedulers.round_robin import RoundRobin
+from mtlcli.schedulers.shuffled import Shuffled
+from mtlcli.schedulers.similarity import Similarity
 from mtlcli.schedulers.temperature import Temperature
 from small import count_visits
 
@@ -96,3 +100,47 @@ def test_another_seed_draws_another_order():
         return tuple(scheduler.visits(Position(step, 40, 40))[0].task for step in range(40))
 
     assert len({order(seed) for seed in range(3)}) == 3
+
+
+# Shares of the gradient
+
+
+def gradient_shares(scheduler, steps: int, tasks: int = 3) -> list[float]:
+    """Each task's share of the weights of all visits: what it has of the sum of gradients of equal length."""
+    totals = [0.0] * tasks
+    for step in range(steps):
+        for visit in scheduler.visits(Position(step, steps, steps)):
+            totals[visit.task] += visit.weight
+    return [total / sum(totals) for total in totals]
+
+
+UNEQUAL = replace(
+    RUN,
+    tasks=tuple(
+        replace(task, rows=rows, batches=-(-rows // 16))
+        for task, rows in zip(RUN.tasks, (8_544, 283_003, 6_040), strict=True)
+    ),
+)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 8, 16])
+@pytest.mark.parametrize("make", [Proportional, Temperature, Annealed, Shuffled, LinearTemperature, Similarity])
+def test_shares_of_the_gradient_are_the_shares_drawn_whatever_the_micro_batches(make, micro_batches):
+    scheduler = make(replace(UNEQUAL, micro_batches=micro_batches))
+    steps = 3_200 // micro_batches
+    drawn = [count / 3_200 for count in count_visits(scheduler, 3, steps, steps)]
+    assert gradient_shares(scheduler, steps) == pytest.approx(drawn)
+    if make is Proportional:
+        assert drawn == pytest.approx([0.029, 0.951, 0.020], abs=0.012)
+
+
+@pytest.mark.parametrize("order", ["random", "interleaved"])
+def test_a_fixed_ratio_is_that_of_the_gradient(order):
+    run = replace(RUN, micro_batches=8)
+    shares = gradient_shares(FixedRatio(run, ratio={"a": 1, "b": 14, "c": 1}, order=order), 2000)
+    assert shares == pytest.approx([1 / 16, 14 / 16, 1 / 16], abs=0.01)
+
+
+def test_the_weights_of_a_step_of_draws_sum_to_one():
+    assert draws([2, 1, 2, 2]) == [Visit(1, 1, 0.25), Visit(2, 3, 0.75)]
+    assert draws([1]) == [Visit(1, 1, 1.0)] == [Visit(1)]
