@@ -1,7 +1,9 @@
-"""The contract of an architecture: how the encoder's features reach the heads, and what is shared (survey 2)."""
+"""The contract of an architecture: how encoder features reach the heads, and which parameters tasks share."""
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from mtlcli.facts import TaskFacts
 
 @dataclass(frozen=True)
 class ArchitectureFacts:
-    """What an architecture is built from: the loaded encoder and the tasks in the order of the run."""
+    """What an architecture is built from: the loaded encoder, and the tasks in the order of the run."""
 
     encoder: nn.Module
     tasks: tuple[TaskFacts, ...]
@@ -18,8 +20,11 @@ class ArchitectureFacts:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What goes into the encoder: tokens (n, length), or `embeddings` (n, length, dim) of the words in their place; mask and
-    types (n, length) or None. `all_layers` asks for every hidden state."""
+    """One batch of encoder inputs.
+
+    tokens (n, length) int64, or `embeddings` (n, length, dim) in place of the words' vectors; mask (n, length) bool, None if
+    nothing is padded; types (n, length), None if the encoder has no segments. `all_layers` requests every hidden state.
+    """
 
     tokens: Tensor
     mask: Tensor | None
@@ -30,43 +35,60 @@ class Inputs:
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Hidden states (n, length, dim): the last one, and, where they were asked for, all of them with the embeddings first."""
+    """Hidden states (n, length, dim): the last one and, if requested, all of them, starting with the embeddings."""
 
     last: Tensor
     layers: tuple[Tensor, ...] = ()
 
 
+@lru_cache
+def _without_cache(encoder: type[nn.Module]) -> dict[str, bool]:
+    """Return the arguments that stop a decoder (`use_cache`) or XLNet (`use_mems`) from keeping keys and values."""
+    parameters = inspect.signature(encoder.forward).parameters
+    return {name: False for name in ("use_cache", "use_mems") if name in parameters}
+
+
 def run_encoder(encoder: nn.Module, inputs: Inputs) -> HiddenStates:
-    """The hidden states that an encoder makes of tokens, or of the word embeddings in their place."""
-    chosen = {"inputs_embeds": inputs.embeddings} if inputs.embeddings is not None else {"input_ids": inputs.tokens}
+    """Run a transformers model on tokens, or on word embeddings in their place."""
+    arguments = {"input_ids": inputs.tokens} if inputs.embeddings is None else {"inputs_embeds": inputs.embeddings}
     if inputs.types is not None:
-        chosen["token_type_ids"] = inputs.types
-    found = encoder(**chosen, attention_mask=inputs.mask, output_hidden_states=inputs.all_layers)
-    return HiddenStates(found.last_hidden_state, tuple(found.hidden_states or ()) if inputs.all_layers else ())
+        arguments["token_type_ids"] = inputs.types
+    # XLNet computes 1 - mask, which torch does not define for bool.
+    mask = None if inputs.mask is None else inputs.mask.long()
+    output = encoder(
+        **arguments,
+        attention_mask=mask,
+        output_hidden_states=inputs.all_layers,
+        **_without_cache(type(encoder)),
+    )
+    return HiddenStates(output.last_hidden_state, tuple(output.hidden_states or ()) if inputs.all_layers else ())
 
 
 class Architecture(nn.Module, ABC):
-    """Owns the encoder and whatever stands between it and the heads.
+    """Holds the encoder and all modules between it and the heads.
 
-    A parameter of an architecture is shared unless `private_parameters` of some task lists it. `encoder` is what the run
-    folder keeps as `encoder/`; everything else of the state goes with the heads.
+    A parameter of an architecture is shared unless `private_parameters` of some task lists it. A run folder stores `encoder`
+    as `encoder/`, and the rest of the state with the heads.
     """
 
     encoder: nn.Module
 
     @abstractmethod
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
-        """Features of a batch of one task. In evaluation mode they depend on each text and the weights alone: while nothing
-        here learns, a run keeps them."""
+        """Return the features of a batch of one task.
+
+        In evaluation mode they may depend on each text and the weights alone, because a run caches them while nothing in the
+        architecture is trainable.
+        """
 
     def private_parameters(self, task: int) -> list[nn.Parameter]:
-        """Parameters that only this task uses."""
+        """Return the parameters that only this task uses."""
         return []
 
     def encoder_of(self, task: int) -> nn.Module:
-        """The encoder that this task's texts go through."""
+        """Return the encoder of this task's texts."""
         return self.encoder
 
     def towers(self) -> list[nn.Module]:
-        """Modules of the same shape, one a task, that soft sharing holds together; empty where the tasks share one."""
+        """Return one module per task, all of one shape, for soft sharing; empty if the tasks share one encoder."""
         return []

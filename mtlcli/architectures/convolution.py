@@ -1,4 +1,4 @@
-"""Convolution over token states: LB 4, "mean pooling + CNN" (after Choi et al., ICPR 2020); hard sharing as in Caruana 1997."""
+"""Convolution over token states: Lozano and Bravo (Exploring Multi-Task Learning for Robust Language Encoding with BERT), 2023."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -11,21 +11,26 @@ from mtlcli.errors import MtlError
 
 
 class Convolution(Architecture):
-    """Every task reads the same encoder through one convolution along its token states, before pooling.
+    """Share one encoder and one convolution along its token states, placed before pooling.
 
-    h' = activation(conv(h)) on the states of one hidden layer, as wide as the encoder; padding counts as zeros on both ends of
-    a text. Heads get h' as the last layer, so `encoder.layer` stays -1 and `layer` here says which one is convolved (LB: -2).
-    The layers below are as the encoder gives them. LB states neither kernel nor activation: 3 and ReLU are ours; without
-    activation, a convolution and a mean make one linear layer.
+    ``h' = activation(conv(h))`` on the states of one hidden layer, with as many channels as the encoder has; positions beyond
+    either end of a text, padding included, count as zeros. Heads read h' as the last layer, so `encoder.layer` stays -1 and
+    `layer` selects the convolved one. Lower layers are the encoder's.
+
+    The form is section 4 of the report ("mean pooling + CNN"), after Choi et al., ICPR 2020; it reads layer -2. It states
+    neither kernel nor activation, so 3 and ReLU are choices made here: without an activation, a convolution and a mean would
+    collapse into one linear layer.
     """
 
     def __init__(
         self,
         facts: ArchitectureFacts,
         *,
-        kernel: Annotated[int, Field(ge=1, description="tokens that one position sees")] = 3,
-        layer: Annotated[int, Field(description="hidden layer it reads: -1 the last, -2 the one before")] = -1,
-        activation: Annotated[Literal["relu", "gelu", "tanh"], Field(description="after the convolution")] = "relu",
+        kernel: Annotated[int, Field(ge=1, description="kernel size in tokens")] = 3,
+        layer: Annotated[int, Field(description="hidden layer to convolve: -1 is the last, -2 the one before it")] = -1,
+        activation: Annotated[
+            Literal["relu", "gelu", "tanh"], Field(description="activation after the convolution")
+        ] = "relu",
     ) -> None:
         super().__init__()
         self.encoder = facts.encoder
@@ -33,18 +38,19 @@ class Convolution(Architecture):
         layers, width = config.num_hidden_layers, config.hidden_size
         if not -layers - 1 <= layer <= layers:
             raise MtlError(
-                f"architecture.layer: found {layer}: this encoder has 0 (embeddings) to {layers}, or -1 for the last"
+                f"architecture.layer: found {layer}; expected 0 (embeddings) to {layers}, or -1 for the last"
             )
         self.kernel, self.layer = kernel, layer
         self.convolution = nn.Conv1d(width, width, kernel)
         self.activation = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}[activation]()
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
-        """The convolved states (n, length, dim) in the place of the encoder's last ones."""
-        found = run_encoder(self.encoder, replace(inputs, all_layers=inputs.all_layers or self.layer != -1))
-        states = found.last if self.layer == -1 else found.layers[self.layer]
+        """Return the convolved states (n, length, dim) as the last layer."""
+        hidden = run_encoder(self.encoder, replace(inputs, all_layers=inputs.all_layers or self.layer != -1))
+        states = hidden.last if self.layer == -1 else hidden.layers[self.layer]
         if inputs.mask is not None:
+            # Encoders leave arbitrary states at padding, which a kernel at the last word would read.
             states = states * inputs.mask.unsqueeze(-1)
-        sides = (self.kernel // 2, (self.kernel - 1) // 2)
-        last = self.activation(self.convolution(nn.functional.pad(states.transpose(1, 2), sides))).transpose(1, 2)
-        return HiddenStates(last, (*found.layers[:-1], last) if inputs.all_layers else ())
+        margins = (self.kernel // 2, (self.kernel - 1) // 2)
+        last = self.activation(self.convolution(nn.functional.pad(states.transpose(1, 2), margins))).transpose(1, 2)
+        return HiddenStates(last, (*hidden.layers[:-1], last) if inputs.all_layers else ())

@@ -1,4 +1,4 @@
-"""Epoch sigmoid: Nishino et al., EMNLP-IJCNLP 2019, in the form of survey 3.1, equation 1, second hand."""
+"""Epoch sigmoid: Nishino et al., EMNLP-IJCNLP 2019 (as described by Chen, Zhang and Yang, 2024, section 3.1, equation 1)."""
 
 from typing import Annotated
 
@@ -13,11 +13,15 @@ from mtlcli.plugin import EpochResult
 
 
 class EpochSigmoid(Balancer):
-    """Lets hard tasks in later: each weight rises along a sigmoid around the epoch given for its task.
+    """Phase in hard tasks later: each weight rises along a sigmoid around its start epoch.
 
-    lambda_t(e) = weights_t / (1 + exp((start_t - e) / temperature)), e the number of epochs that are over: a constant
-    within an epoch, and half of weights_t once start_t epochs are over. A task without a start has its full weight from the
-    first step, as with start = -infinity. Native scale: sum. Raises MtlError for a task that the run does not have.
+    ``lambda_t(e) = weights_t / (1 + exp((start_t - e) / temperature))``, where e is the number of finished epochs. The weight is
+    constant within an epoch, and half of weights_t after start_t epochs. A task without a start has its full weight from the first
+    step, as with start = -infinity.
+
+    The formula is the survey's; the original paper was not available.
+
+    Native scale: sum. Raises MtlError for a task that the run does not have.
     """
 
     native_scale = "sum"
@@ -27,23 +31,23 @@ class EpochSigmoid(Balancer):
         run: RunFacts,
         *,
         start: Annotated[
-            dict[str, float], Field(description="epochs after which a task has half its weight, by task name")
+            dict[str, float], Field(description="epoch at which a task reaches half its weight, by task name")
         ],
         weights: Annotated[
             dict[str, Annotated[float, Field(ge=0)]] | None,
-            Field(description="final weight by task name; 1 for a task left out"),
+            Field(description="final weight by task name; 1 if omitted"),
         ] = None,
         temperature: Annotated[
-            float, Field(gt=0, description="how slowly a weight rises, in epochs (alpha of the survey)")
+            float, Field(gt=0, description="width of the rise in epochs (alpha in the survey)")
         ] = 1.0,
     ) -> None:
         super().__init__(run)
         names = [task.name for task in run.tasks]
         final = weights or {}
-        given = [("start", name) for name in start] + [("weights", name) for name in final]
+        named = [("start", name) for name in start] + [("weights", name) for name in final]
         unknown = [
             f"balancer.{option}.{name}: no such task{suggest(name, names)}"
-            for option, name in given
+            for option, name in named
             if name not in names
         ]
         if unknown:
@@ -57,9 +61,9 @@ class EpochSigmoid(Balancer):
         self.epochs: Tensor
 
     def known_weights(self, tasks: Tensor) -> Tensor:
-        """The weights of these tasks (k,) in this epoch."""
+        """Return the weights (k,) of these tasks in this epoch."""
         return self.final[tasks] * torch.sigmoid((self.epochs - self.start[tasks]) / self.temperature)
 
     def on_epoch(self, result: EpochResult) -> None:
-        """Counts the epoch."""
+        """Count the epoch."""
         self.epochs.fill_(result.epoch + 1)

@@ -1,4 +1,4 @@
-"""Equal weights: survey 3.1, the plain sum, which every other balancer is measured against."""
+"""Equal weights (the unweighted sum of the losses)."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,11 @@ from mtlcli.balancers.base import Balancer
 
 
 class Equal(Balancer):
-    """Every task counts one. Native scale: sum over the step's tasks."""
+    """Weight every task by 1, the baseline for every other balancer.
+
+    Native scale: sum.
+    """
 
     def known_weights(self, tasks: Tensor) -> Tensor:
-        """Ones (k,)."""
+        """Return ones (k,)."""
         return torch.ones(len(tasks), device=tasks.device)

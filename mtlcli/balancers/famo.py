@@ -15,30 +15,35 @@ BETAS = (0.9, 0.999)
 
 
 class FAMO(Balancer):
-    """Shifts weight to the tasks whose loss fell least in the step before, so that all improve at a like rate.
+    """Shift weight to the tasks whose loss fell least in the last step, so that all improve at a similar rate.
 
-    Objective c sum_t z_t log D_t with z = softmax(w), w the logits, D = L + 1e-8 (the least loss of every task is taken as 0) and the
-    constant c = 1 / sum_t (z_t / D_t), so the weights c z_t / D_t sum to 1. After the update the losses of the same batches
-    are computed once more; w then takes a step of Adam down the derivative of sum_t z_t (log D_t before - after). Softmax
-    and sums are over the tasks of the step; w and averages of an absent task rest.
+    The objective is ``c sum_t z_t log D_t``, where ``z = softmax(w)`` of the logits w, ``D = L + 1e-8`` (each task's smallest
+    loss is taken as 0), and the constant ``c = 1 / sum_t (z_t / D_t)`` makes the weights ``c z_t / D_t`` sum to 1. After the update, the losses of
+    the same batches are computed again, and Adam moves w along the derivative of ``sum_t z_t (log D_t before - after)``. Softmax
+    and sums run over the tasks of the step; an absent task keeps its logit and Adam's averages.
 
-    w moves after the optimizer's step, so it is no parameter of that optimizer: it has its own Adam, kept in buffers, with
-    a learning rate that follows no schedule. weight_decay is 0.001 as in most of the authors' run scripts (their class:
-    0.01), and is part of the gradient. Their code draws other dropout masks for the second pass, whose noise then counts
-    as progress; here the masks are the same. Their clipping at norm 1 is optimizer.clip. Native scale: mean.
+    w moves after the optimizer's step, so it has a separate Adam whose state is in buffers and whose learning rate does not follow
+    the schedule.
+
+    Differences from the authors' code:
+      * it draws new dropout masks for the second pass, whose noise then counts as progress; here the masks are the same;
+      * weight decay is 0.001, as in most of its run scripts; the class default is 0.01;
+      * it clips the shared gradient to norm 1; here optimizer.clip does.
+
+    Native scale: mean.
     """
 
     needs = frozenset({"several-tasks", "losses-after"})
     native_scale = "mean"
-    cost = "gradient rows, one forward pass more per step"
+    cost = "gradient rows and one more forward pass per step"
 
     def __init__(
         self,
         run: RunFacts,
         *,
-        lr: Annotated[float, Field(gt=0, description="learning rate of w")] = 0.025,
+        lr: Annotated[float, Field(gt=0, description="learning rate of the logits w")] = 0.025,
         weight_decay: Annotated[
-            float, Field(ge=0, description="pull of w towards equal weights (gamma of the paper)")
+            float, Field(ge=0, description="weight decay of w, part of its gradient (gamma in the paper)")
         ] = 1e-3,
     ) -> None:
         super().__init__(run)
@@ -51,12 +56,12 @@ class FAMO(Balancer):
         self.steps: Tensor
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """losses (k,) mean per row, tasks (k,) indices into run.tasks -> objectives (k,), perhaps below zero."""
+        """Return the objectives (k,), which can be negative, of losses (k,), means per row, of tasks (k,)."""
         shares, distances = torch.softmax(self.logits[tasks], 0), losses + EPSILON
         return shares * distances.log() / (shares / distances).sum().detach()
 
     def on_step(self, result: StepResult) -> None:
-        """Moves w by what the update did to the losses."""
+        """Move w by the update's effect on the losses."""
         if result.losses_after is None:
             return
         tasks = result.tasks

@@ -4,16 +4,17 @@ from torch import Tensor
 
 from mtlcli.balancers.base import Balancer
 
-SMALLEST = 1e-8
-"""What a smaller loss counts as."""
+EPSILON = 1e-8
+"""Smaller losses are clamped to this, which also removes their gradient."""
 
 
 class Geometric(Balancer):
-    """Minimises the geometric mean of the losses: halving any loss is worth the same, whatever its unit.
+    """Minimize the geometric mean of the losses, so that halving any loss has the same effect, whatever its unit.
 
-    GLS = (product of L_t)^(1/k) over the k tasks of the step, computed as exp(mean log L), so that task t has the weight
-    GLS / (k L_t) and each task 1/k of the objective. A loss below 1e-8 counts as 1e-8 and gets no weight. Native scale: its
-    own; the mean where all losses are equal, more where they are not.
+    ``GLS = (product of L_t)^(1/k)`` over the k tasks of the step, computed as ``exp(mean log L)``. The weight of task t is
+    ``GLS / (k L_t)``, and its objective is GLS / k. A loss below 1e-8 is clamped and has weight 0.
+
+    Native scale: own. It equals the mean if all losses are equal, and is larger otherwise.
     """
 
     needs = frozenset({"several-tasks"})
@@ -21,6 +22,6 @@ class Geometric(Balancer):
     cost = "gradient rows"
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """losses (k,) mean per row -> objectives (k,), each the k-th part of their geometric mean."""
-        mean = losses.clamp_min(SMALLEST).log().mean().exp()
+        """Return the objectives (k,), each 1 / k of the geometric mean of losses (k,), means per row."""
+        mean = losses.clamp_min(EPSILON).log().mean().exp()
         return (mean / len(losses)).expand(len(losses))

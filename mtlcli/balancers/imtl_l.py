@@ -1,4 +1,4 @@
-"""IMTL-L: Liu et al. (Towards Impartial Multi-task Learning), ICLR 2021, the loss balance, second hand."""
+"""IMTL-L: Liu et al. (Towards Impartial Multi-task Learning), ICLR 2021."""
 
 from typing import Annotated
 
@@ -11,16 +11,19 @@ from mtlcli.facts import RunFacts
 from mtlcli.plugin import StepResult
 
 LIMIT = 10.0
-"""Largest |s|: weights between exp(-10) and exp(10)."""
+"""Largest |s|; a loss that goes to zero would send s to infinity."""
 
 
 class IMTLL(Balancer):
-    """Learns one scale s_t per task that brings every weighted loss to 1, so that no task is larger than another.
+    """Learn one log scale s_t per task that brings every weighted loss to 1, so that no task dominates by its unit.
 
-    Minimises exp(s) L - s, which is at rest where exp(s) L = 1; s starts at 0. The paper's text was not at hand: the formula
-    is that of LibMTL and of another re-implementation. The objective may go below zero; that is not an error. Every s is a
-    parameter of its own, so that the optimizer's momentum does not move that of a task which is absent from the step; s is
-    put back into [-10, 10] after every step, else a loss that goes to zero would send it to infinity. Native scale: its own.
+    The objective is ``exp(s) L - s``, at its minimum where ``exp(s) L = 1``; s starts at 0. It can be negative, which is not an error.
+    Each s is a separate parameter, so the optimizer's momentum does not move that of an absent task.
+
+    Differences from the paper: its text was not available. The formula is that of LibMTL and another reimplementation. s is clamped
+    to [-10, 10] after every step.
+
+    Native scale: own.
     """
 
     native_scale = "own"
@@ -29,25 +32,25 @@ class IMTLL(Balancer):
         self,
         run: RunFacts,
         *,
-        initial_scale: Annotated[float, Field(ge=-LIMIT, le=LIMIT, description="s of every task before step 1")] = 0.0,
+        initial_scale: Annotated[float, Field(ge=-LIMIT, le=LIMIT, description="initial s of every task")] = 0.0,
     ) -> None:
         super().__init__(run)
         self.scale = nn.ParameterList(nn.Parameter(torch.tensor(initial_scale)) for _ in run.tasks)
 
     def known_weights(self, tasks: Tensor) -> Tensor:
-        """exp(s_t) (k,): the objective is linear in the loss."""
-        return torch.exp(self._chosen(tasks)).detach()
+        """Return exp(s_t) (k,); the objective is linear in the loss."""
+        return torch.exp(self._scales_of(tasks)).detach()
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """losses (k,) mean per row, tasks (k,) indices into run.tasks -> objectives (k,)."""
-        s = self._chosen(tasks)
+        """Return the objectives (k,) of losses (k,), means per row, of tasks (k,)."""
+        s = self._scales_of(tasks)
         return torch.exp(s) * losses - s
 
     def on_step(self, result: StepResult) -> None:
-        """Puts what the optimizer moved beyond the bounds back on them."""
+        """Clamp s to its bounds."""
         with torch.no_grad():
             for s in self.scale:
                 s.clamp_(-LIMIT, LIMIT)
 
-    def _chosen(self, tasks: Tensor) -> Tensor:
+    def _scales_of(self, tasks: Tensor) -> Tensor:
         return torch.stack([self.scale[task] for task in tasks.tolist()])

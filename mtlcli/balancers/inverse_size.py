@@ -1,4 +1,4 @@
-"""Inverse data size: survey 3.1, lambda_t proportional to 1 / |D_t|."""
+"""Inverse data size: Chen, Zhang and Yang (Multi-Task Learning in Natural Language Processing: An Overview), 2024, section 3.1."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,12 @@ from mtlcli.facts import RunFacts
 
 
 class InverseSize(Balancer):
-    """Weighs each task by 1 / n_t, n_t its training rows, so that a small task is not drowned by a large one.
+    """Weight each task by 1 / n_t, where n_t is its number of training rows, so that large tasks do not drown small ones.
 
-    The survey's 1 / |D_t| depends on the unit of data; the weights here are scaled to the sum T of equal weighting, so
-    that the learning rate keeps its meaning.
+    Differences from the survey: its ``lambda_t = 1 / |D_t|`` would shrink the gradient with the size of the data. The weights here are
+    scaled to the sum T of equal weights, so that the learning rate keeps its meaning.
+
+    Native scale: sum.
     """
 
     def __init__(self, run: RunFacts) -> None:
@@ -21,5 +23,5 @@ class InverseSize(Balancer):
         self.weights: Tensor
 
     def known_weights(self, tasks: Tensor) -> Tensor:
-        """The weights of these tasks (k,)."""
+        """Return the weights (k,) of these tasks."""
         return self.weights[tasks]

@@ -1,4 +1,4 @@
-"""Ratio clamp: Song et al. (Hierarchical Multi-Task Learning), IJCAI 2020, in the form of survey 3.1, second hand."""
+"""Ratio clamp: Song et al. (Hierarchical Multi-Task Learning), IJCAI 2020 (as described by Chen, Zhang and Yang, 2024, section 3.1)."""
 
 from typing import Annotated
 
@@ -11,18 +11,20 @@ from mtlcli.errors import MtlError, suggest
 from mtlcli.facts import RunFacts
 from mtlcli.plugin import StepResult
 
-SMALLEST = 1e-8
+EPSILON = 1e-8
 
 
 class RatioClamp(Balancer):
-    """Holds one primary task back until the loss of a reference task has fallen below its own; all others count 1.
+    """Hold back one primary task until the loss of a reference task has fallen below the primary's; all others have weight 1.
 
-    lambda <- max(min(L_primary / L_reference * lambda, 1), 0.01), starting from 0.1, after every step that visits the
-    primary task, with the last loss seen of the reference task. The survey does not say how often: being recursive, the
-    product of the ratios drifts to a bound within a few steps unless they hover at 1, so that in effect the weight is 1
-    while the primary loss is the larger one, and 0.01 while it is the smaller. Compare losses of one scale only. A run of
-    one task has no reference, and its task counts 1. Native scale: sum. Raises MtlError for tasks that the run does not
-    have or that are one and the same, and for bounds in the wrong order.
+    ``lambda <- max(min(L_primary / L_reference * lambda, 1), 0.01)``, starting from 0.1, after every step that visits the primary
+    task, with the last observed loss of the reference task. Both losses should have one scale.
+
+    The survey does not state how often to update. The product of ratios reaches a bound within a few steps unless the ratio stays
+    near 1, so in effect the weight is 1 while the primary loss is larger and 0.01 while it is smaller. In a run of one task there is
+    no reference, and the task has weight 1.
+
+    Native scale: sum. Raises MtlError for tasks that the run does not have, for primary = reference, and for bounds in the wrong order.
     """
 
     native_scale = "sum"
@@ -31,11 +33,13 @@ class RatioClamp(Balancer):
         self,
         run: RunFacts,
         *,
-        primary: Annotated[str | None, Field(description="task whose weight moves; null: the first of the run")] = None,
-        reference: Annotated[
-            str | None, Field(description="task it is compared with; null: the first of the others")
+        primary: Annotated[
+            str | None, Field(description="task whose weight changes; null: the first of the run")
         ] = None,
-        initial: Annotated[float, Field(gt=0, description="weight of the primary task before step 1")] = 0.1,
+        reference: Annotated[
+            str | None, Field(description="task to compare it with; null: the first other task")
+        ] = None,
+        initial: Annotated[float, Field(gt=0, description="initial weight of the primary task")] = 0.1,
         lowest: Annotated[float, Field(gt=0, description="lower bound of that weight")] = 0.01,
         highest: Annotated[float, Field(gt=0, description="upper bound of that weight")] = 1.0,
     ) -> None:
@@ -43,31 +47,31 @@ class RatioClamp(Balancer):
         names = [task.name for task in run.tasks]
         for option, name in (("primary", primary), ("reference", reference)):
             if name is not None and name not in names:
-                raise MtlError(f"balancer.{option}: no task {name}{suggest(name, names)}")
+                raise MtlError(f"balancer.{option}: there is no task {name}{suggest(name, names)}")
         if primary is not None and primary == reference:
-            raise MtlError(f"balancer.reference: {reference} is the primary task too; name another")
+            raise MtlError(f"balancer.reference: {reference} is also the primary task; choose a different one")
         if not lowest <= initial <= highest:
             raise MtlError(
                 f"balancer.initial: found {initial:g}; expected {lowest:g} (lowest) to {highest:g} (highest)"
             )
         self.primary = names.index(primary or next((name for name in names if name != reference), names[0]))
-        others = [name for name in names if name != names[self.primary]]
-        self.reference = names.index(reference or others[0]) if others else None
+        other_names = [name for name in names if name != names[self.primary]]
+        self.reference = names.index(reference or other_names[0]) if other_names else None
         self.lowest, self.highest = lowest, highest
-        self.register_buffer("weight", torch.tensor(initial if others else 1.0))
-        self.register_buffer("reference_loss", torch.tensor(0.0))  # 0: not seen yet
+        self.register_buffer("weight", torch.tensor(initial if other_names else 1.0))
+        self.register_buffer("reference_loss", torch.tensor(0.0))  # 0: not observed yet
         self.weight: Tensor
         self.reference_loss: Tensor
 
     def known_weights(self, tasks: Tensor) -> Tensor:
-        """The primary task's weight, ones for the others (k,)."""
+        """Return the weights (k,): the primary task's, and ones for the rest."""
         return torch.where(tasks == self.primary, self.weight, 1.0)
 
     def on_step(self, result: StepResult) -> None:
-        """Moves the weight by the ratio of the losses."""
+        """Multiply the weight by the ratio of the losses."""
         losses = dict(zip(result.tasks.tolist(), result.losses, strict=True))
         if self.reference in losses:
-            self.reference_loss.copy_(losses[self.reference].clamp_min(SMALLEST))
+            self.reference_loss.copy_(losses[self.reference].clamp_min(EPSILON))
         if self.primary in losses and self.reference_loss > 0:
             ratio = losses[self.primary] / self.reference_loss
             self.weight.copy_((ratio * self.weight).clamp(self.lowest, self.highest))

@@ -9,12 +9,15 @@ from mtlcli.plugin import StepResult
 
 
 class RLW(Balancer):
-    """Draws the weights anew at random for every step: a baseline that learned weights have to beat.
+    """Draw random weights for every step, a baseline that learned weights have to beat.
 
-    The softmax of one standard normal number per task, over the tasks of the step, so the weights of a step sum to 1
-    whichever tasks it visits (the authors' code draws for all tasks, which are all there). The numbers of the next step are
-    drawn when a step is over: known before its losses, they cost no rows of gradients, and a checkpoint holds them. Native
-    scale: mean.
+    The weights are the softmax of one standard normal number per task, over the tasks of the step, so they sum to 1 whichever tasks
+    it visits. The numbers for the next step are drawn at the end of a step: weights known before the losses need no gradient
+    rows, and a checkpoint stores them.
+
+    Differences from the authors' code: it draws for all tasks, because every step holds all of them.
+
+    Native scale: mean.
     """
 
     needs = frozenset({"several-tasks"})
@@ -22,16 +25,16 @@ class RLW(Balancer):
 
     def __init__(self, run: RunFacts) -> None:
         super().__init__(run)
-        self.register_buffer("drawn", self._draw())
-        self.drawn: Tensor
+        self.register_buffer("logits", self._draw())
+        self.logits: Tensor
 
     def known_weights(self, tasks: Tensor) -> Tensor:
-        """Weights (k,) that sum to 1."""
-        return torch.softmax(self.drawn[tasks], 0)
+        """Return weights (k,) that sum to 1."""
+        return torch.softmax(self.logits[tasks], 0)
 
     def on_step(self, result: StepResult) -> None:
-        """Draws for the next step."""
-        self.drawn.copy_(self._draw())
+        """Draw the numbers for the next step."""
+        self.logits.copy_(self._draw())
 
     def _draw(self) -> Tensor:
         return torch.randn(len(self.run.tasks), generator=self.generator)

@@ -1,4 +1,4 @@
-"""Static weights: survey 3.1; the loss constants c_i of LB 4."""
+"""Static weights (constants chosen by the user)."""
 
 from typing import Annotated
 
@@ -12,9 +12,11 @@ from mtlcli.facts import RunFacts
 
 
 class Static(Balancer):
-    """Constants chosen by hand; a tuned choice is the baseline that gradient methods have to beat (Xin et al. 2022).
+    """Weight each task by a constant; tuned constants are the baseline that gradient methods have to beat (Xin et al., 2022).
 
-    Raises MtlError for a weight of a task that the run does not have.
+    Lozano and Bravo (Exploring Multi-Task Learning for Robust Language Encoding with BERT, 2023, section 4) scale their losses so.
+
+    Native scale: sum. Raises MtlError for a task that the run does not have.
     """
 
     def __init__(
@@ -22,7 +24,7 @@ class Static(Balancer):
         run: RunFacts,
         *,
         weights: Annotated[
-            dict[str, Annotated[float, Field(ge=0)]], Field(description="weight by task name; 1 for a task left out")
+            dict[str, Annotated[float, Field(ge=0)]], Field(description="weight by task name; 1 if omitted")
         ],
     ) -> None:
         super().__init__(run)
@@ -34,5 +36,5 @@ class Static(Balancer):
         self.weights: Tensor
 
     def known_weights(self, tasks: Tensor) -> Tensor:
-        """The constants of these tasks (k,)."""
+        """Return the constants (k,) of these tasks."""
         return self.weights[tasks]

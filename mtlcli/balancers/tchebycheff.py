@@ -1,4 +1,7 @@
-"""Tchebycheff loss: Mao et al., ACL 2020, in the form of survey 3.1; smooth form: Lin et al., ICML 2024, arXiv:2402.19078."""
+"""Tchebycheff loss: Mao et al., ACL 2020 (as described by Chen, Zhang and Yang, 2024, section 3.1).
+
+The smooth form is that of Lin et al., ICML 2024, arXiv:2402.19078.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -11,21 +14,24 @@ from mtlcli.balancers.base import Balancer
 from mtlcli.facts import RunFacts
 from mtlcli.plugin import EpochResult, EvaluationResult
 
-SMALLEST = 1e-8
-"""What a reference of zero counts as: 0 stands for one that is not known yet."""
+EPSILON = 1e-8
+"""Smallest reference loss; 0 marks a reference that is not known yet."""
 
 
 class Tchebycheff(Balancer):
-    """Minimises max_t lambda_t L_t with lambda_t = 1 / (l_t sum_i 1 / l_i): only the worst task moves the encoder.
+    """Minimize the largest weighted loss, so that only the worst task moves the encoder.
 
-    l_t is a reference loss, the mean of the last epoch or that of the last evaluation on dev: with the loss of the step
-    itself, as the survey can be read, all lambda_t L_t would be equal and the maximum would be rounding noise. The survey is
-    the only source of this form; the paper's own text was not at hand. The sum is over the tasks of the step. With dev
-    losses as reference, a task without one yet (or without dev rows) has the mean of its last epoch. Where a task of the
-    step has no reference at all, as in the first epoch, every task counts 1 / k.
+    The objective is ``max_t lambda_t L_t`` with ``lambda_t = 1 / (l_t sum_i 1 / l_i)``, the sum over the tasks of the step, where l_t is a
+    reference loss: the mean of the last epoch, or that of the last evaluation on dev. A task without a dev loss uses the mean of
+    its last epoch. If a task of the step has no reference at all, as in the first epoch, every task has weight 1 / k.
 
-    `smooth` = mu replaces the maximum by mu logsumexp(lambda_t L_t / mu). Heads are trained on their own loss, else those of
-    the other tasks would starve. Native scale: its own; k equal tasks move the encoder by 1 / k of the gradient of one.
+    `smooth` = mu replaces the maximum by ``mu logsumexp(lambda_t L_t / mu)``. Heads are trained on their unweighted loss, because those
+    of all tasks but the worst would stop learning otherwise.
+
+    Differences from the survey: it can be read as using the loss of the current step for l_t. All lambda_t L_t would then be equal,
+    and rounding would decide the maximum. The original paper was not available.
+
+    Native scale: own. k equal tasks move the encoder by 1 / k of the gradient of one.
     """
 
     needs = frozenset({"several-tasks"})
@@ -38,34 +44,37 @@ class Tchebycheff(Balancer):
         run: RunFacts,
         *,
         reference: Annotated[
-            Literal["epoch", "validation"], Field(description="l_t: mean training loss of the last epoch, or dev loss")
+            Literal["epoch", "validation"],
+            Field(description="l_t: mean training loss of the last epoch, or loss on dev"),
         ] = "epoch",
-        smooth: Annotated[float | None, Field(gt=0, description="mu of the smooth maximum; null: the hard one")] = None,
+        smooth: Annotated[
+            float | None, Field(gt=0, description="mu of the smooth maximum; null: the exact maximum")
+        ] = None,
     ) -> None:
         super().__init__(run)
         self.kind, self.smooth = reference, smooth
         self.register_buffer("reference", torch.zeros(len(run.tasks)))  # 0: none yet
-        self.register_buffer("judged", torch.zeros(len(run.tasks), dtype=torch.bool))
+        self.register_buffer("is_dev_loss", torch.zeros(len(run.tasks), dtype=torch.bool))
         self.reference: Tensor
-        self.judged: Tensor
+        self.is_dev_loss: Tensor
 
     def on_epoch(self, result: EpochResult) -> None:
-        """Takes the epoch's mean losses as reference, where dev losses are not there or not asked for."""
-        self._refer({task: loss for task, loss in result.losses.items() if not self.judged[task]})
+        """Set the epoch's mean losses as references of the tasks that have no dev loss."""
+        self._set_references({task: loss for task, loss in result.losses.items() if not self.is_dev_loss[task]})
 
     def on_evaluation(self, result: EvaluationResult) -> None:
-        """Takes the losses on dev as reference."""
+        """Set the losses on dev as references, if `reference` is validation."""
         if self.kind == "validation":
-            self._refer(result.losses)
+            self._set_references(result.losses)
             for task in result.losses:
-                self.judged[task] = True
+                self.is_dev_loss[task] = True
 
-    def _refer(self, losses: Mapping[int, float]) -> None:
+    def _set_references(self, losses: Mapping[int, float]) -> None:
         for task, loss in losses.items():
-            self.reference[task] = max(loss, SMALLEST)
+            self.reference[task] = max(loss, EPSILON)
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """losses (k,) mean per row, tasks (k,) -> objectives (k,): all but the largest are zero, or their smooth shares."""
+        """Return the objectives (k,) of losses (k,), means per row, of tasks (k,): zero but for the largest, or smooth shares."""
         reference = self.reference[tasks]
         if bool((reference <= 0).any()):
             return losses / len(losses)

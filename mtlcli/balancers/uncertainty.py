@@ -1,4 +1,4 @@
-"""Uncertainty weighting: Kendall, Gal, Cipolla, CVPR 2018, arXiv:1705.07115, equations 7 and 10."""
+"""Uncertainty weighting: Kendall, Gal, Cipolla, CVPR 2018, arXiv:1705.07115."""
 
 from typing import Annotated, Literal
 
@@ -11,18 +11,23 @@ from mtlcli.facts import RunFacts
 from mtlcli.plugin import StepResult
 
 LIMIT = 10.0
-"""Largest |s|: weights between exp(-10) and exp(10)."""
+"""Largest |s|; a loss that goes to zero would send s to minus infinity."""
 
 
 class Uncertainty(Balancer):
-    """Learns one log-variance s_t = log sigma_t^2 per task; a task that stays noisy ends up pulling less on the encoder.
+    """Learn one log variance ``s_t = log sigma_t^2`` per task, so that noisy tasks have less weight.
 
-    Classification uses exp(-s) L + s / 2 (equation 10, an approximation that is exact at sigma = 1), regression
-    exp(-s) L / 2 + s / 2 (equation 7). Well-known codes take one of the two for every task, which `form` asks for:
-    LibMTL, mtan and nash-mtl that of regression (the first two from s = -0.5), SamsungLabs that of classification. The
-    objective may go below zero; that is not an error. The survey's 3.1 leaves the term s / 2 out, without which sigma would
-    grow for ever. Every s is a parameter of its own, so that the optimizer's momentum does not move that of a task which is
-    absent from the step; s is put back into [-10, 10] after every step. Native scale: its own.
+    Classification: ``exp(-s) L + s / 2`` (equation 10, an approximation that is exact at sigma = 1). Regression: ``exp(-s) L / 2 + s / 2``
+    (equation 7). The objective can be negative, which is not an error. Each s is a separate parameter, so the optimizer's momentum
+    does not move that of an absent task.
+
+    Differences from the paper: s is clamped to [-10, 10] after every step.
+
+    Differences from other implementations: LibMTL, mtan and nash-mtl use the regression form for all tasks (the first two with initial
+    s = -0.5), SamsungLabs the classification form; `form` selects either. The survey (Chen, Zhang and Yang, 2024, section 3.1) omits
+    s / 2, without which sigma would grow without bound.
+
+    Native scale: own.
     """
 
     native_scale = "own"
@@ -31,12 +36,10 @@ class Uncertainty(Balancer):
         self,
         run: RunFacts,
         *,
-        initial_log_variance: Annotated[
-            float, Field(ge=-LIMIT, le=LIMIT, description="s of every task before step 1")
-        ] = 0.0,
+        initial_log_variance: Annotated[float, Field(ge=-LIMIT, le=LIMIT, description="initial s of every task")] = 0.0,
         form: Annotated[
             Literal["by-task", "classification", "regression"],
-            Field(description="equation by the kind of each task, or that of one kind for all"),
+            Field(description="equation of each task's type, or the same equation for all"),
         ] = "by-task",
     ) -> None:
         super().__init__(run)
@@ -46,19 +49,19 @@ class Uncertainty(Balancer):
         self.share: Tensor
 
     def known_weights(self, tasks: Tensor) -> Tensor:
-        """share_t exp(-s_t) (k,): the objective is linear in the loss."""
-        return (self.share[tasks] * torch.exp(-self._chosen(tasks))).detach()
+        """Return share_t exp(-s_t) (k,); the objective is linear in the loss."""
+        return (self.share[tasks] * torch.exp(-self._log_variances_of(tasks))).detach()
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """losses (k,) mean per row, tasks (k,) indices into run.tasks -> objectives (k,)."""
-        s = self._chosen(tasks)
+        """Return the objectives (k,) of losses (k,), means per row, of tasks (k,)."""
+        s = self._log_variances_of(tasks)
         return self.share[tasks] * torch.exp(-s) * losses + s / 2
 
     def on_step(self, result: StepResult) -> None:
-        """Puts what the optimizer moved beyond the bounds back on them."""
+        """Clamp s to its bounds."""
         with torch.no_grad():
             for s in self.log_variance:
                 s.clamp_(-LIMIT, LIMIT)
 
-    def _chosen(self, tasks: Tensor) -> Tensor:
+    def _log_variances_of(self, tasks: Tensor) -> Tensor:
         return torch.stack([self.log_variance[task] for task in tasks.tolist()])

@@ -1,4 +1,4 @@
-"""The contract of an encoder plugin: a name -> a folder with a model that transformers can load."""
+"""The contract of an encoder plugin: from a name and options to a folder with a model that transformers can load."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What an encoder plugin may use: the run's training texts, a folder to write into, the seed and the length limit."""
+    """What an encoder plugin may use: the training texts of the run, a scratch folder, the seed and the maximum length."""
 
     texts: Callable[[], Iterator[str]]
     scratch: Path
@@ -18,14 +18,14 @@ class EncoderFacts:
 
 
 class EncoderSource(ABC):
-    """Finds or makes a model folder: config.json, model.safetensors and a fast tokenizer (tokenizer.json).
+    """Provides a model folder: config.json, model.safetensors and a fast tokenizer (tokenizer.json).
 
-    A plugin's constructor takes keyword-only options. `recommended` is what suits this encoder where nobody says otherwise,
-    as a recipe would write it: `{"optimizer": {"lr": 1e-4}}`. It stands above the defaults and below the recipe.
+    A plugin's constructor takes keyword-only options. `recommended` holds settings that suit this encoder, in the form of a
+    recipe: `{"optimizer": {"lr": 1e-4}}`. They override the defaults; recipe and command line override them.
     """
 
     recommended: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @abstractmethod
     def folder(self, facts: EncoderFacts) -> Path:
-        """The model folder. Raises MtlError when it cannot be had, with what to do."""
+        """Return the model folder. Raises MtlError, with what to do, if there is none."""

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, run_encoder
 
 
 class Example(Architecture):
@@ -25,12 +25,9 @@ class Example(Architecture):
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """The encoder's hidden states plus the task's vector; layers below the last are the encoder's own."""
-        chosen = {"inputs_embeds": inputs.embeddings} if inputs.embeddings is not None else {"input_ids": inputs.tokens}
-        if inputs.types is not None:
-            chosen["token_type_ids"] = inputs.types
-        found = self.encoder(**chosen, attention_mask=inputs.mask, output_hidden_states=inputs.all_layers)
-        last = found.last_hidden_state + self.vectors[task]
-        return HiddenStates(last, (*found.hidden_states[:-1], last) if inputs.all_layers else ())
+        hidden = run_encoder(self.encoder, inputs)
+        last = hidden.last + self.vectors[task]
+        return HiddenStates(last, (*hidden.layers[:-1], last) if inputs.all_layers else ())
 
     def private_parameters(self, task: int) -> list[nn.Parameter]:
         """The task's vector."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtlcli.config.schema import Config
 from mtlcli.encoders.base import EncoderFacts, EncoderSource
-from mtlcli.encoders.load import check_length, load_encoder, quiet_transformers
+from mtlcli.encoders.load import check_length, check_padding, load_encoder, quiet_transformers
 from mtlcli.errors import MtlError
 from mtlcli.testing.common import checked_options, expect, finite
 
@@ -44,6 +44,7 @@ def check_encoder(plugin: type[EncoderSource], **options: object) -> None:
             try:
                 loaded = load_encoder(folder)
                 check_length(loaded, LENGTH)
+                check_padding(loaded)
             except MtlError as error:
                 raise AssertionError(f"{name}: {error}") from error
             states.append(_hidden_states(name, loaded.model, loaded.tokenizer, list(texts[:3]), loaded.dim))

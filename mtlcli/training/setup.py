@@ -21,7 +21,7 @@ from mtlcli.data.splits import LoadedTask, load_task
 from mtlcli.data.tokens import TokenizedSplit, Tokenizer, tokenize_split
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.encoders.base import EncoderFacts
-from mtlcli.encoders.load import LoadedEncoder, check_length, encoder_folder, load_encoder
+from mtlcli.encoders.load import LoadedEncoder, check_length, check_padding, encoder_folder, load_encoder
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.measure import Selection, chosen_metrics, make_metrics, make_selection
 from mtlcli.facts import RunFacts, TaskFacts
@@ -141,6 +141,7 @@ def set_up(
         else:
             encoder = load_encoder(encoder_from, weights=False)
     check_length(encoder, config.encoder.max_length)
+    check_padding(encoder)
     if device.type == "cpu" and precision == "bf16":
         # torch's fused attention has a slow backward pass there (benchmarks/attention.py)
         encoder.model.set_attn_implementation("eager")

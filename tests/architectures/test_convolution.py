@@ -60,5 +60,5 @@ def test_all_layers_are_those_of_the_encoder_and_the_convolved_one_last():
 
 
 def test_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(MtlError, match=r"^architecture\.layer: found -4: this encoder has 0 \(embeddings\) to 2"):
+    with pytest.raises(MtlError, match=r"^architecture\.layer: found -4; expected 0 \(embeddings\) to 2"):
         convolution([1.0], layer=-4)

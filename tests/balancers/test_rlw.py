@@ -17,7 +17,7 @@ def step(balancer: RLW, number: int = 1) -> None:
 
 def test_weights_are_the_softmax_of_the_numbers_drawn_and_sum_to_one_over_the_tasks_of_the_step():
     balancer = RLW(toy.facts(3))
-    balancer.drawn.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    balancer.logits.copy_(torch.tensor([0.0, 1.0, 2.0]))
     # exp: 1, 2.718282, 7.389056; of all three: sum 11.107338; of the last two: sum 10.107338
     assert balancer.known_weights(ALL).tolist() == pytest.approx([0.090031, 0.244728, 0.665241], abs=1e-6)
     assert balancer.known_weights(ALL[1:]).tolist() == pytest.approx([0.268941, 0.731059], abs=1e-6)

@@ -74,7 +74,7 @@ def test_a_typo_in_a_path_names_the_nearest_folder(folder):
 
 def test_a_folder_around_the_model_names_the_model(folder):
     found = error(encoder_folder, EncoderConfig(name=str(folder.parent)), FACTS)
-    assert "holds no config.json" in found
+    assert "has no config.json" in found
     assert f'did you mean "{folder}"?' in found
 
 
@@ -146,11 +146,11 @@ def half_a_tokenizer(folder):
         (no_json, "cannot be loaded by transformers"),
         (no_type, "cannot be loaded by transformers: Unrecognized model"),
         (unknown_type, "cannot be loaded by transformers"),
-        (wider, "are not of the sizes that its config.json says"),
+        (wider, "do not have the sizes that its config.json states"),
         (deeper, "16 are missing, such as encoder.layer.1.attention.output.LayerNorm.bias"),
         (another_kind, "the weights in"),
         (wrong_value, "cannot be loaded by transformers: "),
-        (fewer_words, "they differ"),
+        (fewer_words, "but the model has embeddings for 0 to 8; use the tokenizer that belongs to the model"),
         (no_tokenizer, "has no tokenizer (tokenizer.json)"),
         (half_a_tokenizer, "cannot be loaded by transformers"),
     ],
@@ -177,7 +177,7 @@ def test_a_model_that_also_writes_text_is_refused(tmp_path):
     config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     word_tokenizer(["a"]).save_pretrained(tmp_path)
     T5Model(config).save_pretrained(tmp_path)
-    assert "is a t5 model; expected an encoder of text" in error(load_encoder, tmp_path)
+    assert "is a t5 model; expected a text encoder" in error(load_encoder, tmp_path)
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused(folder, monkeypatch):
@@ -194,7 +194,7 @@ def test_the_length_is_at_most_the_positions(made):
     encoder = load_encoder(made)
     check_length(encoder, 16)
     assert error(check_length, encoder, 17) == (
-        "encoder.max_length: found 17: this encoder has 16 positions; set it to 16 or less"
+        "encoder.max_length: found 17, but this encoder has 16 positions; set it to 16 or less"
     )
 
 
@@ -233,7 +233,7 @@ def test_a_class_may_be_named_itself(tmp_path):
 @pytest.mark.parametrize("name", ["a/b/c", "two words", "a--b", "é"])
 def test_what_is_neither_a_folder_nor_a_hub_id_is_said_at_once(name, monkeypatch):
     monkeypatch.setattr(resolving, "hub_answers", lambda: pytest.fail("the hub was asked"))
-    assert f'"{name}" is neither a folder nor a hub id' in error(encoder_folder, EncoderConfig(name=name), FACTS)
+    assert f'"{name}" is neither a folder nor a Hub id' in error(encoder_folder, EncoderConfig(name=name), FACTS)
 
 
 def test_a_hub_that_does_not_answer_leaves_three_ways_out(monkeypatch):
@@ -241,7 +241,8 @@ def test_a_hub_that_does_not_answer_leaves_three_ways_out(monkeypatch):
     monkeypatch.setattr(resolving, "offline", lambda: False)
     found = error(encoder_folder, EncoderConfig(name="tyny"), FACTS)
     assert (
-        'no folder is called "tyny", and as a hub id it is out of reach (the hub does not answer within 5 s)' in found
+        'there is no folder "tyny", and it cannot be downloaded from the Hub (the Hub does not answer within 5 s)'
+        in found
     )
     for cure in ("--encoder DIR", "an installed encoder (tiny", "HF_ENDPOINT", 'did you mean "tiny"?'):
         assert cure in found
@@ -256,7 +257,7 @@ def test_whatever_the_library_of_the_hub_raises_is_one_line(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(resolving, "hub_answers", lambda: True)
     found = error(encoder_folder, EncoderConfig(name="owner/name"), FACTS)
-    assert found.startswith('encoder: "owner/name" cannot be had from the hub (broken pipe): looked in ')
+    assert found.startswith('encoder: "owner/name" could not be downloaded from the Hub (broken pipe): looked in ')
 
 
 def test_what_is_in_the_cache_needs_no_hub(monkeypatch, folder):
@@ -284,7 +285,7 @@ except MtlError as error:
 
 
 @pytest.mark.parametrize(
-    ("offline", "why", "limit"), [("", "the hub does not answer within 5 s", 10), ("1", "HF_HUB_OFFLINE is set", 3)]
+    ("offline", "why", "limit"), [("", "the Hub does not answer within 5 s", 10), ("1", "HF_HUB_OFFLINE is set", 3)]
 )
 def test_a_hub_that_accepts_and_never_answers_ends_within_ten_seconds(tmp_path, offline, why, limit):
     """In a process of its own, because the libraries read their environment when they are imported."""

@@ -192,7 +192,7 @@ def test_a_mean_over_the_tasks_of_the_step_does_not_shrink_steps_with_many_tasks
     model, step = toy.model(4), three_of_four(visits)
     rows, private = rows_and_private(model, step)
     balancer = RLW(FACTS)
-    balancer.drawn.zero_()  # weights 1 / 3 each
+    balancer.logits.zero_()  # weights 1 / 3 each
     toy.engine(model, balancer).run(step)
     check(model, step, torch.tensor(visits, dtype=torch.float64) @ rows, private, visits)
 
