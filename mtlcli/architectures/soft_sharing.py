@@ -10,9 +10,9 @@ from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenSta
 class SoftSharing(Architecture):
     """Give every task a separate encoder, which the regularizer soft-sharing keeps close to the others.
 
-    All towers start from the same weights. The first task's tower is the `encoder` that a run folder stores as `encoder/`; the
-    others are stored with the heads. That tower counts as shared, as `encoder` always does, although only the first task uses
-    it, so gradient regularizers have nothing to combine. Memory and optimizer state grow by one encoder per task.
+    All towers start from the same weights. The first task's tower is the `encoder` that a run folder stores as `encoder/`;
+    the others are stored with the heads. That tower counts as shared, as `encoder` always does, although only the first
+    task uses it, so gradient regularizers have nothing to combine. Memory and optimizer state grow by one encoder per task.
     """
 
     def __init__(self, facts: ArchitectureFacts) -> None:

@@ -35,13 +35,15 @@ class BatchLosses:
 class Balancer(Plugin):
     """Turns the mean losses of a step's tasks into the objectives whose sum is minimized.
 
-    A plugin overrides `known_weights` if its weights do not depend on the losses of the step, else `forward`. A task that is
-    absent from the step is absent from `losses` and `tasks`. Learned values are `nn.Parameter`s: the engine fills their
-    gradient from the sum of the objectives (or from `own_objective`), and they get optimizer.balancer_lr and no weight decay.
+    A plugin overrides `known_weights` if its weights do not depend on the losses of the step, else `forward`. A task that
+    is absent from the step is absent from `losses` and `tasks`. Learned values are `nn.Parameter`s: the engine fills their
+    gradient from the sum of the objectives (or from `own_objective`), and they get optimizer.balancer_lr and no weight
+    decay.
 
-    The engine multiplies three factors into the gradient of a task: the balancer's weight, the weight of the task's visit (its
-    share of the draws, `Visit.weight`), and the coefficient of the gradient regularizer, which gets rows already multiplied by the
-    first two. A balancer sees one mean loss per task, however often the scheduler drew the task, and neither of the others.
+    The engine multiplies three factors into the gradient of a task: the balancer's weight, the weight of the task's visit
+    (its share of the draws, `Visit.weight`), and the coefficient of the gradient regularizer, which gets rows already
+    multiplied by the first two. A balancer sees one mean loss per task, however often the scheduler drew the task, and
+    neither of the others.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()

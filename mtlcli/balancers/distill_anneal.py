@@ -16,20 +16,20 @@ from mtlcli.plugin import SetupContext, StepResult
 class DistillAnneal(Balancer):
     """Train on the predictions of finished runs at first and on the labels later.
 
-    ``L = lambda L_gold + (1 - lambda) L_teacher``, where lambda, the weight of the label, is the fraction of steps done: 0 at the
-    first step, nearly 1 at the last. With `mode: fixed`, lambda is `weight` throughout. Each task can have a different teacher;
-    a task without one trains on its labels alone.
+    ``L = lambda L_gold + (1 - lambda) L_teacher``, where lambda, the weight of the label, is the fraction of steps done: 0
+    at the first step, nearly 1 at the last. With `mode: fixed`, lambda is `weight` throughout. Each task can have a
+    different teacher; a task without one trains on its labels alone.
 
-    ``L_teacher = sum_c p_c L(c)`` over the teacher's probabilities p, or the loss for its score, at temperature 1. Each teacher
-    predicts once, without dropout. It may have been trained on the same rows, as in the paper.
+    ``L_teacher = sum_c p_c L(c)`` over the teacher's probabilities p, or the loss for its score, at temperature 1. Each
+    teacher predicts once, without dropout. It may have been trained on the same rows, as in the paper.
 
     Differences from the paper:
-      * it mixes label and prediction into one target. For cross-entropy and squared error the gradient is the same; mixing losses
-        requires only a head's loss, of which any other head gets the mean under the teacher;
+      * it mixes label and prediction into one target. For cross-entropy and squared error the gradient is the same; mixing
+        losses requires only a head's loss, of which any other head gets the mean under the teacher;
       * its sampling by size ** 0.75 is a scheduler here: `temperature` at 4/3.
 
-    Differences from the survey (Chen, Zhang and Yang, 2024, section 3.1): it gives lambda to the distillation loss and lets it rise,
-    the reverse of the paper and its code.
+    Differences from the survey (Chen, Zhang and Yang, 2024, section 3.1): it gives lambda to the distillation loss and lets
+    it rise, the reverse of the paper and its code.
 
     Native scale: sum. Every task has weight 1.
     """

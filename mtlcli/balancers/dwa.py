@@ -18,13 +18,13 @@ EPSILON = 1e-8
 class DWA(Balancer):
     """Weight each task by how slowly its loss fell from one epoch to the next.
 
-    ``w = T softmax(r / temperature)`` over all T tasks of the run, ``r_t = L_t(e-1) / L_t(e-2)``, where L_t(e) is the mean training
-    loss of epoch e. A task has weight 1 until two of its means are known, and the others share the rest of T. A task that an epoch
-    does not visit keeps its two means.
+    ``w = T softmax(r / temperature)`` over all T tasks of the run, ``r_t = L_t(e-1) / L_t(e-2)``, where L_t(e) is the mean
+    training loss of epoch e. A task has weight 1 until two of its means are known, and the others share the rest of T. A
+    task that an epoch does not visit keeps its two means.
 
     Differences from the paper:
-      * with `window`, a mean covers that number of steps and ends at its multiples, which helps runs of few epochs: of three epochs,
-        only the last would have unequal weights. The nash-mtl code also uses windows, of 25 steps.
+      * with `window`, a mean covers that number of steps and ends at its multiples, which helps runs of few epochs: of
+        three epochs, only the last would have unequal weights. The nash-mtl code also uses windows, of 25 steps.
 
     Native scale: sum.
     """

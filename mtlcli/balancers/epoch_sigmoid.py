@@ -15,9 +15,9 @@ from mtlcli.plugin import EpochResult
 class EpochSigmoid(Balancer):
     """Phase in hard tasks later: each weight rises along a sigmoid around its start epoch.
 
-    ``lambda_t(e) = weights_t / (1 + exp((start_t - e) / temperature))``, where e is the number of finished epochs. The weight is
-    constant within an epoch, and half of weights_t after start_t epochs. A task without a start has its full weight from the first
-    step, as with start = -infinity.
+    ``lambda_t(e) = weights_t / (1 + exp((start_t - e) / temperature))``, where e is the number of finished epochs. The
+    weight is constant within an epoch, and half of weights_t after start_t epochs. A task without a start has its full
+    weight from the first step, as with start = -infinity.
 
     The formula is the survey's; the original paper was not available.
 

@@ -17,13 +17,14 @@ BETAS = (0.9, 0.999)
 class FAMO(Balancer):
     """Shift weight to the tasks whose loss fell least in the last step, so that all improve at a similar rate.
 
-    The objective is ``c sum_t z_t log D_t``, where ``z = softmax(w)`` of the logits w, ``D = L + 1e-8`` (each task's smallest
-    loss is taken as 0), and the constant ``c = 1 / sum_t (z_t / D_t)`` makes the weights ``c z_t / D_t`` sum to 1. After the update, the losses of
-    the same batches are computed again, and Adam moves w along the derivative of ``sum_t z_t (log D_t before - after)``. Softmax
-    and sums run over the tasks of the step; an absent task keeps its logit and Adam's averages.
+    The objective is ``c sum_t z_t log D_t``, where ``z = softmax(w)`` of the logits w, ``D = L + 1e-8`` (each task's
+    smallest loss is taken as 0), and the constant ``c = 1 / sum_t (z_t / D_t)`` makes the weights ``c z_t / D_t`` sum to 1.
+    After the update, the losses of the same batches are computed again, and Adam moves w along the derivative of ``sum_t
+    z_t (log D_t before - after)``. Softmax and sums run over the tasks of the step; an absent task keeps its logit and
+    Adam's averages.
 
-    w moves after the optimizer's step, so it has a separate Adam whose state is in buffers and whose learning rate does not follow
-    the schedule.
+    w moves after the optimizer's step, so it has a separate Adam whose state is in buffers and whose learning rate does not
+    follow the schedule.
 
     Differences from the authors' code:
       * it draws new dropout masks for the second pass, whose noise then counts as progress; here the masks are the same;

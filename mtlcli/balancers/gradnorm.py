@@ -16,22 +16,23 @@ EPSILON = 1e-8
 
 
 class GradNorm(Balancer):
-    """Learn one weight per task so that all tasks train at a similar rate, measured by gradient norms at the last shared layer.
+    """Learn one weight per task so that all tasks train at a similar rate, measured by gradient norms at the last shared
+    layer.
 
-    The weights minimize ``sum_i |G_i - mean(G) * r_i**alpha|`` with the second term held constant, where ``G_i = w_i * ||grad_W L_i||`` on
-    the last shared layer W and ``r_i`` is ``L_i / L_i(0)`` divided by its mean over tasks. The current step uses the weights from before
-    the update. Sums and means run over the tasks of the step: an absent task keeps its weight, and the weights of present tasks
-    keep their sum, so ``sum(w) == T`` after every step.
+    The weights minimize ``sum_i |G_i - mean(G) * r_i**alpha|`` with the second term held constant, where ``G_i = w_i *
+    ||grad_W L_i||`` on the last shared layer W and ``r_i`` is ``L_i / L_i(0)`` divided by its mean over tasks. The current
+    step uses the weights from before the update. Sums and means run over the tasks of the step: an absent task keeps its
+    weight, and the weights of present tasks keep their sum, so ``sum(w) == T`` after every step.
 
-    A small alpha suits similar tasks: the paper uses 0.12 for its toy problem and 1.5 for NYUv2. L_i(0) is the first loss observed, or
-    the loss of a constant guess, for which the paper allows log C with C classes.
+    A small alpha suits similar tasks: the paper uses 0.12 for its toy problem and 1.5 for NYUv2. L_i(0) is the first loss
+    observed, or the loss of a constant guess, for which the paper allows log C with C classes.
 
     Differences from the paper:
       * weights are clamped to at least 0.001;
       * their learning rate (`optimizer.balancer_lr`, 0.025 as in the paper) follows the run's schedule.
 
-    Differences from LibMTL: it uses all shared parameters, ``T * softmax(v)`` instead of renormalizing, and the mean loss of the first
-    epoch as L_i(0).
+    Differences from LibMTL: it uses all shared parameters, ``T * softmax(v)`` instead of renormalizing, and the mean loss
+    of the first epoch as L_i(0).
 
     Native scale: sum.
     """

@@ -17,11 +17,11 @@ LIMIT = 10.0
 class IMTLL(Balancer):
     """Learn one log scale s_t per task that brings every weighted loss to 1, so that no task dominates by its unit.
 
-    The objective is ``exp(s) L - s``, at its minimum where ``exp(s) L = 1``; s starts at 0. It can be negative, which is not an error.
-    Each s is a separate parameter, so the optimizer's momentum does not move that of an absent task.
+    The objective is ``exp(s) L - s``, at its minimum where ``exp(s) L = 1``; s starts at 0. It can be negative, which is
+    not an error. Each s is a separate parameter, so the optimizer's momentum does not move that of an absent task.
 
-    Differences from the paper: its text was not available. The formula is that of LibMTL and another reimplementation. s is clamped
-    to [-10, 10] after every step.
+    Differences from the paper: its text was not available. The formula is that of LibMTL and another reimplementation. s is
+    clamped to [-10, 10] after every step.
 
     Native scale: own.
     """

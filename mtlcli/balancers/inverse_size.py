@@ -10,8 +10,8 @@ from mtlcli.facts import RunFacts
 class InverseSize(Balancer):
     """Weight each task by 1 / n_t, where n_t is its number of training rows, so that large tasks do not drown small ones.
 
-    Differences from the survey: its ``lambda_t = 1 / |D_t|`` would shrink the gradient with the size of the data. The weights here are
-    scaled to the sum T of equal weights, so that the learning rate keeps its meaning.
+    Differences from the survey: its ``lambda_t = 1 / |D_t|`` would shrink the gradient with the size of the data. The
+    weights here are scaled to the sum T of equal weights, so that the learning rate keeps its meaning.
 
     Native scale: sum.
     """

@@ -17,14 +17,15 @@ EPSILON = 1e-8
 class RatioClamp(Balancer):
     """Hold back one primary task until the loss of a reference task has fallen below the primary's; all others have weight 1.
 
-    ``lambda <- max(min(L_primary / L_reference * lambda, 1), 0.01)``, starting from 0.1, after every step that visits the primary
-    task, with the last observed loss of the reference task. Both losses should have one scale.
+    ``lambda <- max(min(L_primary / L_reference * lambda, 1), 0.01)``, starting from 0.1, after every step that visits the
+    primary task, with the last observed loss of the reference task. Both losses should have one scale.
 
-    The survey does not state how often to update. The product of ratios reaches a bound within a few steps unless the ratio stays
-    near 1, so in effect the weight is 1 while the primary loss is larger and 0.01 while it is smaller. In a run of one task there is
-    no reference, and the task has weight 1.
+    The survey does not state how often to update. The product of ratios reaches a bound within a few steps unless the ratio
+    stays near 1, so in effect the weight is 1 while the primary loss is larger and 0.01 while it is smaller. In a run of
+    one task there is no reference, and the task has weight 1.
 
-    Native scale: sum. Raises MtlError for tasks that the run does not have, for primary = reference, and for bounds in the wrong order.
+    Native scale: sum. Raises MtlError for tasks that the run does not have, for primary = reference, and for bounds in the
+    wrong order.
     """
 
     native_scale = "sum"

@@ -11,9 +11,9 @@ from mtlcli.plugin import StepResult
 class RLW(Balancer):
     """Draw random weights for every step, a baseline that learned weights have to beat.
 
-    The weights are the softmax of one standard normal number per task, over the tasks of the step, so they sum to 1 whichever tasks
-    it visits. The numbers for the next step are drawn at the end of a step: weights known before the losses need no gradient
-    rows, and a checkpoint stores them.
+    The weights are the softmax of one standard normal number per task, over the tasks of the step, so they sum to 1
+    whichever tasks it visits. The numbers for the next step are drawn at the end of a step: weights known before the losses
+    need no gradient rows, and a checkpoint stores them.
 
     Differences from the authors' code: it draws for all tasks, because every step holds all of them.
 

@@ -14,7 +14,8 @@ from mtlcli.facts import RunFacts
 class Static(Balancer):
     """Weight each task by a constant; tuned constants are the baseline that gradient methods have to beat (Xin et al., 2022).
 
-    Lozano and Bravo (Exploring Multi-Task Learning for Robust Language Encoding with BERT, 2023, section 4) scale their losses so.
+    Lozano and Bravo (Exploring Multi-Task Learning for Robust Language Encoding with BERT, 2023, section 4) scale their
+    losses so.
 
     Native scale: sum. Raises MtlError for a task that the run does not have.
     """

@@ -21,15 +21,16 @@ EPSILON = 1e-8
 class Tchebycheff(Balancer):
     """Minimize the largest weighted loss, so that only the worst task moves the encoder.
 
-    The objective is ``max_t lambda_t L_t`` with ``lambda_t = 1 / (l_t sum_i 1 / l_i)``, the sum over the tasks of the step, where l_t is a
-    reference loss: the mean of the last epoch, or that of the last evaluation on dev. A task without a dev loss uses the mean of
-    its last epoch. If a task of the step has no reference at all, as in the first epoch, every task has weight 1 / k.
+    The objective is ``max_t lambda_t L_t`` with ``lambda_t = 1 / (l_t sum_i 1 / l_i)``, the sum over the tasks of the step,
+    where l_t is a reference loss: the mean of the last epoch, or that of the last evaluation on dev. A task without a dev
+    loss uses the mean of its last epoch. If a task of the step has no reference at all, as in the first epoch, every task
+    has weight 1 / k.
 
-    `smooth` = mu replaces the maximum by ``mu logsumexp(lambda_t L_t / mu)``. Heads are trained on their unweighted loss, because those
-    of all tasks but the worst would stop learning otherwise.
+    `smooth` = mu replaces the maximum by ``mu logsumexp(lambda_t L_t / mu)``. Heads are trained on their unweighted loss,
+    because those of all tasks but the worst would stop learning otherwise.
 
-    Differences from the survey: it can be read as using the loss of the current step for l_t. All lambda_t L_t would then be equal,
-    and rounding would decide the maximum. The original paper was not available.
+    Differences from the survey: it can be read as using the loss of the current step for l_t. All lambda_t L_t would then
+    be equal, and rounding would decide the maximum. The original paper was not available.
 
     Native scale: own. k equal tasks move the encoder by 1 / k of the gradient of one.
     """

@@ -17,15 +17,15 @@ LIMIT = 10.0
 class Uncertainty(Balancer):
     """Learn one log variance ``s_t = log sigma_t^2`` per task, so that noisy tasks have less weight.
 
-    Classification: ``exp(-s) L + s / 2`` (equation 10, an approximation that is exact at sigma = 1). Regression: ``exp(-s) L / 2 + s / 2``
-    (equation 7). The objective can be negative, which is not an error. Each s is a separate parameter, so the optimizer's momentum
-    does not move that of an absent task.
+    Classification: ``exp(-s) L + s / 2`` (equation 10, an approximation that is exact at sigma = 1). Regression: ``exp(-s)
+    L / 2 + s / 2`` (equation 7). The objective can be negative, which is not an error. Each s is a separate parameter, so
+    the optimizer's momentum does not move that of an absent task.
 
     Differences from the paper: s is clamped to [-10, 10] after every step.
 
-    Differences from other implementations: LibMTL, mtan and nash-mtl use the regression form for all tasks (the first two with initial
-    s = -0.5), SamsungLabs the classification form; `form` selects either. The survey (Chen, Zhang and Yang, 2024, section 3.1) omits
-    s / 2, without which sigma would grow without bound.
+    Differences from other implementations: LibMTL, mtan and nash-mtl use the regression form for all tasks (the first two
+    with initial s = -0.5), SamsungLabs the classification form; `form` selects either. The survey (Chen, Zhang and Yang,
+    2024, section 3.1) omits s / 2, without which sigma would grow without bound.
 
     Native scale: own.
     """

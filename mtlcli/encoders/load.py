@@ -171,8 +171,8 @@ def _check_tokenizer(folder: Path, model: Any, tokenizer: Any) -> None:
 def _segments(model: Any) -> float:
     """Return the number of segment ids that a model distinguishes.
 
-    The signature does not tell: RoBERTa accepts `token_type_ids` with an embedding for 0 alone, and GPT-2 adds word embeddings
-    for them. XLNet and Funnel have no table but compare ids, so any number is valid.
+    The signature does not tell: RoBERTa accepts `token_type_ids` with an embedding for 0 alone, and GPT-2 adds word
+    embeddings for them. XLNet and Funnel have no table but compare ids, so any number is valid.
     """
     if any(name.endswith("seg_embed") for name, _ in model.named_parameters()):
         return float("inf")

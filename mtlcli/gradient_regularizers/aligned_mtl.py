@@ -11,12 +11,15 @@ from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
 
 
 class AlignedMTL(GradientRegularizer):
-    """Replaces the tasks' gradients by the nearest ones that are orthogonal and of one length, and adds those.
+    """Replace the task gradients by the nearest orthogonal ones of equal length, and sum those.
 
-    With gram = V diag(lambda) V^T: B = sqrt(scale) V diag(lambda^-1/2) V^T and w = B 1, where `scale` is the smallest
-    eigenvalue (the paper), their median (the lower one of two) or their mean (`rmse`). Eigenvalues below k times float32's
-    epsilon of the largest are left out, as in the authors' code, whose gradients are float32. Native scale: sum, as in the
-    authors' code; TorchJD takes the mean.
+    With ``gram = V diag(lambda) V^T``: ``B = sqrt(scale) V diag(lambda^-1/2) V^T`` and ``w = B 1``, where `scale` is the
+    smallest eigenvalue (the paper), their median (the lower of the two in the middle) or their mean (`rmse`). As in the
+    authors' code, eigenvalues below k times the epsilon of float32, relative to the largest, are dropped.
+
+    Differences from TorchJD: it takes the mean of the aligned gradients; the sum is that of the authors' code.
+
+    Native scale: sum.
     """
 
     native_scale = "sum"
@@ -27,7 +30,8 @@ class AlignedMTL(GradientRegularizer):
         run: RunFacts,
         *,
         scale_mode: Annotated[
-            Literal["min", "median", "rmse"], Field(description="the squared length that all aligned gradients get")
+            Literal["min", "median", "rmse"],
+            Field(description="squared length of the aligned gradients: an eigenvalue of the Gram matrix"),
         ] = "min",
         scale: Annotated[Scale, Field(description="native is sum; mean divides by the number of tasks")] = "native",
     ) -> None:
@@ -35,11 +39,11 @@ class AlignedMTL(GradientRegularizer):
         self.scale_mode, self.scale = scale_mode, scale
 
     def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
-        """gram (k, k) float64 on the CPU -> weights (k,)."""
-        values, vectors = torch.linalg.eigh(gram)  # rising
-        kept = values > values[-1] * len(gram) * torch.finfo(torch.float32).eps
-        if not bool(kept.any()):
+        """Return weights (k,) from gram (k, k), float64 on the CPU."""
+        values, vectors = torch.linalg.eigh(gram)  # ascending
+        has_rank = values > values[-1] * len(gram) * torch.finfo(torch.float32).eps
+        if not bool(has_rank.any()):
             return torch.ones_like(values)
-        values, vectors = values[kept], vectors[:, kept]
+        values, vectors = values[has_rank], vectors[:, has_rank]
         scale = {"min": values[0], "median": values.median(), "rmse": values.mean()}[self.scale_mode]
         return vectors @ (vectors.sum(0) * (scale / values).sqrt())

@@ -1,6 +1,6 @@
-"""What several methods make of a Gram matrix: cosines, the nonnegative minimum, the shortest convex combination.
+"""Shared steps of several methods on a Gram matrix: cosines, nonnegative minimum, shortest convex combination.
 
-The number of tasks is small, so these work on plain numbers, which is faster than on tensors.
+The number of tasks is small, so plain floats are faster than tensors.
 """
 
 import math
@@ -13,27 +13,30 @@ from torch import Tensor
 Matrix = list[list[float]]
 
 PRECISION = 1e-6
-"""The engine's Gram matrix is exact to this share of the norms: smaller eigenvalues of a cosine matrix mean nothing."""
+"""Relative error of the engine's Gram matrix; smaller eigenvalues of a cosine matrix are noise."""
 
 RIDGE = 10 * PRECISION
-"""Added to the diagonal of a cosine matrix where a method needs it positive definite."""
+"""Added to the diagonal of a cosine matrix if a method needs it positive definite."""
 
 
 def dot(first: Iterable[float], second: Iterable[float]) -> float:
-    """The inner product, over the length of the shorter one."""
+    """Return the inner product, over the length of the shorter argument."""
     return sum(map(mul, first, second))
 
 
 def cosines(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """gram (k, k) -> cosines (k, k) and norms (k,). A zero gradient has norm 0, and cosine 0 with all and with itself."""
+    """Return cosines (k, k) and norms (k,) from gram (k, k).
+
+    A zero gradient has norm 0, and cosine 0 with all gradients, itself included.
+    """
     norms = gram.diagonal().clamp(min=0).sqrt()
-    norms = torch.where(norms > 1e-15, norms, 0.0)  # below it, float32 loses the squares
+    norms = torch.where(norms > 1e-15, norms, 0.0)  # squares of smaller norms underflow in float32
     inverse = torch.where(norms > 0, 1 / norms, 0.0)
     return gram * torch.outer(inverse, inverse), norms
 
 
 def solve(matrix: Matrix, right: list[float]) -> list[float] | None:
-    """The solution (k,) of matrix (k, k) x = right, by Cholesky; None where the matrix is not clearly positive definite."""
+    """Return the solution (k,) of matrix (k, k) x = right by Cholesky, or None if the matrix is not clearly positive definite."""
     k = len(right)
     lower: Matrix = []
     x: list[float] = []
@@ -53,50 +56,52 @@ def solve(matrix: Matrix, right: list[float]) -> list[float] | None:
 
 
 def nonnegative_minimum(matrix: Matrix, linear: list[float]) -> list[float]:
-    """argmin of x . matrix x / 2 - linear . x over x >= 0, by the active set of Lawson and Hanson (1974, chapter 23).
+    """Return ``argmin of x . matrix x / 2 - linear . x`` over x >= 0 by the active set of Lawson and Hanson (1974, chapter
+    23).
 
-    matrix (k, k) is positive semi-definite and linear (k,) in its range. Exact but for rounding, in about k small solves.
+    matrix (k, k) is positive semidefinite and linear (k,) is in its range. Exact up to rounding, in about k small solves.
     """
     k = len(linear)
     x = [0.0] * k
     free: list[int] = []
-    refused: set[int] = set()
-    scale = [math.sqrt(max(matrix[i][i], 0.0)) for i in range(k)]  # decisions are made as if every diagonal were 1
+    dependent: set[int] = set()
+    scale = [math.sqrt(max(matrix[i][i], 0.0)) for i in range(k)]  # gains are compared as if every diagonal were 1
     tolerance = 1e-12 * max((abs(c) / s for c, s in zip(linear, scale, strict=True) if s > 0), default=0.0)
     for _ in range(10 * k):
-        waiting = [i for i in range(k) if scale[i] > 0 and i not in free and i not in refused]
+        waiting = [i for i in range(k) if scale[i] > 0 and i not in free and i not in dependent]
         gains = [((linear[i] - dot(matrix[i], x)) / scale[i], i) for i in waiting]
         gain, entering = max(gains, default=(0.0, -1))
         if gain <= tolerance:
             break
         free.append(entering)
         while free:
-            found = solve([[matrix[i][j] for j in free] for i in free], [linear[i] for i in free])
-            if found is None or (x[entering] == 0 and found[-1] <= 0):  # it depends on the others, but for rounding
+            solution = solve([[matrix[i][j] for j in free] for i in free], [linear[i] for i in free])
+            # The entering column is linearly dependent on the free ones, up to rounding.
+            if solution is None or (x[entering] == 0 and solution[-1] <= 0):
                 free.remove(entering)
-                refused.add(entering)
+                dependent.add(entering)
                 x[entering] = 0.0
                 break
-            shares = {i: x[i] / (x[i] - to) for i, to in zip(free, found, strict=True) if to <= 0}
+            shares = {i: x[i] / (x[i] - end) for i, end in zip(free, solution, strict=True) if end <= 0}
             share = min(shares.values(), default=1.0)
-            for i, to in zip(free, found, strict=True):
-                x[i] = 0.0 if i in shares and shares[i] <= share else x[i] + share * (to - x[i])
+            for i, end in zip(free, solution, strict=True):
+                x[i] = 0.0 if i in shares and shares[i] <= share else x[i] + share * (end - x[i])
             if not shares:
-                refused.clear()
+                dependent.clear()
                 break
             free = [i for i in free if x[i] > 0]
     return x
 
 
 def shortest(gram: Matrix) -> list[float]:
-    """Weights (k,) >= 0 of sum 1 whose combination of vectors with these inner products (k, k) is the shortest.
+    """Return the weights (k,) >= 0 with sum 1 of the shortest combination of vectors with these inner products (k, k).
 
-    For any c > 0, the x >= 0 with the least |sum_i x_i g_i|^2 + c (sum_i x_i - 1)^2 is a multiple of them.
+    For any c > 0, the x >= 0 that minimizes ``|sum_i x_i g_i|^2 + c (sum_i x_i - 1)^2`` is a multiple of them.
     """
     least = min(gram[i][i] for i in range(len(gram)))
     if least <= 0:
-        zero = [gram[i][i] <= 0 for i in range(len(gram))]
-        return [one / sum(zero) for one in zero]
+        is_zero = [gram[i][i] <= 0 for i in range(len(gram))]
+        return [flag / sum(is_zero) for flag in is_zero]
     x = nonnegative_minimum([[g + least for g in row] for row in gram], [least] * len(gram))
     total = sum(x)
     return [value / total for value in x]

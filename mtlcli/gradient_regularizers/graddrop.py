@@ -10,17 +10,21 @@ from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
 
 CHUNK = 1 << 20
-"""Coordinates that are drawn for and combined at a time."""
+"""Coordinates combined at a time, which bounds the memory of the temporaries."""
 
 
 class GradDrop(GradientRegularizer):
-    """Draws one sign per parameter and drops the gradients of the other sign, so that no two tasks pull against each other.
+    """Draw one sign per parameter and drop the gradients of the other sign, so that tasks never oppose each other.
 
-    At each coordinate p is the sum of the positive gradients and n that of the negative ones without their sign. The sign is
-    positive with probability P = (1 + sum g / sum |g|) / 2 = p / (p + n), and p or -n is kept; the expected update is the
-    plain sum. `leak` lets that share of every gradient through (the paper's l_i, the same for all tasks). The paper draws
-    for the activations where the tasks part; here it is for the shared parameters themselves, as in TorchJD. Native scale:
-    sum.
+    Per coordinate, p is the sum of the positive gradients and n the absolute sum of the negative ones. The sign is positive
+    with probability ``P = (1 + sum g / sum |g|) / 2 = p / (p + n)``, and the update is p or -n; its expectation is the
+    plain sum. `leak` is the fraction of every gradient that is not subject to dropping (the paper's l_i, equal for all
+    tasks).
+
+    Differences from the paper: it draws for the activations at which the tasks branch; here the draw is for the shared
+    parameters, as in TorchJD.
+
+    Native scale: sum.
     """
 
     native_scale = "sum"
@@ -31,21 +35,21 @@ class GradDrop(GradientRegularizer):
         self,
         run: RunFacts,
         *,
-        leak: Annotated[float, Field(ge=0, le=1, description="share of every gradient that is never dropped")] = 0.0,
+        leak: Annotated[float, Field(ge=0, le=1, description="fraction of every gradient that is never dropped")] = 0.0,
         scale: Annotated[Scale, Field(description="native is sum; mean divides by the number of tasks")] = "native",
     ) -> None:
         super().__init__(run)
         self.leak, self.scale = leak, scale
 
     def combine(self, rows: Tensor, gram: Tensor, tasks: Tensor) -> Tensor:
-        """rows (k, P) on their device, overwritten -> (P,), which is row 0."""
+        """Return the combination (P,) of rows (k, P) in place, as row 0."""
         seed = int(torch.randint(2**62, (), generator=self.generator))
         random = torch.Generator(rows.device).manual_seed(seed)
         for chunk in rows.split(CHUNK, dim=1):
             total = chunk.sum(0)
             positive = chunk.clamp(min=0).sum(0)
-            drawn = torch.rand(len(total), generator=random, device=rows.device)
+            threshold = torch.rand(len(total), generator=random, device=rows.device)
             size = 2 * positive - total  # p + n
-            kept = torch.where(drawn * size < positive, positive, total - positive)
-            chunk[0] = kept if self.leak == 0 else torch.lerp(kept, total, self.leak)
+            update = torch.where(threshold * size < positive, positive, total - positive)
+            chunk[0] = update if self.leak == 0 else torch.lerp(update, total, self.leak)
         return rows[0]

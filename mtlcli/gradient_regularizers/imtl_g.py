@@ -1,4 +1,4 @@
-"""IMTL-G: Liu et al. (Towards Impartial Multi-task Learning), ICLR 2021, the gradient balance, second hand."""
+"""IMTL-G: Liu et al. (Towards Impartial Multi-task Learning), ICLR 2021."""
 
 from typing import Annotated
 
@@ -10,20 +10,29 @@ from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
 from mtlcli.gradient_regularizers.geometry import PRECISION, cosines
 
-SHARE = 0.1
-"""Least sum of v that is divided by, as a share of the sum of |v|."""
+MIN_SUM = 0.1
+"""Lower bound of the divisor sum v, relative to the sum of |v|."""
 
 
 class IMTLG(GradientRegularizer):
-    """Gives the combined gradient the same projection on every task's gradient, however long those are.
+    """Give the combined gradient the same projection on every task's gradient, whatever their lengths.
 
-    With cosines C and norms n: v_t = (C^+ 1)_t / n_t, w = v / sum v, so that the projection on every unit gradient is
-    1 / sum v; the closed form of the paper, as other codes have it, is the same. Weights may be negative. Where sum v is
-    small the weights explode, and where it is negative every task's loss would rise; so no less than 0.1 sum |v| is divided
-    by, which bounds the weights by 10 and keeps every projection positive. TorchJD divides by sum v, and gives zeros only
-    below 1e-12. With two tasks sum v = sum |v|, and nothing differs. C^+ leaves out eigenvalues below 1e-6 of the largest:
-    the Gram matrix is no more exact than that. Opposed gradients get weights of
-    0, as nothing else projects equally on both; a zero gradient takes no part. Native scale: mean.
+    With cosines C and norms n: ``v_t = (C^+ 1)_t / n_t`` and ``w = v / sum v``, so that the projection on every unit
+    gradient is 1 / sum v. This equals the closed form of the paper as other implementations state it; the paper was not
+    available. Weights can be negative.
+
+    The projections are equal if the unit gradients are linearly independent. If they are dependent, no vector may project
+    equally on all of them; C^+ then gives the nearest in the least-squares sense, and single projections can be negative:
+    the gradients (1, 0), (0, 1), (-1, -2) get projections of 1.72, -0.17 and -0.62. Opposed gradients get weights of 0, and
+    a zero gradient is ignored.
+
+    If sum v is small, the weights explode, and if it is negative, every task's loss would rise. The divisor is therefore at
+    least 0.1 sum |v|, which bounds the weights by 10 and keeps the sign of v. With two tasks sum v = sum |v|, and the bound
+    has no effect. C^+ drops eigenvalues below 1e-6 of the largest, the precision of the Gram matrix.
+
+    Differences from TorchJD: it divides by sum v, and returns zeros only below 1e-12.
+
+    Native scale: mean.
     """
 
     native_scale = "mean"
@@ -39,14 +48,14 @@ class IMTLG(GradientRegularizer):
         self.scale = scale
 
     def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
-        """gram (k, k) float64 on the CPU -> weights (k,)."""
+        """Return weights (k,) from gram (k, k), float64 on the CPU."""
         cosine, norms = cosines(gram)
         if not bool(norms.any()):
             return torch.full_like(norms, 1 / len(norms))
         values, vectors = torch.linalg.eigh(cosine)
-        kept = values > PRECISION * values[-1]
-        equal = vectors @ torch.where(kept, vectors.sum(0) / values, 0.0)
+        has_rank = values > PRECISION * values[-1]
+        equal = vectors @ torch.where(has_rank, vectors.sum(0) / values, 0.0)
         if float(equal.abs().max()) < 1e-9:
             return torch.zeros_like(norms)
         v = torch.where(norms > 0, equal / norms, 0.0)
-        return v / torch.maximum(v.sum(), SHARE * v.abs().sum())
+        return v / torch.maximum(v.sum(), MIN_SUM * v.abs().sum())

@@ -1,4 +1,4 @@
-"""MGDA: Sener and Koltun, NeurIPS 2018, arXiv:1810.04650, equation 3, after Désidéri, 2012."""
+"""MGDA: Sener and Koltun, NeurIPS 2018, arXiv:1810.04650, equation 3."""
 
 from typing import Annotated, Literal
 
@@ -12,13 +12,20 @@ from mtlcli.gradient_regularizers.geometry import cosines, shortest
 
 
 class MGDA(GradientRegularizer):
-    """Takes the shortest weighted mean of the tasks' gradients, along which no task's loss rises.
+    """Take the shortest convex combination of the task gradients, along which no task's loss rises.
 
-    w = argmin |sum_t w_t g_t|^2 over w >= 0, sum_t w_t = 1 (equation 3). The smallest gradient dominates, and a task whose
-    gradient is zero stops the encoder: both are the method's. Solved exactly by an active set, where the paper's Algorithm 2
-    and most codes take Frank-Wolfe steps, which approach the minimum slowly. `normalize: l2` finds w for the gradients
-    divided by their norms and weighs the undivided ones with it, as the authors' code does; other codes combine the divided
-    ones under the same name. Native scale: mean; nash-mtl's code multiplies by the number of tasks.
+    ``w = argmin |sum_t w_t g_t|^2`` over w >= 0, sum_t w_t = 1 (after Desideri, 2012). Two properties of the method: the
+    smallest gradient dominates, and a task with zero gradient stops the encoder.
+
+    Differences from the paper: an active set solves the problem exactly; Algorithm 2 and most implementations use
+    Frank-Wolfe steps, which converge slowly.
+
+    Differences from other implementations:
+      * `normalize: l2` finds w for the gradients divided by their norms and applies it to the original ones, as the
+        authors' code does; others combine the divided gradients under the same name;
+      * nash-mtl multiplies by the number of tasks.
+
+    Native scale: mean.
     """
 
     native_scale = "mean"
@@ -29,7 +36,7 @@ class MGDA(GradientRegularizer):
         run: RunFacts,
         *,
         normalize: Annotated[
-            Literal["none", "l2"], Field(description="l2: the weights are those of gradients of norm 1")
+            Literal["none", "l2"], Field(description="l2: find the weights for gradients of norm 1")
         ] = "none",
         scale: Annotated[Scale, Field(description="native is mean; sum multiplies by the number of tasks")] = "native",
     ) -> None:
@@ -37,6 +44,6 @@ class MGDA(GradientRegularizer):
         self.normalize, self.scale = normalize, scale
 
     def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
-        """gram (k, k) float64 on the CPU -> weights (k,) >= 0 of sum 1."""
+        """Return weights (k,) >= 0 with sum 1 from gram (k, k), float64 on the CPU."""
         inner = cosines(gram)[0] if self.normalize == "l2" else gram
         return torch.tensor(shortest(inner.tolist()), dtype=gram.dtype)

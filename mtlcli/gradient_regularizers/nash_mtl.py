@@ -13,15 +13,19 @@ from mtlcli.gradient_regularizers.geometry import RIDGE, cosines, dot, solve
 
 
 class NashMTL(GradientRegularizer):
-    """Takes the update that tasks would agree on in a bargain: the product of their gains is the largest.
+    """Take the update that the tasks would agree on in a bargaining game, which maximizes the product of their gains.
 
-    alpha > 0 solves alpha_t (gram alpha)_t = 1 for every t (Claim 3.1). In beta_t = alpha_t |g_t| and cosines C this is the
-    minimum of beta . C beta / 2 - sum_t log beta_t, convex, found by damped Newton steps in place of the authors' sequence
-    of cvxpy problems, whose stop test also forgets the norm that it divides by. So the lengths of the gradients do not
-    matter, and the update has length sqrt(k) always; `max_norm`, 1 as in the authors' code, cuts it to that. Gradients that
-    can cancel have no solution (beta grows without end): a ridge of 1e-5 on C keeps beta below 317, and opposed ones cancel.
-    A zero gradient takes no part. Native scale: its own; only the encoder is weighed, where the authors' code also multiplies
-    the heads' gradients by alpha.
+    alpha > 0 solves ``alpha_t (gram alpha)_t = 1`` for every t (Claim 3.1). In ``beta_t = alpha_t |g_t|`` and cosines C,
+    this is the minimum of the convex function ``beta . C beta / 2 - sum_t log beta_t``. The lengths of the gradients
+    therefore do not matter, and the update always has length sqrt(k); `max_norm`, 1 as in the authors' code, shortens it.
+    Gradients that can cancel have no solution (beta grows without bound); a ridge of 1e-5 on C keeps beta below 317, and
+    opposed gradients cancel. A zero gradient is ignored.
+
+    Differences from the authors' code:
+      * damped Newton steps replace its sequence of cvxpy problems, whose stopping test also omits the norm it divides by;
+      * only the shared parameters are weighted; it also multiplies the gradients of the heads by alpha.
+
+    Native scale: own.
     """
 
     native_scale = "own"
@@ -32,41 +36,43 @@ class NashMTL(GradientRegularizer):
         run: RunFacts,
         *,
         max_norm: Annotated[
-            float | None, Field(gt=0, description="longest update in the native scale; null: sqrt(tasks), as it comes")
+            float | None,
+            Field(gt=0, description="largest length of the update in the native scale; null: sqrt(tasks), unchanged"),
         ] = 1.0,
         scale: Annotated[
-            Scale, Field(description="native is the paper's length; mean and sum bring the weights to a sum of 1 or k")
+            Scale,
+            Field(description="native is the paper's length; mean and sum rescale the weights to a sum of 1 or k"),
         ] = "native",
     ) -> None:
         super().__init__(run)
         self.max_norm, self.scale = max_norm, scale
 
     def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
-        """gram (k, k) float64 on the CPU -> weights (k,) >= 0."""
+        """Return weights (k,) >= 0 from gram (k, k), float64 on the CPU."""
         cosine, lengths = cosines(gram)
         norms, inner = lengths.tolist(), cosine.tolist()
-        there = [t for t, norm in enumerate(norms) if norm > 0]
-        inner = [[inner[i][j] for j in there] for i in there]
+        nonzero = [t for t, norm in enumerate(norms) if norm > 0]
+        inner = [[inner[i][j] for j in nonzero] for i in nonzero]
         beta = bargain([[c + RIDGE * (i == j) for j, c in enumerate(row)] for i, row in enumerate(inner)])
         length = math.sqrt(max(dot(beta, (dot(row, beta) for row in inner)), 0.0))
         cut = 1.0 if self.max_norm is None or length <= self.max_norm else self.max_norm / length
         weights = [0.0] * len(norms)
-        for t, value in zip(there, beta, strict=True):
+        for t, value in zip(nonzero, beta, strict=True):
             weights[t] = cut * value / norms[t]
         return torch.tensor(weights, dtype=gram.dtype)
 
 
 def bargain(matrix: list[list[float]]) -> list[float]:
-    """The beta (k,) > 0 with beta_t (matrix beta)_t = 1 for a positive definite matrix (k, k)."""
+    """Return the beta (k,) > 0 with beta_t (matrix beta)_t = 1 for a positive definite matrix (k, k)."""
     beta = [1.0] * len(matrix)
     for _ in range(100):
         slope = [1 / b - dot(row, beta) for row, b in zip(matrix, beta, strict=True)]
         curved = [[m + (i == j) / beta[i] ** 2 for j, m in enumerate(row)] for i, row in enumerate(matrix)]
         step = solve(curved, slope)
-        if step is None:  # rounding
+        if step is None:  # lost to rounding
             break
         decrement = math.sqrt(max(dot(slope, step), 0.0))
-        share = 1.0 if decrement < 0.25 else 1 / (1 + decrement)  # the function is self-concordant: this stays positive
+        share = 1.0 if decrement < 0.25 else 1 / (1 + decrement)  # self-concordance keeps beta positive
         beta = [b + share * s for b, s in zip(beta, step, strict=True)]
         if decrement < 1e-9:
             break

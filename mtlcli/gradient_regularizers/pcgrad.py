@@ -11,12 +11,18 @@ from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
 
 
 class PCGrad(GradientRegularizer):
-    """Removes from each task's gradient what opposes another task's, taking the others in random order.
+    """Remove from each task's gradient the components that oppose other tasks, in random order.
 
-    Each projection is of the running gradient on the plane normal to the *original* gradient of the other task, and the
-    update is the sum (native scale). Only inner products are needed: row i of `mix` says what task i's projected gradient
-    is made of, so mix @ gram gives its inner products with all original ones. RD 4.6 prints the wrong norm in the
-    denominator, and well-known codes also project on the task's own gradient or use a fixed order; this is Algorithm 1.
+    For each task i and each j != i in random order, if ``g'_i . g_j < 0``: ``g'_i -= (g'_i . g_j) / |g_j|^2 g_j``, with the
+    running g'_i and the *original* g_j; the update is the sum of the g'_i. Only inner products are needed: row i of `mix`
+    holds the coefficients of task i's projected gradient, so mix @ gram gives its inner products with all original
+    gradients.
+
+    Differences from other implementations: some also project on the task's own gradient, use a fixed order, or take the
+    mean. The algorithm printed by Ramos and Dalmia (Multi-Task Learning for Robust Contextualized Sentence Embedding
+    Generation, 2023, section 4.6) has the wrong norm in the denominator.
+
+    Native scale: sum.
     """
 
     native_scale = "sum"
@@ -32,8 +38,8 @@ class PCGrad(GradientRegularizer):
         self.scale = scale
 
     def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
-        """gram (k, k) float64 on the CPU -> weights (k,)."""
-        inner = gram.tolist()  # k is small: plain numbers are faster than tensors
+        """Return weights (k,) from gram (k, k), float64 on the CPU."""
+        inner = gram.tolist()  # k is small, so plain floats are faster than tensors
         k = len(inner)
         total = [0.0] * k
         for i in range(k):

@@ -12,13 +12,17 @@ from mtlcli.gradient_regularizers.geometry import RIDGE, cosines, nonnegative_mi
 
 
 class UPGrad(GradientRegularizer):
-    """Changes each task's gradient as little as makes it oppose no other task's, and takes the mean of those.
+    """Change each task's gradient by the minimum that makes it oppose no task, and take the mean of the results.
 
-    Task i's projection on the dual cone of the gradients is sum_j v_j g_j with v = argmin v . gram v over v >= e_i
-    (Proposition 1), solved exactly by an active set. So the update opposes no task, which PCGrad promises for two tasks
-    only. The problem is solved for gradients of norm 1, which changes nothing but lets small gradients count under the ridge
-    of 1e-5 that parallel ones need. TorchJD divides by the trace and adds 1e-4, so that a conflict with a gradient 100 times
-    shorter is overlooked, as are all where the trace is below 1e-4. Native scale: mean.
+    Task i's projection on the dual cone of the gradients is ``sum_j v_j g_j`` with ``v = argmin v . gram v`` over v >= e_i
+    (Proposition 1), solved exactly by an active set. The update opposes no task, which PCGrad guarantees for two tasks
+    only. The problem is solved for gradients of norm 1, which does not change the solution, so that small gradients are not
+    hidden by the ridge of 1e-5 that parallel gradients require.
+
+    Differences from TorchJD: it divides by the trace and adds 1e-4, so that it overlooks a conflict with a gradient 100
+    times shorter, and all conflicts if the trace is below 1e-4.
+
+    Native scale: mean.
     """
 
     native_scale = "mean"
@@ -34,7 +38,7 @@ class UPGrad(GradientRegularizer):
         self.scale = scale
 
     def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
-        """gram (k, k) float64 on the CPU -> weights (k,) >= 1 / k."""
+        """Return weights (k,) >= 1 / k from gram (k, k), float64 on the CPU."""
         cosine, lengths = cosines(gram)
         matrix, norms = cosine.tolist(), lengths.tolist()
         k = len(norms)
