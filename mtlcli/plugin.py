@@ -93,7 +93,7 @@ class Plugin(nn.Module):
         self.run = run
         self.generator = run.generator(type(self).__qualname__)
 
-    def setup(self, start: SetupContext) -> None:
+    def setup(self, context: SetupContext) -> None:
         """Called once before step 1, also of a resumed run, whose state is put back afterwards: buffers whose size depends
         on the model are made here. Raises MtlError where the method cannot work with this model."""
 

@@ -48,7 +48,7 @@ class RatioClamp(Balancer):
         names = [task.name for task in run.tasks]
         for option, name in (("primary", primary), ("reference", reference)):
             if name is not None and name not in names:
-                raise MtlError(f"balancer.{option}: there is no task {name}{suggest(name, names)}")
+                raise MtlError(f"balancer.{option}: no task {name}{suggest(name, names)}")
         if primary is not None and primary == reference:
             raise MtlError(f"balancer.reference: {reference} is also the primary task; choose a different one")
         if not lowest <= initial <= highest:

@@ -1,4 +1,4 @@
-"""A small BERT with random weights and a WordPiece vocabulary of the run's own training text: no download, no knowledge."""
+"""Small BERT with random weights and a WordPiece vocabulary of the run's training texts, which needs no download."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,10 +15,10 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 class Tiny(EncoderSource):
-    """Learns from nothing but the run's rows: for demonstrations, tests and a lower bound. Real tasks want a pre-trained one.
+    """Train from random weights, for demonstrations, tests and a lower bound; real tasks need a pre-trained encoder.
 
-    The recommended rates and the spread of the first weights were searched on the made-up corpus: with BERT's own .02 the
-    paraphrase task, which hangs on word order, never leaves chance within a thousand steps.
+    The recommended learning rates and the initial standard deviation were tuned on the made-up corpus: with BERT's 0.02 the
+    paraphrase task, which depends on word order, stays at chance for a thousand steps.
     """
 
     recommended = {
@@ -33,26 +33,24 @@ class Tiny(EncoderSource):
         layers: Annotated[int, Field(ge=1, description="transformer layers")] = 2,
         attention_heads: Annotated[int, Field(ge=1, description="attention heads of each layer")] = 4,
         intermediate: Annotated[int, Field(ge=4, description="width of the feed-forward layers")] = 256,
-        vocabulary: Annotated[int, Field(ge=100, description="largest number of word pieces")] = 2000,
-        dropout: Annotated[float, Field(ge=0, lt=1, description="of hidden states and attention")] = 0.0,
-        initial_std: Annotated[float, Field(gt=0, description="standard deviation of the first weights")] = 0.06,
+        vocabulary: Annotated[int, Field(ge=100, description="maximum number of word pieces")] = 2000,
+        dropout: Annotated[float, Field(ge=0, lt=1, description="dropout of hidden states and attention")] = 0.0,
+        initial_std: Annotated[float, Field(gt=0, description="standard deviation of the initial weights")] = 0.06,
     ) -> None:
         if dim % attention_heads:
-            raise MtlError(
-                f"encoder.dim: found {dim}: expected a multiple of attention_heads, which is {attention_heads}"
-            )
+            raise MtlError(f"encoder.dim: found {dim}; expected a multiple of attention_heads ({attention_heads})")
         self.dim, self.layers, self.attention_heads = dim, layers, attention_heads
         self.intermediate, self.vocabulary, self.dropout = intermediate, vocabulary, dropout
         self.initial_std = initial_std
 
     def folder(self, facts: EncoderFacts) -> Path:
-        """Trains the vocabulary, draws the weights with the run's seed and saves both."""
+        """Train the vocabulary, draw the weights with the run's seed, and save both."""
         import torch
         from transformers import BertConfig, BertModel
 
-        place = facts.scratch / "tiny"
+        folder = facts.scratch / "tiny"
         tokenizer = self._tokenizer(facts)
-        tokenizer.save_pretrained(place)
+        tokenizer.save_pretrained(folder)
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.dim,
@@ -67,8 +65,8 @@ class Tiny(EncoderSource):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(facts.seed, "tiny"))
-            BertModel(config).save_pretrained(place)
-        return place
+            BertModel(config).save_pretrained(folder)
+        return folder
 
     def _tokenizer(self, facts: EncoderFacts):  # type: ignore[no-untyped-def]
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors

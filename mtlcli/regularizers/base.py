@@ -1,4 +1,4 @@
-"""The contract of a regularizer: an extra loss for one batch, or a pull on the weights at every step (survey 3.4, SMART, BPPO)."""
+"""The contract of a regularizer: an extra loss for one batch, or a pull on the weights at every step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,24 +11,26 @@ from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.plugin import Plugin
 
 RegularizerNeed = Literal["towers"]
-"""towers: the architecture must hold one module of the same shape for each task (`Architecture.towers`)."""
+"""towers: the architecture must hold one module of the same shape per task (`Architecture.towers`)."""
 
 
 class Rerun(Protocol):
-    """The output of the same batch again, with the dropout masks of the first pass."""
+    """Computes the output of the same batch again, with the dropout masks of the first pass."""
 
     def __call__(self, embeddings: Tensor | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """From the tokens, or from word embeddings (sides * n, length, dim) in their place; with the model's weights, or with
-        others by parameter name in their place."""
+        """Return the output for the tokens, or for word embeddings (sides * n, length, dim) in their place.
+
+        `weights` replaces the model's parameters of these names.
+        """
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward pass of a task on a batch, with the means to make another one.
+    """One forward pass of a task on a batch, and the means to make more.
 
-    `output` is the head's, with its graph; `pooled()` the encodings it was made from (sides * n, dim), likewise.
-    `word_embeddings()` looks the batch's words up (sides * n, length, dim). `divergence` (n,) compares two outputs row by row:
-    symmetric KL for classes, squared error for scores.
+    `output` is the head's, with its graph; `pooled()` returns the encodings it was computed from (sides * n, dim), also
+    with their graph. `word_embeddings()` looks up the batch's words (sides * n, length, dim). `divergence` (n,) compares
+    two outputs row by row: symmetric KL for classes, squared error for scores.
     """
 
     model: MultiTaskModel
@@ -42,9 +44,9 @@ class Forward:
 
 
 class Regularizer(Plugin):
-    """Adds something to every task's loss, or pulls the weights at every step.
+    """Adds a term to every task's loss, or pulls the weights at every step.
 
-    `forward_passes` and `backward_passes` are its cost for each batch, beside the plain pass; the mixing plan shows them.
+    `forward_passes` and `backward_passes` are its cost per batch beside the plain pass; the mixing plan shows them.
     """
 
     needs: ClassVar[frozenset[RegularizerNeed]] = frozenset()
@@ -52,12 +54,14 @@ class Regularizer(Plugin):
     backward_passes: float = 0.0
 
     def forward(self, forward: Forward) -> Tensor | None:
-        """What is added to the task's loss of this batch, weight included: one number with its graph; None for nothing."""
+        """Return the weighted term to add to the task's loss of this batch, a scalar with its graph, or None."""
         return None
 
     def after_backward(self, model: MultiTaskModel) -> None:
-        """Called once the step's gradient is whole, before clipping: a penalty on the weights adds its own to `.grad` of
-        parameters that have one. A parameter without belongs to a task that is not in the step, and stays as it is."""
+        """Add the gradient of a penalty on the weights to `.grad`, after the step's gradient is complete and before clipping.
+
+        A parameter without `.grad` belongs to a task that is not in the step, and has to stay unchanged.
+        """
 
     def after_step(self, model: MultiTaskModel) -> None:
-        """Called once the optimizer has moved the weights: an averaged teacher follows here."""
+        """React to the optimizer's update of the weights, for example by updating an averaged teacher."""

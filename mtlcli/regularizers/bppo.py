@@ -1,4 +1,4 @@
-"""BPPO, Bregman proximal point optimization: Jiang et al., ACL 2020, arXiv:1911.03437, section 3.2, with momentum."""
+"""BPPO (Bregman proximal point optimization, with momentum): Jiang et al., ACL 2020, arXiv:1911.03437, section 3.2."""
 
 from typing import Annotated
 
@@ -14,14 +14,17 @@ from mtlcli.regularizers.snapshot import Snapshot
 
 
 class BPPO(Regularizer):
-    """Keeps each output close to that of a teacher, a moving average of the model itself: no update may go far.
+    """Keep each output close to that of a teacher, a moving average of the model, so that single updates stay small.
 
-    Adds mu * mean divergence(f(x; theta), f(x; teacher)), symmetric KL for classes and squared error for scores, without
-    gradient through the teacher. After each update teacher <- beta teacher + (1 - beta) theta, heads included; beta rises
-    after the first 10 % of the updates, as the paper does for all its runs. The teacher sees the dropout masks of the model's
-    own pass, so that the term is 0 at the first step and measures the weights alone: the paper does not say, and with masks
-    of its own or none it would not start at 0. The released MT-DNN code does not switch its teacher on. MMO keeps beta at one
-    value (switch 0) and gains with beta .75, mu 1 and a learning rate of 1e-6 on a model that is tuned already.
+    Adds ``mu * mean divergence(f(x; theta), f(x; teacher))``, symmetric KL for classes and squared error for scores,
+    without gradient through the teacher. After each update ``teacher <- beta teacher + (1 - beta) theta``, heads included;
+    beta rises after the first 10 % of the updates, as in all runs of the paper. The teacher uses the dropout masks of the
+    model's pass, so that the term is 0 at the first step and measures the weights alone; the paper does not state its
+    masks.
+
+    Differences from other implementations: the released MT-DNN code does not enable its teacher. Mgbahurike, Mlauzi and
+    Ocran (Jack of All Trades, Master of Some, 2024) keep beta constant (switch 0), and gain with beta 0.75, mu 1 and a
+    learning rate of 1e-6 on a tuned model.
     """
 
     cost = "1 forward pass per batch and a copy of the weights"
@@ -32,27 +35,29 @@ class BPPO(Regularizer):
         run: RunFacts,
         *,
         mu: Annotated[float, Field(ge=0, description="weight of the divergence from the teacher")] = 1.0,
-        beta: Annotated[float, Field(ge=0, lt=1, description="inertia of the teacher after the switch")] = 0.999,
-        early_beta: Annotated[float, Field(ge=0, lt=1, description="inertia of the teacher before the switch")] = 0.99,
-        switch: Annotated[float, Field(ge=0, le=1, description="share of the updates with early_beta; 0: none")] = 0.1,
+        beta: Annotated[float, Field(ge=0, lt=1, description="momentum of the teacher after the switch")] = 0.999,
+        early_beta: Annotated[float, Field(ge=0, lt=1, description="momentum of the teacher before the switch")] = 0.99,
+        switch: Annotated[
+            float, Field(ge=0, le=1, description="fraction of the updates with early_beta; 0: none")
+        ] = 0.1,
     ) -> None:
         super().__init__(run)
         self.mu, self.beta, self.early_beta, self.switch = mu, beta, early_beta, switch
         self.register_buffer("updates", torch.tensor(0))
         self.updates: Tensor
 
-    def setup(self, start: SetupContext) -> None:
-        """The teacher begins as the model."""
-        self.teacher = Snapshot((name, p) for name, p in start.model.named_parameters() if p.requires_grad)
-        self.early_updates = round(self.switch * start.steps)
+    def setup(self, context: SetupContext) -> None:
+        """Initialize the teacher with the model's weights."""
+        self.teacher = Snapshot((name, p) for name, p in context.model.named_parameters() if p.requires_grad)
+        self.early_updates = round(self.switch * context.steps)
 
     def forward(self, forward: Forward) -> Tensor:
-        """mu times the mean divergence of the batch's outputs from the teacher's."""
+        """Return mu times the mean divergence of the batch's outputs from the teacher's."""
         with torch.no_grad():
             teacher = forward.rerun(weights=self.teacher.tensors())
         return self.mu * forward.divergence(forward.output, teacher).mean()
 
     def after_step(self, model: MultiTaskModel) -> None:
-        """Lets the teacher follow."""
+        """Move the teacher towards the model."""
         self.updates += 1
         self.teacher.follow(model, self.early_beta if self.updates <= self.early_updates else self.beta)

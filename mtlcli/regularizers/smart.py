@@ -1,4 +1,4 @@
-"""SMART: Jiang et al., ACL 2020, arXiv:1911.03437, section 3.1 and Algorithm 1; form mtdnn: github.com/namisan/mt-dnn."""
+"""SMART: Jiang et al., ACL 2020, arXiv:1911.03437, section 3.1 and Algorithm 1."""
 
 from typing import Annotated, Literal
 
@@ -13,25 +13,29 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class SMART(Regularizer):
-    """Looks for the small change of the word embeddings that changes the output most, and penalizes that change.
+    """Search for the small change of the word embeddings that changes the output most, and penalize that change.
 
-    Adds weight * mean_i l(f(x_i + noise_i), f(x_i)), with l the symmetric KL for classes and the squared error for scores
-    (in standard deviations of the labels). noise starts as N(0, sigma^2); each of `steps` inner steps follows the gradient
-    of the mean l on it. Both outputs get the outer gradient. A text is what the norm is taken over; padding gets no noise.
+    Adds ``weight * mean_i l(f(x_i + noise_i), f(x_i))``, where l is the symmetric KL for classes and the squared error for
+    scores (in standard deviations of the labels). The noise starts as N(0, sigma^2); each of `steps` inner steps follows
+    its gradient g of the mean l. Both outputs get the outer gradient. Padding gets no noise. Each further inner step costs
+    a forward and a backward pass.
 
-    - form paper: noise <- Proj(noise + eta g / ||g||), Proj onto the ball of radius epsilon around the text, both in `norm`.
-      With the paper's epsilon of 1e-5 the term is very gentle: on MiniLM with a fresh head its gradient was 1e-5 of the
-      task's, and mostly rounding in bf16; with epsilon and step_size 1e-2 it was 0.3 of it, as with form mtdnn.
-    - form mtdnn: what the authors' code does, and with it most that is called SMART: noise <- (n / (||n|| + epsilon)) with
-      n = noise + eta g by token, without a projection, so that every token's noise has a norm of up to 1 and epsilon (1e-6
-      there) only guards the division; g is of the sum over rows of 2 p (logit p - logit q), factor and q detached; in the
-      outer symmetric KL the target of each half is detached. MMO's epsilon of 1e-6 is this guard.
+    - form paper: ``noise <- Proj(noise + eta g / ||g||)``, where Proj projects onto the ball of radius epsilon; norms are
+      over a text. With the paper's epsilon of 1e-5 the term is very small: on MiniLM with a new head its gradient was 1e-5
+      of the task's, and mostly rounding in bf16; with epsilon and step_size 1e-2 it was 0.3 of it, as with form mtdnn.
+    - form mtdnn, the authors' code (github.com/namisan/mt-dnn) and most that is called SMART: ``noise <- n / (||n|| +
+      epsilon)`` with ``n = noise + eta g``, norms over a token and no projection, so that every token's noise has a norm of
+      up to 1 and epsilon (1e-6 there) only guards the division. g is of the sum over rows of 2 p (logit p - logit q), with
+      factor and q detached; in the outer symmetric KL the target of each half is detached.
 
-    Both differ from that code in two ways: it feeds the output of BERT's embedding layer back as word embeddings, so that
-    positions and layer norm count twice, and its two passes draw different dropout masks, so that the term is not 0 without
-    noise. Here the words' own vectors are changed, and both passes use the masks of the plain one (`same`), or none (`off`,
-    as in MMO, for one more pass). Each further inner step costs a forward and a backward pass. The paper's weights are
-    1, 3, 5; MMO's is 15.
+    Differences from the authors' code:
+      * it passes the output of BERT's embedding layer as word embeddings, so that positions and layer norm are applied
+        twice; here the noise is added to the words' vectors;
+      * its two passes draw different dropout masks, so that the term is not 0 without noise; here both use the masks of the
+        plain pass (`same`), or none (`off`, for one more pass).
+
+    The paper's weights are 1, 3 and 5. Mgbahurike, Mlauzi and Ocran (Jack of All Trades, Master of Some, 2024) use 15, no
+    dropout, and an epsilon of 1e-6, which is the guard of the division.
     """
 
     cost = "2 forward and 2 backward passes per batch"
@@ -40,7 +44,7 @@ class SMART(Regularizer):
         self,
         run: RunFacts,
         *,
-        weight: Annotated[float, Field(ge=0, description="lambda_s, what the term is multiplied with")] = 5.0,
+        weight: Annotated[float, Field(ge=0, description="weight of the term (lambda_s in the paper)")] = 5.0,
         form: Annotated[
             Literal["paper", "mtdnn"],
             Field(description="projected noise of the paper, or normalized noise of its code"),
@@ -49,11 +53,12 @@ class SMART(Regularizer):
         epsilon: Annotated[
             float, Field(ge=0, description="paper: radius of the ball; mtdnn: guard of a division")
         ] = 1e-5,
-        step_size: Annotated[float, Field(gt=0, description="eta, length of an inner step")] = 1e-3,
-        sigma: Annotated[float, Field(ge=0, description="standard deviation of the first noise")] = 1e-5,
+        step_size: Annotated[float, Field(gt=0, description="size of an inner step (eta in the paper)")] = 1e-3,
+        sigma: Annotated[float, Field(ge=0, description="standard deviation of the initial noise")] = 1e-5,
         norm: Annotated[Literal["inf", "l2"], Field(description="norm of the noise and of its gradient")] = "inf",
         dropout: Annotated[
-            Literal["same", "off"], Field(description="masks of the plain pass for all passes, or none for all")
+            Literal["same", "off"],
+            Field(description="same: the masks of the plain pass for all passes; off: no dropout"),
         ] = "same",
     ) -> None:
         super().__init__(run)
@@ -62,7 +67,7 @@ class SMART(Regularizer):
         self.forward_passes = self.backward_passes = steps + 1.0 + (dropout == "off")
 
     def forward(self, forward: Forward) -> Tensor:
-        """The weighted term; the search for the noise leaves no gradient in parameters."""
+        """Return the weighted term; the search for the noise leaves no gradient in parameters."""
         if self.dropout == "same":
             return self.weight * self._term(forward, forward.output)
         was_training = forward.model.training
@@ -73,23 +78,23 @@ class SMART(Regularizer):
             forward.model.train(was_training)
 
     def _term(self, forward: Forward, clean: Tensor) -> Tensor:
-        """The mean divergence of the clean output and that of the worst noise."""
+        """Return the mean divergence between the clean output and that of the worst noise."""
         words = forward.word_embeddings()
         perturbed = forward.rerun(words + self._worst(forward, words.detach(), clean.detach()))
         if self.form == "paper" or self.run.tasks[forward.task].is_regression:
             return forward.divergence(perturbed, clean).mean()
-        p, q = (torch.log_softmax(self._logits(forward, one), -1) for one in (perturbed, clean))
+        p, q = (torch.log_softmax(self._logits(forward, output), -1) for output in (perturbed, clean))
         a, b = p.detach(), q.detach()
         return (b.exp() * (b - p) + a.exp() * (a - q)).sum(-1).mean()
 
     def _worst(self, forward: Forward, words: Tensor, clean: Tensor) -> Tensor:
-        """The noise (sides * n, length, dim) at which the outputs differ most, as far as the inner steps find it."""
+        """Return the noise (sides * n, length, dim) that the inner steps find to change the output most."""
         mask = forward.batch.mask
         padding = torch.zeros(words.shape[:2], dtype=torch.bool, device=words.device) if mask is None else ~mask
         padding = padding.unsqueeze(-1)
         seed = int(torch.randint(2**62, (), generator=self.generator))
-        drawn = torch.Generator(words.device).manual_seed(seed)
-        noise = self.sigma * torch.randn(words.shape, generator=drawn, device=words.device)
+        random = torch.Generator(words.device).manual_seed(seed)
+        noise = self.sigma * torch.randn(words.shape, generator=random, device=words.device)
         noise = noise.masked_fill(padding, 0)
         for _ in range(self.steps):
             noise.requires_grad_()
@@ -99,16 +104,16 @@ class SMART(Regularizer):
         return noise
 
     def _inner(self, forward: Forward, perturbed: Tensor, clean: Tensor) -> Tensor:
-        """What an inner step raises."""
+        """Return the objective that an inner step increases."""
         if self.form == "paper":
             return forward.divergence(perturbed, clean).mean()
         if self.run.tasks[forward.task].is_regression:
             return forward.divergence(perturbed, clean).sum()
-        p, q = (torch.softmax(self._logits(forward, one), -1) for one in (perturbed, clean))
+        p, q = (torch.softmax(self._logits(forward, output), -1) for output in (perturbed, clean))
         return (2 * p * (torch.logit(p, 1e-6) - torch.logit(q, 1e-6)).detach()).sum()
 
     def _moved(self, noise: Tensor, gradient: Tensor) -> Tensor:
-        """The noise after one inner step along its gradient."""
+        """Return the noise after one inner step along its gradient."""
         if self.form == "mtdnn":
             noise = noise + self.step_size * gradient
             return noise / (self._size(noise, (-1,)) + self.epsilon).clamp_min(TINY)
@@ -118,7 +123,7 @@ class SMART(Regularizer):
         return noise * (self.epsilon / self._size(noise, (1, 2)).clamp_min(TINY)).clamp(max=1)
 
     def _size(self, tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """The norm over these axes, which stay with length 1."""
+        """Return the norm over these axes, which are kept with length 1."""
         return torch.linalg.vector_norm(tensor, torch.inf if self.norm == "inf" else 2, dim=axes, keepdim=True)
 
     def _logits(self, forward: Forward, output: Tensor) -> Tensor:

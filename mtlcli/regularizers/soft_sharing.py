@@ -12,12 +12,14 @@ from mtlcli.regularizers.snapshot import pull
 
 
 class SoftSharingDistance(Regularizer):
-    """Pulls the tasks' own encoders towards each other: the larger the weight, the closer to one shared encoder.
+    """Pull the tasks' encoders towards each other; the larger the weight, the closer the result is to one shared encoder.
 
-    The penalty is weight * sum_{i<j} ||theta_i - theta_j||^2 over all parameters of the towers; tower i gets
-    2 weight sum_j (theta_i - theta_j) on top of its task's gradient, before clipping. The tower of a task that is not in the
-    step stays where it is. Both papers tie a few layers of two models; this is every layer, and every two towers. The default
-    weight is a choice of ours.
+    The penalty is ``weight * sum_{i<j} ||theta_i - theta_j||^2`` over all parameters of the towers; ``2 weight sum_j
+    (theta_i - theta_j)`` is added to the gradient of tower i, before clipping. The tower of a task that is not in the step
+    stays unchanged.
+
+    Differences from the papers: both tie a few layers of two models; this ties all layers of all pairs of towers. The
+    default weight is a choice made here.
     """
 
     needs = frozenset({"towers"})
@@ -27,15 +29,18 @@ class SoftSharingDistance(Regularizer):
         self,
         run: RunFacts,
         *,
-        weight: Annotated[float, Field(ge=0, description="of the squared distance of every two towers")] = 1e-3,
+        weight: Annotated[
+            float, Field(ge=0, description="weight of the squared distance between each pair of towers")
+        ] = 1e-3,
     ) -> None:
         super().__init__(run)
         self.weight = weight
 
     def after_backward(self, model: MultiTaskModel) -> None:
-        """Adds each tower's pull towards all others."""
+        """Add the pull of each tower towards the mean of all."""
         towers = [list(tower.parameters()) for tower in model.architecture.towers()]
         with torch.no_grad():
             mean = [torch.stack(same).mean(0) for same in zip(*towers, strict=True)]
-        for tower in towers:  # sum_j (theta_i - theta_j) is T times the way from the mean
+        # sum_j (theta_i - theta_j) is T times the distance from the mean.
+        for tower in towers:
             pull(zip(tower, mean, strict=True), 2 * self.weight * len(towers))

@@ -1,4 +1,4 @@
-"""Successive regularization: Hashimoto et al., EMNLP 2017, arXiv:1611.01587, equations 6 and 7; survey 3.4."""
+"""Successive regularization: Hashimoto et al., EMNLP 2017, arXiv:1611.01587, equations 6 and 7."""
 
 from typing import Annotated
 
@@ -14,14 +14,20 @@ from mtlcli.regularizers.snapshot import Snapshot, pull
 
 
 class Successive(Regularizer):
-    """Holds the shared parameters close to where the previous epoch left them, so that no task forgets the others.
+    """Keep the shared parameters close to their values at the end of the previous epoch, so that tasks do not forget each
+    other.
 
-    The penalty is delta ||theta - theta'||^2, theta' the shared parameters after the previous epoch, and adds
-    2 delta (theta - theta') to the combined gradient, before clipping: L2, not decoupled decay. Nothing is added in the
-    first epoch, nor to a parameter that no task of the step uses. The paper trains the tasks one after the other in each
-    epoch and takes a snapshot as each of them ends; where the tasks are mixed, that is the end of the epoch. It also holds
-    the classifiers of lower tasks (with delta 1e-2), which here learn all the time. The survey's 3.4 says "the previous
-    training step", at which the penalty would hardly do anything.
+    The penalty is ``delta ||theta - theta'||^2``, where theta' are the shared parameters after the previous epoch. ``2
+    delta (theta - theta')`` is added to the combined gradient, before clipping (L2, not decoupled decay). Nothing is added
+    in the first epoch, nor to a parameter that no task of the step uses.
+
+    Differences from the paper:
+      * it trains the tasks one after another in each epoch and takes a snapshot at the end of each; if tasks are mixed,
+        that is the end of the epoch;
+      * it also holds the classifiers of lower tasks (with delta 1e-2), which are trained throughout here.
+
+    Differences from the survey (Chen, Zhang and Yang, 2024, section 3.4): it uses the weights before "the previous training
+    step", which would make the penalty nearly 0.
     """
 
     cost = "a copy of the shared weights"
@@ -39,19 +45,19 @@ class Successive(Regularizer):
         self.epochs: Tensor
         self.due: Tensor
 
-    def setup(self, start: SetupContext) -> None:
-        """Makes room for the copy."""
-        self.snapshot = Snapshot(start.model.named_shared_parameters())
+    def setup(self, context: SetupContext) -> None:
+        """Allocate the copy."""
+        self.snapshot = Snapshot(context.model.named_shared_parameters())
 
     def on_epoch(self, result: EpochResult) -> None:
-        """The next step begins with the weights to hold on to."""
+        """Request a snapshot at the next step, which starts from the weights at the end of the epoch."""
         self.epochs += 1
         self.due.fill_(True)
 
     def after_backward(self, model: MultiTaskModel) -> None:
-        """Takes the snapshot at the first step of an epoch, before the optimizer moves, and pulls from then on."""
+        """Take a requested snapshot, before the optimizer's update, and add the pull."""
         if self.due:
-            self.snapshot.follow(model, inertia=0.0)
+            self.snapshot.follow(model, momentum=0.0)
             self.due.fill_(False)
         if self.epochs:
             pull(self.snapshot.pairs(model), 2 * self.delta)

@@ -1,4 +1,4 @@
-"""All together: survey 3.4, "train all tasks together", as Zalmout and Habash, ACL 2019, join data sets in one batch."""
+"""All together: Zalmout and Habash, ACL 2019 (as described by Chen, Zhang and Yang, 2024, section 3.4)."""
 
 from typing import Annotated
 
@@ -9,13 +9,14 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit
 
 
 class AllTogether(Scheduler):
-    """Puts every task into every step, each with a share of its own size, so that all end their pass together.
+    """Put every task into every step, in proportion to its size, so that all finish their pass together.
 
-    Of its b_t batches, task t has floor((s + 1) b_t / S) - floor(s b_t / S) in step s, where S, the steps of an epoch, leaves
-    the smallest task training.micro_batches a step. No row is repeated before all have been seen, but steps are large and few.
-    Micro-batches follow one another, so memory does not grow. The loss of a task is the mean over its own rows: tasks count as
-    the balancer says, whatever their sizes. The same number of rows of every task in a step, as in the tensors of Zhang et
-    al. (IJCAI 2017), is round-robin.
+    Task t contributes ``floor((s + 1) b_t / S) - floor(s b_t / S)`` of its b_t batches to step s, where S, the steps of an
+    epoch, gives the smallest task training.micro_batches per step. No row is repeated before all have been seen, but steps
+    are large and few. Micro-batches run one after another, so memory does not grow.
+
+    The loss of a task is the mean over its rows, so the balancer alone weights the tasks, whatever their sizes. Equal
+    numbers of rows of all tasks, as in the tensors of Zhang et al. (IJCAI 2017), are the scheduler round-robin.
     """
 
     tasks_per_step = "all"
@@ -27,7 +28,10 @@ class AllTogether(Scheduler):
         *,
         max_micro_batches: Annotated[
             int | None,
-            Field(ge=1, description="most micro-batches of one task in a step; small tasks then start anew sooner"),
+            Field(
+                ge=1,
+                description="largest number of micro-batches of one task in a step; small tasks then repeat sooner",
+            ),
         ] = None,
     ) -> None:
         super().__init__(run)
@@ -37,11 +41,11 @@ class AllTogether(Scheduler):
             self.steps = max(self.steps, -(-max(batches) // max_micro_batches))
 
     def visits(self, position: Position) -> list[Visit]:
-        """All tasks, one micro-batch of each at least."""
+        """Return all tasks, with at least one micro-batch each."""
         first, last = position.step, position.step + 1
         parts = (last * task.batches // self.steps - first * task.batches // self.steps for task in self.run.tasks)
         return [Visit(task, max(1, part)) for task, part in enumerate(parts)]
 
     def steps_per_epoch(self) -> int:
-        """Steps in which the largest task is seen once, and every other one too."""
+        """Return the number of steps in which every task is seen once."""
         return self.steps

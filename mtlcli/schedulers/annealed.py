@@ -1,4 +1,4 @@
-"""Annealed sampling: Stickland and Murray (PALs), ICML 2019, arXiv:1902.02671, section 4.1; used by MMO."""
+"""Annealed sampling: Stickland and Murray (PALs), ICML 2019, arXiv:1902.02671, section 4.1."""
 
 from typing import Annotated
 
@@ -9,12 +9,17 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_si
 
 
 class Annealed(Scheduler):
-    """Draws tasks with p_t proportional to n_t^alpha, alpha = 1 - decay * progress: by size first, nearly equal at last.
+    """Draw tasks with p_t proportional to n_t^alpha, ``alpha = 1 - decay * progress``: by size at first, nearly equal at the
+    end.
 
-    The paper has alpha = 1 - 0.8 (e - 1) / (E - 1) for epoch e of E, which divides by zero for one epoch. Here progress
-    runs from 0 at the first step to 1 at the last, so alpha falls step by step and one epoch is enough. Probabilities are
-    always taken from the sizes, never from those of the step before. The paper's epoch is a fixed number of steps: set
-    training.steps_per_epoch; the default is that of proportional sampling.
+    Probabilities are computed from the sizes in every step. Mgbahurike, Mlauzi and Ocran (Jack of All Trades, Master of
+    Some, 2024) also train with it.
+
+    Differences from the paper:
+      * it has ``alpha = 1 - 0.8 (e - 1) / (E - 1)`` for epoch e of E, which divides by zero for one epoch. Here progress
+        runs from 0 at the first step to 1 at the last, so alpha falls in every step;
+      * its epoch is a fixed number of steps, for which set training.steps_per_epoch; the default is that of proportional
+        sampling.
     """
 
     tasks_per_step = "draws"
@@ -29,9 +34,9 @@ class Annealed(Scheduler):
         self.decay = decay
 
     def visits(self, position: Position) -> list[Visit]:
-        """The tasks drawn for this step."""
+        """Return the tasks drawn for this step."""
         return draw(self.run, power_of_sizes(self.run, 1.0 - self.decay * position.progress), position)
 
     def steps_per_epoch(self) -> int:
-        """As for proportional sampling."""
+        """Return the steps of an epoch of proportional sampling."""
         return steps_for_largest(self.run, power_of_sizes(self.run, 1.0))

@@ -1,4 +1,4 @@
-"""The contract of a task scheduler: which tasks the next step visits (survey 3.3, 3.4)."""
+"""The contract of a task scheduler: the tasks that the next step visits."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ TasksPerStep = Literal["one", "draws", "several", "all"]
 
 @dataclass(frozen=True)
 class Position:
-    """Where the run is: `step` counts from 0."""
+    """Where the run is; `step` counts from 0."""
 
     step: int
     total_steps: int
@@ -27,12 +27,12 @@ class Position:
 
     @property
     def epoch(self) -> int:
-        """Epoch of this step, from 0."""
+        """Return the epoch of this step, from 0."""
         return self.step // self.steps_per_epoch
 
     @property
     def progress(self) -> float:
-        """0 at the first step, 1 at the last; 0 in a run of one step."""
+        """Return 0 at the first step and 1 at the last; 0 in a run of one step."""
         return self.step / max(1, self.total_steps - 1)
 
 
@@ -40,8 +40,8 @@ class Position:
 class Visit:
     """One task of a step: `micro_batches` of it make up one mean loss, whose objective is multiplied by `weight` (> 0).
 
-    Tasks of a step count alike by default. A scheduler that draws sets the weight to the share of the step's draws that fell on
-    the task (`draws`), because the mean loss alone would count once however often the task was drawn.
+    Tasks of a step count alike by default. A scheduler that draws sets the weight to the share of the step's draws that
+    fell on the task (`draws`), because the mean loss alone would count once however often the task was drawn.
     """
 
     task: int
@@ -51,11 +51,11 @@ class Visit:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the run with a learning-rate schedule of its own: steps from `start` up to `start + steps`.
+    """A part of the run with a separate learning-rate schedule: steps from `start` up to `start + steps`.
 
-    `lr` multiplies every peak learning rate. `frozen` names parts that do not learn: `encoder`, `embeddings`, `heads`,
-    `layer.N` or a task's name for its head. `weights` says where a stage that is not the first begins: from the `last`
-    weights before it, or from the `best` ones of the run so far; the optimizer's averages start anew with it.
+    `lr` multiplies every peak learning rate. `frozen` names parts that are not trained: `encoder`, `embeddings`, `heads`,
+    `layer.N`, or a task's name for its head. `weights` selects the weights with which a stage after the first begins: the
+    `last` ones, or the `best` ones of the run so far. The optimizer's averages restart with the stage.
     """
 
     start: int
@@ -67,7 +67,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Probe:
-    """A small validation after a step: mean loss over so many dev batches of each of these tasks."""
+    """A small validation after a step: the mean loss over `batches` dev batches of each of these tasks."""
 
     tasks: tuple[int, ...]
     batches: int
@@ -75,8 +75,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows of one task that a scheduler may choose from: probabilities (n, classes) that the model gives them now, without
-    gradient and dropout, on the CPU; None for a task with scores. `count` is n."""
+    """Rows of one task that a scheduler may choose from.
+
+    probabilities (n, classes) are the model's current predictions, without gradient and dropout, on the CPU; None for a
+    task with scores. `count` is n.
+    """
 
     task: int
     count: int
@@ -84,51 +87,51 @@ class Candidates:
 
 
 class Scheduler(Plugin, ABC):
-    """Says which tasks each optimizer update visits.
+    """Decides which tasks each optimizer update visits.
 
-    `tasks_per_step` tells, before data is read, what combinations are possible: `one` task, as many `draws` as
-    training.micro_batches says, `several` or `all`. `visits` should depend on (seed, position) and on state in buffers
-    alone, never on the number of calls: a resumed run asks again.
+    `tasks_per_step` states, before data is read, how many tasks a step can hold: `one`, as many `draws` as
+    training.micro_batches, `several` or `all`. `visits` should depend on (seed, position) and on state in buffers alone,
+    never on the number of calls, because a resumed run calls it again.
     """
 
     tasks_per_step: TasksPerStep = "one"
     chooses_rows: ClassVar[bool] = False
-    """Whether the rows of the visits are candidates of which `choose` keeps some."""
+    """True if the rows of the visits are candidates, of which `choose` selects some."""
 
     @abstractmethod
     def visits(self, position: Position) -> list[Visit]:
-        """Tasks of one step, each at most once."""
+        """Return the tasks of one step, each at most once."""
 
     @abstractmethod
     def steps_per_epoch(self) -> int:
-        """Steps in which the largest task is seen once, as far as can be expected."""
+        """Return the number of steps in which the largest task is seen once, or is expected to be."""
 
     def epoch_ends(self, epochs: int, steps: int | None, steps_per_epoch: int) -> list[int]:
-        """Numbers of steps after which each epoch ends; the last one is the length of the run.
+        """Return the numbers of steps after which each epoch ends; the last one is the length of the run.
 
-        `steps`, where the user gives it, is that length. Raises MtlError where the scheduler fixes the length itself.
+        `steps`, if the user sets it, is that length. Raises MtlError if the scheduler determines the length itself.
         """
         total = steps or epochs * steps_per_epoch
         return [*range(steps_per_epoch, total, steps_per_epoch), total]
 
     def stage(self, position: Position) -> Stage:
-        """The part of the run that a step belongs to; by default the run is one."""
+        """Return the part of the run that a step belongs to; by default the run is a single stage."""
         return Stage(0, position.total_steps)
 
     def probe(self, position: Position) -> Probe | None:
-        """What to validate after this step, if anything; answered by `on_probe`."""
+        """Return a validation to run after this step, if any; its result goes to `on_probe`."""
         return None
 
     def on_probe(self, result: ProbeResult) -> None:
-        """Called with the losses that `probe` asked for. A task without dev rows is missing."""
+        """React to the losses that `probe` requested. A task without dev rows is missing."""
 
     def choose(self, pool: Sequence[Candidates], position: Position) -> list[Tensor]:
-        """With `chooses_rows`: the numbers (m,) int64 of the rows kept of each member of the pool, perhaps none of some."""
+        """Return, with `chooses_rows`, the indices (m,) int64 of the rows selected per member of the pool; m can be 0."""
         raise NotImplementedError(f"{type(self).__qualname__} chooses rows, but does not override choose")
 
 
 def fewest_and_most(tasks_per_step: TasksPerStep, tasks: int, micro_batches: int) -> tuple[int, int]:
-    """How many distinct tasks a step can hold."""
+    """Return the smallest and largest number of distinct tasks in a step."""
     match tasks_per_step:
         case "one":
             return 1, 1
@@ -149,28 +152,28 @@ def draw(run: RunFacts, probabilities: Tensor, position: Position) -> list[Visit
 def draws(tasks: Sequence[int]) -> list[Visit]:
     """Return the visits of a step whose micro-batches are of these tasks, in any order and with repetitions.
 
-    A task drawn n times of m is visited with n micro-batches and weight n / m. The step's gradient is then the mean over all m
-    micro-batches, as if rows of all tasks had been shuffled together, whatever m is. With m = 1 the weight is 1.
+    A task drawn n times of m is visited with n micro-batches and weight n / m. The step's gradient is then the mean over
+    all m micro-batches, as if rows of all tasks had been shuffled together, whatever m is. With m = 1 the weight is 1.
     """
     counts = Counter(tasks)
     return [Visit(task, counts[task], counts[task] / len(tasks)) for task in sorted(counts)]
 
 
 def power_of_sizes(run: RunFacts, exponent: float) -> Tensor:
-    """p_t proportional to n_t ** exponent, n_t the training rows of task t (T,) float64."""
+    """Return p_t proportional to n_t ** exponent, where n_t is the number of training rows of task t, (T,) float64."""
     logs = torch.tensor([float(task.rows) for task in run.tasks], dtype=torch.float64).log()
     return torch.softmax(exponent * logs, dim=0)
 
 
 def steps_for_largest(run: RunFacts, probabilities: Tensor) -> int:
-    """Steps in which draws from `probabilities` take as many batches of the largest task as it has."""
+    """Return the number of steps in which draws from `probabilities` take as many batches of the largest task as it has."""
     largest = max(range(len(run.tasks)), key=lambda task: run.tasks[task].batches)
     per_step = float(probabilities[largest]) * run.micro_batches
     return max(1, round(run.tasks[largest].batches / per_step))
 
 
 def task_named(run: RunFacts, name: str, option: str) -> int:
-    """Index of a task that an option names. Raises MtlError where the run has none of this name."""
+    """Return the index of a task that an option names. Raises MtlError if the run has no task of this name."""
     names = [task.name for task in run.tasks]
     if name not in names:
         raise MtlError(f'scheduler.{option}: no task "{name}"{suggest(name, names)}')
@@ -178,6 +181,6 @@ def task_named(run: RunFacts, name: str, option: str) -> int:
 
 
 def chance_loss(run: RunFacts, task: int) -> float:
-    """The loss of knowing nothing: log C for C classes, 1 for a score, whose error is in standard deviations."""
+    """Return the loss of a constant guess: log C for C classes, 1 for a score, whose error is in standard deviations."""
     labels = run.tasks[task].labels
     return 1.0 if labels is None else math.log(max(2, len(labels)))

@@ -1,4 +1,4 @@
-"""Curriculum: Isonuma et al., EMNLP 2017; Nishino et al., EMNLP 2019; Hashimoto et al., EMNLP 2017 (survey 3.4)."""
+"""Curriculum: Isonuma et al., EMNLP 2017; Nishino et al., EMNLP 2019; Hashimoto et al., EMNLP 2017."""
 
 import math
 from bisect import bisect_right
@@ -16,14 +16,19 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, chance_loss, task
 
 
 class Curriculum(Scheduler):
-    """Brings the tasks in one after the other, the easiest first, in an order given by hand or measured.
+    """Introduce the tasks one after another, the easiest first, in a given or measured order.
 
-    The run is cut into parts, equal ones unless `shares` says otherwise. With `cumulative`, part i visits the first i tasks of
-    the order; without, task i alone, and one part more visits all at last (Hashimoto's mixed batches; its share may be 0).
-    Every task of a part is in each of its steps. `measured` spends a first part on all tasks: the difficulty of one is its mean
-    training loss over the second half of that part, divided by that of chance (log C for classes, 1 for scores). The papers
-    order tasks by hand; the measure is ours. Until it is taken the order is that of the run, in which the plan is counted.
-    Raises MtlError for a task that the run does not have or has twice, and for the wrong number of shares.
+    The run is divided into parts, equal unless `shares` is set. With `cumulative`, part i visits the first i tasks of the
+    order; without, it visits task i alone, and one more part visits all tasks (Hashimoto's mixed batches; its share can be
+    0). Every step of a part holds all its tasks.
+
+    `measured` spends a first part on all tasks. The difficulty of a task is its mean training loss over the second half of
+    that part, divided by that of a constant guess (log C for classes, 1 for scores). Until then the order is that of the
+    run, which the plan also uses.
+
+    Differences from the papers: they order tasks by hand; the measure was designed here.
+
+    Raises MtlError for a task that the run does not have or that is listed twice, and for a wrong number of shares.
     """
 
     tasks_per_step = "several"
@@ -34,23 +39,25 @@ class Curriculum(Scheduler):
         *,
         order: Annotated[
             list[str] | str,
-            Field(description="task names, easiest first, those left out at the end; or: measured"),
+            Field(description="task names, easiest first, omitted ones last; or: measured"),
         ] = "measured",
-        cumulative: Annotated[bool, Field(description="whether a task stays when the next one comes in")] = True,
+        cumulative: Annotated[bool, Field(description="true: a task stays when the next one is added")] = True,
         shares: Annotated[
             list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None,
             Field(description="relative lengths of the parts; null: equal"),
         ] = None,
-        measure_share: Annotated[float, Field(gt=0, lt=1, description="part of the run spent on measuring")] = 0.1,
+        measure_share: Annotated[
+            float, Field(gt=0, lt=1, description="fraction of the run used to measure the order")
+        ] = 0.1,
     ) -> None:
         super().__init__(run)
         count = len(run.tasks)
         names = [order] if isinstance(order, str) else order
-        given = [] if order == "measured" else [task_named(run, name, "order") for name in names]
-        for earlier, later in pairwise(sorted(given)):
+        listed = [] if order == "measured" else [task_named(run, name, "order") for name in names]
+        for earlier, later in pairwise(sorted(listed)):
             if earlier == later:
-                raise MtlError(f"scheduler.order: {run.tasks[later].name} is given twice")
-        self.given = None if order == "measured" else given + [task for task in range(count) if task not in given]
+                raise MtlError(f"scheduler.order: {run.tasks[later].name} is listed twice")
+        self.fixed_order = None if order == "measured" else listed + [t for t in range(count) if t not in listed]
         self.cumulative = cumulative
         self.shares = [1.0] * (count if cumulative else count + 1) if shares is None else shares
         parts = count if cumulative else count + 1
@@ -64,14 +71,14 @@ class Curriculum(Scheduler):
         self.counts: Tensor
 
     def visits(self, position: Position) -> list[Visit]:
-        """The tasks of the part that the step lies in."""
+        """Return the tasks of the part that contains the step."""
         self.total_steps = position.total_steps
         tasks = range(len(self.run.tasks)) if position.step < self._measured_steps() else self._part(position.step)
         return [Visit(task, self.run.micro_batches) for task in sorted(tasks)]
 
     def _measured_steps(self) -> int:
-        """Length of the part that measures."""
-        return 0 if self.given is not None else max(1, round(self.measure_share * self.total_steps))
+        """Return the length of the part that measures."""
+        return 0 if self.fixed_order is not None else max(1, round(self.measure_share * self.total_steps))
 
     def _part(self, step: int) -> list[int]:
         start = self._measured_steps()
@@ -80,19 +87,19 @@ class Curriculum(Scheduler):
         return order[: part + 1] if self.cumulative or part >= len(order) else order[part : part + 1]
 
     def order(self) -> list[int]:
-        """Tasks from the easiest to the hardest, as given or as measured so far."""
-        if self.given is not None:
-            return self.given
+        """Return the tasks from easiest to hardest, as listed or as measured so far."""
+        if self.fixed_order is not None:
+            return self.fixed_order
         means = [total / count if count else math.inf for total, count in zip(self.sums, self.counts, strict=True)]
         return sorted(range(len(means)), key=lambda task: float(means[task]) / chance_loss(self.run, task))
 
     def on_step(self, result: StepResult) -> None:
-        """Adds up losses over the second half of the part that measures."""
+        """Add the losses over the second half of the part that measures."""
         end = self._measured_steps()
         if end // 2 < result.step <= end:
             self.sums[result.tasks] += result.losses.detach().to(self.sums)
             self.counts[result.tasks] += 1
 
     def steps_per_epoch(self) -> int:
-        """Steps in which the largest task is seen once in a part that has it."""
+        """Return the steps in which the largest task is seen once in a part that contains it."""
         return -(-max(task.batches for task in self.run.tasks) // self.run.micro_batches)

@@ -1,4 +1,4 @@
-"""Entropy sampling: Pilault, Elhattami and Pal (CA-MTL), ICLR 2021, arXiv:2009.09139; survey 3.4."""
+"""Entropy sampling: Pilault, Elhattami and Pal (CA-MTL), ICLR 2021, arXiv:2009.09139."""
 
 import math
 from collections.abc import Sequence
@@ -13,16 +13,21 @@ from mtlcli.schedulers.base import Candidates, Position, Scheduler, Visit
 
 
 class Entropy(Scheduler):
-    """Takes a batch of every task as candidates and trains on the rows the model is least sure of, one batch in all.
+    """Use a batch of every task as candidates and train on the rows with the most uncertain predictions, one batch in total.
 
-    Of b x T candidates the b with the largest U = S / (S_max log C) are kept: S the entropy of the model's prediction, S_max
-    the largest mean entropy of a task. S_max is common to all rows, so the printed formula ranks by S / log C alone; the
-    authors' code (`form: code`) multiplies that by the task's mean over the largest one, which damps tasks the model is sure
-    of twice. Predictions are made without dropout, which the code leaves on. Scores have no entropy: each such task keeps its
-    share b / T, drawn at random (the code lends STS-B the entropies of another task). The loss of a task is the mean over its
-    own kept rows, as in the code. Shares and passes in the plan are those of the candidates. With training.micro_batches = n,
-    n batches of every task are candidates and n in all are kept. A task of which the model is sure, rightly or not, is
-    hardly trained: watch its dev loss.
+    Of b x T candidates, the b with the largest ``U = S / (S_max log C)`` are selected: S is the entropy of the model's
+    prediction, and S_max the largest mean entropy of a task. S_max is common to all rows, so the printed formula ranks by S
+    / log C alone. The authors' code (`form: code`) multiplies that by the task's mean over the largest mean, which
+    penalizes tasks with certain predictions twice.
+
+    Scores have no entropy: each of their tasks gets b / T rows at random. The loss of a task is the mean over its selected
+    rows. With training.micro_batches = n, n batches of every task are candidates, and n in total are selected. Shares and
+    passes in the plan count candidates. A task with certain predictions, right or wrong, is hardly trained: monitor its dev
+    loss.
+
+    Differences from the authors' code:
+      * predictions are made without dropout, which it leaves on;
+      * it assigns another task's entropies to the rows of STS-B.
     """
 
     tasks_per_step = "several"
@@ -41,36 +46,36 @@ class Entropy(Scheduler):
         self.form = form
 
     def visits(self, position: Position) -> list[Visit]:
-        """All tasks: their rows are candidates."""
+        """Return all tasks; their rows are candidates."""
         return [Visit(task, self.run.micro_batches) for task in range(len(self.run.tasks))]
 
     def choose(self, pool: Sequence[Candidates], position: Position) -> list[Tensor]:
-        """Of each task's candidates those among the most uncertain of all, in their order."""
-        kept = [torch.empty(0, dtype=torch.int64) for _ in pool]
-        keep = round(sum(one.count for one in pool) / len(pool))
+        """Return the indices of each task's candidates among the most uncertain of all, in ascending order."""
+        selected = [torch.empty(0, dtype=torch.int64) for _ in pool]
+        budget = round(sum(candidates.count for candidates in pool) / len(pool))
         generator = self.run.generator(f"choose {position.step}")
-        scored = [at for at, one in enumerate(pool) if one.probabilities is None]
+        scored = [at for at, candidates in enumerate(pool) if candidates.probabilities is None]
         for at in scored:
-            share = max(1, min(pool[at].count, round(keep / len(pool))))
-            kept[at] = torch.randperm(pool[at].count, generator=generator)[:share].sort().values
+            share = max(1, min(pool[at].count, round(budget / len(pool))))
+            selected[at] = torch.randperm(pool[at].count, generator=generator)[:share].sort().values
         classed = [at for at in range(len(pool)) if at not in scored]
         if classed:
             uncertain = self._uncertainties([p for p in (pool[at].probabilities for at in classed) if p is not None])
-            left = max(1, keep - sum(len(kept[at]) for at in scored))
-            best = torch.cat(uncertain).sort(descending=True, stable=True).indices[:left]
-            chosen = torch.zeros(sum(map(len, uncertain)), dtype=torch.bool).index_fill(0, best, True)
-            for at, mine in zip(classed, chosen.split([len(one) for one in uncertain]), strict=True):
-                kept[at] = mine.nonzero().flatten()
-        return kept
+            remaining = max(1, budget - sum(len(selected[at]) for at in scored))
+            best = torch.cat(uncertain).sort(descending=True, stable=True).indices[:remaining]
+            is_selected = torch.zeros(sum(map(len, uncertain)), dtype=torch.bool).index_fill(0, best, True)
+            for at, flags in zip(classed, is_selected.split([len(values) for values in uncertain]), strict=True):
+                selected[at] = flags.nonzero().flatten()
+        return selected
 
     def _uncertainties(self, probabilities: list[Tensor]) -> list[Tensor]:
-        """probabilities (n, classes) of each task -> U (n,) but for the common factor 1 / S_max."""
+        """Return U (n,) per task, up to the common factor 1 / S_max, from probabilities (n, classes)."""
         entropies = [torch.special.entr(p.double()).sum(1) / math.log(max(2, p.shape[1])) for p in probabilities]
         if self.form == "paper":
             return entropies
-        means = torch.stack([one.mean() for one in entropies])
-        return [one * mean / means.max().clamp_min(1e-12) for one, mean in zip(entropies, means, strict=True)]
+        means = torch.stack([values.mean() for values in entropies])
+        return [values * mean / means.max().clamp_min(1e-12) for values, mean in zip(entropies, means, strict=True)]
 
     def steps_per_epoch(self) -> int:
-        """Steps in which all rows of the largest task have been candidates once."""
+        """Return the steps in which all rows of the largest task are candidates once."""
         return -(-max(task.batches for task in self.run.tasks) // self.run.micro_batches)

@@ -1,13 +1,14 @@
-"""Proportional sampling: survey 3.3, p_t = |D_t| / sum |D|."""
+"""Proportional sampling (as described by Chen, Zhang and Yang, 2024, section 3.3)."""
 
 from mtlcli.facts import RunFacts
 from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_sizes, steps_for_largest
 
 
 class Proportional(Scheduler):
-    """Each micro-batch is of a task drawn with a probability proportional to its training rows.
+    """Draw the task of each micro-batch with a probability proportional to its training rows, ``p_t = n_t / sum n``.
 
-    As in shuffling all rows together, but one task to a batch. Draws per step: training.micro_batches.
+    The expected gradient is that of shuffling all rows together, for any training.micro_batches, but each batch holds one
+    task.
     """
 
     tasks_per_step = "draws"
@@ -17,9 +18,9 @@ class Proportional(Scheduler):
         self.probabilities = power_of_sizes(run, 1.0)
 
     def visits(self, position: Position) -> list[Visit]:
-        """The tasks drawn for this step."""
+        """Return the tasks drawn for this step."""
         return draw(self.run, self.probabilities, position)
 
     def steps_per_epoch(self) -> int:
-        """About one pass over every task."""
+        """Return the steps of about one pass over every task."""
         return steps_for_largest(self.run, self.probabilities)

@@ -1,4 +1,4 @@
-"""Round robin: survey 3.4; RD 4.5 compares what to do when a small task ends."""
+"""Round robin: Ramos and Dalmia (Multi-Task Learning for Robust Contextualized Sentence Embedding Generation), 2023, section 4.5."""
 
 from typing import Annotated, Literal
 
@@ -9,11 +9,11 @@ from mtlcli.schedulers.base import Position, Scheduler, TasksPerStep, Visit
 
 
 class RoundRobin(Scheduler):
-    """Visits every task in every step. An epoch is one pass over the largest task, unless `exhausted` is `stop`.
+    """Visit every task in every step; an epoch is one pass over the largest task, unless `exhausted` is `stop`.
 
-    `cycle` starts a small task anew, freshly shuffled (RD's balanced round robin, the change that helped most there);
-    `drop` leaves it out for the rest of the epoch (RD's unbalanced one); `stop` ends the epoch with the smallest task, and
-    the next epoch goes on in the larger ones where this one stopped.
+    When a task runs out of rows, `cycle` repeats it in a new order (the balanced round robin of the report, the change that
+    helped most there), `drop` omits it for the rest of the epoch (its unbalanced round robin), and `stop` ends the epoch
+    with the smallest task; the next epoch continues in the larger ones.
     """
 
     tasks_per_step: TasksPerStep = "all"
@@ -23,7 +23,7 @@ class RoundRobin(Scheduler):
         run: RunFacts,
         *,
         exhausted: Annotated[
-            Literal["cycle", "stop", "drop"], Field(description="what happens when a task's rows are used up")
+            Literal["cycle", "stop", "drop"], Field(description="what to do when a task runs out of rows")
         ] = "cycle",
     ) -> None:
         super().__init__(run)
@@ -32,15 +32,16 @@ class RoundRobin(Scheduler):
             self.tasks_per_step = "several"
 
     def visits(self, position: Position) -> list[Visit]:
-        """All tasks; with `drop` those that have batches left in this epoch."""
+        """Return all tasks; with `drop`, those with batches left in this epoch."""
         size = self.run.micro_batches
         if self.exhausted != "drop":
             return [Visit(task, size) for task in range(len(self.run.tasks))]
         done = position.step % position.steps_per_epoch * size
-        left = [max(0, task.batches - done) for task in self.run.tasks]
-        return [Visit(task, min(size, batches)) for task, batches in enumerate(left) if batches] or [Visit(0, size)]
+        remaining = [max(0, task.batches - done) for task in self.run.tasks]
+        # steps_per_epoch may be set beyond the largest task's pass; a step is never empty.
+        return [Visit(task, min(size, count)) for task, count in enumerate(remaining) if count] or [Visit(0, size)]
 
     def steps_per_epoch(self) -> int:
-        """Steps until the largest (or, with `stop`, the smallest) task has been seen once."""
+        """Return the steps until the largest (with `stop`, the smallest) task has been seen once."""
         choose = min if self.exhausted == "stop" else max
         return -(-choose(task.batches for task in self.run.tasks) // self.run.micro_batches)

@@ -1,4 +1,4 @@
-"""Shuffled: survey 3.4; Liu et al. (MT-DNN), ACL 2019, arXiv:1901.11504, Algorithm 1."""
+"""Shuffled: Liu et al. (MT-DNN), ACL 2019, arXiv:1901.11504, Algorithm 1."""
 
 import torch
 
@@ -7,10 +7,11 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, draws
 
 
 class Shuffled(Scheduler):
-    """Shuffles the batches of all tasks into one order: each row is seen once before any is seen again.
+    """Shuffle the batches of all tasks into one order, so that each row is seen once before any is repeated.
 
-    Proportional sampling without its chance: in one pass every task has exactly as many batches as it holds, in an order that
-    depends on the seed and the pass. A step takes the next training.micro_batches of them, of whatever tasks they are.
+    This is proportional sampling without replacement: a pass holds each task's batches exactly once, in an order that
+    depends on the seed and the pass. A step takes the next training.micro_batches of them, and its gradient is their mean,
+    as in shuffling all rows together.
     """
 
     tasks_per_step = "draws"
@@ -19,20 +20,21 @@ class Shuffled(Scheduler):
         super().__init__(run)
         batches = torch.tensor([task.batches for task in run.tasks])
         self.cards = torch.repeat_interleave(torch.arange(len(batches)), batches)
-        self.order = (-1, self.cards)  # of one pass: a function of its number, kept because a step asks again and again
+        # The pass and its order; cached, because every step reads it.
+        self.order = (-1, self.cards)
 
     def visits(self, position: Position) -> list[Visit]:
-        """The tasks of the next batches in the order."""
+        """Return the tasks of the next batches in the order."""
         size = self.run.micro_batches
         return draws([self._task(number) for number in range(position.step * size, (position.step + 1) * size)])
 
     def _task(self, number: int) -> int:
-        again, index = divmod(number, len(self.cards))
-        if self.order[0] != again:
-            generator = self.run.generator(f"shuffle {again}")
-            self.order = (again, self.cards[torch.randperm(len(self.cards), generator=generator)])
+        passes, index = divmod(number, len(self.cards))
+        if self.order[0] != passes:
+            generator = self.run.generator(f"shuffle {passes}")
+            self.order = (passes, self.cards[torch.randperm(len(self.cards), generator=generator)])
         return int(self.order[1][index])
 
     def steps_per_epoch(self) -> int:
-        """One pass over every task."""
+        """Return the steps of one pass over every task."""
         return -(-len(self.cards) // self.run.micro_batches)

@@ -1,4 +1,4 @@
-"""Similarity: Lin, Yang, Stoyanov and Ji, ACL 2018 (P18-1074), the mixing ratio of survey 3.4."""
+"""Similarity: Lin, Yang, Stoyanov and Ji, ACL 2018, P18-1074."""
 
 from typing import Annotated
 
@@ -10,10 +10,11 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_si
 
 
 class Similarity(Scheduler):
-    """Draws tasks by size and by likeness to a primary task: r_t = mu_t zeta_t n_t^(1/2).
+    """Draw tasks by size and by similarity to a primary task, ``r_t = mu_t zeta_t n_t^(1/2)``.
 
-    mu_t is 1 where t is the same kind of task as the primary one, zeta_t where it is in the same language; else both are
-    `unlike`, 0.1 in the paper. By default only the primary is of its kind, and all are in one language.
+    mu_t is 1 if t is of the same type as the primary task, and zeta_t is 1 if it is in the same language; otherwise each is
+    `unlike`, 0.1 in the paper. By default only the primary task is of its type, and all tasks are in one language.
+
     Raises MtlError for a task that the run does not have.
     """
 
@@ -23,14 +24,14 @@ class Similarity(Scheduler):
         self,
         run: RunFacts,
         *,
-        primary: Annotated[str | None, Field(description="the task that matters; null: the first one")] = None,
+        primary: Annotated[str | None, Field(description="task to compare with; null: the first one")] = None,
         same_task: Annotated[
-            list[str] | None, Field(description="tasks of the primary's kind (mu = 1); null: none but itself")
+            list[str] | None, Field(description="tasks of the primary's type (mu = 1); null: itself alone")
         ] = None,
         same_language: Annotated[
             list[str] | None, Field(description="tasks in the primary's language (zeta = 1); null: all")
         ] = None,
-        unlike: Annotated[float, Field(gt=0, le=1, description="mu or zeta where kind or language differs")] = 0.1,
+        unlike: Annotated[float, Field(gt=0, le=1, description="mu or zeta if type or language differs")] = 0.1,
     ) -> None:
         super().__init__(run)
         first = 0 if primary is None else task_named(run, primary, "primary")
@@ -43,9 +44,9 @@ class Similarity(Scheduler):
         self.probabilities = ratio / ratio.sum()
 
     def visits(self, position: Position) -> list[Visit]:
-        """The tasks drawn for this step."""
+        """Return the tasks drawn for this step."""
         return draw(self.run, self.probabilities, position)
 
     def steps_per_epoch(self) -> int:
-        """Steps in which the largest task is expected to be seen once."""
+        """Return the steps in which the largest task is expected to be seen once."""
         return steps_for_largest(self.run, self.probabilities)

@@ -1,4 +1,4 @@
-"""Stages: survey 3.4 (pre-train then fine-tune, multi-task then single task); LB 4 and MMO 4 train so."""
+"""Stages (pre-train then fine-tune, multi-task then single-task)."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -22,16 +22,16 @@ class StageConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tasks: list[str] | None = Field(None, description="the tasks it trains; by default all")
+    tasks: list[str] | None = Field(None, description="tasks to train; by default all")
     scheduler: dict[str, Any] = Field(
-        {"name": "round-robin"}, description="the scheduler among them, by name or with options"
+        {"name": "round-robin"}, description="scheduler of these tasks, by name or with options"
     )
     epochs: int | None = Field(None, ge=1, description="epochs of that scheduler; by default 1")
-    steps: int | None = Field(None, ge=1, description="its length in steps, instead of epochs")
-    steps_per_epoch: int | None = Field(None, ge=1, description="by default what the scheduler says")
+    steps: int | None = Field(None, ge=1, description="length in steps, instead of epochs")
+    steps_per_epoch: int | None = Field(None, ge=1, description="by default the scheduler's")
     lr_factor: float = Field(1.0, gt=0, description="multiplies every peak learning rate")
     freeze: list[str] = Field([], description="encoder, embeddings, layer.N, heads, or a task's name for its head")
-    weights: Literal["last", "best"] = Field("last", description="which weights of the run so far it starts from")
+    weights: Literal["last", "best"] = Field("last", description="weights of the run so far to start from")
 
     @field_validator("scheduler", mode="before")
     @classmethod
@@ -48,16 +48,20 @@ class StageConfig(BaseModel):
 
 
 class Stages(Scheduler):
-    """Trains in stages, each with its tasks, scheduler, length, learning rate and frozen parts.
+    """Train in stages, each with separate tasks, scheduler, length, learning rate and frozen parts.
 
-    Every stage warms up and decays by itself, starts the optimizer's averages anew, and goes on from the `last` weights before
-    it or from the `best` ones of the run so far (by training.select_by). The stages fix the length of the run: training.epochs
-    is not read, and training.steps cuts the run short. A scheduler that chooses rows cannot be one of a stage.
-    Raises MtlError for a task that the run does not have, and for a scheduler that refuses its options.
+    Every stage has a separate warmup and decay, resets the optimizer's averages, and starts from the `last` weights before
+    it or from the `best` ones of the run so far (by training.select_by). The stages determine the length of the run:
+    training.epochs is ignored, and training.steps shortens the run. Stages cannot use a scheduler that chooses rows.
+
+    Lozano and Bravo (Exploring Multi-Task Learning for Robust Language Encoding with BERT, 2023, section 4) and Mgbahurike,
+    Mlauzi and Ocran (Jack of All Trades, Master of Some, 2024, section 4) train in stages.
+
+    Raises MtlError for a task that the run does not have, and for a scheduler that rejects its options.
     """
 
     tasks_per_step: TasksPerStep = "all"
-    cost = "that of each stage's own scheduler"
+    cost = "that of the stages' schedulers"
 
     def __init__(
         self,
@@ -90,9 +94,13 @@ class Stages(Scheduler):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # steps done
         self.step: torch.Tensor
 
-    def setup(self, start: SetupContext) -> None:
-        """Refuses frozen parts that the model does not have, and those that leave a task of the stage nothing to learn."""
-        model = start.model
+    def setup(self, context: SetupContext) -> None:
+        """Set up the stages' schedulers.
+
+        Raises MtlError for frozen parts that the model does not have, or that leave a task of the stage without trainable
+        parameters.
+        """
+        model = context.model
         for number, (stage, scheduler) in enumerate(zip(self.stages, self._schedulers(), strict=True)):
             try:
                 model.freeze(tuple(stage.freeze))
@@ -100,31 +108,31 @@ class Stages(Scheduler):
                 raise MtlError(*(f"scheduler.stages.{number}.{line}" for line in error.lines)) from error
             if idle := [model.names[task] for task in self.members[number] if not model.is_trainable(task)]:
                 raise MtlError(
-                    f"scheduler.stages.{number}.freeze: leaves {', '.join(idle)} nothing that learns; freeze less, give it a "
-                    "head that learns, or leave it out of the tasks of this stage"
+                    f"scheduler.stages.{number}.freeze: no trainable parameter affects the loss of {', '.join(idle)}; freeze less, "
+                    "use a head with parameters, or remove the task from this stage"
                 )
-            scheduler.setup(start)
-        start.model.freeze(())
+            scheduler.setup(context)
+        model.freeze(())
 
     def visits(self, position: Position) -> list[Visit]:
-        """What the stage's scheduler visits, among the stage's tasks."""
+        """Return the visits of the stage's scheduler, with the indices of the run's tasks."""
         number, local = self._local(position)
         members = self.members[number]
         return [replace(visit, task=members[visit.task]) for visit in self._at(number).visits(local)]
 
     def steps_per_epoch(self) -> int:
-        """Those of the first stage; `epoch_ends` knows them all."""
+        """Return those of the first stage; `epoch_ends` accounts for all."""
         return self.per_epoch[0]
 
     def epoch_ends(self, epochs: int, steps: int | None, steps_per_epoch: int) -> list[int]:
-        """The epochs of all stages one after the other, up to `steps` where it is given."""
-        found = [start + end for start, ends in zip(self.starts, self.ends, strict=False) for end in ends]
-        if steps is None or steps >= found[-1]:
-            return found
-        return [*(end for end in found if end < steps), steps]
+        """Return the ends of all stages' epochs, up to `steps` if it is set."""
+        all_ends = [start + end for start, ends in zip(self.starts, self.ends, strict=False) for end in ends]
+        if steps is None or steps >= all_ends[-1]:
+            return all_ends
+        return [*(end for end in all_ends if end < steps), steps]
 
     def stage(self, position: Position) -> Stage:
-        """The stage a step belongs to, with the rate its own scheduler asks for."""
+        """Return the stage of a step, with the rate of its scheduler."""
         number, local = self._local(position)
         stage, inner = self.stages[number], self._at(number).stage(local)
         return Stage(
@@ -132,39 +140,39 @@ class Stages(Scheduler):
         )
 
     def probe(self, position: Position) -> Probe | None:
-        """What the stage's scheduler asks for."""
+        """Return the probe of the stage's scheduler."""
         number, local = self._local(position)
-        found = self._at(number).probe(local)
-        return found and replace(found, tasks=tuple(self.members[number][task] for task in found.tasks))
+        probe = self._at(number).probe(local)
+        return probe and replace(probe, tasks=tuple(self.members[number][task] for task in probe.tasks))
 
     def on_step(self, result: StepResult) -> None:
-        """Passed on to the stage's scheduler, in its own counting of steps and tasks."""
+        """Forward to the stage's scheduler, with steps and tasks counted within the stage."""
         self.step.fill_(result.step)
         number = self._number(result.step - 1)
         index = torch.tensor([self.members[number].index(task) for task in result.tasks.tolist()])
         self._at(number).on_step(replace(result, step=result.step - self.starts[number], tasks=index))
 
     def on_epoch(self, result: EpochResult) -> None:
-        """Likewise."""
+        """Forward the losses of the stage's tasks."""
         number = self._number(int(self.step) - 1)
         before = sum(len(ends) for ends in self.ends[:number])
-        losses = dict(self._own(number, result.losses))
+        losses = dict(self._of_stage(number, result.losses))
         self._at(number).on_epoch(EpochResult(result.epoch - before, losses))
 
     def on_evaluation(self, result: EvaluationResult) -> None:
-        """Likewise, with what was measured of the stage's tasks."""
+        """Forward the results of the stage's tasks."""
         number = self._number(int(self.step) - 1)
-        losses, metrics = dict(self._own(number, result.losses)), dict(self._own(number, result.metrics))
+        losses, metrics = dict(self._of_stage(number, result.losses)), dict(self._of_stage(number, result.metrics))
         self._at(number).on_evaluation(EvaluationResult(result.step - self.starts[number], losses, metrics))
 
     def on_probe(self, result: ProbeResult) -> None:
-        """Likewise."""
+        """Forward the losses of the stage's tasks."""
         number = self._number(result.step - 1)
-        losses = dict(self._own(number, result.losses))
+        losses = dict(self._of_stage(number, result.losses))
         self._at(number).on_probe(ProbeResult(result.step - self.starts[number], losses))
 
-    def _own(self, number: int, found: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
-        return ((local, found[task]) for local, task in enumerate(self.members[number]) if task in found)
+    def _of_stage(self, number: int, values: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
+        return ((local, values[task]) for local, task in enumerate(self.members[number]) if task in values)
 
     def _number(self, step: int) -> int:
         return min(max(bisect_right(self.starts, step) - 1, 0), len(self.stages) - 1)
@@ -175,43 +183,43 @@ class Stages(Scheduler):
         return number, Position(step, self.ends[number][-1], self.per_epoch[number])
 
     def _at(self, number: int) -> Scheduler:
-        found = self.inner[number]
-        if not isinstance(found, Scheduler):
-            raise TypeError(f"{found} is not a Scheduler")
-        return found
+        scheduler = self.inner[number]
+        if not isinstance(scheduler, Scheduler):
+            raise TypeError(f"{scheduler} is not a Scheduler")
+        return scheduler
 
     def _schedulers(self) -> Iterator[Scheduler]:
         return (self._at(number) for number in range(len(self.stages)))
 
 
 def _members(run: RunFacts, number: int, stage: StageConfig) -> list[int]:
-    """Indices of the stage's tasks, in the order of the run."""
+    """Return the indices of the stage's tasks, in the order of the run."""
     names = [task.name for task in run.tasks]
-    chosen = names if stage.tasks is None else stage.tasks
-    for name in chosen:
+    members = names if stage.tasks is None else stage.tasks
+    for name in members:
         if name not in names:
             raise MtlError(f'scheduler.stages.{number}.tasks: no task "{name}"{suggest(name, names)}')
-    if not chosen:
+    if not members:
         raise MtlError(f"scheduler.stages.{number}.tasks: found none; expected one or more of {', '.join(names)}")
-    return [index for index, name in enumerate(names) if name in chosen]
+    return [index for index, name in enumerate(names) if name in members]
 
 
 def _scheduler(run: RunFacts, number: int, stage: StageConfig, members: list[int]) -> Scheduler:
-    """The stage's own scheduler, for its tasks alone."""
+    """Build the stage's scheduler for its tasks."""
     name = stage.scheduler["name"]
     options = {key: value for key, value in stage.scheduler.items() if key != "name"}
-    where = f"scheduler.stages.{number}.scheduler"
-    plugin, checked, wrong = registry.check_options("schedulers", name, options, where)
-    if wrong:
-        raise MtlError(*(f"{where}.{option}: {message}" for option, message in wrong))
+    key = f"scheduler.stages.{number}.scheduler"
+    plugin, checked, problems = registry.check_options("schedulers", name, options, key)
+    if problems:
+        raise MtlError(*(f"{key}.{option}: {message}" for option, message in problems))
     if Stages in plugin.__mro__:
-        raise MtlError(f"{where}: a stage has no stages of its own; list them one after the other")
+        raise MtlError(f"{key}: stages cannot be nested; list them one after another")
     facts = RunFacts(
         tuple(run.tasks[index] for index in members), seed_for(run.seed, "stage", number), run.micro_batches
     )
-    made = plugin(facts, **checked)
-    if not isinstance(made, Scheduler):
+    scheduler = plugin(facts, **checked)
+    if not isinstance(scheduler, Scheduler):
         raise TypeError(f"{name} is not a Scheduler")
-    if made.chooses_rows:
-        raise MtlError(f'{where}: "{name}" chooses rows, which a stage cannot; give it the whole run')
-    return made
+    if scheduler.chooses_rows:
+        raise MtlError(f'{key}: "{name}" chooses rows, which stages do not support; use it for the entire run')
+    return scheduler

@@ -1,4 +1,4 @@
-"""Temperature sampling: survey 3.3, p_t proportional to |D_t|^(1/T); Aharoni et al. and multilingual BERT use the same."""
+"""Temperature sampling (as described by Chen, Zhang and Yang, 2024, section 3.3, and used for multilingual BERT)."""
 
 from typing import Annotated
 
@@ -9,9 +9,9 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_si
 
 
 class Temperature(Scheduler):
-    """Draws tasks with p_t proportional to n_t^(1/T): T = 1 is proportional, a large T nearly uniform.
+    """Draw tasks with p_t proportional to n_t^(1/T): T = 1 is proportional, a large T nearly uniform.
 
-    The survey and other tools also write the exponent itself as alpha; here it is always its reciprocal T.
+    The survey and other tools also write the exponent itself as alpha; here the option is always its reciprocal T.
     """
 
     tasks_per_step = "draws"
@@ -20,15 +20,15 @@ class Temperature(Scheduler):
         self,
         run: RunFacts,
         *,
-        temperature: Annotated[float, Field(gt=0, description="T: 1 proportional to the rows, inf uniform")] = 2.0,
+        temperature: Annotated[float, Field(gt=0, description="T; 1 is proportional to the rows, inf uniform")] = 2.0,
     ) -> None:
         super().__init__(run)
         self.probabilities = power_of_sizes(run, 1.0 / temperature)
 
     def visits(self, position: Position) -> list[Visit]:
-        """The tasks drawn for this step."""
+        """Return the tasks drawn for this step."""
         return draw(self.run, self.probabilities, position)
 
     def steps_per_epoch(self) -> int:
-        """Steps in which the largest task is expected to be seen once."""
+        """Return the steps in which the largest task is expected to be seen once."""
         return steps_for_largest(self.run, self.probabilities)

@@ -1,4 +1,4 @@
-"""Worst task: Mao et al., ACL 2020, as survey 3.4 has it: learn from the task with the worst validation performance."""
+"""Worst task: Mao et al., ACL 2020 (as described by Chen, Zhang and Yang, 2024, section 3.4)."""
 
 import math
 from typing import Annotated, Literal
@@ -13,12 +13,12 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, chance_loss, powe
 
 
 class WorstTask(Scheduler):
-    """Trains the task that did worst in the last evaluation on dev; before the first one, each in its turn.
+    """Train the task with the worst result in the last evaluation on dev; before the first one, the tasks take turns.
 
-    Between two evaluations nothing changes, so training.eval_every decides how often the task may: set it to some hundred
-    steps. Losses of different tasks cannot be compared as they are; the worst is the one with the largest dev loss relative to
-    its own first one (as the weights 1 / l_t of the Tchebycheff loss do), or to that of chance, log C or 1. Equally bad tasks
-    take turns. One without dev rows keeps its turn, every T-th step of T tasks.
+    The choice can change only at evaluations, so set training.eval_every to a few hundred steps. Losses of different tasks
+    are not comparable, so the worst is the largest dev loss relative to the task's first one (as with the weights 1 / l_t
+    of the Tchebycheff loss), or to that of a constant guess, log C or 1. Equally bad tasks take turns. A task without dev
+    rows is visited in every T-th step of T tasks.
     """
 
     tasks_per_step = "one"
@@ -28,7 +28,7 @@ class WorstTask(Scheduler):
         run: RunFacts,
         *,
         relative: Annotated[
-            Literal["first", "chance", "none"], Field(description="what a dev loss is divided by before comparing")
+            Literal["first", "chance", "none"], Field(description="divisor of a dev loss before the comparison")
         ] = "first",
     ) -> None:
         super().__init__(run)
@@ -39,7 +39,7 @@ class WorstTask(Scheduler):
         self.last: Tensor
 
     def visits(self, position: Position) -> list[Visit]:
-        """The worst of the measured tasks, or the one whose turn it is where that was never measured."""
+        """Return the worst of the measured tasks, or the task whose turn it is if that was never measured."""
         turn = position.step % len(self.run.tasks)
         badness = self._badness()
         if badness[turn] >= 0:
@@ -48,7 +48,7 @@ class WorstTask(Scheduler):
         return [Visit(turn, self.run.micro_batches)]
 
     def _badness(self) -> list[float]:
-        """Dev loss in its unit by task; -1 where there is none."""
+        """Return the relative dev loss by task; -1 if there is none."""
         units = {
             "first": self.first.tolist(),
             "chance": [chance_loss(self.run, task) for task in range(len(self.run.tasks))],
@@ -58,7 +58,7 @@ class WorstTask(Scheduler):
         return [loss / unit if math.isfinite(loss) else -1.0 for loss, unit in zip(last, units, strict=True)]
 
     def on_evaluation(self, result: EvaluationResult) -> None:
-        """Takes the losses on dev."""
+        """Record the losses on dev."""
         for task, loss in result.losses.items():
             if math.isfinite(loss):
                 self.last[task] = max(0.0, loss)
@@ -66,5 +66,5 @@ class WorstTask(Scheduler):
                     self.first[task] = max(loss, 1e-8)
 
     def steps_per_epoch(self) -> int:
-        """Steps in which the largest task is seen once, were all equally frequent."""
+        """Return the steps in which the largest task is seen once if all are equally frequent."""
         return steps_for_largest(self.run, power_of_sizes(self.run, 0.0))

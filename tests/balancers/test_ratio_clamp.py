@@ -65,8 +65,8 @@ def test_a_run_of_one_task_has_nothing_to_hold_back():
 
 def test_names_and_bounds_that_cannot_be_are_refused():
     for options, message in (
-        ({"primary": "x"}, "balancer.primary: there is no task x; there are: a, b, c"),
-        ({"reference": "aa"}, 'balancer.reference: there is no task aa; did you mean "a"'),
+        ({"primary": "x"}, "balancer.primary: no task x; there are: a, b, c"),
+        ({"reference": "aa"}, 'balancer.reference: no task aa; did you mean "a"'),
         ({"primary": "a", "reference": "a"}, "balancer.reference: a is also the primary task"),
         ({"initial": 2.0}, r"balancer.initial: found 2; expected 0.01 \(lowest\) to 1 \(highest\)"),
     ):

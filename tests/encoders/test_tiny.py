@@ -92,7 +92,7 @@ def test_no_text_at_all_gives_the_special_tokens(tmp_path):
 
 
 def test_a_width_that_the_heads_cannot_share_is_refused():
-    with pytest.raises(MtlError, match=r"encoder\.dim: found 10: expected a multiple of attention_heads, which is 4"):
+    with pytest.raises(MtlError, match=r"encoder\.dim: found 10; expected a multiple of attention_heads \(4\)"):
         Tiny(dim=10)
 
 

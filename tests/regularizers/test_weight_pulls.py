@@ -95,7 +95,7 @@ def test_a_pull_is_the_derivative_of_its_penalty():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=pulled.generator))
-    first = pulled.first.tensors()
+    first = pulled.initial.tensors()
     penalty = sum(
         0.15 * (p - first[name]).square().sum() if name in first else 0.1 * p.square().sum()
         for name, p in model.named_parameters()

@@ -87,7 +87,7 @@ def test_a_reward_that_is_not_finite_moves_nothing():
 
 def test_a_bandit_without_dev_rows_of_its_primary_says_so():
     run = replace(RUN, tasks=(*RUN.tasks[:2], replace(RUN.tasks[2], dev_rows=0)))
-    with pytest.raises(MtlError, match="the bandit is rewarded by c on dev, which has no dev rows"):
+    with pytest.raises(MtlError, match="c has no dev rows, which the bandit's reward requires"):
         Bandit(run, primary="c")
     assert Bandit(run, primary="b").primary == 1
 
@@ -309,7 +309,7 @@ def test_a_very_short_run_still_visits_tasks():
 
 
 def test_wrong_orders_and_shares_are_refused():
-    with pytest.raises(MtlError, match=r"scheduler\.order: a is given twice"):
+    with pytest.raises(MtlError, match=r"scheduler\.order: a is listed twice"):
         Curriculum(RUN, order=["a", "b", "a"])
     with pytest.raises(MtlError, match=r"scheduler\.shares: found \[1.0\]; expected 3 numbers"):
         Curriculum(RUN, shares=[1.0])

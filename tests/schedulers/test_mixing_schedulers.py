@@ -151,7 +151,7 @@ def test_an_interleaved_step_of_one_whole_round_is_the_ratio():
 def test_wrong_ratios_are_refused():
     with pytest.raises(MtlError, match=r'scheduler\.ratio: no task "d"; there are: a, b, c'):
         FixedRatio(RUN, ratio={"d": 1.0})
-    with pytest.raises(MtlError, match="every task has 0"):
+    with pytest.raises(MtlError, match="found 0 for every task"):
         FixedRatio(RUN, ratio={"a": 0.0, "b": 0.0, "c": 0.0})
 
 
