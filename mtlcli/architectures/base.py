@@ -3,7 +3,6 @@
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
 
 from torch import Tensor, nn
 
@@ -41,8 +40,7 @@ class HiddenStates:
     layers: tuple[Tensor, ...] = ()
 
 
-@lru_cache
-def _without_cache(encoder: type[nn.Module]) -> dict[str, bool]:
+def _without_cache(encoder: nn.Module) -> dict[str, bool]:
     """Return the arguments that stop a decoder (`use_cache`) or XLNet (`use_mems`) from keeping keys and values."""
     parameters = inspect.signature(encoder.forward).parameters
     return {name: False for name in ("use_cache", "use_mems") if name in parameters}
@@ -59,7 +57,7 @@ def run_encoder(encoder: nn.Module, inputs: Inputs) -> HiddenStates:
         **arguments,
         attention_mask=mask,
         output_hidden_states=inputs.all_layers,
-        **_without_cache(type(encoder)),
+        **_without_cache(encoder),
     )
     return HiddenStates(output.last_hidden_state, tuple(output.hidden_states or ()) if inputs.all_layers else ())
 

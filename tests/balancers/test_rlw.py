@@ -45,3 +45,16 @@ def test_each_task_has_its_fair_share_in_the_long_run():
         step(balancer, number)
     # the standard deviation of one weight is below .25, that of the mean of 2000 below .006
     torch.testing.assert_close(total / 2000, torch.full((3,), 1 / 3), rtol=0, atol=0.025)
+
+
+def test_the_numbers_drawn_are_standard_normal():
+    balancer = RLW(toy.facts(3))
+    numbers = []
+    for number in range(3000):
+        numbers.append(balancer.logits.clone())
+        step(balancer, number)
+    logits = torch.stack(numbers)
+    assert float(logits.mean()) == pytest.approx(0.0, abs=0.04)
+    assert float(logits.std()) == pytest.approx(1.0, abs=0.04)
+    # 0.27 % of normal numbers are beyond 3; a uniform distribution of this deviation ends at 1.74.
+    assert float((logits.abs() > 3).double().mean()) == pytest.approx(0.0027, abs=0.0016)

@@ -319,3 +319,21 @@ def test_a_gradient_that_is_not_finite_reaches_no_method(plugin):
     toy.engine(made, regularizer=method).run(toy.one_each(3))
     assert not all(bool(torch.isfinite(parameter.grad).all()) for parameter in made.shared_parameters())
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+
+
+# Values
+
+
+@pytest.mark.parametrize(("mode", "squared_length"), [("min", 1.0), ("median", 4.0), ("rmse", 28.5)])
+def test_aligned_gradients_have_the_length_that_the_mode_selects(mode, squared_length):
+    # Orthogonal gradients of lengths 1, 2, 3, 10: eigenvalues 1, 4, 9, 100, whose lower median is 4 and whose mean is 28.5.
+    lengths = [3.0, 1.0, 10.0, 2.0]
+    rows = [[length * (i == j) for j in range(4)] for i, length in enumerate(lengths)]
+    expected = [math.sqrt(squared_length) / length for length in lengths]
+    assert weights(AlignedMTL(toy.facts(4), scale_mode=mode), rows) == pytest.approx(expected)
+
+
+def test_imtl_g_projections_on_dependent_gradients_differ_and_can_be_negative():
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -2.0]], dtype=torch.float64)
+    update = torch.tensor(combined(IMTLG(toy.facts(3)), rows), dtype=torch.float64)
+    assert ((rows @ update) / rows.norm(dim=1)).tolist() == pytest.approx([1.72, -0.17, -0.62], abs=0.005)

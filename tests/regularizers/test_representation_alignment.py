@@ -129,3 +129,12 @@ def test_the_memory_holds_so_many_encodings():
     stepped(plugin, 0)
     assert plugin.filled.tolist() == [2, 0]
     assert plugin.memory[0].tolist() == [[1.0, 2.0], [1.0, 2.0]]
+
+
+def test_cmd_has_five_moments():
+    x, y = torch.tensor([[0.0], [0.0], [0.0], [4.0]]), torch.tensor([[-2.0], [1.0], [3.0]])
+    p, q = torch.sigmoid(x).double(), torch.sigmoid(y).double()
+    central = [abs(float(((p - p.mean()) ** k).mean() - ((q - q.mean()) ** k).mean())) for k in range(2, 6)]
+    parts = [float((p.mean() - q.mean()).abs()), *central]
+    assert min(parts) > 1e-4, "every moment counts"
+    assert float(central_moment_discrepancy(x, y)) == pytest.approx(sum(parts), rel=1e-5)

@@ -160,3 +160,13 @@ def test_the_projected_noise_of_the_paper_is_gentle_and_that_of_the_released_cod
     one = batch(1, TOKENS, LENGTHS)
     paper, code = (added(model, SMART(RUN, form=form), one) for form in ("paper", "mtdnn"))
     assert 0 < paper < 1e-4 * code
+
+
+def test_the_gradient_is_divided_by_its_norm_over_the_text_and_not_over_each_token():
+    gradient = torch.tensor([[[1.0, 0.0], [4.0, 2.0]], [[0.0, 0.5], [0.25, 0.0]]])
+    smart = SMART(RUN, epsilon=1.0, step_size=0.1)
+    expected = 0.1 * torch.stack([gradient[0] / 4, gradient[1] / 0.5])
+    torch.testing.assert_close(smart._moved(torch.zeros_like(gradient), gradient), expected)
+    euclidean = SMART(RUN, epsilon=1.0, step_size=0.1, norm="l2")
+    expected = 0.1 * torch.stack([gradient[0] / 21**0.5, gradient[1] / 0.3125**0.5])
+    torch.testing.assert_close(euclidean._moved(torch.zeros_like(gradient), gradient), expected)

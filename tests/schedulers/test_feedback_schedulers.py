@@ -315,3 +315,19 @@ def test_wrong_orders_and_shares_are_refused():
         Curriculum(RUN, shares=[1.0])
     with pytest.raises(MtlError, match="expected 4 numbers, not all 0"):
         Curriculum(RUN, cumulative=False, shares=[0.0] * 4)
+
+
+def test_an_equal_loss_is_no_rise():
+    machine = StateMachine(RUN)
+    for step in (10, 20):
+        machine.on_evaluation(EvaluationResult(step, {0: 1.0, 1: 1.0, 2: 1.0}, {}))
+    assert machine.visits(at(0)) == [Visit(0, 1)]
+    assert float(machine.lr) == 1.0
+
+
+def test_a_curriculum_orders_by_loss_over_chance_and_not_by_loss():
+    # a has three classes: 1.05 / log 3 = .956; b is a score: 1.0 / 1; so a is easier though its loss is larger.
+    scheduler = Curriculum(RUN, measure_share=0.5)
+    scheduler.visits(Position(0, 4, 4))
+    scheduler.on_step(StepResult(2, torch.tensor([0, 1, 2]), torch.tensor([1.05, 1.0, 1.08]), torch.ones(3)))
+    assert scheduler.order() == [0, 2, 1]

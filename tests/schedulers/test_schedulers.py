@@ -144,3 +144,12 @@ def test_a_fixed_ratio_is_that_of_the_gradient(order):
 def test_the_weights_of_a_step_of_draws_sum_to_one():
     assert draws([2, 1, 2, 2]) == [Visit(1, 1, 0.25), Visit(2, 3, 0.75)]
     assert draws([1]) == [Visit(1, 1, 1.0)] == [Visit(1)]
+
+
+def test_annealing_reaches_its_last_exponent_at_the_last_step(monkeypatch):
+    probabilities = []
+    monkeypatch.setattr("mtlcli.schedulers.annealed.draw", lambda run, p, position: probabilities.append(p) or [])
+    for step in range(3):
+        Annealed(RUN, decay=0.8).visits(Position(step, 3, 3))
+    for found, exponent in zip(probabilities, (1.0, 0.6, 0.2), strict=True):
+        torch.testing.assert_close(found, power_of_sizes(RUN, exponent))
