@@ -1,4 +1,4 @@
-"""Equal weights (the unweighted sum of the losses)."""
+"""Equal weights: Chen, Zhang and Yang (Multi-Task Learning in Natural Language Processing: An Overview), 2024, section 3.1."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from mtlcli.balancers.base import Balancer
 
 
 class Equal(Balancer):
-    """Weight every task by 1, the baseline for every other balancer.
+    """Weight every task by 1 and minimize the sum of the losses, the baseline for every other balancer.
 
     Native scale: sum.
     """

@@ -1,4 +1,4 @@
-"""Proportional sampling (as described by Chen, Zhang and Yang, 2024, section 3.3)."""
+"""Proportional sampling: Chen, Zhang and Yang (Multi-Task Learning in Natural Language Processing: An Overview), 2024, section 3.3."""
 
 from mtlcli.facts import RunFacts
 from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_sizes, steps_for_largest

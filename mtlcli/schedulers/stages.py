@@ -1,4 +1,4 @@
-"""Stages (pre-train then fine-tune, multi-task then single-task)."""
+"""Stages: Chen, Zhang and Yang (Multi-Task Learning in Natural Language Processing: An Overview), 2024, section 3.4."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping

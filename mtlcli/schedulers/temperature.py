@@ -1,4 +1,4 @@
-"""Temperature sampling (as described by Chen, Zhang and Yang, 2024, section 3.3, and used for multilingual BERT)."""
+"""Temperature sampling: Chen, Zhang and Yang (Multi-Task Learning in Natural Language Processing: An Overview), 2024, section 3.3."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_si
 class Temperature(Scheduler):
     """Draw tasks with p_t proportional to n_t^(1/T): T = 1 is proportional, a large T nearly uniform.
 
-    The survey and other tools also write the exponent itself as alpha; here the option is always its reciprocal T.
+    Multilingual BERT samples so. The survey and other tools also write the exponent as alpha; this option is its reciprocal.
     """
 
     tasks_per_step = "draws"
