@@ -1,4 +1,4 @@
-"""Uncertainty weighting: Kendall, Gal, Cipolla, CVPR 2018, arXiv:1705.07115."""
+"""Uncertainty weighting: Kendall, Gal, Cipolla, CVPR 2018, arXiv:1705.07115, equations 7 and 10."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ LIMIT = 10.0
 
 
 class Uncertainty(Balancer):
-    """Learn one log variance ``s_t = log sigma_t^2`` per task, so that noisy tasks have less weight.
+    """Learn one log variance s_t = log sigma_t^2 per task, so that noisy tasks have less weight.
 
     Classification: ``exp(-s) L + s / 2`` (equation 10, an approximation that is exact at sigma = 1). Regression: ``exp(-s)
     L / 2 + s / 2`` (equation 7). The objective can be negative, which is not an error. Each s is a separate parameter, so

@@ -9,7 +9,7 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_si
 
 
 class Annealed(Scheduler):
-    """Draw tasks with p_t proportional to n_t^alpha, ``alpha = 1 - decay * progress``: by size at first, nearly equal at the
+    """Draw tasks with p_t proportional to n_t^alpha, alpha = 1 - decay * progress: by size at first, nearly equal at the
     end.
 
     Probabilities are computed from the sizes in every step. Mgbahurike, Mlauzi and Ocran (Jack of All Trades, Master of

@@ -5,7 +5,7 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_si
 
 
 class Proportional(Scheduler):
-    """Draw the task of each micro-batch with a probability proportional to its training rows, ``p_t = n_t / sum n``.
+    """Draw the task of each micro-batch with a probability proportional to its training rows, p_t = n_t / sum n.
 
     The expected gradient is that of shuffling all rows together, for any training.micro_batches, but each batch holds one
     task.

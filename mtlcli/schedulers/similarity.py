@@ -10,7 +10,7 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit, draw, power_of_si
 
 
 class Similarity(Scheduler):
-    """Draw tasks by size and by similarity to a primary task, ``r_t = mu_t zeta_t n_t^(1/2)``.
+    """Draw tasks by size and by similarity to a primary task, r_t = mu_t zeta_t n_t^(1/2).
 
     mu_t is 1 if t is of the same type as the primary task, and zeta_t is 1 if it is in the same language; otherwise each is
     `unlike`, 0.1 in the paper. By default only the primary task is of its type, and all tasks are in one language.

@@ -6,7 +6,7 @@ from mtlcli.cli import plugins
 from mtlcli.cli.plugins import _columns
 from mtlcli.registry.listing import PluginSummary
 
-PCGRAD = "gradient_regularizers\tpcgrad\tRemoves from each task's gradient what opposes another task's"
+PCGRAD = "gradient_regularizers\tpcgrad\tRemove from each task's gradient the components that oppose other tasks"
 
 
 def rows(text):
