@@ -48,6 +48,7 @@ def _without_cache(encoder: nn.Module) -> dict[str, bool]:
 
 def run_encoder(encoder: nn.Module, inputs: Inputs) -> HiddenStates:
     """Run a transformers model on tokens, or on word embeddings in their place."""
+    # Regularizers perturb word embeddings, so a model has to accept them instead of tokens.
     arguments = {"input_ids": inputs.tokens} if inputs.embeddings is None else {"inputs_embeds": inputs.embeddings}
     if inputs.types is not None:
         arguments["token_type_ids"] = inputs.types

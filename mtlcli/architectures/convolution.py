@@ -51,6 +51,7 @@ class Convolution(Architecture):
         if inputs.mask is not None:
             # Encoders leave arbitrary states at padding, which a kernel at the last word would read.
             states = states * inputs.mask.unsqueeze(-1)
+        # An even kernel has one more token on the left, so that the length stays the same.
         margins = (self.kernel // 2, (self.kernel - 1) // 2)
         last = self.activation(self.convolution(nn.functional.pad(states.transpose(1, 2), margins))).transpose(1, 2)
         return HiddenStates(last, (*hidden.layers[:-1], last) if inputs.all_layers else ())

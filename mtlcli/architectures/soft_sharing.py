@@ -18,6 +18,7 @@ class SoftSharing(Architecture):
     def __init__(self, facts: ArchitectureFacts) -> None:
         super().__init__()
         self.encoder = facts.encoder
+        # Copies, not new models: the towers have to start alike for their distance to mean anything.
         self.others = nn.ModuleList(deepcopy(facts.encoder) for _ in facts.tasks[1:])
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:

@@ -58,6 +58,7 @@ class DistillAnneal(Balancer):
             raise MtlError(*errors)
         self.teachers = {names.index(name): folder for name, folder in teachers.items()}
         self.fixed = weight if mode == "fixed" else None
+        # Replaced in setup, when the length of the run is known.
         self.steps = 1
         # Not in the checkpoint, because folders and rows determine them.
         self.teacher_targets: dict[int, np.ndarray] = {}
@@ -89,6 +90,7 @@ class DistillAnneal(Balancer):
     def batch_losses(self, batch: BatchLosses) -> Tensor:
         """Return the mixed losses (n,), or the unchanged ones for a task without a teacher."""
         gold = self.gold()
+        # The teacher's loss would be computed and multiplied by 0 otherwise.
         if batch.task not in self.teacher_targets or gold == 1:
             return batch.losses
         targets = torch.from_numpy(self.teacher_targets[batch.task][batch.rows]).to(batch.losses.device)
@@ -102,4 +104,5 @@ class DistillAnneal(Balancer):
 
     def on_step(self, result: StepResult) -> None:
         """Count the steps done."""
+        # A buffer rather than a counter of calls: a skipped step counts too.
         self.done.fill_(result.step)

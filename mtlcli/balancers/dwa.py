@@ -52,6 +52,7 @@ class DWA(Balancer):
     def known_weights(self, tasks: Tensor) -> Tensor:
         """Return the weights (k,) of these tasks, a slice of those of all tasks."""
         has_two_means = self.before > 0
+        # -inf removes tasks without two means from the softmax.
         rates = torch.where(has_two_means, self.last / self.before / self.temperature, -torch.inf)
         return torch.where(has_two_means, has_two_means.sum() * torch.softmax(rates, 0), 1.0)[tasks]
 
@@ -61,6 +62,7 @@ class DWA(Balancer):
             return
         self.sums[result.tasks] += result.losses
         self.counts[result.tasks] += 1
+        # Windows end at multiples of their length, so that a resumed run closes them at the same steps.
         if result.step % self.window == 0:
             pairs = zip(self.sums.tolist(), self.counts.tolist(), strict=True)
             self._record({task: total / count for task, (total, count) in enumerate(pairs) if count})

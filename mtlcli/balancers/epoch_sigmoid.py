@@ -53,6 +53,7 @@ class EpochSigmoid(Balancer):
         if unknown:
             raise MtlError(*unknown)
         self.temperature = temperature
+        # The sigmoid of -(-inf) is 1: full weight from the first step.
         self.register_buffer("start", torch.tensor([float(start.get(name, -torch.inf)) for name in names]))
         self.register_buffer("final", torch.tensor([float(final.get(name, 1.0)) for name in names]))
         self.register_buffer("epochs", torch.tensor(0.0))

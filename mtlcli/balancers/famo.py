@@ -68,10 +68,12 @@ class FAMO(Balancer):
         tasks = result.tasks
         progress = (result.losses + EPSILON).log() - (result.losses_after + EPSILON).log()
         shares = torch.softmax(self.logits[tasks], 0)
+        # The derivative through the softmax, with decay as in Adam (not AdamW).
         gradient = shares * (progress - (shares * progress).sum()) + self.weight_decay * self.logits[tasks]
         self.steps[tasks] += 1
         self.average[tasks] += (1 - BETAS[0]) * (gradient - self.average[tasks])
         self.square[tasks] += (1 - BETAS[1]) * (gradient**2 - self.square[tasks])
+        # Steps are counted per task, because an absent task takes none.
         average = self.average[tasks] / (1 - BETAS[0] ** self.steps[tasks])
         square = self.square[tasks] / (1 - BETAS[1] ** self.steps[tasks])
         self.logits[tasks] -= self.lr * average / (square.sqrt() + EPSILON)

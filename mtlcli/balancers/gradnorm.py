@@ -55,6 +55,7 @@ class GradNorm(Balancer):
     ) -> None:
         super().__init__(run)
         self.alpha = alpha
+        # One parameter per task: in a common tensor, Adam's momentum would move absent tasks.
         self.weights = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in run.tasks)
         guess = [1.0 if task.labels is None else math.log(len(task.labels)) for task in run.tasks]
         initial = torch.tensor(guess) if initial_loss == "log-classes" else torch.zeros(len(guess))
@@ -80,6 +81,7 @@ class GradNorm(Balancer):
         loss_ratios = losses / initial
         relative_rates = loss_ratios / loss_ratios.mean().clamp_min(EPSILON)
         norms = self._weights_of(tasks) * gram.diagonal().clamp_min(0).sqrt()
+        # Constant, as in the paper: only the norms move towards the targets.
         targets = (norms.mean() * relative_rates**self.alpha).detach()
         return (norms - targets).abs().sum()
 

@@ -35,6 +35,7 @@ class IMTLL(Balancer):
         initial_scale: Annotated[float, Field(ge=-LIMIT, le=LIMIT, description="initial s of every task")] = 0.0,
     ) -> None:
         super().__init__(run)
+        # One parameter per task: in a common tensor, Adam's momentum would move absent tasks.
         self.scale = nn.ParameterList(nn.Parameter(torch.tensor(initial_scale)) for _ in run.tasks)
 
     def known_weights(self, tasks: Tensor) -> Tensor:

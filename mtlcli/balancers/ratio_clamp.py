@@ -72,6 +72,7 @@ class RatioClamp(Balancer):
         """Multiply the weight by the ratio of the losses."""
         losses = dict(zip(result.tasks.tolist(), result.losses, strict=True))
         if self.reference in losses:
+            # The ratio divides by this loss.
             self.reference_loss.copy_(losses[self.reference].clamp_min(EPSILON))
         if self.primary in losses and self.reference_loss > 0:
             ratio = losses[self.primary] / self.reference_loss

@@ -25,6 +25,7 @@ class RLW(Balancer):
 
     def __init__(self, run: RunFacts) -> None:
         super().__init__(run)
+        # A buffer, so that a resumed run continues with the weights of an uninterrupted one.
         self.register_buffer("logits", self._draw())
         self.logits: Tensor
 

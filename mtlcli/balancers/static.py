@@ -30,6 +30,7 @@ class Static(Balancer):
     ) -> None:
         super().__init__(run)
         names = [task.name for task in run.tasks]
+        # A misspelled name would otherwise leave its task at weight 1 without notice.
         for name in weights:
             if name not in names:
                 raise MtlError(f"balancer.weights.{name}: no such task{suggest(name, names)}")

@@ -77,6 +77,7 @@ class Tchebycheff(Balancer):
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
         """Return the objectives (k,) of losses (k,), means per row, of tasks (k,): zero but for the largest, or smooth shares."""
         reference = self.reference[tasks]
+        # Relative losses cannot be compared with one that has no reference.
         if bool((reference <= 0).any()):
             return losses / len(losses)
         terms = losses / (reference * (1 / reference).sum())
@@ -86,4 +87,5 @@ class Tchebycheff(Balancer):
                 * torch.logsumexp(terms / self.smooth, dim=0)
                 * torch.softmax(terms.detach() / self.smooth, 0)
             )
+        # The maximum itself, written as objectives (k,) so that each task has a weight.
         return terms * torch.nn.functional.one_hot(terms.argmax(), len(terms))

@@ -43,6 +43,7 @@ class Uncertainty(Balancer):
         ] = "by-task",
     ) -> None:
         super().__init__(run)
+        # One parameter per task: in a common tensor, Adam's momentum would move absent tasks.
         self.log_variance = nn.ParameterList(nn.Parameter(torch.tensor(initial_log_variance)) for _ in run.tasks)
         halved = [task.is_regression if form == "by-task" else form == "regression" for task in run.tasks]
         self.register_buffer("share", torch.tensor([0.5 if half else 1.0 for half in halved]))

@@ -41,6 +41,7 @@ def encoder_folder(config: EncoderConfig, facts: EncoderFacts) -> Path:
     if plugin is not None:
         return plugin.folder(facts)
     path = Path(config.name).expanduser()
+    # A path is never sent to the Hub, even if it does not exist.
     if path.is_dir() or config.name.startswith((".", "/", "~")) or "\\" in config.name:
         return _local(path)
     return _from_hub(config.name)
@@ -67,6 +68,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
+        # The cache comes first, so that a run works offline.
         cached = Path(snapshot_download(name, local_files_only=True, allow_patterns=NEEDED))
         if (cached / "config.json").is_file() and list(cached.glob("*.safetensors")):
             return cached

@@ -63,6 +63,7 @@ class Tiny(EncoderSource):
             initializer_range=self.initial_std,
             pad_token_id=tokenizer.pad_token_id,
         )
+        # The weights depend on the run's seed alone, and drawing them does not shift the run's random state.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(facts.seed, "tiny"))
             BertModel(config).save_pretrained(folder)

@@ -46,6 +46,7 @@ def learn_vocabulary(words: Counter[str], size: int, special: Iterable[str], min
             pieces_so_far.add(merged)
             vocabulary.append(merged)
         changed: set[Pair] = set()
+        # Sorted, because the order of a set differs between processes.
         for word in sorted(words_with.pop(pair)):
             changed |= _merge(word, words[word], pair, merged, pieces, counts, words_with)
         for neighbor in changed - {pair}:

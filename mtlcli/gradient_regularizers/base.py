@@ -41,6 +41,7 @@ class GradientRegularizer(Plugin):
 
     def combine(self, rows: Tensor, gram: Tensor, tasks: Tensor) -> Tensor:
         """Return the combination (P,) in the native scale of rows (k, P), which may be overwritten; gram (k, k), tasks (k,)."""
+        # Weights are float64 on the CPU, rows float32 on the device.
         weights = self.weights(gram, tasks).to(rows)
         return torch.mv(rows.T, weights)
 

@@ -43,6 +43,7 @@ class GradDrop(GradientRegularizer):
 
     def combine(self, rows: Tensor, gram: Tensor, tasks: Tensor) -> Tensor:
         """Return the combination (P,) of rows (k, P) in place, as row 0."""
+        # The plugin's generator is on the CPU and in the checkpoint; the draws are on the device.
         seed = int(torch.randint(2**62, (), generator=self.generator))
         random = torch.Generator(rows.device).manual_seed(seed)
         for chunk in rows.split(CHUNK, dim=1):

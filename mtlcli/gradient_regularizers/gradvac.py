@@ -51,6 +51,7 @@ class GradVac(GradientRegularizer):
         scale: Annotated[Scale, Field(description="native is sum; mean divides by the number of tasks")] = "native",
     ) -> None:
         super().__init__(run)
+        # A fixed target is a moving average that does not move.
         self.beta = 0.0 if target is not None else beta
         self.initial_target = 0.0 if target is None else target
         self.granularity, self.scale = granularity, scale

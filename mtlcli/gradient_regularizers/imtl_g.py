@@ -55,6 +55,7 @@ class IMTLG(GradientRegularizer):
         values, vectors = torch.linalg.eigh(cosine)
         has_rank = values > PRECISION * values[-1]
         equal = vectors @ torch.where(has_rank, vectors.sum(0) / values, 0.0)
+        # Opposed gradients: no direction projects equally on both.
         if float(equal.abs().max()) < 1e-9:
             return torch.zeros_like(norms)
         v = torch.where(norms > 0, equal / norms, 0.0)

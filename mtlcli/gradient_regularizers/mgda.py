@@ -45,5 +45,6 @@ class MGDA(GradientRegularizer):
 
     def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
         """Return weights (k,) >= 0 with sum 1 from gram (k, k), float64 on the CPU."""
+        # Weights found for unit gradients are applied to the original ones.
         inner = cosines(gram)[0] if self.normalize == "l2" else gram
         return torch.tensor(shortest(inner.tolist()), dtype=gram.dtype)

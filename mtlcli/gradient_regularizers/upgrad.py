@@ -46,6 +46,7 @@ class UPGrad(GradientRegularizer):
         for i in range(k):
             matrix[i][i] += RIDGE
         for i in range(k):
+            # Without a conflict the projection is the gradient itself.
             if min(matrix[i]) < 0:
                 added = nonnegative_minimum(matrix, [-m for m in matrix[i]])  # v = e_i + added
                 total = [t + (a * norms[i] / n if a else 0.0) for t, a, n in zip(total, added, norms, strict=True)]

@@ -48,11 +48,13 @@ class BPPO(Regularizer):
 
     def setup(self, context: SetupContext) -> None:
         """Initialize the teacher with the model's weights."""
+        # Frozen parameters never change, so the teacher uses the model's.
         self.teacher = Snapshot((name, p) for name, p in context.model.named_parameters() if p.requires_grad)
         self.early_updates = round(self.switch * context.steps)
 
     def forward(self, forward: Forward) -> Tensor:
         """Return mu times the mean divergence of the batch's outputs from the teacher's."""
+        # The term pulls the model to the teacher, never the other way.
         with torch.no_grad():
             teacher = forward.rerun(weights=self.teacher.tensors())
         return self.mu * forward.divergence(forward.output, teacher).mean()

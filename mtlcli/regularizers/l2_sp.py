@@ -39,6 +39,7 @@ class L2SP(Regularizer):
     def setup(self, context: SetupContext) -> None:
         """Copy the initial weights of every encoder."""
         architecture = context.model.architecture
+        # By identity, because soft sharing has one encoder per task.
         encoder = {id(p) for task in range(len(self.run.tasks)) for p in architecture.encoder_of(task).parameters()}
         self.initial = Snapshot((name, p) for name, p in context.model.named_parameters() if id(p) in encoder)
 
@@ -46,4 +47,5 @@ class L2SP(Regularizer):
         """Add both pulls to the gradient."""
         pull(self.initial.pairs(model), self.alpha)
         initial = self.initial.tensors()
+        # New parameters have no initial knowledge to keep, so their anchor is zero.
         pull(((p, p.new_zeros(())) for name, p in model.named_parameters() if name not in initial), self.beta)

@@ -71,6 +71,7 @@ class RepresentationAlignment(Regularizer):
         ]
         if not memories:
             return None
+        # Moments and kernels lose too much precision in bf16.
         with torch.autocast(encodings.device.type, enabled=False):
             return self.weight * torch.stack([self.distance(encodings, memory) for memory in memories]).mean()
 

@@ -70,6 +70,7 @@ class SMART(Regularizer):
         """Return the weighted term; the search for the noise leaves no gradient in parameters."""
         if self.dropout == "same":
             return self.weight * self._term(forward, forward.output)
+        # The clean output has to be recomputed, because the plain pass used dropout.
         was_training = forward.model.training
         forward.model.eval()
         try:
@@ -84,6 +85,7 @@ class SMART(Regularizer):
         if self.form == "paper" or self.run.tasks[forward.task].is_regression:
             return forward.divergence(perturbed, clean).mean()
         p, q = (torch.log_softmax(self._logits(forward, output), -1) for output in (perturbed, clean))
+        # Each half treats the other distribution as a constant target.
         a, b = p.detach(), q.detach()
         return (b.exp() * (b - p) + a.exp() * (a - q)).sum(-1).mean()
 
@@ -95,6 +97,7 @@ class SMART(Regularizer):
         seed = int(torch.randint(2**62, (), generator=self.generator))
         random = torch.Generator(words.device).manual_seed(seed)
         noise = self.sigma * torch.randn(words.shape, generator=random, device=words.device)
+        # Noise at padding would change norms over the text.
         noise = noise.masked_fill(padding, 0)
         for _ in range(self.steps):
             noise.requires_grad_()
@@ -116,6 +119,7 @@ class SMART(Regularizer):
         """Return the noise after one inner step along its gradient."""
         if self.form == "mtdnn":
             noise = noise + self.step_size * gradient
+            # With epsilon 0 and zero noise, the quotient would be NaN.
             return noise / (self._size(noise, (-1,)) + self.epsilon).clamp_min(TINY)
         noise = noise + self.step_size * gradient / self._size(gradient, (1, 2)).clamp_min(TINY)
         if self.norm == "inf":

@@ -35,6 +35,7 @@ class Snapshot(nn.Module):
 @torch.no_grad()
 def pull(pairs: Iterable[tuple[nn.Parameter, Tensor]], strength: float) -> None:
     """Add strength * (parameter - anchor) to the gradient of each parameter that has one."""
+    # Parameters without a gradient belong to absent tasks, which must not move.
     moving = [(parameter.grad, parameter, anchor) for parameter, anchor in pairs if parameter.grad is not None]
     if moving:
         gradients, parameters, anchors = zip(*moving, strict=True)

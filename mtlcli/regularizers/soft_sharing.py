@@ -39,6 +39,7 @@ class SoftSharingDistance(Regularizer):
     def after_backward(self, model: MultiTaskModel) -> None:
         """Add the pull of each tower towards the mean of all."""
         towers = [list(tower.parameters()) for tower in model.architecture.towers()]
+        # The pull is added to the gradients by hand, so it needs no graph.
         with torch.no_grad():
             mean = [torch.stack(same).mean(0) for same in zip(*towers, strict=True)]
         # sum_j (theta_i - theta_j) is T times the distance from the mean.

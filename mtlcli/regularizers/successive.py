@@ -56,6 +56,7 @@ class Successive(Regularizer):
 
     def after_backward(self, model: MultiTaskModel) -> None:
         """Take a requested snapshot, before the optimizer's update, and add the pull."""
+        # on_epoch has no access to the model, so the copy is taken at the next step, before any change.
         if self.due:
             self.snapshot.follow(model, momentum=0.0)
             self.due.fill_(False)

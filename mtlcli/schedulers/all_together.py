@@ -36,6 +36,7 @@ class AllTogether(Scheduler):
     ) -> None:
         super().__init__(run)
         batches = [task.batches for task in run.tasks]
+        # Rounded up, so that no step takes more than micro_batches of the smallest task.
         self.steps = -(-min(batches) // run.micro_batches)
         if max_micro_batches is not None:
             self.steps = max(self.steps, -(-max(batches) // max_micro_batches))
@@ -44,6 +45,7 @@ class AllTogether(Scheduler):
         """Return all tasks, with at least one micro-batch each."""
         first, last = position.step, position.step + 1
         parts = (last * task.batches // self.steps - first * task.batches // self.steps for task in self.run.tasks)
+        # With max_micro_batches, a small task has no new batch in some steps but is still visited.
         return [Visit(task, max(1, part)) for task, part in enumerate(parts)]
 
     def steps_per_epoch(self) -> int:

@@ -67,6 +67,7 @@ class Bandit(Scheduler):
 
     def probe(self, position: Position) -> Probe | None:
         """Return a probe of the primary task after every `hold` steps."""
+        # With a single task there is no other arm to draw.
         due = (position.step + 1) % self.hold == 0 and len(self.run.tasks) > 1
         return Probe((self.primary,), self.batches) if due else None
 
@@ -75,6 +76,7 @@ class Bandit(Scheduler):
         loss = result.losses[self.primary]
         if math.isfinite(loss):
             self.values[self.arm] += self.rate * (-loss / 2 - self.values[self.arm])
+        # Draws are seeded by the number of pulls, so that a resumed run draws the same arms.
         self.pulls += 1
         policy = torch.softmax(self.values / self.temperature, dim=0)
         self.arm.copy_(torch.multinomial(policy, 1, generator=self.run.generator(f"pull {int(self.pulls)}"))[0])

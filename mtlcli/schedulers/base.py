@@ -145,6 +145,7 @@ def fewest_and_most(tasks_per_step: TasksPerStep, tasks: int, micro_batches: int
 
 def draw(run: RunFacts, probabilities: Tensor, position: Position) -> list[Visit]:
     """Draw `run.micro_batches` tasks independently from probabilities (T,), as a function of (seed, step)."""
+    # Seeded by the step, so that a resumed run draws the same tasks.
     generator = run.generator(f"draw {position.step}")
     return draws(torch.multinomial(probabilities, run.micro_batches, replacement=True, generator=generator).tolist())
 
@@ -161,6 +162,7 @@ def draws(tasks: Sequence[int]) -> list[Visit]:
 
 def power_of_sizes(run: RunFacts, exponent: float) -> Tensor:
     """Return p_t proportional to n_t ** exponent, where n_t is the number of training rows of task t, (T,) float64."""
+    # In logs, because sizes to a high power overflow.
     logs = torch.tensor([float(task.rows) for task in run.tasks], dtype=torch.float64).log()
     return torch.softmax(exponent * logs, dim=0)
 
@@ -169,6 +171,7 @@ def steps_for_largest(run: RunFacts, probabilities: Tensor) -> int:
     """Return the number of steps in which draws from `probabilities` take as many batches of the largest task as it has."""
     largest = max(range(len(run.tasks)), key=lambda task: run.tasks[task].batches)
     per_step = float(probabilities[largest]) * run.micro_batches
+    # More draws per step than the task has batches still make one step.
     return max(1, round(run.tasks[largest].batches / per_step))
 
 

@@ -90,12 +90,14 @@ class Curriculum(Scheduler):
         """Return the tasks from easiest to hardest, as listed or as measured so far."""
         if self.fixed_order is not None:
             return self.fixed_order
+        # A task without losses yet counts as hardest.
         means = [total / count if count else math.inf for total, count in zip(self.sums, self.counts, strict=True)]
         return sorted(range(len(means)), key=lambda task: float(means[task]) / chance_loss(self.run, task))
 
     def on_step(self, result: StepResult) -> None:
         """Add the losses over the second half of the part that measures."""
         end = self._measured_steps()
+        # Losses of the first half are mostly those of untrained heads.
         if end // 2 < result.step <= end:
             self.sums[result.tasks] += result.losses.detach().to(self.sums)
             self.counts[result.tasks] += 1

@@ -70,9 +70,11 @@ class Entropy(Scheduler):
 
     def _uncertainties(self, probabilities: list[Tensor]) -> list[Tensor]:
         """Return U (n,) per task, up to the common factor 1 / S_max, from probabilities (n, classes)."""
+        # A single class has log 1 = 0 as its largest entropy.
         entropies = [torch.special.entr(p.double()).sum(1) / math.log(max(2, p.shape[1])) for p in probabilities]
         if self.form == "paper":
             return entropies
+        # If the model is certain of everything, all rows tie and the first ones are selected.
         means = torch.stack([values.mean() for values in entropies])
         return [values * mean / means.max().clamp_min(1e-12) for values, mean in zip(entropies, means, strict=True)]
 

@@ -42,6 +42,7 @@ class FixedRatio(Scheduler):
             raise MtlError("scheduler.ratio: found 0 for every task; expected a positive ratio for at least one")
         self.interleaved = order == "interleaved"
         self.probabilities = torch.tensor(ratios, dtype=torch.float64) / sum(ratios)
+        # (time, task, visits, ratio): ties go to the order of the run.
         self.due = [(0.5 / share, task, 0, share) for task, share in enumerate(ratios) if share]
         heapify(self.due)
         self.turns: list[int] = []  # the fixed order, extended on demand

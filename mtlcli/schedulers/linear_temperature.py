@@ -40,6 +40,7 @@ class LinearTemperature(Scheduler):
 
     def temperature(self, position: Position) -> float:
         """Return T at a step."""
+        # Epochs are fractional, so that T does not jump at their ends.
         epochs = position.step / position.steps_per_epoch
         return self.initial + min(1.0, epochs / self.warmup_epochs) * (self.final - self.initial)
 

@@ -43,5 +43,6 @@ class RoundRobin(Scheduler):
 
     def steps_per_epoch(self) -> int:
         """Return the steps until the largest (with `stop`, the smallest) task has been seen once."""
+        # With `drop` and `cycle`, an epoch is one pass over the largest task.
         choose = min if self.exhausted == "stop" else max
         return -(-choose(task.batches for task in self.run.tasks) // self.run.micro_batches)

@@ -38,6 +38,7 @@ class Similarity(Scheduler):
         kin = {first, *(task_named(run, name, "same_task") for name in same_task or [])}
         speakers = {first, *(task_named(run, name, "same_language") for name in same_language or [])}
         if same_language is None:
+            # Without information about languages, all tasks count as being in one.
             speakers.update(range(len(run.tasks)))
         likeness = [(1 if t in kin else unlike) * (1 if t in speakers else unlike) for t in range(len(run.tasks))]
         ratio = torch.tensor(likeness, dtype=torch.float64) * power_of_sizes(run, 0.5)

@@ -89,6 +89,7 @@ class Stages(Scheduler):
             fewest_and_most(scheduler.tasks_per_step, len(members), run.micro_batches)
             for scheduler, members in zip(self._schedulers(), self.members, strict=True)
         ]
+        # Methods that compare tasks reject schedules whose steps hold a single task.
         if min(fewest for fewest, _ in reach) < len(run.tasks):
             self.tasks_per_step = "one" if max(most for _, most in reach) == 1 else "several"
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # steps done
@@ -179,6 +180,7 @@ class Stages(Scheduler):
 
     def _local(self, position: Position) -> tuple[int, Position]:
         number = self._number(position.step)
+        # Schedulers see their stage as the entire run.
         step = position.step - self.starts[number]
         return number, Position(step, self.ends[number][-1], self.per_epoch[number])
 
@@ -217,6 +219,7 @@ def _scheduler(run: RunFacts, number: int, stage: StageConfig, members: list[int
     facts = RunFacts(
         tuple(run.tasks[index] for index in members), seed_for(run.seed, "stage", number), run.micro_batches
     )
+    # A separate seed per stage, so that two stages with the same scheduler draw differently.
     scheduler = plugin(facts, **checked)
     if not isinstance(scheduler, Scheduler):
         raise TypeError(f"{name} is not a Scheduler")

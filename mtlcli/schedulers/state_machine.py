@@ -56,11 +56,13 @@ class StateMachine(Scheduler):
 
     def on_evaluation(self, result: EvaluationResult) -> None:
         """Compare the task's loss with the previous one, and switch if it has risen often enough."""
+        # NaN compares false with everything, so it is no rise.
         loss = result.losses.get(int(self.task), math.nan)
         rises = int(self.rises) + 1 if loss > float(self.last[self.task]) + self.tolerance else 0
         is_over = rises >= self.patience
         if is_over:
             self.lr.fill_(max(self.minimum, float(self.lr) * self.decay))
+        # NaN: the task has no dev rows, so no rise would ever end its turn.
         if is_over or math.isnan(loss):
             self.task.fill_((int(self.task) + 1) % len(self.run.tasks))
         self.rises.fill_(0 if is_over else rises)

@@ -23,6 +23,7 @@ class Temperature(Scheduler):
         temperature: Annotated[float, Field(gt=0, description="T; 1 is proportional to the rows, inf uniform")] = 2.0,
     ) -> None:
         super().__init__(run)
+        # 1 / inf is 0, which makes the draw uniform.
         self.probabilities = power_of_sizes(run, 1.0 / temperature)
 
     def visits(self, position: Position) -> list[Visit]:

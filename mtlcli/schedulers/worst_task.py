@@ -42,6 +42,7 @@ class WorstTask(Scheduler):
         """Return the worst of the measured tasks, or the task whose turn it is if that was never measured."""
         turn = position.step % len(self.run.tasks)
         badness = self._badness()
+        # A task without a dev loss keeps its turn, because it can never be the worst.
         if badness[turn] >= 0:
             worst = [task for task, bad in enumerate(badness) if bad == max(badness)]
             turn = worst[position.step % len(worst)]
@@ -63,6 +64,7 @@ class WorstTask(Scheduler):
             if math.isfinite(loss):
                 self.last[task] = max(0.0, loss)
                 if not torch.isfinite(self.first[task]):
+                    # Later losses are divided by it.
                     self.first[task] = max(loss, 1e-8)
 
     def steps_per_epoch(self) -> int:
