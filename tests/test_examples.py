@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mtlcli import registry
-from mtlcli.cli.options import configure
+from mtlcli.cli.options import RunOptions
 from mtlcli.tasks import sample
 from mtlcli.training.events import Finished
 from mtlcli.training.loop import train
@@ -53,7 +53,7 @@ def configured(words, sets=()):
     assert len(words) == 2 * len(flags), words
     named = {key: ELSEWHERE.get(value, value) for key, value in flags.items() if key in ("data", "encoder")}
     without_data = "data" in flags and named["data"] is None
-    config = configure(Path(flags["config"]), None, without_data, None, None, list(sets), named)
+    config = RunOptions(config=Path(flags["config"]), sample=without_data, sets=list(sets), **named).configure()
     return config, Path(flags["output"])
 
 

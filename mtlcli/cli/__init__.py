@@ -1,4 +1,4 @@
-"""The command line: each command parses, calls the library and prints. Nothing heavy is imported before a command runs."""
+"""The command line: each command parses, calls the library and prints. Torch is imported only when a command runs."""
 
 import os
 import sys
@@ -9,16 +9,17 @@ from mtlcli.cli import check, compare, ensemble, evaluate, plugins, predict, rep
 from mtlcli.errors import MtlError
 
 SPINS = "1000"
-"""How long torch's threads spin at a barrier before they sleep. With the default of libgomp a step of `tiny` on two cores takes
-127 ms beside another busy process, with this one 42; alone it takes 24 ms with both. Read when torch is imported."""
+"""How long torch's threads spin at a barrier before they sleep; read when torch is imported. Next to another busy process on two
+cores, a step of `tiny` takes 127 ms with libgomp's default and 42 ms with this; alone it takes 24 ms with both."""
 
-UsageMistake: type[BaseException] = typer.BadParameter.__mro__[
-    2
-]  # ClickException: typer brings click along inside, or as a package, by version
+SUMMARY = "Fine-tune one text encoder on several tasks, evaluate it, and use it for prediction."
+
+# click.ClickException: depending on its version, typer depends on click or contains a copy, so it cannot be imported by name.
+UsageMistake: type[BaseException] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="mtl",
-    help="Train one text encoder on many tasks, judge it honestly, and use it.\n\n"
+    help=f"{SUMMARY}\n\n"
     "Example: mtl train --task sst --task quora --task sts --balancer pcgrad --sample --output runs/demo",
     no_args_is_help=True,
     add_completion=False,
@@ -38,9 +39,9 @@ app.command("report")(report.report)
 app.add_typer(plugins.app, name="plugins")
 
 
-@app.callback(invoke_without_command=True)
-def version(show: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
-    """Train one text encoder on many tasks, judge it honestly, and use it."""
+@app.callback(invoke_without_command=True, help=SUMMARY)
+def version(show: bool = typer.Option(False, "--version", help="Print the version and exit")) -> None:
+    """Print the version if asked."""
     if show:
         from mtlcli import __version__
 
@@ -49,7 +50,7 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 
 
 def main() -> None:
-    """Runs a command. What a user can mend is printed behind `error:`, without a traceback, and exits with code 2."""
+    """Run a command. An error that the user can fix is printed as `error: ...` without a traceback, with exit code 2."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         code = app(standalone_mode=False, prog_name="mtl")
@@ -59,7 +60,7 @@ def main() -> None:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "mtl"
         message = error.format_message()  # type: ignore[attr-defined]
-        if context is not None and message in ("", context.get_help()):  # `mtl` alone
+        if context is not None and message in ("", context.get_help()):  # `mtl` without a command
             print(context.get_help())
         else:
             print(f"error: {message}\nsee: {path} --help", file=sys.stderr)
@@ -75,9 +76,10 @@ def main() -> None:
             raise
         print("interrupted", file=sys.stderr)
         code = 130
-    except SystemExit as end:  # typer's own, for a broken pipe: whoever read our output has left
+    except SystemExit as end:
+        # typer exits this way when the reader of our output closed the pipe.
         if not isinstance(end.__context__, BrokenPipeError):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushing the buffer would raise again
         code = 141
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,77 +1,96 @@
 """`mtl check`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from mtlcli.cli import options
 from mtlcli.cli.console import err, say, show_plan, size, table
+from mtlcli.cli.options import RunOptions
 
 if TYPE_CHECKING:
     from mtlcli.data.splits import LoadedTask
+    from mtlcli.training.dry_run import DryRunResult
+    from mtlcli.training.run import OpenedRun
+    from mtlcli.training.seeds import OpenedGroup
+
+STRICT_EXIT = 1
+"""Exit code of `--strict` with warnings; errors exit with 2, as in every command."""
 
 
+@options.takes_run_options()
 def check(
-    task: options.Tasks = None,
-    config: options.ConfigFile = None,
-    data: options.Data = None,
-    sample: options.Sample = False,
-    init: options.Init = None,
-    encoder: options.Encoder = None,
-    pooling: options.Pooling = None,
-    max_length: options.MaxLength = None,
-    scheduler: options.SchedulerName = None,
-    balancer: options.BalancerName = None,
-    regularizer: options.Regularizers = None,
-    epochs: options.Epochs = None,
-    steps: options.Steps = None,
-    batch_size: options.BatchSize = None,
-    micro_batches: options.MicroBatches = None,
-    lr: options.Lr = None,
-    head_lr: options.HeadLr = None,
-    seed: options.Seed = None,
-    select_by: options.SelectBy = None,
-    patience: options.Patience = None,
-    precision: options.Precision = None,
-    device: options.Device = None,
-    on_bad_row: options.OnBadRow = None,
-    sets: options.Set = None,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    run: RunOptions,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are warnings")] = False,
 ) -> None:
-    """Find everything that can be wrong with a run, before anything is slow. Writes nothing.
+    """Find what is wrong with a run before training starts.
 
-    Reads all rows, prints the mixing plan, and runs one forward and backward pass per task on its longest batch.
+    Takes the arguments of mtl train and writes nothing. Reads all rows, prints the mixing plan, runs one forward and backward
+    pass per task on its longest batch, and says whether the output folder can be used. Errors exit with code 2.
 
     Example: mtl check --task sst --task quora --balancer pcgrad --sample
     """
-    flags = {name: value for name, value in locals().items() if name in options.FLAGS}
-    chosen = options.configure(config, task, sample, balancer, on_bad_row, sets, flags)
+    trains_seeds = run.trains_seeds
     from mtlcli.training.dry_run import dry_run
-    from mtlcli.training.setup import set_up
+    from mtlcli.training.run import open_training, set_up_run
+    from mtlcli.training.seeds import open_seeds
 
-    prepared = set_up(chosen, tell=lambda line: None if quiet else say(line, err))
-    found = dry_run(prepared)
-    if quiet:
-        return
-    show_plan(prepared.plan)
+    group: OpenedGroup | None = None
+    if trains_seeds:
+        group = open_seeds(run.seeds, run.output, run.configure, resume=run.resume, overwrite=run.overwrite)
+        opened = next((seed_run for seed_run in group.runs if not seed_run.is_complete), group.runs[0])
+    else:
+        opened = open_training(run.configure, run.output, resume=run.resume, overwrite=run.overwrite)
+    # Without a token cache nothing is written.
+    prepared = set_up_run(opened, lambda line: None if run.quiet else say(line, err), cache=False)
+    results = dry_run(prepared)
+    if not run.quiet:
+        for note in opened.notes:
+            say(f"note: {note}")
+        show_plan(prepared.plan, warnings=False)
+        _show_batches(results)
+        for loaded in prepared.tasks:
+            say(f"{loaded.task.name}: {_labels(loaded)}")
+        if run.output is not None:
+            say(_seeds_output(group) if group is not None else _output(opened, overwrite=run.overwrite))
+    warnings = prepared.plan.warnings
+    for warning in warnings:
+        say(f"warning: {warning}", err)
+    if not run.quiet:
+        say(f"{len(warnings)} warning{'' if len(warnings) == 1 else 's'}" if warnings else "OK: no problems found")
+    if strict and warnings:
+        raise typer.Exit(STRICT_EXIT)
+
+
+def _output(opened: "OpenedRun", *, overwrite: bool) -> str:
+    """Say what training would do to the output folder."""
+    folder = opened.folder
+    if overwrite and folder.is_dir() and any(folder.iterdir()):
+        return f"output: {folder} would be replaced"
+    if opened.is_complete:
+        return f"output: {folder} is finished; nothing is left to train"
+    if opened.checkpoint is not None:
+        return f"output: {folder} would be resumed after step {opened.first_step}"
+    return f"output: {folder} would be written"
+
+
+def _seeds_output(group: "OpenedGroup") -> str:
+    """Say how many runs of a group are left to train."""
+    finished = sum(run.is_complete for run in group.runs)
+    replaced = "; the runs in it would be replaced" if group.replaced is not None else ""
+    return f"output: {group.group.folder}: {len(group.runs)} seeds, {finished} finished, {len(group.runs) - finished} to train{replaced}"
+
+
+def _show_batches(results: "list[DryRunResult]") -> None:
     columns = [
         ("longest batch", ""),
-        ("texts", "right"),
-        ("tokens each", "right"),
-        ("loss", "right"),
-        ("seconds", "right"),
-        ("memory", "right"),
+        *((name, "right") for name in ("texts", "tokens each", "loss", "seconds", "memory")),
     ]
-    table(
-        "",
-        columns,
-        [
-            (one.task, f"{one.texts}", f"{one.length}", f"{one.loss:.3f}", f"{one.seconds:.2f}", size(one.peak_bytes))
-            for one in found
-        ],
-    )
-    for loaded in prepared.tasks:
-        say(f"{loaded.task.name}: {_labels(loaded)}")
-    say("nothing is wrong")
+    rows = [
+        (result.task, f"{result.texts}", f"{result.length}", f"{result.loss:.3f}", f"{result.seconds:.2f}", size(result.peak_bytes))
+        for result in results
+    ]  # fmt: skip
+    table("", columns, rows)
 
 
 def _labels(loaded: "LoadedTask") -> str:

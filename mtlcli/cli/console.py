@@ -1,4 +1,4 @@
-"""What people see: plain lines where nobody watches, tables and a progress bar on a terminal."""
+"""Output: plain lines in a pipe or file, tables and a progress bar on a terminal."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from mtlcli.runs.seeds import Group
     from mtlcli.statistics.bootstrap import Estimate
     from mtlcli.training.events import Evaluated, Stepped
     from mtlcli.training.plan import Plan
@@ -19,31 +20,31 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def say(text: str, console: Console = out) -> None:
-    """One line as it is, however long."""
+    """Print one line unwrapped."""
     console.print(Text(text), soft_wrap=True)
 
 
 def explain(text: str, console: Console = out) -> None:
-    """Sentences: broken between words on a terminal, one line in a pipe."""
+    """Print sentences: wrapped between words on a terminal, one line in a pipe."""
     console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def table(
     title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], console: Console = out
 ) -> None:
-    """A table; columns are (name, `left` or `right`). Fits 80 columns as long as the cells do."""
+    """Print a table; columns are (name, `left` or `right`). It fits 80 columns if the cells do."""
     if title:
         console.print(Text(title, style="bold"), soft_wrap=True)
-    found = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name, side in columns:
-        found.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
+        grid.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
-        found.add_row(*(Text(cell) for cell in row))
-    console.print(found)
+        grid.add_row(*(Text(cell) for cell in row))
+    console.print(grid)
 
 
-def show_plan(plan: "Plan") -> None:
-    """The mixing plan."""
+def show_plan(plan: "Plan", *, warnings: bool = True) -> None:
+    """Print the mixing plan with its notes and warnings."""
     explain(
         f"{plan.encoder}: {plan.encoder_parameters / 1e6:.1f} M shared parameters, {plan.device} in {plan.precision}; "
         f"scheduler {plan.scheduler}, balancer {plan.balancer}"
@@ -69,10 +70,12 @@ def show_plan(plan: "Plan") -> None:
     explain(f"{plan.steps} steps in {epochs} epoch{'s' if epochs > 1 else ''}{length}{memory}{cost}")
     for note in plan.notes:
         explain(f"note: {note}")
+    for warning in plan.warnings if warnings else ():
+        explain(f"warning: {warning}", err)
 
 
 def size(count: int) -> str:
-    """Bytes as people read them."""
+    """Format bytes as kB, MB or GB."""
     return (
         f"{count / 1e9:.2f} GB"
         if count >= 1e9
@@ -83,31 +86,48 @@ def size(count: int) -> str:
 
 
 def show_results(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]", title: str) -> None:
-    """Metrics with their 95 % intervals; the primary metric of each task comes first."""
+    """Print metrics with their 95 % intervals, the primary metric of each task first."""
     rows = []
     for task, splits in results.items():
         for split, metrics in splits.items():
-            for index, (metric, found) in enumerate(metrics.items()):
+            for index, (metric, estimate) in enumerate(metrics.items()):
                 first = (task, split) if index == 0 else ("", "")
-                rows.append(
-                    (*first, metric, f"{found.value:.4f}", f"{found.low:.4f} to {found.high:.4f}", f"{found.n}")
-                )
+                interval = f"{estimate.low:.4f} to {estimate.high:.4f}"
+                rows.append((*first, metric, f"{estimate.value:.4f}", interval, f"{estimate.n}"))
     columns = [("task", ""), ("split", ""), ("metric", ""), ("value", "right"), ("95 % interval", ""), ("n", "right")]
     show_warnings(results)
     table(title, columns, rows)
 
 
 def show_warnings(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]") -> None:
-    """A line on standard error for every metric that means little on its rows, and why."""
+    """Print a line on standard error for every metric that means little on its rows, with the reason."""
     for task, splits in results.items():
         for split, metrics in splits.items():
-            for metric, found in metrics.items():
-                if found.degenerate:
-                    say(f"warning: {task} {split}: {found.degenerate}: {metric} is {found.value:g}", err)
+            for metric, estimate in metrics.items():
+                if estimate.degenerate:
+                    say(f"warning: {task} {split}: {estimate.degenerate}: {metric} is {estimate.value:g}", err)
+
+
+def show_spreads(group: "Group") -> None:
+    """Print mean, deviation and range of every metric over the runs of a group."""
+    from mtlcli.runs.seeds import spreads
+
+    rows: list[Sequence[str]] = []
+    for task, splits in spreads(group.runs).items():
+        for split, metrics in splits.items():
+            for index, (metric, spread) in enumerate(metrics.items()):
+                first = (task, split) if index == 0 else ("", "")
+                span = f"{min(spread.values):.4f} to {max(spread.values):.4f}"
+                rows.append((*first, metric, f"{spread.mean:.4f}", f"{spread.deviation:.4f}", span))
+    names = ", ".join(map(str, group.seeds))
+    columns = [("task", ""), ("split", ""), ("metric", ""), ("mean", "right"), ("deviation", "right"), ("range", "")]
+    if rows:
+        table(f"{group.folder}: {len(group.seeds)} seeds ({names})", columns, rows)
+    say(f"saved in {group.folder}; compare it with: mtl compare OTHER {group.folder}")
 
 
 class TrainingView:
-    """Shows the steps of a run on standard error: a bar on a terminal, else a plain line every twentieth of the run."""
+    """Show the steps of a run on standard error: a bar on a terminal, otherwise a line every twentieth of the run."""
 
     def __init__(self, total: int, first: int, quiet: bool) -> None:
         self.total, self.quiet = total, quiet
@@ -125,7 +145,7 @@ class TrainingView:
             self.bar_task = self.bar.add_task("train", total=total, completed=first, text="")
 
     def stepped(self, event: "Stepped") -> None:
-        """Moves the bar, or prints a line where it is due."""
+        """Move the bar, or print a line at every twentieth of the run."""
         for name, loss in event.losses.items():
             old = self.means.get(name, loss)
             self.means[name] = old + 0.05 * (loss - old) if loss == loss else old
@@ -135,13 +155,13 @@ class TrainingView:
         if self.bar is not None and self.bar_task is not None:
             self.bar.update(self.bar_task, completed=event.step, text=self._text())
         elif event.step % self.every == 0:
-            left = (self.total - event.step) / max(self.rate(), 1e-9)
-            say(f"step {event.step}/{self.total}  {self._text()}  lr {event.lr:.2g}  {left:.0f} s left", err)
+            seconds = (self.total - event.step) / max(self.rate(), 1e-9)
+            say(f"step {event.step}/{self.total}  {self._text()}  lr {event.lr:.2g}  {seconds:.0f} s left", err)
         if event.skipped:
-            say(f"step {event.step}: skipped, a loss or gradient was not finite", err)
+            say(f"step {event.step}: skipped: a loss or gradient is not finite", err)
 
     def rate(self) -> float:
-        """Steps per second over the last fifty."""
+        """Return the steps per second over the last fifty steps."""
         (first_time, first), (last_time, last) = self.times[0], self.times[-1]
         return (last - first) / max(1e-9, last_time - first_time)
 
@@ -152,19 +172,19 @@ class TrainingView:
         return f"{losses}  {self.rate():.1f} steps/s  {size(peak_memory())}"
 
     def evaluated(self, event: "Evaluated") -> None:
-        """One line: the primary metric of every task."""
+        """Print the primary metric of every task on one line."""
         if self.quiet:
             return
         self.times = [(time.monotonic(), event.step)]
-        found = "  ".join(
+        scores = "  ".join(
             f"{task} {metric} {value:.4f}"
             for task, metrics in event.metrics.items()
             for metric, value in list(metrics.items())[:1]
         )
         best = "" if event.score is None else f"  score {event.score:.4f}{' (best so far)' if event.is_best else ''}"
-        explain(f"epoch {event.epoch + 1}, step {event.step}: {found}{best}", err)
+        explain(f"epoch {event.epoch + 1}, step {event.step}: {scores}{best}", err)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()

@@ -1,5 +1,9 @@
-"""Flags that several commands have, and how they become a layer of the configuration."""
+"""The options that several commands share, and the configuration they make."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,67 +18,70 @@ if TYPE_CHECKING:
 Tasks = Annotated[
     list[str] | None,
     typer.Option(
-        "--task",
-        "-t",
-        metavar="NAME[=TRAIN[,DEV[,TEST]]]",
-        help="A task of the run, with its own files if they are given. Repeat it.",
+        "--task", "-t", metavar="NAME[=TRAIN[,DEV[,TEST]]]", help="Train this task, on these files if given. Repeatable"
     ),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="A recipe in YAML; flags win over it.")]
-Data = Annotated[str | None, typer.Option(help="Folder with the files that the tasks expect.")]
-Sample = Annotated[bool, typer.Option("--sample", help="Use the made-up corpus that comes with mtlcli.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Recipe file in YAML; flags override it")]
+Data = Annotated[str | None, typer.Option(help="Folder with the files that the tasks expect")]
+Sample = Annotated[bool, typer.Option("--sample", help="Use the made-up corpus that comes with mtlcli")]
 Init = Annotated[
     str | None,
     typer.Option(
-        metavar="RUN", help="Start from a finished run: its encoder, and its heads for tasks of the same name."
+        metavar="RUN", help="Start from a finished run: its encoder, and its heads for tasks of the same name"
     ),
 ]
 Encoder = Annotated[
-    str | None, typer.Option(help="tiny, another installed encoder, a model folder, or a hub id. [default: tiny]")
+    str | None, typer.Option(help="tiny, another installed encoder, a model folder, or a Hub id [default: tiny]")
 ]
-Pooling = Annotated[str | None, typer.Option(help="cls, mean or max. [default: mean]")]
-MaxLength = Annotated[int | None, typer.Option(help="Longest input in tokens. [default: 128]")]
+Pooling = Annotated[str | None, typer.Option(help="cls, mean or max [default: mean]")]
+MaxLength = Annotated[int | None, typer.Option(help="Longest input in tokens [default: 128]")]
 SchedulerName = Annotated[
-    str | None, typer.Option("--scheduler", help="Which tasks a step visits. [default: round-robin]")
+    str | None, typer.Option("--scheduler", help="Which tasks a step visits [default: round-robin]")
 ]
 BalancerName = Annotated[
     str | None,
     typer.Option(
-        "--balancer", help="A loss balancer, a gradient regularizer, or both: uncertainty+pcgrad. [default: equal]"
+        "--balancer", help="A loss balancer, a gradient regularizer, or both: uncertainty+pcgrad [default: equal]"
     ),
 ]
 Regularizers = Annotated[
     list[str] | None,
-    typer.Option("--regularizer", metavar="NAME", help="An extra loss, or a pull on the weights. Repeat it."),
+    typer.Option("--regularizer", metavar="NAME", help="Add a loss term or a pull on the weights. Repeatable"),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the largest task. [default: 3]")]
-Steps = Annotated[int | None, typer.Option(help="Optimizer updates, instead of epochs.")]
-BatchSize = Annotated[int | None, typer.Option(help="Rows per micro-batch. [default: 16; tiny: 32]")]
-MicroBatches = Annotated[int | None, typer.Option(help="Micro-batches per step and task. [default: 1]")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the largest task [default: 3]")]
+Steps = Annotated[int | None, typer.Option(help="Optimizer updates, instead of epochs")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows per micro-batch [default: 16; tiny: 32]")]
+MicroBatches = Annotated[int | None, typer.Option(help="Micro-batches per step and task [default: 1]")]
 Lr = Annotated[
-    float | None, typer.Option(help="Peak learning rate of the encoder. [default: 5e-5, or what suits the encoder]")
+    float | None, typer.Option(help="Peak learning rate of the encoder [default: 5e-5, or what suits the encoder]")
 ]
 HeadLr = Annotated[
-    float | None, typer.Option(help="Peak learning rate of the heads. [default: 10 x --lr, or what suits the encoder]")
+    float | None, typer.Option(help="Peak learning rate of the heads [default: 10 x --lr, or what suits the encoder]")
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: 42]")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random [default: 42]")]
 Seeds = Annotated[
-    str | None,
-    typer.Option(metavar="N,N,...", help="Train once for each of these seeds, into OUTPUT/seed-N."),
+    str | None, typer.Option(metavar="N,N,...", help="Train once for each of these seeds, into OUTPUT/seed-N")
 ]
-SelectBy = Annotated[str | None, typer.Option(help="mean, normalized-mean, or TASK.METRIC. [default: mean]")]
-Patience = Annotated[int | None, typer.Option(help="Stop after so many evaluations without a better one.")]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16. [default: auto]")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps. [default: auto]")]
-OnBadRow = Annotated[str | None, typer.Option(help="error or skip: what to do with rows that cannot be read.")]
+SelectBy = Annotated[
+    str | None, typer.Option(help="Score of a checkpoint: mean, normalized-mean or TASK.METRIC [default: mean]")
+]
+Patience = Annotated[
+    int | None, typer.Option(metavar="N", help="Stop after N evaluations without improvement [default: never]")
+]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16 [default: auto]")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps [default: auto]")]
+OnBadRow = Annotated[str | None, typer.Option(help="What to do with rows that cannot be read: error or skip")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any key of the configuration: --set tasks.sts.head=cosine. Repeat it."
+        "--set", metavar="KEY=VALUE", help="Set any key of the configuration: --set tasks.sts.head=cosine. Repeatable"
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result and errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder [default: runs/TASKS-METHOD-TIME]")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --output, or start it if it does not exist")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --output")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 
 FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "data": (("data",), "--data"),
@@ -99,75 +106,173 @@ FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def parse_task(text: str) -> tuple[str, list[str]]:
-    """`mine=train.tsv,dev.tsv` -> ("mine", ["train.tsv", "dev.tsv"]); one left out between commas is "".
+    """Split `mine=train.tsv,dev.tsv` into ("mine", ["train.tsv", "dev.tsv"]); a file left out between commas is "".
 
-    Raises MtlError for more than three files.
+    Raises:
+        MtlError: no name, no file behind `=`, or more than three files.
     """
-    name, equals, files = text.partition("=")
-    found = [file.strip() for file in files.rstrip(", ").split(",")] if equals else []
-    if (equals and not any(found)) or len(found) > 3 or not name:
+    name, equals, listed = text.partition("=")
+    files = [file.strip() for file in listed.rstrip(", ").split(",")] if equals else []
+    if (equals and not any(files)) or len(files) > 3 or not name:
         raise MtlError(f"--task {text}: expected NAME, or NAME=TRAIN[,DEV[,TEST]]")
-    return name, found
+    return name, files
 
 
-def configure(
-    config: Path | None, tasks: list[str] | None, sample: bool, balancer: str | None, on_bad_row: str | None,
-    sets: list[str] | None, flags: dict[str, Any], stored: "Layer | None" = None, resumed: "Layer | None" = None,
-) -> "Config":  # fmt: skip
-    """The configuration of a command: recipe < flags < --set. With `stored`, that of a run being resumed comes first;
-    `resumed` is the same where there is a checkpoint, even if a recipe is given again."""
-    from mtlcli.config.layers import Layer, parse_assignment, read_recipe
-    from mtlcli.config.locations import suggest_key
-    from mtlcli.config.resolve import resolve
-    from mtlcli.config.schema import TASK_FILES, Config
-    from mtlcli.config.shorthand import absolute_paths, plain_tasks, split_methods
-    from mtlcli.runs.record import inherited_sections
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a training run, as typer reads them: the same for `mtl train` and `mtl check`."""
 
-    here = Path.cwd()
-    layers = [stored] if stored is not None else []
-    if config is not None:
-        layers.append(absolute_paths(read_recipe(config), config.absolute().parent))
-    flag_layer = Layer()
-    only = []
-    for text in tasks or ():
-        name, files = parse_task(text)
-        if name in only:
-            raise MtlError(f"--task {text}: the task {name} is named twice")
-        only.append(name)
-        flag_layer.put(("tasks", name), {}, f"--task {name}")
-        for key, file in zip(TASK_FILES, files, strict=False):
-            if file:
-                flag_layer.put(("tasks", name, key), file, f"--task {name}")
-    if twice := [name for name in flags.get("regularizer") or () if flags["regularizer"].count(name) > 1]:
-        raise MtlError(
-            f"--regularizer {twice[0]}: named twice; name it once, or twice in a recipe with different options"
-        )
-    for key, value in flags.items():
-        if value is not None:
-            flag_layer.put(FLAGS[key][0], value, FLAGS[key][1])
-    if sample:
-        flag_layer.put(("sample",), True, "--sample")
-    if balancer is not None:
-        methods = split_methods(balancer, "--balancer")
-        flag_layer.put(("balancer", "name"), methods.get("balancer") or "equal", "--balancer")
-        chosen = methods.get("gradient_regularizer")
-        flag_layer.put(("gradient_regularizer",), None if chosen is None else {"name": chosen}, "--balancer")
-    layers.append(absolute_paths(flag_layer, here))
-    for text in sets or ():
-        path, value = parse_assignment(text)
-        if path[0] not in Config.model_fields:
-            raise MtlError(f"--set {text}: unknown key{suggest_key(path[:1])}")
+    task: Tasks = None
+    config: ConfigFile = None
+    data: Data = None
+    sample: Sample = False
+    init: Init = None
+    encoder: Encoder = None
+    pooling: Pooling = None
+    max_length: MaxLength = None
+    scheduler: SchedulerName = None
+    balancer: BalancerName = None
+    regularizer: Regularizers = None
+    epochs: Epochs = None
+    steps: Steps = None
+    batch_size: BatchSize = None
+    micro_batches: MicroBatches = None
+    lr: Lr = None
+    head_lr: HeadLr = None
+    seed: Seed = None
+    seeds: Seeds = None
+    select_by: SelectBy = None
+    patience: Patience = None
+    precision: Precision = None
+    device: Device = None
+    on_bad_row: OnBadRow = None
+    sets: Set = None
+    output: Output = None
+    resume: Resume = False
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+    @property
+    def trains_seeds(self) -> bool:
+        """True if the command is about one run for each seed: by --seeds, or by resuming a folder of such runs.
+
+        Raises:
+            MtlError: a single seed is set as well.
+        """
+        from mtlcli.runs.seeds import is_group
+
+        if self.seeds is None and not (self.resume and self.output is not None and is_group(self.output)):
+            return False
+        if self.seed is not None or any(text.partition("=")[0].strip() == "training.seed" for text in self.sets or ()):
+            raise MtlError("--seeds trains once for each seed: remove --seed and training.seed")
+        return True
+
+    def configure(self, stored: "Layer | None" = None, resumed: "Layer | None" = None) -> "Config":
+        """Resolve the configuration: recipe < flags < --set.
+
+        Args:
+            stored: the configuration in the folder of a resumed run, the lowest layer. A recipe given again takes its place, as
+                the whole configuration to compare.
+            resumed: the same if that run has a checkpoint or is finished.
+
+        Raises:
+            MtlError: all errors, each with the file and line or the flag.
+        """
+        from mtlcli.runs.configuration import resolve_run
+
+        only, layers = self._layers()
+        return resolve_run([stored, *layers] if stored is not None and self.config is None else layers, only, resumed)
+
+    def _layers(self) -> "tuple[list[str] | None, list[Layer]]":
+        """Return the names of the tasks, if any flag gives them, and the layers of recipe, flags and --set."""
+        from mtlcli.config.layers import Layer, parse_assignment, read_recipe
+        from mtlcli.config.locations import suggest_key
+        from mtlcli.config.schema import Config
+        from mtlcli.config.shorthand import absolute_paths, plain_tasks
+
+        layers = []
+        if self.config is not None:
+            layers.append(absolute_paths(read_recipe(self.config), self.config.absolute().parent))
+        flags, only = self._flag_layer()
+        layers.append(absolute_paths(flags, Path.cwd()))
+        for text in self.sets or ():
+            path, value = parse_assignment(text)
+            if path[0] not in Config.model_fields:
+                raise MtlError(f"--set {text}: unknown key{suggest_key(path[:1])}")
+            layer = Layer()
+            layer.put(path, value, f"--set {'.'.join(path)}")
+            layers.append(absolute_paths(layer, Path.cwd()))
+        if self.on_bad_row is not None:
+            # The policy is a key of each task, and the tasks are known once all layers are read.
+            for layer in layers:
+                plain_tasks(layer)
+            names = [name for layer in layers for name in (layer.values.get("tasks") or {})]
+            for name in only or dict.fromkeys(names):
+                flags.put(("tasks", name, "on_bad_row"), self.on_bad_row, "--on-bad-row")
+        return only or None, layers
+
+    def _flag_layer(self) -> "tuple[Layer, list[str]]":
+        from mtlcli.config.layers import Layer
+        from mtlcli.config.schema import TASK_FILES
+        from mtlcli.config.shorthand import split_methods
+
         layer = Layer()
-        layer.put(path, value, f"--set {'.'.join(path)}")
-        layers.append(absolute_paths(layer, here))
-    if on_bad_row is not None:
-        for layer in layers:
-            plain_tasks(layer)
-        named = [name for layer in layers for name in (layer.values.get("tasks") or {})]
-        for name in only or dict.fromkeys(named):
-            flag_layer.put(("tasks", name, "on_bad_row"), on_bad_row, "--on-bad-row")
-    if resumed is None:
-        return resolve(layers, only or None, inherited_sections)
-    # A resumed run has everything it took from the run named by `init`, which may be gone.
-    sections = {key: resumed.values[key] for key in ("encoder", "architecture")}
-    return resolve(layers, only or None, lambda _: sections)
+        names: list[str] = []
+        for text in self.task or ():
+            name, files = parse_task(text)
+            if name in names:
+                raise MtlError(f"--task {text}: task {name} is listed twice")
+            names.append(name)
+            layer.put(("tasks", name), {}, f"--task {name}")
+            for key, file in zip(TASK_FILES, files, strict=False):
+                if file:
+                    layer.put(("tasks", name, key), file, f"--task {name}")
+        regularizers = self.regularizer or []
+        if repeated := [name for name in regularizers if regularizers.count(name) > 1]:
+            raise MtlError(
+                f"--regularizer {repeated[0]}: listed twice; give it once, or twice in a recipe with different options"
+            )
+        for field, (path, flag) in FLAGS.items():
+            value = getattr(self, field)
+            if value is not None:
+                layer.put(path, value, flag)
+        if self.sample:
+            layer.put(("sample",), True, "--sample")
+        if self.balancer is not None:
+            methods = split_methods(self.balancer, "--balancer")
+            layer.put(("balancer", "name"), methods.get("balancer") or "equal", "--balancer")
+            regularizer = methods.get("gradient_regularizer")
+            layer.put(("gradient_regularizer",), regularizer and {"name": regularizer}, "--balancer")
+        return layer, names
+
+
+def takes_run_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of RunOptions, less those in `without`, and pass them as its first argument.
+
+    typer reads the parameters from the signature that this sets: the shared options, then those of the command, then `--quiet`
+    and `--debug`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        shared = [
+            parameter for name, parameter in inspect.signature(RunOptions).parameters.items() if name not in without
+        ]
+        own = list(inspect.signature(command).parameters.values())[1:]
+        last = [parameter for parameter in shared if parameter.name in ("quiet", "debug")]
+        parameters = [*(parameter for parameter in shared if parameter not in last), *own, *last]
+        names = {parameter.name for parameter in shared}
+
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            run = RunOptions(**{name: value for name, value in values.items() if name in names})
+            command(run, **{name: value for name, value in values.items() if name not in names})
+
+        # typer asks for both; `functools.wraps` left those of the command.
+        call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        )
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
+
+    return decorate

@@ -1,97 +1,143 @@
-"""One training run on a screen."""
+"""Training on a screen: one run, or one run for each seed."""
 
+import os
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import typer
 from rich.console import Console
 
-from mtlcli.cli import options
-from mtlcli.cli.console import TrainingView, err, say, show_plan, show_results
-from mtlcli.config.layers import Layer
-from mtlcli.config.schema import Config
-from mtlcli.runs.checkpoint import Checkpoint
-from mtlcli.training.events import Finished
-from mtlcli.training.setup import TrainingRun
+from mtlcli.cli.console import TrainingView, err, say, show_plan, show_results, show_spreads
+from mtlcli.training.events import Evaluated, Event, Finished, Notice, Ready, Stepped
+from mtlcli.training.interrupts import Interrupts
+from mtlcli.training.run import OpenedRun, run_training
+from mtlcli.training.seeds import OpenedGroup, SeedsFinished, SeedSkipped, SeedsStopped, SeedStarted, train_seeds
 
 
-def tell_changes(stored: "Layer", chosen: "Config", folder: Path, quiet: bool) -> bool:
-    """Says what differs from the run that goes on in a folder, and returns whether anything does. Raises MtlError for what
-    may not."""
-    from mtlcli.config.changes import check_unchanged
-    from mtlcli.config.shorthand import absolute_paths
-
-    before = options.configure(None, None, False, None, None, None, {}, absolute_paths(stored, folder), stored)
-    changes = check_unchanged(before, chosen)
-    for line in changes:
-        say(f"note: {line}", _console(quiet))
-    return bool(changes)
+def command_line() -> str:
+    """Return the command that the user typed."""
+    return shlex.join(["mtl", *sys.argv[1:]])
 
 
-def prepare_run(chosen: "Config", found: "Checkpoint | None", quiet: bool) -> "TrainingRun":
-    """Everything that comes before step 1, of a new run or one that goes on."""
-    from mtlcli.data.tokens import cache_folder
-    from mtlcli.training.setup import set_up
-
-    return set_up(
-        chosen, encoder_from=found.folder / "encoder" if found is not None else None, cache=cache_folder(),
-        first_step=found.step if found is not None else 0, tell=lambda line: say(line, _console(quiet)),
-    )  # fmt: skip
+def make_interrupts() -> Interrupts:
+    """Return the interrupts of a command: the first signal stops after the step, the second one at once."""
+    return Interrupts(
+        (signal.SIGINT, signal.SIGTERM),
+        first=lambda: print("\nfinishing this step, then saving; interrupt again to stop at once", file=sys.stderr),
+        again=lambda number: os._exit(128 + number),
+    )
 
 
-def run(
-    prepared: "TrainingRun", folder: Path, found: "Checkpoint | None", start: float, stop: Callable[[], bool], quiet: bool,
-    group: Path | None = None,
-) -> None:  # fmt: skip
-    """Trains, and shows how. Of a run in a `group` neither plan nor results are shown, and it goes on with its group."""
-    from mtlcli.training.events import Evaluated, Finished, Notice, Saved, Started, Stepped
-    from mtlcli.training.loop import train as run_training
+class RunScreen:
+    """Show the events of runs. For a run in a `group` neither plan nor results are shown, and resuming names the group."""
 
-    view: TrainingView | None = None
-    command = shlex.join(["mtl", *sys.argv[1:]])
+    def __init__(self, quiet: bool, group: Path | None = None) -> None:
+        self.quiet, self.group = quiet, group
+        self.console = Console(quiet=True) if quiet else err
+        self.interrupts = make_interrupts()
+        self._start = time.monotonic()
+        self._view: TrainingView | None = None
+        self._steps = ExitStack()
+
+    def show(self, event: Event) -> None:
+        """Print what an event says."""
+        match event:
+            case Ready(plan=plan):
+                # Until here Ctrl-C ends the command at once: there is nothing to save.
+                self._steps.enter_context(self.interrupts)
+                if not self.quiet and self.group is None:
+                    show_plan(plan)
+                self._view = TrainingView(plan.steps, plan.first_step, self.quiet)
+            case Stepped() if self._view:
+                self._view.stepped(event)
+            case Evaluated() if self._view:
+                self._view.evaluated(event)
+            case Notice(text=text):
+                say(text, self.console)
+            case Finished():
+                self.close()
+                self._show_end(event)
+                self._start = time.monotonic()
+
+    def close(self) -> None:
+        """Remove the progress bar, and let signals end the command at once again."""
+        if self._view is not None:
+            self._view.close()
+            self._view = None
+        self._steps.close()
+
+    def exit_if_interrupted(self) -> None:
+        """End the command with the exit code of the signal, if there was one."""
+        if self.interrupts.signal is not None:
+            raise typer.Exit(128 + self.interrupts.signal)
+
+    def _show_end(self, event: Finished) -> None:
+        folder = event.folder
+        if event.why == "interrupted":
+            say(
+                f"stopped and saved after step {event.step}; resume with: mtl train --resume --output {self.group or folder}"
+            )
+            return
+        early = " (out of patience)" if event.why == "patience" else ""
+        best = f"; kept step {event.best_step}, score {event.score:.4f}" if event.best_step is not None else ""
+        if event.results and self.group is None:
+            show_results(event.results, "")
+        say(f"{event.step} steps{early} in {time.monotonic() - self._start:.0f} s{best}; saved in {folder}")
+
+
+def show_run(opened: OpenedRun, quiet: bool) -> None:
+    """Train a run and show how. Exits with 128 + signal where it was interrupted."""
+    screen = RunScreen(quiet)
     try:
-        for event in run_training(prepared, folder, command=command, resume_from=found, stop=stop):
-            match event:
-                case Started(plan=plan):
-                    if not quiet and group is None:
-                        show_plan(plan)
-                    view = TrainingView(plan.steps, plan.first_step, quiet)
-                case Stepped() if view:
-                    view.stepped(event)
-                case Evaluated() if view:
-                    view.evaluated(event)
-                case Notice(text=text):
-                    say(text, _console(quiet))
-                case Saved():
-                    pass
-                case Finished():
-                    if view:
-                        view.close()
-                    _show_end(event, folder, time.monotonic() - start, group)
+        events = run_training(
+            opened,
+            command=command_line(),
+            stop=screen.interrupts.requested,
+            tell=lambda line: say(line, screen.console),
+        )
+        for event in events:
+            screen.show(event)
     finally:
-        if view:
-            view.close()
+        screen.close()
+    screen.exit_if_interrupted()
 
 
-def _console(quiet: bool) -> Console:
-    """Standard error, or nowhere."""
-    return Console(quiet=True) if quiet else err
-
-
-def default_output(chosen: "Config") -> Path:
-    """A folder that says what and when."""
-    method = chosen.gradient_regularizer.name if chosen.gradient_regularizer else chosen.balancer.name
-    return Path("runs") / f"{'-'.join(chosen.tasks)}-{method.rpartition(':')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _show_end(event: "Finished", output: Path, seconds: float, group: Path | None) -> None:
-    if event.why == "interrupted":
-        say(f"stopped and saved after step {event.step}; go on with: mtl train --resume --output {group or output}")
-        return
-    early = " (out of patience)" if event.why == "patience" else ""
-    best = f"; kept step {event.best_step}, score {event.score:.4f}" if event.best_step is not None else ""
-    if event.results and group is None:
-        show_results(event.results, "")
-    say(f"{event.step} steps{early} in {seconds:.0f} s{best}; saved in {output}")
+def show_seeds(opened: OpenedGroup, quiet: bool) -> None:
+    """Train the runs of a group, show how, and every metric over the seeds at the end."""
+    folder, has_started = opened.group.folder, False
+    screen = RunScreen(quiet, folder)
+    try:
+        events = train_seeds(
+            opened,
+            command=command_line(),
+            stop=screen.interrupts.requested,
+            tell=lambda line: say(line, screen.console),
+        )
+        for event in events:
+            match event:
+                case SeedSkipped(seed=seed):
+                    say(f"seed {seed}: already finished, in {event.folder}", screen.console)
+                case SeedStarted():
+                    if not quiet and not has_started:
+                        show_plan(event.plan)
+                    has_started = True
+                    say(f"seed {event.seed}, run {event.number} of {event.total}: {event.folder}", screen.console)
+                case SeedsStopped(finished=True):  # an unfinished run said it itself
+                    say(f"stopped after seed {event.seed}; resume with: mtl train --resume --output {folder}")
+                case SeedsFinished(group=group):
+                    show_spreads(group)
+                case SeedsStopped():
+                    pass
+                case _:
+                    screen.show(event)
+    except KeyboardInterrupt:
+        if has_started:
+            say(f"resume with: mtl train --resume --output {folder}", screen.console)
+        raise
+    finally:
+        screen.close()
+    screen.exit_if_interrupted()

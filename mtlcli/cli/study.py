@@ -1,7 +1,5 @@
 """`mtl study`."""
 
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +8,7 @@ import typer
 
 from mtlcli.cli import options
 from mtlcli.cli.console import TrainingView, err, explain, say, table
-from mtlcli.cli.interrupts import Interrupts
+from mtlcli.cli.options import RunOptions
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
@@ -18,63 +16,45 @@ if TYPE_CHECKING:
     from mtlcli.studies.results import Record, Study
 
 FORMATS = ("text", "markdown")
+NOT_OF_A_STUDY = ("balancer", "regularizer", "seed", "seeds", "patience", "output", "resume", "overwrite")
+"""Options that the methods and the study itself set."""
 
 
+@options.takes_run_options(*NOT_OF_A_STUDY)
 def study(
+    run: RunOptions,
     methods: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="METHODS",
             help="Balancers, gradient regularizers, schedulers, regularizers and architectures by name, joined by +, with "
-            "FAMILY: before a name where it is needed; or recipe files that say what a method changes.",
+            "FAMILY: in front of a name that several families have; or recipe files with what a method changes",
         ),
     ] = None,
-    task: options.Tasks = None,
-    config: options.ConfigFile = None,
-    data: options.Data = None,
-    sample: options.Sample = False,
-    encoder: options.Encoder = None,
-    init: options.Init = None,
-    pooling: options.Pooling = None,
-    max_length: options.MaxLength = None,
-    scheduler: options.SchedulerName = None,
-    epochs: options.Epochs = None,
-    steps: options.Steps = None,
-    batch_size: options.BatchSize = None,
-    micro_batches: options.MicroBatches = None,
-    lr: options.Lr = None,
-    head_lr: options.HeadLr = None,
-    select_by: options.SelectBy = None,
-    precision: options.Precision = None,
-    device: options.Device = None,
-    on_bad_row: options.OnBadRow = None,
-    sets: options.Set = None,
-    seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Seeds of the runs.")] = "1,2,3",
+    seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Seeds of the runs")] = "1,2,3",
     single_task: Annotated[
-        bool, typer.Option("--single-task/--no-single-task", help="Also train every task alone.")
+        bool, typer.Option("--single-task/--no-single-task", help="Also train every task alone")
     ] = True,
-    tuned: Annotated[bool, typer.Option("--tuned/--no-tuned", help="Also tune static weights.")] = True,
-    trials: Annotated[int, typer.Option(min=1, help="Choices of static weights to try.")] = 4,
+    tuned: Annotated[bool, typer.Option("--tuned/--no-tuned", help="Also tune static weights")] = True,
+    trials: Annotated[int, typer.Option(min=1, help="Static weights to try")] = 4,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The folder of the study. [default: studies/TASKS-TIME]")
+        Path | None, typer.Option("--output", "-o", help="Folder of the study [default: studies/TASKS-TIME]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in --output.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in --output")] = False,
     show: Annotated[
-        Path | None, typer.Option("--table", metavar="STUDY", help="Train nothing: print the table of this study.json.")
+        Path | None, typer.Option("--table", metavar="STUDY", help="Train nothing: print the table of this study.json")
     ] = None,
-    table_format: Annotated[str, typer.Option("--format", help="text or markdown: how the table is printed.")] = "text",
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    table_format: Annotated[str, typer.Option("--format", help="Format of the table: text or markdown")] = "text",
 ) -> None:
-    """Compare methods: one recipe over several of them and several seeds, under equal steps.
+    """Compare methods: one recipe with several methods and seeds, under equal steps.
 
-    Every run makes the same number of optimizer updates and evaluations. Beside the methods it trains each task alone and tuned
-    static weights. Prints the mean of each task's metric with its spread over the seeds, the mean gain over single-task training
-    and the time of a step. Started again with the same --output it goes on, and may be given more methods and seeds.
+    Every run makes the same number of optimizer updates and evaluations. Besides the methods, each task is trained alone, and
+    with tuned static weights. Prints the mean and spread of each task's metric over the seeds, the mean gain over single-task
+    training and the time of a step. The same command with the same --output resumes the study; it may name more methods and
+    seeds.
 
     Example: mtl study equal pcgrad -t sst -t quora --sample --steps 300 --seeds 1,2 -o studies/first
     """
-    flags = {name: value for name, value in locals().items() if name in options.FLAGS}
     if table_format not in FORMATS:
         raise MtlError(f'--format: found "{table_format}"; expected {" or ".join(FORMATS)}')
     from mtlcli.studies.results import read_study
@@ -83,26 +63,26 @@ def study(
         _show_table(read_study(show), table_format)
         return
     if not methods:
-        raise MtlError("METHODS: which methods? such as: mtl study equal pcgrad uncertainty+gradvac scheduler:annealed")
+        raise MtlError("METHODS: name at least one: mtl study equal pcgrad uncertainty+gradvac scheduler:annealed")
     from mtlcli.data.tokens import cache_folder
     from mtlcli.runs.seeds import parse_seeds
     from mtlcli.studies.methods import find_methods
     from mtlcli.studies.plan import plan_study
     from mtlcli.studies.run import open_study
 
-    chosen = options.configure(config, task, sample, None, on_bad_row, sets, flags)
-    folder = output or Path("studies") / f"{'-'.join(chosen.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    config = run.configure()
+    folder = output or Path("studies") / f"{'-'.join(config.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
     plan = plan_study(
-        chosen, find_methods(methods), parse_seeds(seeds), single_task=single_task, trials=trials if tuned else 0,
+        config, find_methods(methods), parse_seeds(seeds), single_task=single_task, trials=trials if tuned else 0,
         cache=cache_folder(),
     )  # fmt: skip
     open_study(plan, folder, overwrite=overwrite)
-    if not quiet:
+    if not run.quiet:
         _show_plan(plan, folder)
-    _run(plan, folder, quiet)
+    _run(plan, folder, run.quiet)
     _show_table(plan.study, table_format)
-    if failed := [one for one in plan.study.records if one.error]:
-        raise MtlError(*(f"{one.place}: {one.error}" for one in failed))
+    if failed := [record for record in plan.study.records if record.error]:
+        raise MtlError(*(f"{record.place}: {record.error}" for record in failed))
 
 
 def _show_plan(plan: "StudyPlan", folder: Path) -> None:
@@ -117,22 +97,21 @@ def _show_plan(plan: "StudyPlan", folder: Path) -> None:
 
 
 def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
-    """Runs the study with a line for each run. Exits where it is interrupted."""
-    from mtlcli.data.tokens import cache_folder
+    """Run the study and print a line for each run. Exits with 128 + signal if interrupted."""
+    from mtlcli.cli.session import command_line, make_interrupts
     from mtlcli.studies.run import Interrupted, RunEnded, RunStarted, run_study
     from mtlcli.training.events import Started, Stepped
 
     view: TrainingView | None = None
-    command = shlex.join(["mtl", *sys.argv[1:]])
-    with Interrupts() as interrupts:
+    with make_interrupts() as interrupts:
         try:
-            for event in run_study(plan, folder, command=command, cache=cache_folder(), stop=interrupts.asked):
+            for event in run_study(plan, folder, command=command_line(), stop=interrupts.requested):
                 match event:
                     case RunStarted():
                         if not quiet and err.is_terminal:
                             say(f"{event.number}/{event.total} {event.job.place}", err)
-                    case Started(plan=found):
-                        view = TrainingView(found.steps, found.first_step, quiet or not err.is_terminal)
+                    case Started(plan=run_plan):
+                        view = TrainingView(run_plan.steps, run_plan.first_step, quiet or not err.is_terminal)
                     case Stepped() if view:
                         view.stepped(event)
                     case RunEnded():
@@ -141,9 +120,8 @@ def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
                         if not quiet and not event.reused:
                             say(f"{event.number}/{event.total} {_line(event.record, plan.study)}", err)
                     case Interrupted():
-                        say(
-                            f"stopped with {event.done} of {event.total} runs done; the same command with --output {folder} goes on"
-                        )
+                        done = f"{event.done} of {event.total} runs done"
+                        say(f"stopped with {done}; resume with the same command and --output {folder}")
         finally:
             if view:
                 view.close()
@@ -152,16 +130,16 @@ def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
 
 
 def _line(record: "Record", study: "Study") -> str:
-    """One finished run."""
+    """Describe a finished run."""
     if record.error:
         return f"{record.place}: failed: {record.error}"
-    found = [
+    scores = [
         f"{task} {metrics[study.tasks[task].metric]:.4f}"
         for task, metrics in record.metrics.items()
         if task in study.tasks
     ]
     seconds = [] if record.step_seconds is None else [f"{1e3 * record.step_seconds:.3g} ms a step"]
-    return f"{record.place}: {'  '.join([*found, *seconds])}"
+    return f"{record.place}: {'  '.join([*scores, *seconds])}"
 
 
 def _show_table(study: "Study", table_format: str) -> None:

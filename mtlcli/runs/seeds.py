@@ -36,6 +36,11 @@ class Group:
         return tuple(run for run in self.runs if not is_finished(run))
 
 
+def is_group(folder: Path) -> bool:
+    """Return whether a folder holds runs with different seeds."""
+    return (folder / LIST).is_file()
+
+
 def read_group(folder: Path) -> Group | None:
     """The group in a folder, None where there is none. Raises MtlError for a list that is damaged."""
     path = folder / LIST

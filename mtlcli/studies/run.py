@@ -1,4 +1,4 @@
-"""A study: one recipe over several methods and seeds, run after run, each an ordinary run folder beside `study.json`."""
+"""A study: one recipe with several methods and seeds, run after run, each in an ordinary run folder next to `study.json`."""
 
 import shutil
 import time
@@ -9,19 +9,17 @@ from statistics import median
 
 from mtlcli.config.changes import differences, shown_value
 from mtlcli.errors import MtlError
-from mtlcli.runs import checkpoint
 from mtlcli.runs.folder import stored_layer
 from mtlcli.runs.seeds import Group, write_group
 from mtlcli.studies.plan import Job, StudyPlan, with_best_weights
 from mtlcli.studies.results import Record, read_study, write_study
-from mtlcli.training.events import Event, Finished, Stepped
-from mtlcli.training.loop import train
-from mtlcli.training.setup import set_up
+from mtlcli.training.events import Event, Finished, Started, Stepped
+from mtlcli.training.run import open_or_restart, run_training
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run of the study begins, `number` of `total`."""
+    """A run of the study starts, `number` of `total`."""
 
     job: Job
     number: int
@@ -30,7 +28,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """A run of the study is done, or was done before."""
+    """A run of the study is finished; `reused` if an earlier call finished it."""
 
     record: Record
     number: int
@@ -40,7 +38,7 @@ class RunEnded:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The study was stopped; the same call goes on with it."""
+    """The study was stopped; the same call resumes it."""
 
     done: int
     total: int
@@ -50,12 +48,13 @@ StudyEvent = RunStarted | RunEnded | Interrupted | Event
 
 
 def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> None:
-    """Looks at the folder before anything is slow; takes the finished runs of an earlier call into the plan.
+    """Inspect the folder before anything is slow, and add the finished runs of an earlier call to the plan.
 
-    Raises MtlError for a folder that is no study's, and for runs that were made with another recipe.
+    Raises:
+        MtlError: the folder holds something else, or runs of another recipe.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "study.json").is_file())):
-        raise MtlError(f"--output: {folder} is not the folder of a study; choose another one")
+        raise MtlError(f"--output: {folder} is not the folder of a study; choose another folder")
     if not (folder / "study.json").is_file():
         return
     if overwrite:
@@ -66,7 +65,8 @@ def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> Non
         f"--output: {folder} was made with another {key} ({shown_value(old)}, now {shown_value(new)})"
         for key, old, new in differences(before.base, plan.study.base)
     ]
-    for job in plan.jobs if not errors else ():  # a run differs in all that the recipe differs in
+    # A run differs in everything that the recipe differs in, so runs are compared only if the recipe is the same.
+    for job in plan.jobs if not errors else ():
         stored = stored_layer(folder / job.place)
         if stored is not None and job.config is not None:
             errors += [
@@ -74,7 +74,7 @@ def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> Non
                 for key, old, new in differences(stored.values, job.config.plain())
             ]
     if errors:
-        cure = "give what it was made with, another --output, or --overwrite to replace it"
+        cure = "give the old value, another --output, or --overwrite to replace it"
         raise MtlError(*dict.fromkeys(errors), cure)
     plan.study.records = before.records
 
@@ -84,13 +84,12 @@ def run_study(
     folder: Path,
     *,
     command: str = "",
-    cache: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[StudyEvent]:
-    """Runs what is left of the plan, one run after the other, yielding what happens. study.json is written after each, and
-    beside the runs of each method the list that makes one group of its seeds.
+    """Run the rest of the plan, yielding what happens. After each run, study.json is written, and next to the runs of each
+    method the list that makes them a group of seeds.
 
-    A run that fails is recorded with its error, and the others go on; it is tried again in a later call.
+    A run that fails is recorded with its error and does not end the study; a later call tries it again.
     """
     study, total = plan.study, len(plan.jobs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +106,7 @@ def run_study(
                 yield RunEnded(done, number, total, reused=True)
                 continue
             yield RunStarted(job, number, total)
-            record = yield from _run(job, folder / job.place, command, cache, stop)
+            record = yield from _run(job, folder / job.place, command, stop)
         except MtlError as error:
             record = Record(job.place, job.method, job.kind, job.seed, error="; ".join(error.lines))
         if record is None:
@@ -115,42 +114,41 @@ def run_study(
             return
         study.add(record)
         write_study(study, folder / "study.json")
-        if not record.error:  # a finished run needs no checkpoints, and they are large
+        if not record.error:
+            # A finished run of a study is not resumed, and its checkpoints are large.
             shutil.rmtree(folder / job.place / "checkpoints", ignore_errors=True)
             group = folder / Path(job.place).parent
-            finished = {one.seed for one in study.records if not one.error and folder / Path(one.place).parent == group}
+            finished = {
+                other.seed for other in study.records if not other.error and folder / Path(other.place).parent == group
+            }
             write_group(Group(group, tuple(sorted(finished))))
         yield RunEnded(record, number, total)
 
 
-def _run(
-    job: Job, folder: Path, command: str, cache: Path | None, stop: Callable[[], bool]
-) -> Generator[Event, None, Record | None]:
-    """Trains one run, or goes on with it, and times every step. Returns what it found, None where it was interrupted."""
+def _run(job: Job, folder: Path, command: str, stop: Callable[[], bool]) -> Generator[Event, None, Record | None]:
+    """Train or resume one run and time every step. Returns its record, None if it was interrupted."""
     if job.config is None:
         raise ValueError("a job without a configuration")
-    found, _ = checkpoint.latest(folder / "checkpoints")
-    stored = stored_layer(folder)
-    if stored is None or differences(stored.values, job.config.plain()):
-        found = None
-    encoder = found.folder / "encoder" if found is not None else None
-    prepared = set_up(job.config, encoder_from=encoder, cache=cache, first_step=found.step if found is not None else 0)
-    counts = (task.passes * fact.batches for task, fact in zip(prepared.plan.tasks, prepared.facts, strict=True))
-    batches = None if prepared.scheduler.chooses_rows else sum(counts) / prepared.plan.steps
     times: list[float] = []
-    ended: Finished | None = None
-    asked = time.perf_counter()
-    for event in train(prepared, folder, command=command, resume_from=found, stop=stop):
-        if isinstance(event, Stepped):  # an evaluation and a checkpoint come between other events
-            times.append(time.perf_counter() - asked)
+    batches: float | None = None
+    end: Finished | None = None
+    requested = time.perf_counter()
+    for event in run_training(open_or_restart(job.config, folder), command=command, stop=stop):
+        if isinstance(event, Stepped):
+            # Evaluations and checkpoints come between other events, so they are not in a step's time.
+            times.append(time.perf_counter() - requested)
+        elif isinstance(event, Started):
+            batches = event.plan.batches_per_step
         elif isinstance(event, Finished):
-            ended = event
+            end = event
         yield event
-        asked = time.perf_counter()
-    if ended is None or ended.why == "interrupted":
+        requested = time.perf_counter()
+    if end is None or end.why == "interrupted":
         return None
-    metrics = {task: {name: one.value for name, one in splits["dev"].items()} for task, splits in ended.results.items()}
+    metrics = {
+        task: {name: estimate.value for name, estimate in splits["dev"].items()} for task, splits in end.results.items()
+    }
     return Record(
-        job.place, job.method, job.kind, job.seed, metrics, score=ended.score, batches=batches, weights=job.weights,
+        job.place, job.method, job.kind, job.seed, metrics, score=end.score, batches=batches, weights=job.weights,
         step_seconds=median(times) if times else None,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One forward and backward pass per task on its longest batch: what needs the most memory, before the run starts."""
+"""One forward and backward pass per task on its longest batch, which needs the most memory, before the run starts."""
 
 import time
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mtlcli.training.setup import TrainingRun
 
 @dataclass(frozen=True)
 class DryRunResult:
-    """The longest batch of a task: texts of so many tokens each, mean loss, seconds, and the most memory held so far."""
+    """The longest batch of a task: its texts, tokens per text, mean loss, seconds, and the peak memory so far."""
 
     task: str
     texts: int
@@ -23,12 +23,13 @@ class DryRunResult:
 
 
 def dry_run(run: TrainingRun) -> list[DryRunResult]:
-    """Runs the step engine on the longest batch of every task, then on all of them as one step where steps hold several.
+    """Run the step engine on the longest batch of every task, then on all of them as one step if steps hold several tasks.
 
-    Raises MtlError, with the task, the batch and what to change, where memory does not suffice.
+    Raises:
+        MtlError: memory does not suffice, with the task, the batch and what to change.
     """
     run.model.train()
-    found, together = [], []
+    results, together = [], []
     for index, batches in enumerate(run.train):
         batch = batches.longest()
         together.append(TaskLoss(index, (batch.to(run.device),)))
@@ -42,5 +43,5 @@ def dry_run(run: TrainingRun) -> list[DryRunResult]:
             raise not_enough_memory(batches.name, texts, length) from error
         texts, length = batch.tokens.shape
         loss = float(combined.losses[0])
-        found.append(DryRunResult(batches.name, texts, length, loss, time.monotonic() - start, peak_memory()))
-    return found
+        results.append(DryRunResult(batches.name, texts, length, loss, time.monotonic() - start, peak_memory()))
+    return results

@@ -1,4 +1,4 @@
-"""What a run tells whoever reads it: one small record for everything that happens."""
+"""The events of a run: one small record for everything that happens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +9,16 @@ from mtlcli.training.plan import Plan
 
 
 @dataclass(frozen=True)
+class Ready:
+    """The run is set up and its plan is known; nothing is written yet."""
+
+    plan: Plan
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Started:
-    """The plan, before the first step."""
+    """The folder is written and the first step is next."""
 
     plan: Plan
     folder: Path
@@ -18,7 +26,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Stepped:
-    """One optimizer update, counted from 1. losses and weights are by task name; `skipped` where it was left out."""
+    """One optimizer update, counted from 1. `losses` and `weights` are by task name; `skipped` if a loss or gradient was not
+    finite and the update was left out."""
 
     step: int
     epoch: int
@@ -31,7 +40,7 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation on dev: metrics and mean loss by task name; score is None where nothing is selected by."""
+    """An evaluation on dev: metrics and mean loss by task name. `score` selects the checkpoint; None if no task has dev rows."""
 
     step: int
     epoch: int
@@ -51,15 +60,15 @@ class Saved:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something worth a line."""
+    """A line for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The end: the step whose weights were kept, the metrics on dev with intervals, and why the run ended: `finished`,
-    `patience` or `interrupted`."""
+    """The end of a run: its last step, the step whose weights were kept, the metrics on dev with intervals by task, split and
+    name, and why it ended: `finished`, `patience` or `interrupted`."""
 
     step: int
     best_step: int | None
@@ -67,6 +76,7 @@ class Finished:
     results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     seconds: float
     why: str
+    folder: Path
 
 
-Event = Started | Stepped | Evaluated | Saved | Notice | Finished
+Event = Ready | Started | Stepped | Evaluated | Saved | Notice | Finished

@@ -1,6 +1,6 @@
-"""The run, to be read aloud: step after step, evaluations between them, checkpoints, and at the end the best model.
+"""The loop of a run: steps, evaluations, checkpoints, and at the end the best model.
 
-`train` yields what happens; whoever reads it prints. What a run leaves in its folder is written here.
+`train` yields what happens and writes the run folder; the caller prints.
 """
 
 import json
@@ -38,9 +38,13 @@ def train(
     run: TrainingRun, folder: Path, *, command: str = "", resume_from: Checkpoint | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:  # fmt: skip
-    """Runs all steps that are left, yielding what happens. `stop` is asked after every step; True saves and ends the run.
+    """Take all remaining steps, yielding what happens.
 
-    Raises MtlError for a loss that is not finite, a full disk or a checkpoint of other data.
+    Args:
+        stop: called after every step; True saves a checkpoint and ends the run.
+
+    Raises:
+        MtlError: a loss is not finite, the disk is full, or the checkpoint was trained on other rows.
     """
     config, plan, model = run.config, run.plan, run.model
     training = config.training
@@ -66,21 +70,21 @@ def train(
     tell(
         f"started after step {progress.step} of {plan.steps} on {environment['device']} in {plan.precision}: {command}"
     )
-    for note in plan.notes:
-        tell(note)
+    for line in (*plan.notes, *plan.warnings):
+        tell(line)
     yield Started(plan, folder)
     if resume_from is not None:
         yield Notice(f"resumed from {resume_from.folder} after step {progress.step} of {plan.steps}")
     started = time.monotonic() - progress.seconds
     why = "finished"
-    saved_step = progress.step if resume_from is not None else -1
+    saved_step = progress.step if resume_from is not None else None
     model.train()
     try:
         while progress.step < plan.steps:
             for text in enter_stage(run, folder, progress):
                 tell(text)
                 yield Notice(text)
-            stepped = take_step(run, progress, log)
+            stepped = take_step(run, progress, log, saved_step)
             yield stepped
             step = progress.step
             progress.seconds = time.monotonic() - started
@@ -121,14 +125,14 @@ def train(
         save(run, folder, progress)
     tell(f"{why} after step {progress.step}; best step {progress.best_step}, score {progress.best_score}")
     if why == "interrupted":
-        yield Finished(progress.step, progress.best_step, progress.best_score, {}, progress.seconds, why)
+        yield Finished(progress.step, progress.best_step, progress.best_score, {}, progress.seconds, why, folder)
         return
     results = _finish(run, folder, progress, why)
-    yield Finished(progress.step, progress.best_step, progress.best_score, results, progress.seconds, why)
+    yield Finished(progress.step, progress.best_step, progress.best_score, results, progress.seconds, why, folder)
 
 
 def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
-    """Every task that has dev rows; tells the plugins, keeps the best score and follows the loss for the learning rate."""
+    """Evaluate every task that has dev rows, call the plugins' hooks, keep the best score, and update the plateau schedule."""
     metrics, losses = {}, {}
     for name, predicted in _predict_dev(run, run.kept.dev).items():
         index = run.model.names.index(name)
@@ -159,15 +163,15 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
 
 
 def _predict_dev(run: TrainingRun, features: Mapping[int, Features]) -> dict[str, Predicted]:
-    found = {}
+    predictions = {}
     for name, tokenized in run.dev.items():
         task = run.model.names.index(name)
-        found[name] = predict_rows(run.model, task, tokenized, run.device, run.autocast, features.get(task))
-    return found
+        predictions[name] = predict_rows(run.model, task, tokenized, run.device, run.autocast, features.get(task))
+    return predictions
 
 
 def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
-    """encoder/, heads.safetensors and run.json from the weights as they are."""
+    """Write encoder/, heads.safetensors and run.json from the current weights."""
     config = run.config
     facts: dict[str, Any] = {
         "mtlcli": __version__,
@@ -194,7 +198,7 @@ def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
 
 
 def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Puts the best weights back, measures them with intervals, and writes results and predictions."""
+    """Restore the best weights, evaluate them with intervals, and write results and predictions."""
     best = progress.best_step
     if best is not None and best != progress.step:
         run.model.load_state_dict(best_checkpoint(folder, best).tensors("model"))

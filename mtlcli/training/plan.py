@@ -1,4 +1,4 @@
-"""The mixing plan: what a run is going to do, counted by the scheduler that will do it."""
+"""The mixing plan: how often a run visits each task, counted with its scheduler."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -16,8 +16,8 @@ from mtlcli.schedulers.base import Position, Scheduler
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task of the plan. `share` is its part of all micro-batches, `passes` how often its rows are seen, and
-    `truncated` how many of its texts are longer than max_length."""
+    """One task of the plan. `share` is its part of all micro-batches, `passes` the number of times its rows are seen, and
+    `truncated` the number of texts longer than max_length."""
 
     name: str
     rows: int
@@ -34,9 +34,13 @@ class TaskPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole run before step 1. `epoch_ends` are the steps after which each epoch ends, `rows_buffer_bytes` is what the
-    gradient rows will take, 0 where they are not needed; `forward_passes` and `backward_passes` are what regularizers add to
-    the one of each batch."""
+    """The run before step 1.
+
+    `epoch_ends` are the steps after which each epoch ends. `rows_buffer_bytes` is the size of the gradient rows, 0 if they are
+    not needed. `forward_passes` and `backward_passes` are those that regularizers add to each batch. `batches_per_step` is the
+    mean number of micro-batches over all tasks, None if the scheduler chooses rows. `notes` inform; `warnings` name what is
+    probably a mistake.
+    """
 
     tasks: tuple[TaskPlan, ...]
     steps: int
@@ -52,11 +56,13 @@ class Plan:
     forward_passes: float
     backward_passes: float
     first_step: int
+    batches_per_step: float | None
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def visits_by_stage(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoch: int) -> dict[int, list[int]]:
-    """Micro-batches of each task in each stage, by the step it begins at, as the scheduler decides without having heard any
+    """Count the micro-batches of each task in each stage, by the stage's first step, as the scheduler decides before any
     result."""
     trial, counts = deepcopy(scheduler), dict[int, list[int]]()
     for step in range(steps):
@@ -68,7 +74,7 @@ def visits_by_stage(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoc
 
 
 def run_lengths(config: Config, scheduler: Scheduler) -> tuple[int, list[int]]:
-    """Steps of an epoch, and the steps after which each epoch ends."""
+    """Return the steps of an epoch, and the steps after which each epoch ends."""
     training = config.training
     steps_per_epoch = training.steps_per_epoch or scheduler.steps_per_epoch()
     return steps_per_epoch, scheduler.epoch_ends(training.epochs or 1, training.steps, steps_per_epoch)
@@ -76,7 +82,7 @@ def run_lengths(config: Config, scheduler: Scheduler) -> tuple[int, list[int]]:
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """What the plan needs to know of one task: its rows, its batches and the trainable parameters that only it uses."""
+    """One task as the plan needs it: its rows, its batches and the number of trainable parameters that only it uses."""
 
     loaded: LoadedTask
     batches: TaskBatches
@@ -89,7 +95,7 @@ def make_plan(
     encoder_parameters: int, device: torch.device, precision: str, rows_buffer_bytes: int,
     regularizers: Sequence[Regularizer], first_step: int, started_from: Sequence[str],
 ) -> Plan:  # fmt: skip
-    """Return the mixing plan and notes about it.
+    """Return the mixing plan with notes and warnings.
 
     `visits` are the micro-batches of each task in each stage, as counted by `visits_by_stage`; `started_from` are notes about
     the run that `init` names.
@@ -99,9 +105,10 @@ def make_plan(
     counts = [sum(of_task) for of_task in zip(*visits.values(), strict=True)]
     total = max(1, sum(counts))
     planned = tuple(_task_plan(config, task, count, total) for task, count in zip(tasks, counts, strict=True))
-    notes = [*started_from, *_rate_notes(config, steps, len(ends))]
+    notes, warnings = list(started_from), _rate_warnings(config, steps, len(ends))
     for task, task_plan in zip(tasks, planned, strict=True):
-        notes += _notes(task.loaded, task_plan, config.encoder.max_length)
+        notes += _notes(task_plan, config.encoder.max_length)
+        warnings += _warnings(task.loaded, task_plan)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(
         tasks=planned,
@@ -118,7 +125,9 @@ def make_plan(
         forward_passes=sum(regularizer.forward_passes for regularizer in regularizers),
         backward_passes=sum(regularizer.backward_passes for regularizer in regularizers),
         first_step=first_step,
+        batches_per_step=None if scheduler.chooses_rows else sum(counts) / steps,
         notes=tuple(notes),
+        warnings=tuple(warnings),
     )
 
 
@@ -146,35 +155,46 @@ def _task_plan(config: Config, task: TaskInputs, count: int, total: int) -> Task
     )
 
 
-def _rate_notes(config: Config, steps: int, epochs: int) -> list[str]:
-    """What a user should know of a rate that waits for rising losses: after the last evaluation it can fall no more."""
+def _rate_warnings(config: Config, steps: int, epochs: int) -> list[str]:
+    """Warn about a plateau schedule that can never lower the rate in this run."""
     patience, every = config.optimizer.plateau_patience, config.training.eval_every
     evaluations = epochs if every == "epoch" else -(-steps // every)
     if config.optimizer.schedule != "plateau" or evaluations > patience + 1:
         return []
+    times = "once" if evaluations == 1 else f"{evaluations} times"
     return [
-        f"the rate cannot fall: {evaluations} evaluation{'s' if evaluations > 1 else ''}, and it falls after {patience + 1} at "
+        f"the plateau schedule has no effect: this run evaluates {times}, and the rate drops after {patience + 1} evaluations at "
         "the earliest (optimizer.plateau_patience, training.eval_every)"
     ]
 
 
-def _notes(task: LoadedTask, planned: TaskPlan, limit: int) -> list[str]:
-    """What a user should know of a task before the run starts."""
-    name = planned.name
-    notes = [warning for split in task.splits.values() for warning in split.warnings]
+def _notes(planned: TaskPlan, limit: int) -> list[str]:
+    """Return notes about a task's texts and how often they are seen."""
+    notes = []
     if planned.truncated > 0.01 * planned.texts:
         share = 100 * planned.truncated / planned.texts
         notes.append(
-            f"{name}: {share:.1f} % of the texts are longer than {limit} tokens and are truncated (encoder.max_length)"
+            f"{planned.name}: {share:.1f} % of the texts are longer than {limit} tokens and are truncated (encoder.max_length)"
         )
     if planned.passes > 15:
         notes.append(
-            f"{name}: its rows are seen {planned.passes:.1f} times; consider fewer epochs or another scheduler"
+            f"{planned.name}: its rows are seen {planned.passes:.1f} times; consider fewer epochs or another scheduler"
         )
-    if planned.share == 0:
-        notes.append(f"{name}: this schedule never visits it")
-    if "dev" not in task.splits:
-        notes.append(f"{name}: no dev rows, so it has no part in choosing the best checkpoint")
-    elif shared := overlap(task.splits["train"], task.splits["dev"]):
-        notes.append(f"{name}: {shared} of {planned.dev_rows} dev rows have the texts of a training row")
     return notes
+
+
+def _warnings(task: LoadedTask, planned: TaskPlan) -> list[str]:
+    """Return warnings about a task's rows and its part in the run."""
+    name = planned.name
+    warnings = [warning for split in task.splits.values() for warning in split.warnings]
+    if planned.share == 0:
+        warnings.append(f"{name}: this schedule never visits it")
+    if "dev" not in task.splits:
+        warnings.append(f"{name}: no dev rows, so it is not evaluated and does not affect which checkpoint is kept")
+        return warnings
+    shared = overlap(task.splits["train"], task.splits["dev"])
+    if shared == planned.dev_rows:
+        warnings.append(f"{name}: all {shared} dev rows are training rows, so dev metrics do not measure new texts")
+    elif shared:
+        warnings.append(f"{name}: {shared} of {planned.dev_rows} dev rows have the texts of a training row")
+    return warnings

@@ -1,6 +1,7 @@
-"""Everything between a configuration and step 1: rows, tokens, model, scheduler, balancer and the plan of the run.
+"""From a configuration to step 1: rows, tokens, model, scheduler, balancer and the plan of the run.
 
-In the order of cost: combinations of methods, rows and labels, plugins, encoder, tokens, model. Nothing is written.
+The cheap checks come first: combinations of methods, rows and labels, plugins, encoder, tokens, model. Only token caches are
+written.
 """
 
 import os
@@ -45,7 +46,7 @@ from mtlcli.training.warm_start import open_origin, warm_start
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run that is ready for its first step. Lists and tuples are in the order of the tasks."""
+    """A run that is ready for its first step. Lists and tuples are in task order."""
 
     config: Config
     tasks: tuple[LoadedTask, ...]
@@ -67,21 +68,21 @@ class TrainingRun:
     precision: str
     plan: Plan
     visits: dict[int, list[int]]
-    """Micro-batches of each task in each stage, by the step at which the stage starts, counted before any result is known."""
+    """Micro-batches of each task in each stage, by the stage's first step, counted before any result."""
     kept: FrozenFeatures = field(default_factory=FrozenFeatures)
 
     def __post_init__(self) -> None:
         self.engine.features = self.kept.train
 
     def plugins(self) -> dict[str, Plugin]:
-        """The plugins with state, by the name under which a checkpoint keeps them."""
-        found: dict[str, Plugin] = {"scheduler": self.scheduler, "balancer": self.balancer}
+        """Return the plugins with state, by their names in a checkpoint."""
+        plugins: dict[str, Plugin] = {"scheduler": self.scheduler, "balancer": self.balancer}
         if self.gradient_regularizer is not None:
-            found["gradient_regularizer"] = self.gradient_regularizer
-        return found | {f"regularizers.{index}": one for index, one in enumerate(self.regularizers)}
+            plugins["gradient_regularizer"] = self.gradient_regularizer
+        return plugins | {f"regularizers.{index}": plugin for index, plugin in enumerate(self.regularizers)}
 
     def content(self) -> dict[str, str]:
-        """What the rows of every split hold, to notice on resuming that a file has changed."""
+        """Return a digest of the rows of every split, so that resuming can detect a changed file."""
         return {f"{task.task.name}.{name}": split.content for task in self.tasks for name, split in task.splits.items()}
 
 
@@ -89,8 +90,17 @@ def set_up(
     config: Config, *, encoder_from: Path | None = None, cache: Path | None = None, first_step: int = 0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> TrainingRun:  # fmt: skip
-    """Reads the data, loads the encoder and builds the run. `encoder_from` is a checkpoint's folder to make the encoder from,
-    without its weights; `tell` hears of work that takes long. Raises MtlError for everything a user can mend."""
+    """Read the data, load the encoder and build the run.
+
+    Args:
+        encoder_from: folder in a checkpoint to build the encoder from, without its weights.
+        cache: folder of token caches; None for none.
+        first_step: steps that were done before.
+        tell: receives a line about work that takes long.
+
+    Raises:
+        MtlError: everything that a user can fix.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise MtlError("this version trains in one process; start `mtl train` without torchrun")
     device = find_device(config.training.device)
@@ -207,20 +217,20 @@ def set_up(
 
 
 def _load_tasks(config: Config) -> tuple[LoadedTask, ...]:
-    """All tasks; the errors of all of them at once."""
-    found: list[LoadedTask] = []
+    """Read all tasks. Raises MtlError with the errors of all of them at once."""
+    loaded: list[LoadedTask] = []
     errors: list[str] = []
     for name, section in config.tasks.items():
         try:
             task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
-            found.append(
+            loaded.append(
                 load_task(name, section, task, data=config.data, sample=config.sample, seed=config.training.seed)
             )
         except MtlError as error:
             errors.extend(error.lines)
     if errors:
         raise MtlError(*dict.fromkeys(errors))
-    return tuple(found)
+    return tuple(loaded)
 
 
 def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""One optimizer update of a run: stage, rows, gradients, clipping, the optimizer, and who hears of it."""
+"""One optimizer update of a run: stage, rows, gradients, clipping, optimizer, and the plugins' hooks."""
 
 import math
 from bisect import bisect_right
@@ -24,23 +24,35 @@ from mtlcli.training.setup import TrainingRun
 from mtlcli.training.state import Progress, best_checkpoint
 
 SKIPS_IN_A_ROW = 10
-"""Steps that `on_nan: skip` may leave out one after the other before the run stops."""
+"""Steps in a row that `on_nan: skip` may leave out before the run stops."""
 
 
-def take_step(run: TrainingRun, progress: Progress, log: TextIO) -> Stepped:
-    """One optimizer update, after `enter_stage`."""
+def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int | None = None) -> Stepped:
+    """Make one optimizer update, after `enter_stage`.
+
+    Args:
+        saved_step: step of the newest checkpoint, for the error message; None if there is none.
+
+    Raises:
+        MtlError: a loss or gradient is not finite and the run stops for it, or memory does not suffice.
+    """
     plan, names = run.plan, run.model.names
     position = Position(progress.step, plan.steps, plan.steps_per_epoch)
     stage = run.scheduler.stage(position)
     visits = run.scheduler.visits(position)
-    step = _chosen(run, visits, position) if run.scheduler.chooses_rows else [_next(run, visit) for visit in visits]
+    step = (
+        _rows_of_candidates(run, visits, position)
+        if run.scheduler.chooses_rows
+        else [_next(run, visit) for visit in visits]
+    )
     try:
         combined = run.engine.run(step)
     except torch.OutOfMemoryError as error:
         texts, length = max(
-            (tuple(batch.tokens.shape) for one in step for batch in one.batches), key=lambda shape: shape[0] * shape[1]
+            (tuple(batch.tokens.shape) for part in step for batch in part.batches),
+            key=lambda shape: shape[0] * shape[1],
         )
-        raise not_enough_memory(" or ".join(names[one.task] for one in step), texts, length) from error
+        raise not_enough_memory(" or ".join(names[part.task] for part in step), texts, length) from error
     gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
     norm = clip_gradients(gradients, run.config.optimizer.clip)
     totals = combined.totals.tolist()
@@ -50,14 +62,14 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO) -> Stepped:
     progress.cursors = [batches.cursor for batches in run.train]
     skipped = not (math.isfinite(norm) and all(map(math.isfinite, totals)))
     if skipped:
-        _not_finite(run, progress, step, combined, norm, factor)
+        _handle_not_finite(run, progress, step, combined, norm, factor, saved_step)
     else:
         set_rates(run.optimizer, factor)
         run.optimizer.step()
         progress.skipped_in_a_row = 0
-        _tell_step(run, progress.step, combined, step)
+        _call_on_step(run, progress.step, combined, step)
         _probe(run, position)
-    losses = dict(zip((names[one.task] for one in step), combined.losses.tolist(), strict=True))
+    losses = dict(zip((names[part.task] for part in step), combined.losses.tolist(), strict=True))
     weights = dict(zip(losses, combined.weights.tolist(), strict=True))
     if not skipped:
         for name, loss in losses.items():
@@ -71,9 +83,11 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO) -> Stepped:
 
 
 def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[str]:
-    """At the first step of a stage, and of a run that goes on within one: freezes what the stage freezes; starts the optimizer's
-    averages and the rate's plateau anew, from the weights it asks for; keeps what a frozen encoder makes of the texts. Yields
-    what is worth a line, before the work it speaks of."""
+    """Prepare the model and optimizer at the first step of a stage, or of a run resumed within one.
+
+    Freezes the stage's parts. A new stage also clears the optimizer's state and the plateau schedule and takes the weights it
+    asks for. Features of a frozen encoder are computed once. Yields a line before work that takes long.
+    """
     stage = run.scheduler.stage(Position(progress.step, run.plan.steps, run.plan.steps_per_epoch))
     if run.kept.stage == (stage.start, stage.frozen):
         return
@@ -84,31 +98,31 @@ def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[
         progress.plateau = Plateau()
         if stage.weights == "best" and progress.best_step is not None:
             run.model.load_state_dict(best_checkpoint(folder, progress.best_step).tensors("model"))
-    if run.model.encoder_is_frozen and not any(one.forward_passes for one in run.regularizers):
+    if run.model.encoder_is_frozen and not any(regularizer.forward_passes for regularizer in run.regularizers):
         yield from _keep_features(run, stage)
 
 
 def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
-    """The features of every task whose rows the stage sees twice or more, as long as there is room for them."""
+    """Compute the features of every task whose rows the stage sees twice or more, as far as training.feature_memory allows."""
     room = run.config.training.feature_memory * 1e9
     for task, visits in enumerate(run.visits.get(stage.start, ())):
         if visits < 2 * run.train[task].per_pass or not room:
             continue
         name = run.model.names[task]
-        splits = [one for one in (run.train[task].tokenized, run.dev.get(name)) if one is not None]
-        size = sum(size_of(run.model, task, one, run.device, run.autocast) for one in splits)
-        texts = sum(len(one) * len(one.sides) for one in splits)
+        splits = [split for split in (run.train[task].tokenized, run.dev.get(name)) if split is not None]
+        size = sum(size_of(run.model, task, split, run.device, run.autocast) for split in splits)
+        texts = sum(len(split) * len(split.sides) for split in splits)
         if size > room:
             yield (
-                f"{name}: the encoder is frozen; keeping what it makes of {texts:,} texts would take {size / 1e9:.1f} GB, and "
-                f"training.feature_memory leaves {room / 1e9:.1f}: it reads them anew in every pass"
+                f"{name}: the encoder is frozen, but the features of {texts:,} texts need {size / 1e9:.1f} GB and "
+                f"training.feature_memory leaves {room / 1e9:.1f} GB: they are computed in every pass"
             )
             continue
         room -= size
         yield f"{name}: the encoder is frozen: reading {texts:,} texts once ({size / 1e6:,.0f} MB)"
         try:
             run.kept.train[task], *dev = (
-                compute_features(run.model, task, one, run.device, run.autocast) for one in splits
+                compute_features(run.model, task, split, run.device, run.autocast) for split in splits
             )
         except torch.OutOfMemoryError as error:
             raise MtlError(
@@ -125,25 +139,26 @@ def _next(run: TrainingRun, visit: Visit) -> TaskLoss:
     return TaskLoss(visit.task, micro_batches, visit.weight)
 
 
-def _chosen(run: TrainingRun, visits: list[Visit], position: Position) -> list[TaskLoss]:
-    """The visits are a pool of candidates; of those the scheduler keeps some rows of some tasks, as one batch each."""
+def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Position) -> list[TaskLoss]:
+    """Offer the rows of all visits to the scheduler, and return those it keeps as one batch per task."""
     pool, rows = [], []
     for visit in visits:
         batches = [run.train[visit.task].next() for _ in range(visit.micro_batches)]
-        found = [probabilities_of(run.model, one.to(run.device), run.autocast) for one in batches]
-        known = [one for one in found if one is not None]
-        rows.append(np.concatenate([one.rows for one in batches]))
-        pool.append(Candidates(visit.task, len(rows[-1]), torch.cat(known) if known else None))
-    kept = run.scheduler.choose(pool, position)
-    return [
-        TaskLoss(one.task, (collate(run.train[one.task].tokenized, one.task, mine[chosen.numpy()]).to(run.device),))
-        for one, mine, chosen in zip(pool, rows, kept, strict=True)
-        if len(chosen)
-    ]
+        parts = [probabilities_of(run.model, batch.to(run.device), run.autocast) for batch in batches]
+        probabilities = [part for part in parts if part is not None]
+        rows.append(np.concatenate([batch.rows for batch in batches]))
+        pool.append(Candidates(visit.task, len(rows[-1]), torch.cat(probabilities) if probabilities else None))
+    choices = run.scheduler.choose(pool, position)
+    step = []
+    for candidates, task_rows, choice in zip(pool, rows, choices, strict=True):
+        if len(choice):
+            batch = collate(run.train[candidates.task].tokenized, candidates.task, task_rows[choice.numpy()])
+            step.append(TaskLoss(candidates.task, (batch.to(run.device),)))
+    return step
 
 
 def _probe(run: TrainingRun, position: Position) -> None:
-    """The small validation that the scheduler asks for, on dev rows drawn as a function of (seed, step)."""
+    """Run the small validation that the scheduler asks for, on dev rows drawn by seed and step."""
     probe = run.scheduler.probe(position)
     if probe is None:
         return
@@ -158,7 +173,7 @@ def _probe(run: TrainingRun, position: Position) -> None:
     run.scheduler.on_probe(ProbeResult(position.step + 1, losses))
 
 
-def _tell_step(run: TrainingRun, number: int, combined: Combined, step: list[TaskLoss]) -> None:
+def _call_on_step(run: TrainingRun, number: int, combined: Combined, step: list[TaskLoss]) -> None:
     after = run.engine.losses_after(step) if "losses-after" in run.balancer.needs else None
     result = StepResult(number, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram, after)
     for plugin in run.plugins().values():
@@ -168,6 +183,7 @@ def _tell_step(run: TrainingRun, number: int, combined: Combined, step: list[Tas
 
 
 def end_epoch(run: TrainingRun, progress: Progress, epoch: int) -> None:
+    """Pass the mean losses of an epoch to the plugins, and start counting again."""
     means = {
         run.model.names.index(name): total / progress.epoch_counts[name] for name, total in progress.epoch_sums.items()
     }
@@ -176,37 +192,49 @@ def end_epoch(run: TrainingRun, progress: Progress, epoch: int) -> None:
     progress.epoch_sums, progress.epoch_counts = {}, {}
 
 
-def _not_finite(
-    run: TrainingRun, progress: Progress, step: list[TaskLoss], combined: Combined, norm: float, factor: float
-) -> None:
-    """Counts a step that was left out, or says which task and rows are to blame. Raises MtlError."""
+def _handle_not_finite(
+    run: TrainingRun, progress: Progress, step: list[TaskLoss], combined: Combined, norm: float, factor: float,
+    saved_step: int | None,
+) -> None:  # fmt: skip
+    """Count a step that is left out.
+
+    Raises:
+        MtlError: the run stops for it, with the tasks and rows at fault and what to do.
+    """
     progress.skipped += 1
     progress.skipped_in_a_row += 1
-    names = run.model.names
-    lines = []
-    for index, one in enumerate(step):
-        loss = float(combined.totals[index])
-        own = [p.grad for p in run.engine.private[one.task] if p.grad is not None]
-        gram_bad = combined.gram is not None and not bool(torch.isfinite(combined.gram[index, index]))
-        if not math.isfinite(loss) or gram_bad or not all(bool(torch.isfinite(gradient).all()) for gradient in own):
-            split = run.tasks[one.task].splits["train"]
-            places = ", ".join(split.place(int(row)) for batch in one.batches for row in batch.rows[:4])
-            lines.append(
-                f"step {progress.step}: {names[one.task]}: loss {loss:g}, gradient not finite; rows {places}, ..."
-            )
+    lines = _not_finite_lines(run, progress.step, step, combined, norm)
     for parameter in run.model.parameters():
         parameter.grad = None
-    if not lines:
-        listed = ", ".join(
-            f"{names[one.task]} {float(loss):g}" for one, loss in zip(step, combined.totals, strict=True)
-        )
-        lines.append(f"step {progress.step}: gradient norm {norm:g} with finite losses ({listed})")
-    if run.config.training.on_nan == "skip" and progress.skipped_in_a_row < SKIPS_IN_A_ROW:
+    skips = run.config.training.on_nan == "skip"
+    if skips and progress.skipped_in_a_row < SKIPS_IN_A_ROW:
         return
     lr = run.config.optimizer.lr * factor
-    many = f" ({SKIPS_IN_A_ROW} steps in a row)" if run.config.training.on_nan == "skip" else ""
-    raise MtlError(
-        *lines,
-        f"stopped{many}: at a learning rate of {lr:g}; lower --lr, or leave such steps out with --set training.on_nan=skip; "
-        "the last checkpoint is whole (--resume)",
-    )
+    # The learning rate must not change on resuming; whether to skip may.
+    or_skip = "" if skips else " or skip such steps with --set training.on_nan=skip"
+    if saved_step is None:
+        advice = f"no checkpoint is saved yet: start again with a lower --lr{or_skip}"
+    else:
+        advice = f"start again with a lower --lr; the checkpoint of step {saved_step} can be resumed (--resume)"
+        advice += "" if skips else ", with --set training.on_nan=skip to skip such steps"
+    many = f" after {SKIPS_IN_A_ROW} steps in a row" if skips else ""
+    raise MtlError(*lines, f"stopped{many} at a learning rate of {lr:g}; {advice}")
+
+
+def _not_finite_lines(
+    run: TrainingRun, number: int, step: list[TaskLoss], combined: Combined, norm: float
+) -> list[str]:
+    """Name the tasks whose loss or gradient is not finite, and some of their rows."""
+    names, lines = run.model.names, []
+    for index, part in enumerate(step):
+        loss = float(combined.totals[index])
+        gradients = [p.grad for p in run.engine.private[part.task] if p.grad is not None]
+        shared_is_bad = combined.gram is not None and not bool(torch.isfinite(combined.gram[index, index]))
+        if not math.isfinite(loss) or shared_is_bad or not all(bool(torch.isfinite(g).all()) for g in gradients):
+            split = run.tasks[part.task].splits["train"]
+            places = ", ".join(split.place(int(row)) for batch in part.batches for row in batch.rows[:4])
+            lines.append(f"step {number}: {names[part.task]}: loss {loss:g}, gradient not finite; rows {places}, ...")
+    if lines:
+        return lines
+    losses = (f"{names[part.task]} {float(loss):g}" for part, loss in zip(step, combined.totals, strict=True))
+    return [f"step {number}: gradient norm {norm:g} with finite losses ({', '.join(losses)})"]

@@ -81,13 +81,13 @@ def test_ctrl_c_stops_all_and_resume_ends_like_the_unbroken_runs(mtl, recipe, mo
         stop_at(patch, run=2, step=2)
         ended = mtl("train", "-c", recipe, "--seeds", "1,2,3", "-o", "group")
     assert ended.code == 130
-    assert "go on with: mtl train --resume --output group" in ended.out
+    assert "resume with: mtl train --resume --output group" in ended.out
     assert sorted(path.name for path in Path("group").iterdir()) == ["seed-1", "seed-2", "seeds.json"]
     assert "tasks" not in json.loads(Path("group/seeds.json").read_text())
     done = Path("group/seed-1/results.json").stat().st_mtime_ns
     ended = mtl("train", "--resume", "--output", "group")  # as it was advised: no recipe, no seeds
     assert ended.code == 0
-    assert "seed 1: finished before" in ended.err and "resumed from group/seed-2" in ended.err
+    assert "seed 1: already finished" in ended.err and "resumed from group/seed-2" in ended.err
     assert Path("group/seed-1/results.json").stat().st_mtime_ns == done
     assert mtl("train", "-c", recipe, "--seeds", "1,2,3", "-o", "unbroken").code == 0
     for seed in (1, 2, 3):
@@ -98,7 +98,7 @@ def test_ctrl_c_at_the_last_step_of_a_run_says_how_to_go_on_too(mtl, recipe, mon
     stop_at(monkeypatch, run=1, step=4)
     code, out, _ = mtl("train", "-c", recipe, "--seeds", "1,2", "-o", "group")
     assert code == 130
-    assert out.splitlines()[-1] == "stopped after seed 1; go on with: mtl train --resume --output group"
+    assert out.splitlines()[-1] == "stopped after seed 1; resume with: mtl train --resume --output group"
 
 
 def test_seeds_can_be_added_and_what_is_finished_stays(mtl, recipe):
@@ -106,9 +106,9 @@ def test_seeds_can_be_added_and_what_is_finished_stays(mtl, recipe):
     ended = mtl("train", "--seeds", "2", "--resume", "-o", "group")
     assert ended.code == 0
     assert "group: 2 seeds (1, 2)" in ended.out
-    assert ended.err.count("finished before") == 1
+    assert ended.err.count("already finished") == 1
     again = mtl("train", "--resume", "-o", "group")
-    assert again.err.count("finished before") == 2
+    assert again.err.count("already finished") == 2
 
 
 def test_another_configuration_is_no_resumption(mtl, recipe):
@@ -127,7 +127,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_again(mtl, recipe):
     mtl("train", "-c", recipe, "--seeds", "1", "-o", "group", "-q")
     shutil.rmtree("group/seed-1/checkpoints")
     ended = mtl("train", "--resume", "-o", "group")
-    assert ended.code == 0 and "finished before" in ended.err
+    assert ended.code == 0 and "already finished" in ended.err
 
 
 def test_overwriting_replaces_the_runs_of_before_and_nothing_else(mtl, recipe):
@@ -168,9 +168,9 @@ def test_a_group_is_no_run_and_names_its_runs(mtl, recipe, command):
     [
         (("--seeds", "1,two"), "--seeds 1,two: expected whole numbers with commas between them, such as 1,2,3"),
         (("--seeds", "1,1"), "--seeds 1,1: a seed is named twice"),
-        (("--seeds", "1,2", "--seed", "3"), "leave --seed and training.seed out"),
-        (("--seeds", "1,2", "--set", "training.seed=3"), "leave --seed and training.seed out"),
-        (("--seeds", "1,2", "--resume"), "--resume: which runs? name their folder with --output"),
+        (("--seeds", "1,2", "--seed", "3"), "remove --seed and training.seed"),
+        (("--seeds", "1,2", "--set", "training.seed=3"), "remove --seed and training.seed"),
+        (("--seeds", "1,2", "--resume"), "--resume: name the folder of the runs with --output"),
     ],
 )
 def test_what_makes_no_sense_is_told_before_anything_is_slow(mtl, recipe, flags, problem):

@@ -65,7 +65,7 @@ def test_an_interrupt_stops_after_the_step_and_says_how_to_go_on(mtl, recipe, tm
     arguments = ("study", "equal", "-c", recipe, "-o", tmp_path / "s", "--seeds", "1", "--no-tuned", "--no-single-task")
     stopped = mtl(*arguments)
     assert stopped.code == 130
-    assert f"stopped with 0 of 1 runs done; the same command with --output {tmp_path / 's'} goes on" in stopped.out
+    assert f"stopped with 0 of 1 runs done; resume with the same command and --output {tmp_path / 's'}" in stopped.out
     monkeypatch.undo()
     finished = mtl(*arguments)
     assert finished.code == 0
@@ -84,7 +84,7 @@ def test_a_run_that_fails_is_an_error_after_the_table(mtl, recipe, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "METHODS: which methods?"),
+        ([], "METHODS: name at least one"),
         (["pcgard", "uncertainy"], 'did you mean "pcgrad"'),
         (["equal", "--seeds", "1,x"], "--seeds 1,x: expected whole numbers"),
         (["equal", "--seeds", "2,2"], "--seeds 2,2: a seed is named twice"),

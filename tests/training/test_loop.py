@@ -267,7 +267,14 @@ def test_a_loss_that_is_not_finite_stops_with_task_step_and_rows(files, tmp_path
     text = str(caught.value)
     assert "step 3: same: loss nan" in text
     assert "same-train.tsv:" in text
-    assert "--resume" in text
+    assert "no checkpoint is saved yet: start again with a lower --lr" in text and "--resume" not in text
+
+
+def test_a_loss_that_is_not_finite_names_the_checkpoint_that_can_be_resumed(files, tmp_path):
+    with pytest.raises(MtlError, match=r"the checkpoint of step 4 can be resumed \(--resume\)"):
+        _run_with_poison(files, tmp_path / "run", on_nan="stop", at=(6,))
+    _, events = run(small_config(files, training={"on_nan": "skip"}), tmp_path / "run", resume=True)
+    assert [event.step for event in events if isinstance(event, Stepped)][0] == 5
 
 
 def test_a_step_that_is_not_finite_may_be_left_out_and_poisons_nothing(files, tmp_path):
@@ -329,7 +336,7 @@ def test_a_run_without_any_dev_rows_keeps_its_last_weights(files, tmp_path):
     prepared, events = run(_only(files, tasks, {"steps": 3, "batch_size": 8, "device": "cpu"}), tmp_path / "run")
     assert events[-1].best_step is None
     assert load_run(tmp_path / "run")[0].record["step"] == 3
-    assert any("no dev rows" in note for note in prepared.plan.notes)
+    assert any("no dev rows" in warning for warning in prepared.plan.warnings)
 
 
 def test_news_reaches_every_plugin_with_state(files, tmp_path):

@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM while a run trains: stop after the step, and save."""
+
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+
+class Interrupts:
+    """Ask a run to stop at the first signal; call `again` with the signal's number at the second.
+
+    Use it as a context manager around the steps of a run. Outside the main thread, where Python allows no signal handler, it
+    does nothing.
+    """
+
+    def __init__(
+        self, signals: Sequence[int], *, first: Callable[[], None] = lambda: None, again: Callable[[int], None]
+    ) -> None:
+        self.signals, self.first, self.again = tuple(signals), first, again
+        self.signal: int | None = None
+        self._handlers: dict[int, object] = {}
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            for number in self.signals:
+                self._handlers[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._handlers.clear()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            self.again(number)
+            return
+        self.signal = number
+        self.first()
+
+    def requested(self) -> bool:
+        """Return whether a signal asked the run to stop."""
+        return self.signal is not None

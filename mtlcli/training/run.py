@@ -1,0 +1,145 @@
+"""One training run: configuration, folder, comparison with what is stored, set-up and loop.
+
+The commands `train`, `check` and `study`, `train --seeds` and the Python API all come through here. A run is opened first, which
+is quick and finds most mistakes, and then trained, which yields events; nothing here prints.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtlcli.config.changes import check_unchanged, differences
+from mtlcli.config.layers import Layer
+from mtlcli.config.schema import Config
+from mtlcli.data.tokens import cache_folder
+from mtlcli.errors import MtlError
+from mtlcli.runs.checkpoint import Checkpoint
+from mtlcli.runs.configuration import ConfigSource, layers_of, resolve_run, stored_config
+from mtlcli.runs.folder import is_finished, open_folder, stored_layer
+from mtlcli.training.events import Event, Notice, Ready
+from mtlcli.training.loop import train
+from mtlcli.training.setup import TrainingRun, set_up
+
+Configure = Callable[[Layer | None, Layer | None], Config]
+"""(configuration stored in the folder, the same if the run is resumed) -> the configuration of this run."""
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run whose folder was inspected and whose configuration is known; nothing is written yet.
+
+    `checkpoint` is the one to resume from, `notes` say what differs from the stored configuration, and `is_complete` is True for a
+    finished run with an unchanged configuration.
+    """
+
+    folder: Path
+    config: Config
+    checkpoint: Checkpoint | None
+    notes: tuple[str, ...]
+    is_complete: bool
+
+    @property
+    def first_step(self) -> int:
+        """Steps that were done before."""
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+
+def configure_from(source: ConfigSource | None, **sections: object) -> Configure:
+    """Return the configuration of a run as a Python caller gives it.
+
+    Without a `source`, a resumed run takes what `sections` leave out from its folder.
+    """
+
+    def configure(stored: Layer | None, resumed: Layer | None) -> Config:
+        layers = [] if stored is None or source is not None else [stored]
+        return resolve_run([*layers, *layers_of(source, sections)], resumed=resumed)
+
+    return configure
+
+
+def default_folder(config: Config) -> Path:
+    """Return a folder named by the tasks, the method and the time."""
+    method = config.gradient_regularizer.name if config.gradient_regularizer else config.balancer.name
+    return Path("runs") / f"{'-'.join(config.tasks)}-{method.rpartition(':')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def open_training(
+    configure: Configure, output: Path | None, *, resume: bool = False, overwrite: bool = False, base: Layer | None = None
+) -> OpenedRun:  # fmt: skip
+    """Inspect the folder, resolve the configuration and compare it with the stored one.
+
+    `base` takes the place of the stored configuration where a resumed folder has none.
+
+    Raises:
+        MtlError: the folder cannot be used this way, the configuration is wrong, or it differs in a key that must not change.
+    """
+    if output is None:
+        if resume:
+            raise MtlError("--resume: name the folder of the run with --output")
+        config = configure(None, None)
+        return OpenedRun(default_folder(config), config, None, (), False)
+    checkpoint = open_folder(output, resume=resume, overwrite=overwrite)
+    stored = stored_layer(output) if resume else None
+    was_finished = resume and is_finished(output)
+    if stored is None or (checkpoint is None and not was_finished):  # nothing was learned that could contradict
+        return OpenedRun(output, configure(stored or base, None), checkpoint, (), False)
+    config = configure(stored, stored)
+    changes = check_unchanged(stored_config(stored, output), config)
+    if changes and checkpoint is None:
+        raise MtlError(
+            *changes,
+            f"{output}: is finished and has no checkpoint to resume from; keep it as it is, or train again with --overwrite",
+        )
+    return OpenedRun(output, config, checkpoint, tuple(changes), was_finished and not changes)
+
+
+def open_or_restart(config: Config, output: Path) -> OpenedRun:
+    """Open a run of exactly this configuration: resume the one in the folder, or start again where it differs or is damaged."""
+    try:
+        checkpoint = open_folder(output, resume=True, overwrite=False)
+        stored = stored_layer(output)
+    except MtlError:
+        return OpenedRun(output, config, open_folder(output, resume=False, overwrite=True), (), False)
+    # A stored configuration that no longer resolves, such as one that names a removed plugin, is compared as it is written.
+    if stored is None or differences(stored.values, config.plain()):
+        checkpoint = None
+    return OpenedRun(output, config, checkpoint, (), False)
+
+
+def set_up_run(opened: OpenedRun, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True) -> TrainingRun:
+    """Read the data and build the model of an opened run. `tell` receives a line about work that takes long.
+
+    Raises:
+        MtlError: everything that is wrong with data, encoder or methods.
+    """
+    encoder = None if opened.checkpoint is None else opened.checkpoint.folder / "encoder"
+    return set_up(
+        opened.config, encoder_from=encoder, cache=cache_folder() if cache else None, first_step=opened.first_step, tell=tell
+    )  # fmt: skip
+
+
+def run_training(
+    opened: OpenedRun, *, command: str = "", stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[Event]:  # fmt: skip
+    """Train an opened run, yielding what happens: notes, `Ready` before anything is written, then the events of the loop.
+
+    Raises:
+        MtlError: everything that a user can fix, from the data to a loss that is not finite.
+    """
+    for note in opened.notes:
+        yield Notice(f"note: {note}")
+    run = set_up_run(opened, tell)
+    yield Ready(run.plan, opened.folder)
+    yield from train(run, opened.folder, command=command, resume_from=opened.checkpoint, stop=stop)
+
+
+def with_seed(configure: Configure, seed: int) -> Configure:
+    """Return the same configuration with another seed."""
+
+    def configure_seed(stored: Layer | None, resumed: Layer | None) -> Config:
+        config = configure(stored, resumed)
+        return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
+
+    return configure_seed

@@ -1,0 +1,116 @@
+"""One configuration, one run for each seed, in a folder that groups them."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtlcli.errors import MtlError
+from mtlcli.runs.folder import is_finished, stored_layer
+from mtlcli.runs.seeds import Group, open_group, parse_seeds, write_group
+from mtlcli.training.events import Event, Ready
+from mtlcli.training.plan import Plan
+from mtlcli.training.run import Configure, OpenedRun, default_folder, open_training, run_training, with_seed
+
+
+@dataclass(frozen=True)
+class SeedStarted:
+    """The run with a seed is ready for its first step: run `number` of `total`."""
+
+    seed: int
+    number: int
+    total: int
+    folder: Path
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class SeedSkipped:
+    """The run with a seed was finished before, with the same configuration."""
+
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class SeedsStopped:
+    """The group was stopped while the run with `seed` trained; `finished` if that was the run's last step."""
+
+    seed: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class SeedsFinished:
+    """Every run of the group is finished."""
+
+    group: Group
+
+
+SeedEvent = SeedStarted | SeedSkipped | SeedsStopped | SeedsFinished | Event
+
+
+@dataclass(frozen=True)
+class OpenedGroup:
+    """A group of runs whose folders were inspected. `replaced` is the group that --overwrite removes."""
+
+    group: Group
+    runs: tuple[OpenedRun, ...]
+    replaced: Group | None
+
+
+def open_seeds(
+    seeds: str | None, output: Path | None, configure: Configure, *, resume: bool = False, overwrite: bool = False
+) -> OpenedGroup:
+    """Inspect the folders of all runs and resolve their configurations.
+
+    A resumed group keeps its seeds and adds the new ones. A new run takes what the caller leaves out from the first run that is
+    stored.
+
+    Args:
+        seeds: text such as `1,2,3`; None for those of a group that is resumed.
+
+    Raises:
+        MtlError: the seeds are no list of numbers, a folder cannot be used this way, or a configuration is wrong or changed.
+    """
+    wanted = parse_seeds(seeds) if seeds is not None else ()
+    if output is None:
+        if resume:
+            raise MtlError("--resume: name the folder of the runs with --output")
+        output = default_folder(configure(None, None))
+    group, before = open_group(output, wanted, resume=resume, overwrite=overwrite)
+    stored = [layer for run in group.runs if (layer := stored_layer(run)) is not None] if resume else []
+    runs = tuple(
+        open_training(
+            with_seed(configure, seed), group.run(seed), resume=resume, overwrite=overwrite, base=next(iter(stored), None)
+        )
+        for seed in group.seeds
+    )  # fmt: skip
+    return OpenedGroup(group, runs, before if overwrite else None)
+
+
+def train_seeds(
+    opened: OpenedGroup, *, command: str = "", stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[SeedEvent]:  # fmt: skip
+    """Train the runs that are not finished, one after the other, yielding what happens."""
+    group, has_started = opened.group, False
+    for number, (seed, run) in enumerate(zip(group.seeds, opened.runs, strict=True), start=1):
+        if run.is_complete:
+            yield SeedSkipped(seed, run.folder)
+            continue
+        for event in run_training(run, command=command, stop=stop, tell=tell):
+            yield event
+            if isinstance(event, Ready):
+                # Nothing is written or removed before the first run can begin.
+                if not has_started:
+                    for folder in opened.replaced.runs if opened.replaced is not None else ():
+                        shutil.rmtree(folder, ignore_errors=True)
+                    write_group(group)
+                    has_started = True
+                yield SeedStarted(seed, number, len(group.seeds), run.folder, event.plan)
+        if stop():
+            yield SeedsStopped(seed, is_finished(run.folder))
+            return
+    write_group(group)
+    yield SeedsFinished(group)
