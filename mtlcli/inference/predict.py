@@ -133,14 +133,36 @@ def predict(
 
     Raises MtlError, after the rows before it, for a row that cannot be read.
     """
+    rows = _until_bad(source, readings)
+    yield from predict_rows(
+        predictor, rows, readings, lambda row, reading: _texts(source, row, reading), device=device, autocast=autocast,
+        tokens=tokens, window=window, ready=ready,
+    )  # fmt: skip
+
+
+def predict_rows(
+    predictor: Predictor, rows: Iterator[TextRow], readings: Sequence[Reading], texts_of: Callable[[TextRow, Reading], tuple[str, ...]],
+    *, device: torch.device, autocast: AbstractContextManager[object], tokens: int | None = None, batch_rows: int | None = None,
+    window: int = WINDOW, ready: Callable[[float], bool] | None = None,
+) -> Iterator[tuple[TextRow, dict[str, Prediction]]]:  # fmt: skip
+    """Yield every row with its predictions, in order.
+
+    `texts_of` returns the one or two texts of a row for a reading; `batch_rows` limits the rows of a batch. The other arguments
+    are those of `predict`.
+
+    Raises:
+        MtlError: after the rows before it, for a row that cannot be read.
+    """
     passes = _passes(predictor, readings)
-    asked = sorted(index for reading in readings for index in reading.tasks)
+    tasks = sorted(index for reading in readings for index in reading.tasks)
     limit = tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE)
-    for chunk in _windows(_until_bad(source, readings), window, ready):
+    for chunk in _windows(rows, window, ready):
         votes: dict[tuple[int, int], Predicted] = {}  # by our index of the task, and the run
         for one in passes:
-            texts = [_texts(source, row, one.reading) for row in chunk]
-            found = _outputs(one.run, one.reading, texts, one.tokenizer, device, autocast, limit)
+            texts = [texts_of(row, one.reading) for row in chunk]
+            found = _outputs(
+                one.run, one.reading, texts, one.tokenizer, device, autocast, limit, batch_rows or limit // 8
+            )
             for own, ours in zip(one.reading.tasks, one.ours, strict=True):
                 votes[ours, id(one.run)] = _vote(one.run, own, found[own])
         answers = {
@@ -148,7 +170,7 @@ def predict(
                 predictor.facts[task],
                 predictor.joined(task, [votes[task, id(member.run)] for member in predictor.members[task]]),
             )
-            for task in asked
+            for task in tasks
         }
         for number, row in enumerate(chunk):
             yield row, {name: each[number] for name, each in answers.items()}
@@ -223,7 +245,7 @@ def _texts(source: FileSource, row: TextRow, reading: Reading) -> tuple[str, ...
     return tuple(row.values[column] for column in reading.columns)
 
 
-def _sequences(tokenizer: Tokenizer, texts: list[tuple[str, ...]]) -> TokenSequences:
+def text_sequences(tokenizer: Tokenizer, texts: list[tuple[str, ...]]) -> TokenSequences:
     """The texts as token numbers; of a text without end, only as much is tokenized as the encoder takes."""
     limit = CHARACTERS_PER_TOKEN * tokenizer.max_length
     if all(len(part) <= limit for text in texts for part in text):
@@ -246,18 +268,20 @@ def _cut(text: str, limit: int) -> str:
 
 def _outputs(
     run: SavedRun, reading: Reading, texts: list[tuple[str, ...]], tokenizer: Tokenizer, device: torch.device,
-    autocast: AbstractContextManager[object], tokens: int,
+    autocast: AbstractContextManager[object], tokens: int, batch_rows: int,
 ) -> dict[int, Tensor]:  # fmt: skip
     """Outputs (rows, ...) of each task of a reading, by one pass through the encoder."""
     if reading.encoding == "bi":
-        sides = tuple(_sequences(tokenizer, [(text[side],) for text in texts]) for side in range(len(reading.columns)))
+        sides = tuple(
+            text_sequences(tokenizer, [(text[side],) for text in texts]) for side in range(len(reading.columns))
+        )
     else:
-        sides = (_sequences(tokenizer, texts),)
+        sides = (text_sequences(tokenizer, texts),)
     tokenized = TokenizedSplit(sides, None, tokenizer.pad)
     found: dict[int, Tensor] = {}
     model, groups = run.model, shared_features(run, reading.tasks)
     with torch.inference_mode(), autocast:
-        for rows in by_length(tokenized.lengths(), tokens=tokens, rows=tokens // 8):
+        for rows in by_length(tokenized.lengths(), tokens=tokens, rows=batch_rows):
             batch = collate(tokenized, reading.tasks[0], rows).to(device)
             where = torch.from_numpy(rows)
             for group in groups:

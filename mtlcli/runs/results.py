@@ -60,6 +60,30 @@ def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -
     }
 
 
+def read_results(run: Path) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Read the metrics of a finished run by task, split and name.
+
+    Raises:
+        MtlError: the run is not finished, or results.json is damaged.
+    """
+    path = run / "results.json"
+    if not path.is_file():
+        raise MtlError(f"{run}: is not finished (no results.json); resume it with: mtl train --resume --output {run}")
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"]
+        return {
+            task: {
+                split: {metric: Estimate(**values) for metric, values in metrics.items()}
+                for split, metrics in splits.items()
+            }
+            for task, splits in tasks.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MtlError(
+            f"{path}: damaged; write it again from the checkpoint: mtl train --resume --output {run}"
+        ) from error
+
+
 def write_predictions(
     path: Path, labels: tuple[str, ...] | None, predicted: Predicted, lines: list[int], targets: Any
 ) -> None:

@@ -130,6 +130,9 @@ def run_training(
     """
     for note in opened.notes:
         yield Notice(f"note: {note}")
+    if opened.is_complete and opened.checkpoint is None:
+        yield Notice(f"{opened.folder}: is finished; nothing is left to train")
+        return
     run = set_up_run(opened, tell)
     yield Ready(run.plan, opened.folder)
     yield from train(run, opened.folder, command=command, resume_from=opened.checkpoint, stop=stop)

@@ -274,7 +274,7 @@ def test_a_loss_that_is_not_finite_names_the_checkpoint_that_can_be_resumed(file
     with pytest.raises(MtlError, match=r"the checkpoint of step 4 can be resumed \(--resume\)"):
         _run_with_poison(files, tmp_path / "run", on_nan="stop", at=(6,))
     _, events = run(small_config(files, training={"on_nan": "skip"}), tmp_path / "run", resume=True)
-    assert [event.step for event in events if isinstance(event, Stepped)][0] == 5
+    assert next(event.step for event in events if isinstance(event, Stepped)) == 5
 
 
 def test_a_step_that_is_not_finite_may_be_left_out_and_poisons_nothing(files, tmp_path):

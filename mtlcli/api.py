@@ -1,0 +1,312 @@
+"""The Python API: train, load, predict, encode, evaluate and compare, by the functions that the commands call.
+
+``import mtlcli`` offers these names and imports this module, and with it torch, when one of them is first used. Every mistake
+that a user can fix raises `MtlError`.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+
+from mtlcli.config.schema import Config
+from mtlcli.devices import autocast, find_device, find_precision
+from mtlcli.errors import MtlError
+from mtlcli.evaluation import compare as comparison
+from mtlcli.evaluation import evaluate as evaluation
+from mtlcli.evaluation.compare import Comparison
+from mtlcli.inference import encode as encoding
+from mtlcli.inference import predictor as loading
+from mtlcli.inference.predict import Prediction, predict_rows
+from mtlcli.inference.texts import TextInput, check_text, must_be_several, readings_of, rows_of
+from mtlcli.runs.configuration import ConfigSource, layers_of, resolve_run
+from mtlcli.runs.folder import is_finished, stored_layer
+from mtlcli.runs.results import read_results
+from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.training.events import Event, Finished, Ready
+from mtlcli.training.interrupts import Interrupts
+from mtlcli.training.run import configure_from, open_training, run_training
+
+RunPath = str | os.PathLike[str]
+"""A run folder; a `Run` is one too."""
+
+__all__ = [
+    "Comparison", "Config", "Estimate", "Evaluation", "Event", "MtlError", "Prediction", "Predictor", "Run", "compare", "evaluate",
+    "load", "load_config", "train",
+]  # fmt: skip
+
+
+class Run:
+    """A run folder. It can be passed wherever a path is expected.
+
+    Attributes:
+        folder: where the run is.
+    """
+
+    def __init__(self, folder: RunPath) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, finished={self.finished})"
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """True once the run has trained all its steps, or stopped by patience, and was evaluated."""
+        return is_finished(self.folder)
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration that the folder holds. Raises MtlError if it holds none."""
+        stored = stored_layer(self.folder)
+        if stored is None:
+            raise MtlError(f"{self.folder}: not a run folder (no config.yaml)")
+        return resolve_run([stored], resumed=stored)
+
+    @property
+    def results(self) -> dict[str, dict[str, Estimate]]:
+        """Metrics on dev by task and name, the primary metric first: `run.results["sst"]["accuracy"].value`.
+
+        Raises MtlError if the run is not finished.
+        """
+        return {task: splits["dev"] for task, splits in read_results(self.folder).items() if "dev" in splits}
+
+    def load(self, *, device: str = "auto", precision: str = "fp32") -> "Predictor":
+        """Load the model: `mtlcli.load(run)`."""
+        return load(self, device=device, precision=precision)
+
+
+class Predictor:
+    """A run or an ensemble, loaded on a device. Made by `load`.
+
+    Attributes:
+        folder: the run folder.
+        tasks: names of the tasks.
+        warnings: what may be wrong, such as another version of a plugin.
+    """
+
+    def __init__(
+        self, info: loading.RunInfo, models: loading.Predictor, warnings: Sequence[str], device: torch.device,
+        context: AbstractContextManager[object],
+    ) -> None:  # fmt: skip
+        self.folder = info.folder
+        self.tasks = tuple(facts.name for facts in info.facts)
+        self.warnings = tuple(warnings)
+        self._info, self._models, self._device, self._autocast = info, models, device, context
+
+    def __repr__(self) -> str:
+        return f"Predictor({str(self.folder)!r}, tasks={list(self.tasks)}, device={str(self._device)!r})"
+
+    @overload
+    def predict(self, texts: Iterable[TextInput], task: str, *, batch_size: int | None = None) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self, texts: Iterable[TextInput], task: None = None, *, batch_size: int | None = None
+    ) -> dict[str, list[Prediction]]: ...
+
+    def predict(
+        self, texts: Iterable[TextInput], task: str | None = None, *, batch_size: int | None = None
+    ) -> list[Prediction] | dict[str, list[Prediction]]:
+        """Predict one task, or every task that can read the texts.
+
+        Args:
+            texts: rows in order, all of one kind: a text, a pair of texts `(a, b)`, or a mapping from column names to texts. Any
+                iterable; it is read in windows.
+            task: name of the task.
+            batch_size: most rows in a batch; by default as many as keep the device busy. It does not change predictions beyond
+                rounding.
+
+        Returns:
+            With `task`, a list with the prediction of each row. Without it, always a dict of such lists by task name, of every task
+            that can read the first row.
+
+        Raises:
+            MtlError: there is no such task, or a row cannot be read; the message names its index.
+        """
+        must_be_several(texts)
+        first, rows = _peek(texts)
+        readings = readings_of(self._info.record, first, task)
+        names = [self._info.facts[index].name for reading in readings for index in reading.tasks]
+        predictions: dict[str, list[Prediction]] = {name: [] for name in self.tasks if name in names}
+        results = predict_rows(
+            self._models, rows_of(rows, readings, isinstance(first, Mapping)), readings,
+            lambda row, reading: tuple(row.values[column] for column in reading.columns),
+            device=self._device, autocast=self._autocast, batch_rows=_positive(batch_size),
+        )  # fmt: skip
+        for _, row_predictions in results:
+            for name, prediction in row_predictions.items():
+                predictions[name].append(prediction)
+        return predictions if task is None else predictions[task]
+
+    def encode(self, texts: Iterable[str], *, batch_size: int | None = None) -> np.ndarray:
+        """Return the pooled encodings of texts, shape (n, dim), float32.
+
+        They are what `SentenceTransformer(f"{run}/encoder").encode(texts)` returns, unless `encoder.layer` is not the last one:
+        sentence-transformers always pools the last layer.
+
+        Raises:
+            MtlError: an item is not a text, or the folder is an ensemble, whose runs have an encoder each.
+        """
+        must_be_several(texts)
+        rows = list(texts)
+        for index, text in enumerate(rows):
+            if not isinstance(text, str):
+                raise MtlError(f"texts[{index}]: found {type(text).__name__} {text!r}; expected a text")
+            check_text(text, f"texts[{index}]")
+        runs = {id(member.run): member.run for members in self._models.members for member in members}
+        if len(runs) != 1:
+            raise MtlError(f"{self.folder}: is an ensemble of {len(runs)} encoders; load one of its runs to encode")
+        return encoding.encode(
+            next(iter(runs.values())), rows, device=self._device, autocast=self._autocast, batch_rows=_positive(batch_size)
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by task, split and name, and notes about the rows: `evaluation["sst"]["dev"]["accuracy"].low`."""
+
+    results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+    notes: tuple[str, ...]
+
+    def __getitem__(self, task: str) -> Mapping[str, Mapping[str, Estimate]]:
+        return self.results[task]
+
+
+def load_config(config: ConfigSource | None = None, **sections: Any) -> Config:
+    """Resolve and check a configuration.
+
+    Args:
+        config: a recipe file, its values as a mapping, or a resolved configuration.
+        sections: sections of the configuration that win over it: `training={"epochs": 2}`, `balancer="pcgrad"`.
+
+    Raises:
+        MtlError: everything that is wrong with it.
+    """
+    return resolve_run(layers_of(config, sections))
+
+
+def train(
+    config: ConfigSource | None = None, *, output: RunPath | None = None, resume: bool = False, overwrite: bool = False,
+    on_event: Callable[[Event], None] | None = None, **sections: Any,
+) -> Run:  # fmt: skip
+    """Train a run, as `mtl train` does.
+
+    Ctrl-C, or the stop button of a notebook, stops after the step and saves: the run that is returned is not `finished`, and
+    `resume=True` continues it. A second one raises KeyboardInterrupt at once.
+
+    Args:
+        config: a recipe file, its values as a mapping, or a resolved configuration. A resumed run needs none.
+        output: the run folder; by default one in runs/, named by tasks, method and time.
+        resume: resume the run in `output`, or start it if it does not exist.
+        overwrite: replace the run in `output`.
+        on_event: called with every event of `mtlcli.training.events`, such as `Stepped` and `Evaluated`.
+        sections: sections of the configuration that win over `config`: `sample=True, balancer="pcgrad"`.
+
+    Raises:
+        MtlError: everything that a user can fix, most of it before anything is slow.
+    """
+    folder = None if output is None else Path(output)
+    opened = open_training(configure_from(config, **sections), folder, resume=resume, overwrite=overwrite)
+    interrupts = Interrupts((signal.SIGINT,), again=_raise_interrupt)
+    command = f"mtlcli.train(..., output={str(opened.folder)!r})"
+    with ExitStack() as steps:
+        for event in run_training(opened, command=command, stop=interrupts.requested):
+            if isinstance(event, Ready):
+                # Until here there is nothing to save, so Ctrl-C raises KeyboardInterrupt as usual.
+                steps.enter_context(interrupts)
+            elif isinstance(event, Finished):
+                steps.close()
+            if on_event is not None:
+                on_event(event)
+    return Run(opened.folder)
+
+
+def load(run: RunPath, *, device: str = "auto", precision: str = "fp32") -> Predictor:
+    """Load a finished run or an ensemble.
+
+    Args:
+        device: auto, cpu, cuda, cuda:1 or mps.
+        precision: fp32 or bf16.
+
+    Raises:
+        MtlError: the folder holds no model, or one of its files is damaged.
+    """
+    info = loading.open_run(Path(run))
+    place = find_device(device)
+    models, warnings = info.load(place)
+    return Predictor(info, models, warnings, place, autocast(place, find_precision(precision, place)))
+
+
+def evaluate(
+    run: RunPath, data: RunPath | None = None, *, split: str | Sequence[str] | None = None,
+    tasks: Sequence[str] | Mapping[str, RunPath] = (), resamples: int = 1000, device: str = "auto", precision: str = "fp32",
+) -> Evaluation:  # fmt: skip
+    """Evaluate a run or an ensemble with 95 % bootstrap intervals, as `mtl eval` does.
+
+    Predictions for the run's own rows are written to its folder, for `compare`.
+
+    Args:
+        data: folder with the files that the tasks expect, instead of the run's own.
+        split: dev, test or train, or several of them; by default dev, and test if there is one.
+        tasks: names of the tasks, by default all; or a mapping from names to files with other labeled rows.
+        resamples: bootstrap resamples.
+
+    Raises:
+        MtlError: a row cannot be read, or there are none.
+    """
+    files = {name: [os.fspath(path)] for name, path in tasks.items()} if isinstance(tasks, Mapping) else {}
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    results, notes = evaluation.evaluate(
+        Path(run), [(name, files.get(name, [])) for name in names], data=None if data is None else os.fspath(data),
+        splits=[split] if isinstance(split, str) else split, resamples=resamples, device=device, precision=precision,
+    )  # fmt: skip
+    return Evaluation(results, tuple(notes))
+
+
+def compare(
+    baseline: RunPath, *others: RunPath, split: str = "dev", tasks: Sequence[str] = (), metrics: Sequence[str] = (),
+    resamples: int = 2000,
+) -> Comparison:  # fmt: skip
+    """Compare finished runs, ensembles or folders of seeds with a baseline on the same rows, as `mtl compare` does.
+
+    Args:
+        tasks: names of the tasks, by default all that the runs share.
+        metrics: names of metrics or `all`, by default each task's primary one.
+        resamples: draws of the bootstrap and of the randomization test.
+
+    Returns:
+        `compared` holds for every metric the difference with its interval and p-value, corrected for all comparisons.
+
+    Raises:
+        MtlError: a run is not finished, or the rows are not the same.
+    """
+    folders = [Path(run) for run in (baseline, *others)]
+    return comparison.compare(folders, split=split, tasks=tasks, metrics=metrics, resamples=resamples)
+
+
+def _raise_interrupt(number: int) -> None:
+    raise KeyboardInterrupt
+
+
+def _positive(batch_size: int | None) -> int | None:
+    if batch_size is not None and batch_size < 1:
+        raise MtlError(f"batch_size: found {batch_size}; expected a number from 1")
+    return batch_size
+
+
+def _peek(texts: Iterable[TextInput]) -> tuple[TextInput | None, Iterator[TextInput]]:
+    """Return the first row, None if there is none, and an iterator over all rows."""
+    rows = iter(texts)
+    for first in rows:
+        return first, chain([first], rows)
+    return None, iter(())
