@@ -274,7 +274,7 @@ def evaluate(
 
 
 def compare(
-    baseline: RunPath, *others: RunPath, split: str = "dev", tasks: Sequence[str] = (), metrics: Sequence[str] = (),
+    baseline: RunPath, *runs: RunPath, split: str = "dev", tasks: Sequence[str] = (), metrics: Sequence[str] = (),
     resamples: int = 2000,
 ) -> Comparison:  # fmt: skip
     """Compare finished runs, ensembles or folders of seeds with a baseline on the same rows, as `mtl compare` does.
@@ -290,7 +290,7 @@ def compare(
     Raises:
         MtlError: a run is not finished, or the rows are not the same.
     """
-    folders = [Path(run) for run in (baseline, *others)]
+    folders = [Path(run) for run in (baseline, *runs)]
     return comparison.compare(folders, split=split, tasks=tasks, metrics=metrics, resamples=resamples)
 
 

@@ -258,9 +258,9 @@ def takes_run_options(*without: str) -> Callable[[Callable[..., None]], Callable
         shared = [
             parameter for name, parameter in inspect.signature(RunOptions).parameters.items() if name not in without
         ]
-        own = list(inspect.signature(command).parameters.values())[1:]
+        extra = list(inspect.signature(command).parameters.values())[1:]
         last = [parameter for parameter in shared if parameter.name in ("quiet", "debug")]
-        parameters = [*(parameter for parameter in shared if parameter not in last), *own, *last]
+        parameters = [*(parameter for parameter in shared if parameter not in last), *extra, *last]
         names = {parameter.name for parameter in shared}
 
         @functools.wraps(command)

@@ -137,7 +137,9 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
     for name, predicted in _predict_dev(run, run.kept.dev).items():
         index = run.model.names.index(name)
         targets = run.tasks[index].splits["dev"].targets
-        metrics[name] = {key: one.value for key, one in measure(run.metrics[name], predicted, targets, 0).items()}
+        metrics[name] = {
+            key: estimate.value for key, estimate in measure(run.metrics[name], predicted, targets, 0).items()
+        }
         losses[name] = predicted.loss
     score = run.selection.score(metrics, run.metrics) if run.selection is not None else None
     is_best = score is not None and (progress.best_score is None or score > progress.best_score)

@@ -187,10 +187,10 @@ def set_up(
         lambda folder, index: teacher_predictions(folder, tasks[index], facts[index], device, context, cache, tell),
     )
     plugins: list[Plugin] = [scheduler, balancer, *regularizers]
-    for one in plugins if gradient_regularizer is None else [*plugins, gradient_regularizer]:
-        one.setup(start)
-    for one in (balancer, *regularizers):
-        one.to(device)
+    for plugin in plugins if gradient_regularizer is None else [*plugins, gradient_regularizer]:
+        plugin.setup(start)
+    for module in (balancer, *regularizers):
+        module.to(device)
     _, most = fewest_and_most(scheduler.tasks_per_step, len(tasks), run.micro_batches)
     engine = StepEngine(model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context)
     learned = [p for one in (scheduler, balancer, gradient_regularizer, *regularizers) if one for p in one.parameters()]
@@ -271,8 +271,8 @@ def _check_layers(model: MultiTaskModel, config: Config) -> None:
     if layers is None:
         return
     for index, name in enumerate(model.names):
-        own = "encoder.layer" if config.tasks[name].layer is None else f"tasks.{name}.layer"
-        read = [(own, model.layer_of(index))]
+        layer_key = "encoder.layer" if config.tasks[name].layer is None else f"tasks.{name}.layer"
+        read = [(layer_key, model.layer_of(index))]
         read += [(f"tasks.{name}.head", layer) for layer in model.head(index).further_layers]
         for key, layer in read:
             if not -layers - 1 <= layer <= layers:
