@@ -3,7 +3,8 @@
 The functions are in `mtlcli.api`, which imports torch; they are imported when first used, so that ``import mtlcli`` is quick.
 """
 
-from typing import TYPE_CHECKING
+# Type checkers take this name for true; `typing` would be most of what `import mtlcli` costs.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from mtlcli.api import (

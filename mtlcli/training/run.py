@@ -79,8 +79,7 @@ def open_training(
             raise MtlError("--resume: name the folder of the run with --output")
         config = configure(None, None)
         return OpenedRun(default_folder(config), config, None, (), False)
-    checkpoint = open_folder(output, resume=resume, overwrite=overwrite)
-    stored = stored_layer(output) if resume else None
+    checkpoint, stored = _inspect(output, resume=resume, overwrite=overwrite)
     was_finished = resume and is_finished(output)
     if stored is None or (checkpoint is None and not was_finished):  # nothing was learned that could contradict
         return OpenedRun(output, configure(stored or base, None), checkpoint, (), False)
@@ -97,14 +96,24 @@ def open_training(
 def open_or_restart(config: Config, output: Path) -> OpenedRun:
     """Open a run of exactly this configuration: resume the one in the folder, or start again where it differs or is damaged."""
     try:
-        checkpoint = open_folder(output, resume=True, overwrite=False)
-        stored = stored_layer(output)
-    except MtlError:
-        return OpenedRun(output, config, open_folder(output, resume=False, overwrite=True), (), False)
+        checkpoint, stored = _inspect(output, resume=True)
+    except MtlError:  # no checkpoint is whole
+        _inspect(output, overwrite=True)
+        return OpenedRun(output, config, None, (), False)
     # A stored configuration that no longer resolves, such as one that names a removed plugin, is compared as it is written.
     if stored is None or differences(stored.values, config.plain()):
         checkpoint = None
     return OpenedRun(output, config, checkpoint, (), False)
+
+
+def _inspect(folder: Path, *, resume: bool = False, overwrite: bool = False) -> tuple[Checkpoint | None, Layer | None]:
+    """Return the checkpoint to resume from and the stored configuration; None for what a new run does not have.
+
+    Raises:
+        MtlError: the folder cannot be used this way.
+    """
+    checkpoint = open_folder(folder, resume=resume, overwrite=overwrite)
+    return checkpoint, stored_layer(folder) if resume else None
 
 
 def set_up_run(opened: OpenedRun, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True) -> TrainingRun:
