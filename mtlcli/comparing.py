@@ -15,6 +15,7 @@ from mtlcli.grouping import finished_group
 from mtlcli.judging import SPLITS
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.paired import Difference, holm, paired
+from mtlcli.metrics.rounding import is_constant
 from mtlcli.plugin import TaskFacts
 from mtlcli.predictor import look
 from mtlcli.tasks.base import UNSEEN
@@ -245,7 +246,7 @@ def _constant(task: str, sides: Sequence[Side], rows: Rows) -> list[str]:
         f"{task}: {run} predicts the same for every row"
         for side, found in zip(sides, rows.sides, strict=True)
         for run, predictions in zip(side.runs, found, strict=True)
-        if (predictions == predictions[0]).all()
+        if is_constant(predictions, rows.facts)
     ]
 
 
