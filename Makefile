@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint types format clean
+.PHONY: help install demo test test-all lint types format clean
 
 help:
 	@echo "make demo    train, evaluate and use a small model on made-up text (about a minute once installed)"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests;  make test-all: the slow ones too"
 	@echo "make lint    ruff;  make types: mypy;  make clean: remove $(VENV) and runs/demo"
 
 install: $(VENV)/.installed
@@ -26,6 +26,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m 'slow or not slow'
 
 lint: install
 	$(BIN)/ruff format --check .

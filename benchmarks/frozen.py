@@ -34,7 +34,7 @@ def made(arguments: argparse.Namespace) -> TrainingRun:
     values = {
         "tasks": {"quora": {"encoding": "bi", "head": head}},
         "encoder": {"name": arguments.encoder},
-        "training": {"steps": 10_000, "batch_size": 64, "device": arguments.device, "precision": "bf16"},
+        "training": {"steps": 10_000, "batch_size": 64, "device": arguments.device, "precision": arguments.precision},
     }
     values |= {"data": arguments.data} if arguments.data else {"sample": True}
     run = set_up(resolve([Layer(values)]))
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--data", default=None)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="bf16", help="bf16 needs a CPU that has it; fp32 runs on any")
     arguments = parser.parse_args()
     run = made(arguments)
     batches = run.train[0]

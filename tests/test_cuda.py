@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.training.engine import TaskLoss
 from mtlcli.training.events import Finished, Stepped
 from mtlcli.training.loop import train
@@ -63,3 +64,15 @@ def test_what_a_frozen_encoder_makes_of_texts_stays_on_the_gpu(files, tmp_path):
             assert len(run.kept.train) == 2
             assert all(state.is_cuda for one in run.kept.train.values() for state in one.states)
     assert isinstance(event, Finished) and event.why == "finished"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_rows_of_one_text_are_constant_on_the_gpu(files, tmp_path, precision):
+    list(train(set_up(small_config(files, training={"steps": 2})), tmp_path / "run"))
+    rows = "".join(f"the big cat\ta dog\t{score}\n" for score in range(1, 6))
+    (tmp_path / "rows.tsv").write_text("sentence1\tsentence2\tscore\n" + rows)
+    tasks = [("near", [str(tmp_path / "rows.tsv")])]
+    results, _ = evaluate(tmp_path / "run", tasks, device="cuda", precision=precision, resamples=50)
+    for name in ("pearson", "spearman"):
+        found = results["near"]["dev"][name]
+        assert (found.value, found.low, found.high, found.degenerate) == (0.0, 0.0, 0.0, "predictions are constant")

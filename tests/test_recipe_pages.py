@@ -9,8 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from mtlcli.cli import main
+from mtlcli.devices import find_precision
 from mtlcli.tasks import sample
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +61,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_runs_and_its_table_is_whole(page, place, monkeypatch, capsys):
     trained = []
@@ -91,6 +95,12 @@ def test_the_first_line_of_a_recipe_is_a_command_of_its_page(path, place):
         program, *words = command.split(" ")
         assert program == "mtl" and frozenset(words) in known, command
     assert words[words.index("--config") + 1] == str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_recipe_asks_for_no_precision_that_only_some_machines_have(path):
+    precision = yaml.safe_load(path.read_text()).get("training", {}).get("precision", "auto")
+    assert find_precision(precision, torch.device("cpu")) == "fp32"
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -62,7 +62,8 @@ def _local(path: Path) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    if name.count("/") > 1 or any(character.isspace() for character in name):
+    # The Hub's ids are ASCII; not every version of its library checks that before it asks.
+    if name.count("/") > 1 or not name.isascii() or any(character.isspace() for character in name):
         raise MtlError(f'encoder: "{name}" is neither a folder nor a Hub id (NAME or OWNER/NAME)')
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError

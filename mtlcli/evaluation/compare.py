@@ -12,6 +12,7 @@ from mtlcli.evaluation.measure import make_metrics
 from mtlcli.facts import TaskFacts
 from mtlcli.inference.predictor import open_run
 from mtlcli.metrics.base import Metric
+from mtlcli.metrics.rounding import is_constant
 from mtlcli.runs.results import Predictions
 from mtlcli.runs.seeds import finished_group
 from mtlcli.statistics.paired import Difference, holm, paired
@@ -214,7 +215,7 @@ def _constant(task: str, sides: Sequence[Side], rows: PairedRows) -> list[str]:
         f"{task}: {run} predicts the same for every row"
         for side, found in zip(sides, rows.sides, strict=True)
         for run, predictions in zip(side.runs, found, strict=True)
-        if (predictions == predictions[0]).all()
+        if is_constant(predictions, rows.facts)
     ]
 
 

@@ -57,9 +57,10 @@ def evaluate(
         raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
     outline = open_run(folder)
     place = find_device(device)
-    context = autocast(place, find_precision(precision, place))
+    precision = find_precision(precision, place)
+    context = autocast(place, precision)
     outline.check_installed()
-    found, notes = _read_all(outline, tasks, data, splits, changes)
+    found, notes = _read_all(outline, tasks, data, splits, changes, precision)
     predictor, warnings = outline.load(place, {rows.task for rows in found})
     notes = warnings + notes
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
@@ -86,7 +87,7 @@ def evaluate(
 
 def _read_all(
     outline: RunInfo, tasks: Sequence[tuple[str, list[str]]], data: str | None, splits: Sequence[str] | None,
-    changes: Sequence[tuple[Sequence[Any], Any]],
+    changes: Sequence[tuple[Sequence[Any], Any]], precision: str,
 ) -> tuple[list[EvaluationRows], list[str]]:  # fmt: skip
     """The rows of all tasks and notes about them. Raises MtlError with the errors of all of them."""
     folder, names = outline.folder, [facts.name for facts in outline.facts]
@@ -102,7 +103,7 @@ def _read_all(
         one, section = outline.facts[names.index(name)], sections[name]
         try:
             task: Task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
-            metrics = make_metrics(chosen_metrics(section, task), one, f"tasks.{name}.metrics")
+            metrics = make_metrics(chosen_metrics(section, task), one, f"tasks.{name}.metrics", precision)
             target = fitted_target(section, task, one)
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():

@@ -20,8 +20,12 @@ def chosen_metrics(section: TaskConfig, task: Task) -> tuple[str, ...]:
     return tuple(section.metrics or task.metrics)
 
 
-def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str) -> dict[str, Metric]:
-    """The metrics of a task by name, the primary one first. Raises MtlError for one that measures other predictions."""
+def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str, precision: str = "fp32") -> dict[str, Metric]:
+    """Build the metrics of a task by name, the primary one first, for predictions made in `precision`.
+
+    Raises:
+        MtlError: a metric measures another kind of prediction.
+    """
     found: dict[str, Metric] = {}
     predicts = "scores" if task.is_regression else "classes"
     for name in names:
@@ -29,6 +33,7 @@ def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str) -> dict[st
         if metric.measures not in (None, predicts):
             raise MtlError(f'{where}: "{name}" measures {metric.measures}, and this task predicts {predicts}')
         found[name] = metric(task)
+        found[name].precision = precision
     return found
 
 

@@ -12,12 +12,14 @@ class Metric(ABC):
     """A number that says how good predictions are, and the same number for many resamples of the rows at once.
 
     `measures` says which predictions it is for, None both; `bounds` are the worst and best value a metric can take, used
-    where metrics of several tasks are averaged on one scale; `higher_is_better` is its direction.
+    where metrics of several tasks are averaged on one scale; `higher_is_better` is its direction. `precision` is `fp32` or
+    `bf16`, what the model predicts in: a metric that is undefined for constant scores asks `mtlcli.metrics.rounding.are_constant` with it.
     """
 
     measures: ClassVar[Literal["classes", "scores"] | None] = None
     higher_is_better: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    precision: str = "fp32"
 
     def __init__(self, task: TaskFacts) -> None:
         self.task = task

@@ -3,13 +3,14 @@
 import numpy as np
 
 from mtlcli.metrics.base import Metric
+from mtlcli.metrics.rounding import are_constant
 
 
 class Pearson(Metric):
     """Covariance of predictions and targets over the product of their standard deviations, from -1 to 1.
 
     r is undefined where all predictions or all targets of the resample are equal, one row included; it is 0 there.
-    Equal means to the last bit: predictions that differ by rounding alone have an r, if a meaningless one.
+    Equal means within the rounding of the model, see `mtlcli.metrics.rounding`.
     """
 
     measures = "scores"
@@ -17,7 +18,10 @@ class Pearson(Metric):
 
     def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """predictions (n,) and targets (n,) scores, counts (b, n) -> r (b,)."""
-        return correlation(_deviations(predictions, counts), _deviations(targets, counts), counts)
+        r = correlation(_deviations(predictions, counts), _deviations(targets, counts), counts)
+        for scores in (predictions, targets):
+            r[are_constant(scores, counts, self.task, self.precision)] = 0.0
+        return r
 
 
 def correlation(first: np.ndarray, second: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -4,13 +4,17 @@ import numpy as np
 
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.pearson import correlation
+from mtlcli.metrics.rounding import are_constant
 
 
 class Spearman(Metric):
     """Pearson's r of the ranks of predictions and targets, from -1 to 1; equal scores share the mean of their ranks.
 
     Ranks are those within the resample, where a row drawn twice is a tie. rho is undefined where all predictions or all
-    targets of the resample are equal, one row included; it is 0 there.
+    targets of the resample are equal within the rounding of the model (`mtlcli.metrics.rounding`), one row included; it is 0 there.
+    Within a resample that is not constant only scores equal to the last bit are ties: "equal within rounding" is no equivalence,
+    so a chain of near scores could be cut into ties in more than one way. Two rows of one text that come apart by rounding move
+    rho by at most one rank of these rows.
     """
 
     measures = "scores"
@@ -18,7 +22,10 @@ class Spearman(Metric):
 
     def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """predictions (n,) and targets (n,) scores, counts (b, n) -> rho (b,)."""
-        return correlation(_centred_ranks(predictions, counts), _centred_ranks(targets, counts), counts)
+        rho = correlation(_centred_ranks(predictions, counts), _centred_ranks(targets, counts), counts)
+        for scores in (predictions, targets):
+            rho[are_constant(scores, counts, self.task, self.precision)] = 0.0
+        return rho
 
 
 def _centred_ranks(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:

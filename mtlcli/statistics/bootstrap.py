@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtlcli.metrics.base import Metric
+from mtlcli.metrics.rounding import is_constant
 
 ENTRIES = 2**21  # of the largest matrix of counts: 16 MiB, and a metric holds a handful of that size
 
@@ -58,7 +59,7 @@ def estimate(
         rows = generator.integers(n, size=(min(block, resamples - start), n))
         values[start : start + block] = metric.values(predictions, targets, _counts(rows))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(value), float(low), float(high), n, _degenerate(predictions, targets))
+    return Estimate(float(value), float(low), float(high), n, _degenerate(metric, predictions, targets))
 
 
 def _counts(rows: np.ndarray) -> np.ndarray:
@@ -67,11 +68,13 @@ def _counts(rows: np.ndarray) -> np.ndarray:
     return np.bincount(cells.ravel(), minlength=rows.size).reshape(rows.shape)
 
 
-def _degenerate(predictions: np.ndarray, targets: np.ndarray) -> str | None:
+def _degenerate(metric: Metric, predictions: np.ndarray, targets: np.ndarray) -> str | None:
     """Why a metric of these rows means little."""
     if len(targets) == 1:
         return "there is only one row"
     constant = [
-        name for name, scores in (("predictions", predictions), ("targets", targets)) if (scores == scores[0]).all()
+        name
+        for name, values in (("predictions", predictions), ("targets", targets))
+        if is_constant(values, metric.task, metric.precision)
     ]
     return " and ".join(constant) + " are constant" if constant else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtlcli.metrics.base import Metric
+from mtlcli.metrics.rounding import is_constant
 from mtlcli.statistics.bootstrap import ENTRIES
 
 
@@ -60,6 +61,8 @@ def paired(
         raise ValueError(f"{runs.shape[1]} predictions for {n} targets")
     if not (np.isfinite(runs).all() and np.isfinite(targets).all()):
         raise ValueError("a prediction or target is not finite")
+    # Rounding is no difference between rows: without this, `_standard_scores` would blow it up to one.
+    runs = np.stack([run[:1].repeat(n) if is_constant(run, metric.task, metric.precision) else run for run in runs])
     generator = np.random.default_rng(seed)
     # Rows that are alike in all runs are one cell that counts several times: a handful of cells where there are classes.
     cells, counts = np.unique(np.vstack([targets, runs]), axis=1, return_counts=True)

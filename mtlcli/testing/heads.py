@@ -138,7 +138,9 @@ def _check_head_in_use(head: Head, make: Callable[[], Head], facts: HeadFacts) -
             EncoderOutput(one.tokens[:1], one.mask[:1], one.pooled[:1], tuple(state[:1] for state in one.layers))
             for one in encodings
         )
-        expect(close(head(alone), output[:1], 1e-4), f"{name}: out of training, a row depends on the rows beside it")
+        # Measured on the scale of all rows: a single output may be near 0 and hold little else than rounding.
+        together = torch.cat([head(alone), output[1:]])
+        expect(close(together, output, 1e-4), f"{name}: out of training, a row depends on the rows beside it")
         padded = tuple(
             replace(
                 one,

@@ -113,7 +113,7 @@ def set_up(
     )
     metrics = {
         task.task.name: make_metrics(
-            chosen_metrics(config.tasks[fact.name], task.task), fact, f"tasks.{fact.name}.metrics"
+            chosen_metrics(config.tasks[fact.name], task.task), fact, f"tasks.{fact.name}.metrics", precision
         )
         for task, fact in zip(tasks, facts, strict=True)
     }

@@ -45,14 +45,15 @@ def kept(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "choice",
     [
-        {"name": "dwa", "window": 2},
+        # one that draws, one that learns and one that remembers; the others by `make test-all`
         {"name": "rlw"},
         {"name": "gradnorm"},
-        {"name": "imtl-l"},
-        {"name": "epoch-sigmoid", "start": {"near": 2}},
-        {"name": "ratio-clamp"},
-        {"name": "famo"},
-        {"name": "tchebycheff"},
+        {"name": "dwa", "window": 2},
+        pytest.param({"name": "imtl-l"}, marks=pytest.mark.slow),
+        pytest.param({"name": "epoch-sigmoid", "start": {"near": 2}}, marks=pytest.mark.slow),
+        pytest.param({"name": "ratio-clamp"}, marks=pytest.mark.slow),
+        pytest.param({"name": "famo"}, marks=pytest.mark.slow),
+        pytest.param({"name": "tchebycheff"}, marks=pytest.mark.slow),
     ],
     ids=lambda choice: choice["name"],
 )

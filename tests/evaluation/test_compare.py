@@ -109,6 +109,13 @@ def test_a_run_that_says_always_the_same_is_worth_a_note(twins):
     assert f"tone: {twins[1]} predicts the same for every row" in compare(twins, resamples=100).notes
 
 
+def test_a_run_whose_scores_differ_by_rounding_is_worth_the_same_note(twins):
+    change(
+        twins[1], "near", lambda rows: [row | {"score": 2.5 + number % 2 * 2**-22} for number, row in enumerate(rows)]
+    )
+    assert f"near: {twins[1]} predicts the same for every row" in compare(twins, resamples=100).notes
+
+
 def test_a_task_that_one_run_lacks_is_left_out_with_a_note(twins):
     (twins[1] / "predictions" / "same.dev.jsonl").unlink()
     found = compare(twins, resamples=100)

@@ -97,6 +97,14 @@ def test_constant_predictions_have_correlation_zero_and_never_nan(resamples):
     assert [one.value for one in found.values()] == [0.0, 0.0]
 
 
+@pytest.mark.parametrize(("precision", "value"), [("fp32", 1.0), ("bf16", 0.0)])
+def test_what_counts_as_constant_goes_by_the_precision_of_the_model(precision, value):
+    one_step = SCORE.score_mean + SCORE.score_std * np.array([1.5, 1.5 + 2**-7])  # of bf16
+    metrics = make_metrics(("pearson", "spearman"), SCORE, "b", precision)
+    found = measure(metrics, Predicted(one_step, None, 0.0), np.array([1.0, 2.0]), 0)
+    assert [one.value for one in found.values()] == pytest.approx([value, value])
+
+
 def test_a_class_that_never_occurs_leaves_macro_f1_finite():
     found = measure(
         make_metrics(("macro-f1",), CLASSES, "a"), Predicted(np.array([0, 0]), None, 0.0), np.array([0, 0]), 20

@@ -12,6 +12,7 @@ from mtlcli.errors import MtlError
 from mtlcli.registry.scaffold import make_distribution
 
 
+@pytest.mark.slow
 def test_the_plugin_of_every_family_passes_its_own_tests(tmp_path):
     places = {family: tmp_path / family for family in registry.FAMILIES}
     for family, place in places.items():

@@ -1,6 +1,8 @@
 """Runs with every regularizer: they go on exactly, and cost the passes that the plan says."""
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,10 @@ CHOICES = [
     {"name": "representation-alignment", "distance": "cmd"},
     {"name": "l2-sp"},
 ]
+
+QUICK = ({"name": "smart"}, {"name": "bppo", "switch": 0.3}, {"name": "representation-alignment", "memory": 6})
+"""Those that every test run resumes: one that draws, one that keeps a second model, one that keeps rows. The others by
+`make test-all`."""
 
 
 def label(choice: dict) -> str:
@@ -70,11 +76,28 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{part}/{key}": value for part in parts for key, value in place.tensors(part).items()}
 
 
+@pytest.fixture(scope="module")
+def without(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict], dict[str, torch.Tensor]]:
+    """What the same run learns without its regularizer; one run for each architecture."""
+
+    @functools.cache
+    def learned(architecture: str) -> dict[str, torch.Tensor]:
+        plain = config(files, {"name": "soft-sharing" if architecture == "soft-sharing" else "smart"})
+        run(plain.model_copy(update={"regularizers": []}), folder := tmp_path_factory.mktemp("without") / "run")
+        return tensors(folder)
+
+    return lambda choice: learned(config(files, choice).architecture.name)
+
+
 def test_every_regularizer_is_tried():
     assert {choice["name"] for choice in CHOICES} == set(registry.FAMILIES["regularizers"].built_in)
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=label)
+@pytest.mark.parametrize(
+    "choice",
+    [choice if choice in QUICK else pytest.param(choice, marks=pytest.mark.slow) for choice in CHOICES],
+    ids=label,
+)
 def test_a_stopped_run_goes_on_bit_by_bit(files, tmp_path, choice):
     chosen = config(files, choice)
     run(chosen, tmp_path / "whole")
@@ -88,11 +111,9 @@ def test_a_stopped_run_goes_on_bit_by_bit(files, tmp_path, choice):
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=label)
-def test_a_regularizer_changes_what_is_learned(files, tmp_path, choice):
+def test_a_regularizer_changes_what_is_learned(files, tmp_path, without, choice):
     run(config(files, choice), tmp_path / "with")
-    without = config(files, choice).model_copy(update={"regularizers": []})
-    run(without, tmp_path / "without")
-    first, second = tensors(tmp_path / "with"), tensors(tmp_path / "without")
+    first, second = tensors(tmp_path / "with"), without(choice)
     assert any(not torch.equal(value, second[key]) for key, value in first.items() if key.startswith("model/"))
 
 

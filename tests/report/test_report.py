@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from mtlcli.cli import main
 from mtlcli.report import page, svg
 from mtlcli.report import sections as contents
 from mtlcli.report.embeddings import clouds, project
@@ -28,8 +29,18 @@ def run(files, tmp_path_factory):
     return folder
 
 
-def mtl(*arguments):
-    return subprocess.run([sys.executable, "-m", "mtlcli", *map(str, arguments)], capture_output=True, text=True)
+@pytest.fixture
+def mtl(monkeypatch, capsys):
+    """`mtl` in this process: `mtl("report", run)`."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mtl", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return subprocess.CompletedProcess(sys.argv, int(end.value.code or 0), *capsys.readouterr())
+
+    return call
 
 
 def test_ticks_are_round_and_within():
@@ -94,7 +105,7 @@ def test_clouds_show_the_first_weights_and_the_last(run):
     assert len(near.names) == 5
 
 
-def test_the_page_stands_alone_and_holds_every_part(run, tmp_path):
+def test_the_page_stands_alone_and_holds_every_part(run, tmp_path, mtl):
     done = mtl("report", run, "--output", tmp_path / "page.html", "--points", 12)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "page.html").read_text()
@@ -115,7 +126,7 @@ def test_the_page_stands_alone_and_holds_every_part(run, tmp_path):
     assert f"{value:.4f}" in text
 
 
-def test_without_its_data_a_run_is_still_reported(run, tmp_path):
+def test_without_its_data_a_run_is_still_reported(run, tmp_path, mtl):
     import shutil
 
     other = tmp_path / "moved"
@@ -140,7 +151,7 @@ def test_without_its_data_a_run_is_still_reported(run, tmp_path):
         ("predictions/tone.dev.jsonl", '{"line": 2, "tar', "mtl eval"),
     ],
 )
-def test_a_damaged_file_is_named_with_the_command_that_writes_it_again(run, tmp_path, name, text, remedy):
+def test_a_damaged_file_is_named_with_the_command_that_writes_it_again(run, tmp_path, mtl, name, text, remedy):
     import shutil
 
     other = tmp_path / "damaged"
@@ -159,7 +170,7 @@ def test_a_damaged_file_is_named_with_the_command_that_writes_it_again(run, tmp_
         (["RUN", "--output", "/nowhere/page.html"], "--output: there is no folder /nowhere"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(run, arguments, message):
+def test_what_is_wrong_is_said_in_one_line(run, mtl, arguments, message):
     done = mtl("report", *(run if one == "RUN" else one for one in arguments))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

@@ -31,6 +31,9 @@ SCHEDULERS = {
 }
 FEEDBACK = ("bandit", "curriculum", "state-machine", "worst-task")
 """Those that have something to remember."""
+QUICK = ("bandit", "curriculum", "shuffled")
+"""Those that every test run resumes: one that follows the dev loss, one that keeps a list, one that draws an order. The others by
+`make test-all`."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,9 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{part}/{key}": value for part in parts for key, value in place.tensors(part).items()}
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULERS]
+)
 def test_a_stopped_run_goes_on_with_the_same_tasks_bit_by_bit(files, tmp_path, name):
     run(config(files, name), tmp_path / "whole")
     run(config(files, name), tmp_path / "broken", stop_after=7)

@@ -5,13 +5,13 @@ import itertools
 import json
 import math
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from mtlcli import registry
+from mtlcli.cli import main
 from mtlcli.errors import MtlError
 from mtlcli.training.compatibility import FAMILIES, NEUTRAL, Pair, check_combination, pairs
 from mtlcli.training.loop import train
@@ -101,6 +101,7 @@ def sections(run: dict[str, str], teacher: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", BUILT_IN["schedulers"])
 def test_two_steps_of_every_allowed_pair(files, teacher, tmp_path, scheduler):
     for micro_batches, run in RUNS:
@@ -141,21 +142,28 @@ def test_two_tasks_a_step_are_enough_for_a_method_that_compares_tasks():
     assert problem("round-robin", 1).problem == ""
 
 
-def command(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "mtlcli", "plugins", "combinations", *arguments],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return done.stdout
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """What `mtl plugins combinations` prints, run in this process."""
+
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["mtl", "plugins", "combinations", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    return call
 
 
-def test_the_document_is_what_the_command_writes():
+def test_the_document_is_what_the_command_writes(command):
     assert DOCUMENT.read_text() == command("--built-in", "--format", "markdown"), (
         "write it again: mtl plugins combinations --built-in --format markdown > docs/combinations.md"
     )
 
 
-def test_the_text_names_what_is_refused_and_the_json_all():
+def test_the_text_names_what_is_refused_and_the_json_all(command):
     text = command("--built-in")
     refusal = text[text.index("compares the tasks of a step") :].split("\n\n")[0]
     methods, never, later = re.split(": not with |; from --micro-batches 2 on with ", refusal.splitlines()[1].strip())

@@ -225,7 +225,8 @@ def test_one_task_alone_is_plain_training_with_every_method(files, tmp_path, met
     run(_only(files, only, steps, optimizer=still, **{family: choice}), tmp_path / "method")
     first, second = last_tensors(tmp_path / "plain"), last_tensors(tmp_path / "method")
     for key, value in first.items():
-        if key.startswith("model/"):
+        # The gradient of a key's bias is 0 but for rounding, which Adam scales up to whole steps.
+        if key.startswith("model/") and not key.endswith("key.bias"):
             torch.testing.assert_close(value, second[key], rtol=1e-5, atol=1e-6, msg=key)
 
 
