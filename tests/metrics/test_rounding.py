@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from mtlcli.facts import TaskFacts
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.rounding import are_constant, is_constant
 from mtlcli.metrics.spearman import Spearman
-from mtlcli.plugin import TaskFacts
 from mtlcli.statistics.bootstrap import estimate
 from mtlcli.statistics.paired import paired
 
