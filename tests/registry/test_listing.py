@@ -234,7 +234,7 @@ def test_a_balancer_is_described_with_its_source_and_options():
     found = describe("balancers", "tchebycheff")
     assert found.source.split(":")[0].endswith("mtlcli/balancers/tchebycheff.py")
     assert found.module.startswith("Tchebycheff loss: Mao et al., ACL 2020")
-    assert found.text.startswith("Minimises max_t lambda_t L_t")
+    assert found.text.startswith("Minimize the largest weighted loss")
     assert dict(found.declares) == {
         "needs": "several-tasks",
         "native_scale": "own",
@@ -247,9 +247,9 @@ def test_a_balancer_is_described_with_its_source_and_options():
             "choice",
             "epoch",
             "epoch | validation",
-            "l_t: mean training loss of the last epoch, or dev loss",
+            "l_t: mean training loss of the last epoch, or loss on dev",
         ),
-        ("smooth", "float | null", "null", "> 0", "mu of the smooth maximum; null: the hard one"),
+        ("smooth", "float | null", "null", "> 0", "mu of the smooth maximum; null: the exact maximum"),
     )
 
 

@@ -160,7 +160,7 @@ def test_options_are_filled_in_and_checked():
     _, _, errors = registry.check_options("balancers", "uncertainty", {"initial_log_variance": 11}, "balancer")
     assert errors == [("initial_log_variance", "found 11: input should be less than or equal to 10")]
     _, _, errors = registry.check_options("balancers", "static", {}, "balancer")
-    assert errors == [("weights", '"static" needs this option: weight by task name; 1 for a task left out')]
+    assert errors == [("weights", '"static" needs this option: weight by task name; 1 if omitted')]
     _, _, errors = registry.check_options("balancers", "static", {"weights": "sst"}, "balancer")
     assert errors == [("weights", "found 'sst': expected a mapping of keys to values")]
 
