@@ -1,6 +1,6 @@
 """Write the generated pages and the picture of the packages: `make docs`, or `python docs/generate.py`.
 
-A test compares the committed files with what this script makes, so they cannot go stale.
+With `--check` nothing is written. A test compares the committed files with what this script makes, so they cannot go stale.
 """
 
 import inspect
@@ -291,12 +291,21 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    """Write every generated file that differs from the committed one, and name it."""
+    """Write every generated file that differs from the committed one, and name it; with `--check`, name it and exit with 1."""
+    check = "--check" in sys.argv[1:]
+    stale = False
     for name, make in GENERATED.items():
         path, text = DOCS / name, make()
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale = True
+        if check:
+            print(f"docs/{name} is stale: run `make docs`")
+        else:
             path.write_text(text, encoding="utf-8")
-            print(f"wrote {path.relative_to(ROOT)}")
+            print(f"wrote docs/{name}")
+    if check and stale:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
