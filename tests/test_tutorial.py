@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"^```(\w*)(.*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def test_every_command_of_the_tutorial_runs_and_its_story_is_true(shell):
             assert len(ended.stderr.splitlines()) == 1
         printed += ended.stdout
     results = {
-        name: json.loads((shell.folder / "runs" / name / "results.json").read_text()) for name in ("first", "second")
+        name: json.loads((shell.folder / "runs" / name / "results.json").read_text(encoding="utf-8")) for name in ("first", "second")
     }
     resumed, short = (
         {task: next(iter(splits["dev"].values()))["value"] for task, splits in results[name]["tasks"].items()}
@@ -69,7 +69,7 @@ def test_every_command_of_the_readme_runs_and_beats_the_baselines(shell):
     for code, lines in blocks_of(ROOT / "README.md"):
         ended = shell(lines)
         assert ended.returncode == code, f"{lines}\n{ended.stderr}"
-    results = json.loads((shell.folder / "runs" / "demo" / "results.json").read_text())["tasks"]
+    results = json.loads((shell.folder / "runs" / "demo" / "results.json").read_text(encoding="utf-8"))["tasks"]
     scores = {task: next(iter(splits["dev"].values()))["value"] for task, splits in results.items()}
     for task, bag_of_words in {"sst": 0.66, "quora": 0.78, "sts": 0.78}.items():
         assert scores[task] > bag_of_words, scores
