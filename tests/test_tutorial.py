@@ -52,7 +52,8 @@ def test_every_command_of_the_tutorial_runs_and_its_story_is_true(shell):
             assert len(ended.stderr.splitlines()) == 1
         printed += ended.stdout
     results = {
-        name: json.loads((shell.folder / "runs" / name / "results.json").read_text(encoding="utf-8")) for name in ("first", "second")
+        name: json.loads((shell.folder / "runs" / name / "results.json").read_text(encoding="utf-8"))
+        for name in ("first", "second")
     }
     resumed, short = (
         {task: next(iter(splits["dev"].values()))["value"] for task, splits in results[name]["tasks"].items()}

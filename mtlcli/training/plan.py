@@ -1,4 +1,4 @@
-"""The mixing plan: how often a run visits each task, counted with its scheduler."""
+"""Make the mixing plan: how often a run will train on each task, counted with its own scheduler."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
