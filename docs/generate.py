@@ -55,7 +55,7 @@ too, and [combinations.md](combinations.md) lists which methods work together. O
 
 CLI_INTRODUCTION = """\
 `mtl COMMAND --help` prints the same. Exit codes: 0 success, 1 a bug (with its traceback), 2 an error you can fix (one line each),
-130 interrupted. Results go to standard output, progress and notes to standard error."""
+128 plus the signal's number when interrupted (130 for Ctrl-C). Results go to standard output, progress and notes to standard error."""
 
 TYPE_NAMES = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
 

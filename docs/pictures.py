@@ -23,26 +23,24 @@ PROGRESS_AT = 0.95  # share of the run after which the progress bar is pictured
 
 def training_picture(run: Path) -> None:
     """Train the demo into `run`, and draw the terminal as it looks shortly before the end."""
+    import mtlcli
     from mtlcli.cli import console
-    from mtlcli.cli.options import configure
-    from mtlcli.training.events import Evaluated, Started, Stepped
-    from mtlcli.training.loop import train
-    from mtlcli.training.setup import set_up
+    from mtlcli.training.events import Evaluated, Event, Ready, Stepped
 
     screen = Console(record=True, force_terminal=True, width=WIDTH, highlight=False, markup=False, emoji=False)
     console.out = console.err = screen
     console._is_first_time = lambda topic: False  # the explanation of the columns is left to the documentation
-    show = (console.explain, console.table, console.say)
-    for function in show:
+    for function in (console.explain, console.table, console.say):
         function.__defaults__ = tuple(
             screen if isinstance(value, Console) else value for value in function.__defaults__
         )
     screen.print(Text("$ mtl train --config examples/demo.yaml --output runs/demo", style="bold"))
-    config = configure(ROOT / "examples" / "demo.yaml", None, False, None, None, None, {})
     view: console.TrainingView | None = None
-    for event in train(set_up(config), run):
+
+    def show(event: Event) -> None:
+        nonlocal view
         match event:
-            case Started(plan=plan):
+            case Ready(plan=plan):
                 console.show_plan(plan)
                 # The bar draws itself over and over; a console of its own keeps that out of the picture.
                 console.err = Console(force_terminal=True, width=WIDTH, quiet=True)
@@ -50,12 +48,14 @@ def training_picture(run: Path) -> None:
                 console.err = screen
             case Stepped() if view:
                 view.stepped(event)
-                if event.step == round(PROGRESS_AT * plan.steps) and view.bar:
+                if event.step == round(PROGRESS_AT * view.total) and view.bar:
                     screen.print(view.bar.get_renderable())
                     text = screen.export_svg(title="mtl train", clear=False)
                     (IMAGES / "training.svg").write_text(text, encoding="utf-8")
             case Evaluated() if view:
                 view.evaluated(event)
+
+    mtlcli.train(ROOT / "examples" / "demo.yaml", output=run, on_event=show)
     if view:
         view.close()
 
