@@ -1,26 +1,31 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both install into .venv first.
+# `make demo` needs mtlcli alone; `make test` and the rest need the tools for tests and style too. All install into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-all lint types format clean
+.PHONY: help install demo test test-all lint types format docs clean
 
 help:
-	@echo "make demo    train, evaluate and use a small model on made-up text (about a minute once installed)"
+	@echo "make demo    train, evaluate and use a small model on made-up text (about half a minute once installed)"
 	@echo "make test    run the tests;  make test-all: the slow ones too"
-	@echo "make lint    ruff;  make types: mypy;  make clean: remove $(VENV) and runs/demo"
+	@echo "make lint    ruff;  make types: mypy;  make docs: the generated pages;  make clean: remove $(VENV) and runs/demo"
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed-tools
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; use make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q torch==2.13.0
+	@echo "installing PyTorch and mtlcli into $(VENV): up to a few minutes, once"
+	$(BIN)/pip install torch==2.13.0
+	$(BIN)/pip install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-tools: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[test,dev]'
 	@touch $@
 
-demo: install
-	$(BIN)/mtl train --task sst --task quora --task sts --balancer pcgrad --sample --output runs/demo --overwrite
+demo: $(VENV)/.installed
+	$(BIN)/mtl train --config examples/demo.yaml --output runs/demo --overwrite
 	$(BIN)/mtl eval runs/demo
 	$(BIN)/mtl predict runs/demo --task sst examples/sentences.txt
 
@@ -40,6 +45,9 @@ types: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: install
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) runs/demo

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -30,12 +31,12 @@ def explain(text: str, console: Console = out) -> None:
 
 
 def table(
-    title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], console: Console = out
+    title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], console: Console = out, gap: int = 2
 ) -> None:
-    """Print a table; columns are (name, `left` or `right`). It fits 80 columns if the cells do."""
+    """Print a table. Columns are (name, `left` or `right`), with `gap` spaces between them."""
     if title:
         console.print(Text(title, style="bold"), soft_wrap=True)
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    grid = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for name, side in columns:
         grid.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
@@ -43,27 +44,51 @@ def table(
     console.print(grid)
 
 
+PLAN_COLUMNS = {
+    "batch size": "rows per batch (tasks.NAME.batch_size, training.batch_size)",
+    "batches per step": "batches of the task in one optimizer update, averaged over the run",
+    "share": "the task's part of all batches of the run",
+    "passes over the data": "how often each training row is seen",
+    "truncated texts": "training texts longer than encoder.max_length tokens",
+}
+"""The columns of the mixing plan that need an explanation, in the order in which they are explained."""
+
+
 def show_plan(plan: "Plan", *, warnings: bool = True) -> None:
-    """Print the mixing plan with its notes and warnings."""
+    """Print the mixing plan with its notes and warnings, and what its columns mean if this user has not seen that before."""
     explain(
         f"{plan.encoder}: {plan.encoder_parameters / 1e6:.1f} M shared parameters, {plan.device} in {plan.precision}; "
         f"scheduler {plan.scheduler}, balancer {plan.balancer}"
     )
+    # Broken headers keep the table within 80 columns.
+    headers = (
+        "rows",
+        "dev\nrows",
+        "batch\nsize",
+        "batches\nper step",
+        "share",
+        "passes\nover the\ndata",
+        "truncated\ntexts",
+    )
     table(
         "",
-        [("task", ""), ("encoding/head", ""), *((name, "right") for name in ("rows", "dev", "batch", "share", "passes", "truncated"))],
+        [("task", ""), ("encoding\n/head", ""), *((header, "right") for header in headers)],
         [
             (
-                task.name, f"{task.encoding}/{task.head}", f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",
-                f"{100 * task.share:.1f} %", f"{task.passes:.2f}", f"{task.truncated}",
+                task.name, f"{task.encoding}\n/{task.head}", f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",
+                f"{task.batches_per_step:.2f}", f"{100 * task.share:.1f} %", f"{task.passes:.2f}", f"{task.truncated}",
             )
             for task in plan.tasks
         ],
+        gap=1,
     )  # fmt: skip
+    if _is_first_time("plan-columns"):
+        for column, meaning in PLAN_COLUMNS.items():
+            explain(f"  {column}: {meaning}")
     epochs = len(plan.epoch_ends)
-    even = all(end == plan.steps_per_epoch * (1 + at) for at, end in enumerate(plan.epoch_ends[:-1]))
+    even = all(end == plan.steps_per_epoch * (1 + index) for index, end in enumerate(plan.epoch_ends[:-1]))
     length = f" of {plan.steps_per_epoch}" if even else ""
-    memory = f"; gradient rows take {size(plan.rows_buffer_bytes)}" if plan.rows_buffer_bytes else ""
+    memory = f"; the gradients of each task take {size(plan.rows_buffer_bytes)}" if plan.rows_buffer_bytes else ""
     cost = ""
     if plan.forward_passes or plan.backward_passes:
         cost = f"; regularizers add {plan.forward_passes:g} forward and {plan.backward_passes:g} backward passes to each batch"
@@ -72,6 +97,25 @@ def show_plan(plan: "Plan", *, warnings: bool = True) -> None:
         explain(f"note: {note}")
     for warning in plan.warnings if warnings else ():
         explain(f"warning: {warning}", err)
+
+
+def _is_first_time(topic: str) -> bool:
+    """Return whether `topic` has not been explained to this user before, and remember that it has been.
+
+    An empty file in the cache folder is the memory. Without a cache folder every time is the first.
+    """
+    from mtlcli.data.tokens import cache_folder
+
+    folder = cache_folder()
+    if folder is None:
+        return True
+    marker = folder / f"explained-{topic}"
+    if marker.exists():
+        return False
+    with suppress(OSError):  # an unwritable cache costs a repeated explanation, not the run
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    return True
 
 
 def size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""The mixing plan: how often a run visits each task, counted with its scheduler."""
+"""Make the mixing plan: how often a run will train on each task, counted with its own scheduler."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -16,13 +16,17 @@ from mtlcli.schedulers.base import Position, Scheduler
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task of the plan. `share` is its part of all micro-batches, `passes` the number of times its rows are seen, and
-    `truncated` the number of texts longer than max_length."""
+    """One task of the plan.
+
+    `batches_per_step` are its micro-batches in one step, averaged over the run; `share` is its part of all micro-batches,
+    `passes` the number of times its rows are seen, and `truncated` the number of texts longer than max_length.
+    """
 
     name: str
     rows: int
     dev_rows: int
     batch_size: int
+    batches_per_step: float
     share: float
     passes: float
     truncated: int
@@ -104,7 +108,7 @@ def make_plan(
     steps = ends[-1]
     counts = [sum(of_task) for of_task in zip(*visits.values(), strict=True)]
     total = max(1, sum(counts))
-    planned = tuple(_task_plan(config, task, count, total) for task, count in zip(tasks, counts, strict=True))
+    planned = tuple(_task_plan(config, task, count, total, steps) for task, count in zip(tasks, counts, strict=True))
     notes, warnings = list(started_from), _rate_warnings(config, steps, len(ends))
     for task, task_plan in zip(tasks, planned, strict=True):
         notes += _notes(task_plan, config.encoder.max_length)
@@ -137,7 +141,7 @@ def shared_size(architecture: Architecture, tasks: int) -> int:
     return sum(parameter.numel() for parameter in architecture.parameters() if id(parameter) not in private)
 
 
-def _task_plan(config: Config, task: TaskInputs, count: int, total: int) -> TaskPlan:
+def _task_plan(config: Config, task: TaskInputs, count: int, total: int, steps: int) -> TaskPlan:
     batches, name = task.batches, task.loaded.task.name
     section = config.tasks[name]
     return TaskPlan(
@@ -145,6 +149,7 @@ def _task_plan(config: Config, task: TaskInputs, count: int, total: int) -> Task
         rows=len(batches.tokenized),
         dev_rows=task.dev_rows,
         batch_size=batches.batch_size,
+        batches_per_step=count / max(1, steps),
         share=count / total,
         passes=count / batches.per_pass,
         truncated=batches.tokenized.truncated,

@@ -1,0 +1,87 @@
+"""The documentation: generated files are up to date, links lead somewhere, the README is short, and pictures are small."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from mtlcli import registry
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *sorted(DOCS.glob("*.md"))]
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+README_LINES, PICTURE_BYTES = 120, 200_000
+
+
+def test_every_generated_file_is_up_to_date():
+    command = [sys.executable, str(DOCS / "generate.py"), "--check"]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert ended.returncode == 0, f"{ended.stdout}{ended.stderr}"
+
+
+def test_a_stale_generated_file_is_named(tmp_path):
+    for folder in ("docs", "mtlcli", "examples", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "images"))
+    page = tmp_path / "docs" / "recipes.md"
+    page.write_text(page.read_text(encoding="utf-8") + "changed by hand\n", encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "docs" / "generate.py"), "--check"]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == "docs/recipes.md is stale: run `make docs`\n"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page):
+    broken = []
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+def test_the_index_names_every_page():
+    linked = {Path(link).name for link in LINK.findall((DOCS / "index.md").read_text(encoding="utf-8"))}
+    assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} <= linked
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES
+
+
+def test_every_built_in_method_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    methods = readme[readme.index("## Methods") : readme.index("## Plugins")]
+    for family in ("schedulers", "balancers", "gradient_regularizers", "regularizers"):
+        built_in = [entry.name for entry in registry.entries(family) if entry.distribution == "mtlcli"]
+        assert built_in
+        assert not [name for name in built_in if f"`{name}`" not in methods]
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "images").glob("*")), ids=lambda path: path.name)
+def test_a_picture_is_small_and_well_formed(path):
+    assert path.stat().st_size < PICTURE_BYTES
+    if path.suffix == ".svg":
+        ElementTree.parse(path)
+
+
+def test_the_picture_of_the_packages_shows_each_of_them_once():
+    texts = ElementTree.parse(DOCS / "packages.svg").iter("{http://www.w3.org/2000/svg}text")
+    lines = (DOCS / "packages.txt").read_text(encoding="utf-8").splitlines()
+    packages = [line.split()[0] for line in lines if line and not line.startswith("#")]
+    assert sorted(text.text for text in texts) == sorted(packages)
