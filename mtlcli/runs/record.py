@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mtlcli import __version__, registry
+from mtlcli import __version__
 from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError, did_you_mean
 from mtlcli.facts import TaskFacts
@@ -23,8 +23,7 @@ def task_record(
 ) -> dict[str, Any]:
     """What run.json says of a task: enough to read, predict and measure it again."""
     section = config.tasks[task.name]
-    kind = registry.find("tasks", section.name, f"tasks.{task.name}")
-    head = registry.find("heads", section.head.name if section.head else "", f"tasks.{task.name}.head")
+    kind, head = section.entry, config.head_of(task.name).entry
     return {
         "kind": section.name,
         "distribution": kind.distribution,

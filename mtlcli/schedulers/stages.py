@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import nn
 
-from mtlcli import registry
+from mtlcli.config.schema import SchedulerChoice
 from mtlcli.errors import MtlError, suggest
 from mtlcli.facts import RunFacts, seed_for
 from mtlcli.plugin import EpochResult, EvaluationResult, ProbeResult, SetupContext, StepResult
@@ -208,21 +208,17 @@ def _members(run: RunFacts, number: int, stage: StageConfig) -> list[int]:
 
 def _scheduler(run: RunFacts, number: int, stage: StageConfig, members: list[int]) -> Scheduler:
     """Build the stage's scheduler for its tasks."""
-    name = stage.scheduler["name"]
-    options = {key: value for key, value in stage.scheduler.items() if key != "name"}
+    choice = SchedulerChoice.model_validate(stage.scheduler)
     key = f"scheduler.stages.{number}.scheduler"
-    plugin, checked, problems = registry.check_options("schedulers", name, options, key)
-    if problems:
+    if problems := choice.check(key):
         raise MtlError(*(f"{key}.{option}: {message}" for option, message in problems))
-    if Stages in plugin.__mro__:
+    if Stages in choice.plugin.__mro__:
         raise MtlError(f"{key}: stages cannot be nested; list them one after another")
     facts = RunFacts(
         tuple(run.tasks[index] for index in members), seed_for(run.seed, "stage", number), run.micro_batches
     )
     # A separate seed per stage, so that two stages with the same scheduler draw differently.
-    scheduler = plugin(facts, **checked)
-    if not isinstance(scheduler, Scheduler):
-        raise TypeError(f"{name} is not a Scheduler")
+    scheduler: Scheduler = choice.make(facts)
     if scheduler.chooses_rows:
-        raise MtlError(f'{key}: "{name}" chooses rows, which stages do not support; use it for the entire run')
+        raise MtlError(f'{key}: "{choice.name}" chooses rows, which stages do not support; use it for the entire run')
     return scheduler

@@ -48,8 +48,8 @@ def distributions(tmp_path, monkeypatch):
     lookup._installed.cache_clear()
 
 
-def surveyed(distribution, family="encoders"):
-    return {one.name: one for one in list_plugins([family]) if one.distribution == distribution}
+def summaries(distribution, family="encoders"):
+    return {plugin.name: plugin for plugin in list_plugins([family]) if plugin.distribution == distribution}
 
 
 def test_listing_imports_neither_plugins_nor_torch():
@@ -74,7 +74,7 @@ def test_every_built_in_plugin_is_ok_and_has_a_summary(monkeypatch):
 
 def test_a_third_party_plugin_that_works_is_ok(distributions):
     distributions("mtlcli-fine", {"fine": "fine_x:Fine"}, fine_x=ENCODER.format(name="Fine"))
-    assert surveyed("mtlcli-fine") == {
+    assert summaries("mtlcli-fine") == {
         "fine": PluginSummary("encoders", "fine", "mtlcli-fine", "1.2", "ok", "Finds a model")
     }
     assert "fine_x" not in sys.modules
@@ -113,7 +113,7 @@ class Silent(Balancer):
 def test_what_a_class_says_outright_wins_over_its_base_and_what_it_computes_is_left_open(distributions):
     points = {name.lower(): f"said_x:{name}" for name in ("Literal", "Computed", "Silent")}
     distributions("mtlcli-said", points, "mtlcli.balancers", said_x=SAID)
-    found = surveyed("mtlcli-said", "balancers")
+    found = summaries("mtlcli-said", "balancers")
     assert {name: (one.status, one.native_scale, one.needs, one.cost) for name, one in found.items()} == {
         "literal": ("ok", "mean", ("gram", "several-tasks"), "one more pass"),
         "computed": ("ok", None, None, None),
@@ -126,13 +126,13 @@ def test_a_class_whose_base_cannot_be_followed_has_the_defaults_of_its_family(di
     source = "import mtlcli.schedulers.base as b\nclass Own(b.Scheduler):\n    tasks_per_step = 'several'\n"
     source += "    def visits(self, position): return []\n    def steps_per_epoch(self): return 1\n"
     distributions("mtlcli-own", {"own": "own_x:Own"}, "mtlcli.schedulers", own_x=source)
-    found = surveyed("mtlcli-own", "schedulers")["own"]
+    found = summaries("mtlcli-own", "schedulers")["own"]
     assert (found.status, found.tasks_per_step, found.cost, found.paper) == ("ok", "several", "none", "")
 
 
 def test_a_class_that_is_its_own_base_is_read_all_the_same(distributions):
     distributions("mtlcli-ring", {"ring": "ring_x:Ring"}, "mtlcli.metrics", ring_x="class Ring(Ring):\n    'Turns.'\n")
-    assert surveyed("mtlcli-ring", "metrics")["ring"].summary == "Turns"
+    assert summaries("mtlcli-ring", "metrics")["ring"].summary == "Turns"
 
 
 @pytest.mark.parametrize("family", ["schedulers", "balancers", "gradient_regularizers", "regularizers"])
@@ -150,7 +150,7 @@ def test_a_class_imported_from_a_module_of_the_package_is_found(distributions):
         "mtlcli-deep", {"deep": "deep_x:Deep"},
         deep_x__in____init__="from .inner import Inner as Deep\n", deep_x__in__inner=ENCODER.format(name="Inner"),
     )  # fmt: skip
-    assert surveyed("mtlcli-deep")["deep"].summary == "Finds a model"
+    assert summaries("mtlcli-deep")["deep"].summary == "Finds a model"
 
 
 def test_each_kind_of_broken_plugin_is_one_line_of_its_own(distributions):
@@ -172,7 +172,7 @@ def test_each_kind_of_broken_plugin_is_one_line_of_its_own(distributions):
         **{f"broken_{name}": source for name, source in sources.items()},
     )
     ending = " (reinstall or uninstall mtlcli-broken)"
-    assert {name: one.status.removesuffix(ending) for name, one in surveyed("mtlcli-broken").items()} == {
+    assert {name: one.status.removesuffix(ending) for name, one in summaries("mtlcli-broken").items()} == {
         "imports": "error: ModuleNotFoundError: No module named 'there_is_no_such_module'",
         "syntax": "error: SyntaxError: invalid syntax (broken_syntax.py, line 1)",
         "leaves": "error: its import ends the process with code 3",
@@ -193,7 +193,7 @@ def test_a_plugin_whose_import_hangs_is_left_behind(distributions, monkeypatch):
         "mtlcli-slow", {"a-slow": "slow_x:Slow", "b-fine": "after_x:Fine"},
         slow_x="import time\ntime.sleep(600)\n", after_x=ENCODER.format(name="Fine"),
     )  # fmt: skip
-    assert [one.status for one in surveyed("mtlcli-slow").values()] == [
+    assert [one.status for one in summaries("mtlcli-slow").values()] == [
         "error: its import takes longer than 1.5 s (reinstall or uninstall mtlcli-slow)",
         "ok",
     ]
