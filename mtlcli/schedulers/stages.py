@@ -7,13 +7,14 @@ from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from torch import nn
 
 from mtlcli.config.schema import SchedulerChoice
 from mtlcli.errors import MtlError, suggest
 from mtlcli.facts import RunFacts, seed_for
 from mtlcli.plugin import EpochResult, EvaluationResult, ProbeResult, SetupContext, StepResult
+from mtlcli.registry import FAMILIES
 from mtlcli.schedulers.base import Position, Probe, Scheduler, Stage, TasksPerStep, Visit, fewest_and_most
 
 
@@ -23,8 +24,8 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     tasks: list[str] | None = Field(None, description="tasks to train; by default all")
-    scheduler: dict[str, Any] = Field(
-        {"name": "round-robin"}, description="scheduler of these tasks, by name or with options"
+    scheduler: Annotated[dict[str, Any], WithJsonSchema({"type": ["string", "object"]})] = Field(
+        {"name": FAMILIES["schedulers"].default}, description="scheduler of these tasks, by name or with options"
     )
     epochs: int | None = Field(None, ge=1, description="epochs of that scheduler; by default 1")
     steps: int | None = Field(None, ge=1, description="length in steps, instead of epochs")
