@@ -24,7 +24,7 @@ from mtlcli.model.predict import Predicted, predict_rows
 from mtlcli.plugin import EvaluationResult
 from mtlcli.registry import plugin_call
 from mtlcli.runs.checkpoint import Checkpoint
-from mtlcli.runs.record import task_record
+from mtlcli.runs.record import origin_record, task_record
 from mtlcli.runs.results import plain_results, write_predictions
 from mtlcli.runs.saved_model import export
 from mtlcli.statistics.bootstrap import Estimate
@@ -196,6 +196,7 @@ def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
             )
             for fact, task in zip(run.facts, run.tasks, strict=True)
         },
+        "architecture": origin_record(config.architecture),
         "config": config.plain(),
     }
     export(folder, run.model, run.encoder, facts)

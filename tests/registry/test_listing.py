@@ -1,5 +1,6 @@
 """What `mtl plugins` says of plugins, broken ones included."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from pydantic import Field
 
 from mtlcli import registry
+from mtlcli.balancers.tchebycheff import Tchebycheff
 from mtlcli.errors import MtlError
 from mtlcli.registry import listing, lookup
 from mtlcli.registry.details import describe, type_name
@@ -234,23 +236,18 @@ def test_a_balancer_is_described_with_its_source_and_options():
     found = describe("balancers", "tchebycheff")
     assert found.source.split(":")[0].endswith("mtlcli/balancers/tchebycheff.py")
     assert found.module.startswith("Tchebycheff loss: Mao et al., ACL 2020")
-    assert found.text.startswith("Minimises max_t lambda_t L_t")
+    assert found.text == inspect.cleandoc(Tchebycheff.__doc__)
     assert dict(found.declares) == {
         "needs": "several-tasks",
         "native_scale": "own",
         "weighs_heads": "false",
         "cost": "gradient rows",
     }
-    assert found.options == (
-        (
-            "reference",
-            "choice",
-            "epoch",
-            "epoch | validation",
-            "l_t: mean training loss of the last epoch, or dev loss",
-        ),
-        ("smooth", "float | null", "null", "> 0", "mu of the smooth maximum; null: the hard one"),
-    )
+    assert [option[:4] for option in found.options] == [
+        ("reference", "choice", "epoch", "epoch | validation"),
+        ("smooth", "float | null", "null", "> 0"),
+    ]
+    assert all(option[4] for option in found.options)
 
 
 def test_an_option_without_default_is_required():
