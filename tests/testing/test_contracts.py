@@ -447,7 +447,7 @@ def test_a_projection_in_fixed_order_is_refused():
                 weights[1] -= gram[0, 1] / gram[1, 1]
             return weights
 
-    refused(check_gradient_regularizer, OneSided, "two tasks to give the same in either order")
+    refused(check_gradient_regularizer, OneSided, "the same combination for two tasks in either order")
 
 
 def test_a_gradient_regularizer_without_the_option_scale_is_refused():
@@ -592,7 +592,7 @@ def test_a_metric_that_ignores_the_resample_is_refused():
         def values(self, predictions, targets, counts):
             return np.full(len(counts), (predictions == targets).mean())
 
-    refused(check_metric, Ignores, "expected counts to be worth the rows repeated", GRADES)
+    refused(check_metric, Ignores, "expected the value of the repeated rows", GRADES)
 
 
 class Colours(Task):
@@ -663,7 +663,7 @@ def test_an_architecture_that_hides_a_parameter_from_its_task_is_refused():
         def private_parameters(self, task):
             return [self.vector] if task == 0 else []
 
-    refused(check_architecture, Mixes, "task 1 reaches private parameters of another: vector")
+    refused(check_architecture, Mixes, "task 1 uses private parameters of another task: vector")
 
 
 def test_an_encoder_without_seed_is_refused():
