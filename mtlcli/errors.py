@@ -5,10 +5,10 @@ from difflib import get_close_matches
 
 
 class MtlError(Exception):
-    """Something a user can mend: bad input, a wrong option, a missing file.
+    """An error that a user can fix: bad input, a wrong option, a missing file.
 
-    Every line says where, what was found, what was expected and what to do. The command line prints each behind
-    ``error:`` and exits with code 2, without a traceback. A bug is any other exception and keeps its traceback.
+    Every line states where, what was found, what was expected and what to do. The command line prints each after
+    ``error:`` and exits with code 2, without a traceback. Any other exception is a bug and keeps its traceback.
     """
 
     def __init__(self, *lines: str) -> None:

@@ -1,4 +1,4 @@
-"""`mtl plugins combinations`: which methods can be in one run, as their classes declare it."""
+"""`mtl plugins combinations`: which methods can be part of one run, as their classes declare it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,14 @@ from mtlcli.cli.console import explain, say
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
-    from mtlcli.training.compatibility import Pair
+    from mtlcli.training.compatibility import Method, Pair
+
+FORMATS = ("text", "markdown", "json")
 
 
 def combinations(
-    tasks: Annotated[int, typer.Option(min=1, help="How many tasks the run has.")] = 3,
-    built_in: Annotated[bool, typer.Option("--built-in", help="Leave installed packages out.")] = False,
+    tasks: Annotated[int, typer.Option(min=1, help="Number of tasks of the run.")] = 3,
+    built_in: Annotated[bool, typer.Option("--built-in", help="Leave out plugins of other packages.")] = False,
     output: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
 ) -> None:
     """Show which schedulers, balancers, gradient regularizers, regularizers and architectures work together.
@@ -24,99 +26,118 @@ def combinations(
     Example: mtl plugins combinations --tasks 2
     """
     from mtlcli import registry
-    from mtlcli.training.compatibility import FAMILIES, pairs
+    from mtlcli.training.compatibility import pairs
 
-    if output not in ("text", "markdown", "json"):
+    if output not in FORMATS:
         raise MtlError(f'--format: found "{output}"; expected text, markdown or json')
     names: dict[str, list[str]] = {}
-    for family in FAMILIES:
+    for family in registry.METHODS:
         names[family] = []
         for name in registry.FAMILIES[family].built_in if built_in else registry.names(family):
             try:
                 registry.load(family, name, family)
             except MtlError:
-                continue  # `mtl plugins list` shows what is broken
+                continue  # `mtl plugins list` shows a broken plugin
             names[family].append(name)
-    found = {count: pairs(names, tasks=tasks, micro_batches=count) for count in (1, 2)}
+    by_count = {count: pairs(names, tasks=tasks, micro_batches=count) for count in (1, 2)}
     if output == "json":
-        print(json.dumps({f"micro_batches={count}": [asdict(one) for one in each] for count, each in found.items()}))
+        records = {f"micro_batches={count}": [_record(pair) for pair in found] for count, found in by_count.items()}
+        print(json.dumps(records))
     elif output == "markdown":
-        print(_markdown(names, found[1], found[2], tasks))
+        print(_markdown(names, by_count[1], by_count[2], tasks))
     else:
-        _text(found[1], found[2], tasks)
+        _text(by_count[1], by_count[2], tasks)
+
+
+def _record(pair: "Pair") -> dict[str, object]:
+    """Return a pair as JSON shows it; `problem` is empty if the two work together."""
+    fields = asdict(pair)
+    del fields["problems"]
+    return fields | {"problem": "; ".join(problem.sentence() for problem in pair.problems)}
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Methods that object to the same company for the same reason: never to be with some, with others from two micro-batches
-    a step on."""
+class Rejection:
+    """Methods that are rejected together with the same other methods for the same reason.
+
+    `always` are rejected with any number of micro-batches, `alone` only with one micro-batch per step.
+    """
 
     reason: str
     methods: tuple[str, ...]
-    never: tuple[str, ...]
-    later: tuple[str, ...]
+    always: tuple[str, ...]
+    alone: tuple[str, ...]
 
     def sentence(self) -> str:
-        """In words."""
-        parts = [f"not with {', '.join(self.never)}"] if self.never else []
-        parts += [f"from --micro-batches 2 on with {', '.join(self.later)}"] if self.later else []
-        return f"{', '.join(self.methods)}: {'; '.join(parts)}"
+        """Return which methods are rejected with which, and why."""
+        parts = [f"not with {', '.join(self.always)}"] if self.always else []
+        parts += [f"only with --micro-batches 2 or more: {', '.join(self.alone)}"] if self.alone else []
+        subject = "It" if len(self.methods) == 1 else "Each"
+        return f"{', '.join(self.methods)}: {'; '.join(parts)}. {subject} {self.reason}."
 
 
-def _refusals(one: "Sequence[Pair]", two: "Sequence[Pair]") -> list[Refusal]:
-    """What is refused with one micro-batch a step, those of one reason and one company together."""
-    able = {(pair.first, pair.second) for pair in two if not pair.problem}
-    company: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
-    for pair in one:
-        if not pair.problem:
-            continue
-        method, _, rest = pair.problem.partition(" ")
-        other = pair.first if pair.second[1] == method else pair.second
-        if pair.first[1] == pair.second[1] == method:  # `soft-sharing` is an architecture and a regularizer
-            other = pair.second
-        reason = rest.replace(f'the scheduler "{pair.first[1]}"', "the scheduler").split(": choose")[0]
-        label = f"{other[1]} ({other[0][:-1]})" if other[0] in ("architectures", "regularizers") else other[1]
-        company.setdefault((reason, method), ([], []))[(pair.first, pair.second) in able].append(label)
+def _rejections(single: "Sequence[Pair]", double: "Sequence[Pair]") -> list[Rejection]:
+    """Group the pairs that are rejected with one micro-batch per step by reason and by the other methods."""
+    works_doubled = {(pair.first, pair.second) for pair in double if pair.works}
+    others: dict[tuple[str, Method], tuple[list[str], list[str]]] = {}
+    for pair in single:
+        for problem in pair.problems:
+            other = pair.first if pair.second == problem.method else pair.second
+            reason = problem.reason.replace(f'the scheduler "{pair.first[1]}"', "the scheduler")
+            always_and_alone = others.setdefault((reason, problem.method), ([], []))
+            always_and_alone[(pair.first, pair.second) in works_doubled].append(_label(other, single))
     grouped: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
-    for (reason, method), (never, later) in company.items():
-        grouped.setdefault((reason, tuple(never), tuple(later)), []).append(method)
-    return [Refusal(reason, tuple(methods), *sets) for (reason, *sets), methods in grouped.items()]
+    for (reason, method), (always, alone) in others.items():
+        grouped.setdefault((reason, tuple(always), tuple(alone)), []).append(_label(method, single))
+    return [Rejection(reason, tuple(methods), *sets) for (reason, *sets), methods in grouped.items()]
 
 
-def _text(one: "Sequence[Pair]", two: "Sequence[Pair]", tasks: int) -> None:
-    """What is refused; all else works."""
-    say(f"{tasks} task{'s' if tasks > 1 else ''}: everything works together, but for these")
-    for refusal in _refusals(one, two):
-        explain(f"\n{refusal.reason}")
-        explain(f"  {refusal.sentence()}")
+def _label(method: "Method", pairs: "Sequence[Pair]") -> str:
+    """Return the name of a method, with its family if another family has the same name."""
+    from mtlcli.registry import FAMILIES
+
+    family, name = method
+    families = {other[0] for pair in pairs for other in (pair.first, pair.second) if other[1] == name}
+    return name if len(families) == 1 else f"{name} ({FAMILIES[family].kind})"
 
 
-def _markdown(names: Mapping[str, Sequence[str]], one: "Sequence[Pair]", two: "Sequence[Pair]", tasks: int) -> str:
-    """A table of the schedulers against all else, and every other refusal in words."""
-    first = {(pair.first, pair.second): pair.problem for pair in one}
-    second = {(pair.first, pair.second): pair.problem for pair in two}
+def _text(single: "Sequence[Pair]", double: "Sequence[Pair]", tasks: int) -> None:
+    """Print what is rejected; all other combinations work."""
+    rejections = _rejections(single, double)
+    count = f"{tasks} task{'s' if tasks > 1 else ''}"
+    say(f"{count}: all combinations work" + (" except these:" if rejections else ""))
+    for rejection in rejections:
+        explain(f"\n{rejection.sentence()}")
+
+
+def _markdown(
+    names: Mapping[str, Sequence[str]], single: "Sequence[Pair]", double: "Sequence[Pair]", tasks: int
+) -> str:
+    """Return a table of the schedulers against the other families, and all rejections in words."""
+    from mtlcli.registry import FAMILIES, METHODS
+
+    columns, *families = METHODS
+    by_pair = {(pair.first, pair.second): pair.works for pair in single}
+    by_pair_doubled = {(pair.first, pair.second): pair.works for pair in double}
     lines = [
-        "# What works together",
+        "# Combinations of methods",
         "",
-        "Generated from what the classes declare: `mtl plugins combinations --built-in --format markdown > docs/combinations.md`.",
-        f"For {tasks} tasks; ✓ works, 2 works from `--micro-batches 2` on, · is refused in one sentence before data is read.",
-        "Whatever is not named here works: the tests run two steps of every pair that is allowed.",
+        "Generated from the declarations of the classes: "
+        "`mtl plugins combinations --built-in --format markdown > docs/combinations.md`.",
+        f"For {tasks} tasks: ✓ works; 2 works with `--micro-batches 2` or more; · is rejected with a one-line error before the "
+        "data is read.",
+        "The tests train two steps of every pair that works.",
         "",
-        f"| | {' | '.join(names['schedulers'])} |",
-        f"|---{'|---' * len(names['schedulers'])}|",
+        f"| | {' | '.join(names[columns])} |",
+        f"|---{'|---' * len(names[columns])}|",
     ]
-    for family in ("balancers", "gradient_regularizers", "regularizers", "architectures"):
-        lines.append(f"| **{family.replace('_', ' ')}** |{' |' * len(names['schedulers'])}")
+    for family in families:
+        lines.append(f"| **{FAMILIES[family].name.replace('_', ' ')}** |{' |' * len(names[columns])}")
         for name in names[family]:
-            keys = [(("schedulers", scheduler), (family, name)) for scheduler in names["schedulers"]]
-            cells = ["✓" if not first[key] else "2" if not second[key] else "·" for key in keys]
+            keys = [((columns, column), (family, name)) for column in names[columns]]
+            cells = ["✓" if by_pair[key] else "2" if by_pair_doubled[key] else "·" for key in keys]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-    found = _refusals(one, two)
-    lines += [
-        "",
-        "Everything else goes with everything else. Refused is a method that"
-        if found
-        else "Everything goes with everything.",
-    ]
-    lines += [f"- {refusal.reason}: {refusal.sentence()}" for refusal in found]
+    rejections = _rejections(single, double)
+    lines += ["", "All other combinations work. These are rejected:" if rejections else "All combinations work."]
+    lines += [f"- {rejection.sentence()}" for rejection in rejections]
     return "\n".join(lines)

@@ -216,6 +216,7 @@ class RunOptions:
         from mtlcli.config.layers import Layer
         from mtlcli.config.schema import TASK_FILES
         from mtlcli.config.shorthand import split_methods
+        from mtlcli.registry import FAMILIES
 
         layer = Layer()
         names: list[str] = []
@@ -241,7 +242,7 @@ class RunOptions:
             layer.put(("sample",), True, "--sample")
         if self.balancer is not None:
             methods = split_methods(self.balancer, "--balancer")
-            layer.put(("balancer", "name"), methods.get("balancer") or "equal", "--balancer")
+            layer.put(("balancer", "name"), methods.get("balancer") or FAMILIES["balancers"].default, "--balancer")
             regularizer = methods.get("gradient_regularizer")
             layer.put(("gradient_regularizer",), regularizer and {"name": regularizer}, "--balancer")
         return layer, names

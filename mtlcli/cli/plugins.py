@@ -1,4 +1,4 @@
-"""`mtl plugins`: what there is, what it takes, and how to write one."""
+"""`mtl plugins`: list, show and combine plugins, and start a new one."""
 
 import json
 import textwrap
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mtlcli.registry.listing import PluginSummary
 
 app = typer.Typer(
-    help="What can be plugged in: tasks, heads, schedulers, balancers and more.\n\nExample: mtl plugins list balancers",
+    help="List, show and write plugins: tasks, heads, schedulers, balancers and more.\n\nExample: mtl plugins list balancers",
     no_args_is_help=True, add_completion=False, rich_markup_mode=None,
 )  # fmt: skip
 
@@ -26,14 +26,14 @@ app = typer.Typer(
 def list_plugins(
     family: Annotated[
         str | None,
-        typer.Argument(metavar="[FAMILY]", help="Only this family: tasks, heads, schedulers, balancers, ..."),
+        typer.Argument(metavar="[FAMILY]", help="List only this family: tasks, heads, schedulers, balancers, ..."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects, one for each plugin.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list with one object per plugin.")] = False,
 ) -> None:
-    """List every plugin: what it does, its native scale, what it needs and costs, and its paper.
+    """List every plugin with its summary, native scale, needs, cost and paper.
 
-    A broken one is shown with its error. In a pipe one line each, with tabs between the columns: family, name, what it does
-    or its error, scale, needs, cost, paper, distribution.
+    A plugin that cannot be used is listed with its error. In a pipe, each plugin is one line with tabs between the columns:
+    family, name, summary or error, scale, needs, cost, paper, distribution.
 
     Example: mtl plugins list balancers
     """
@@ -41,60 +41,61 @@ def list_plugins(
     from mtlcli.registry.listing import list_plugins
 
     families = list(registry.FAMILIES) if family is None else [registry.family_named(family)]
-    found = list_plugins(families)
+    plugins = list_plugins(families)
     if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=1))
+        print(json.dumps([asdict(plugin) for plugin in plugins], indent=1))
     elif out.is_terminal:
         for number, name in enumerate(families):
             if number:
                 say("")
             say(name)
-            _listed([one for one in found if one.family == name])
+            _show_family([plugin for plugin in plugins if plugin.family == name])
     else:
-        for one in found:
-            print("\t".join(_columns(one)))  # not `say`, which would make spaces of tabs
+        for plugin in plugins:
+            print("\t".join(_columns(plugin)))  # `say` would turn tabs into spaces
 
 
 PER_STEP = {
-    "one": "one task a step",
-    "draws": "micro_batches draws a step",
-    "several": "some tasks a step",
-    "all": "all tasks a step",
+    "one": "one task per step",
+    "draws": "micro_batches draws per step",
+    "several": "some tasks per step",
+    "all": "all tasks per step",
 }
 
 
-def _columns(one: "PluginSummary") -> tuple[str, ...]:
-    """What a program reads of a plugin; `-` for what it does not say, or has not."""
-    text = one.summary if one.status == "ok" else one.status
-    origin = f"{one.distribution} {one.version}"
-    columns = (text, one.native_scale, ", ".join(_asks(one)), one.cost, one.paper, origin)
-    return one.family, one.name, *(" ".join((column or "").split()) or "-" for column in columns)
+def _columns(plugin: "PluginSummary") -> tuple[str, ...]:
+    """Return the columns of a plugin for a program; `-` for an empty one."""
+    text = plugin.summary if plugin.status == "ok" else plugin.status
+    origin = f"{plugin.distribution} {plugin.version}"
+    columns = (text, plugin.native_scale, ", ".join(_needs(plugin)), plugin.cost, plugin.paper, origin)
+    return plugin.family, plugin.name, *(" ".join((column or "").split()) or "-" for column in columns)
 
 
-def _asks(one: "PluginSummary") -> list[str]:
-    """What a plugin makes of a step, and needs of the step, the engine or the architecture."""
-    asks = [PER_STEP.get(one.tasks_per_step, one.tasks_per_step)] if one.tasks_per_step else []
-    return asks + list(one.needs or ()) + (["gradient rows"] if one.reads_rows else [])
+def _needs(plugin: "PluginSummary") -> list[str]:
+    """Return the tasks per step of a scheduler, and what a plugin needs of the step, the engine or the architecture."""
+    needs = [PER_STEP.get(plugin.tasks_per_step, plugin.tasks_per_step)] if plugin.tasks_per_step else []
+    return needs + list(plugin.needs or ()) + (["gradient rows"] if plugin.reads_rows else [])
 
 
-def _listed(rows: "list[PluginSummary]") -> None:
-    """The plugins of one family for people: the name, what it does, and below it what it declares and where it is from."""
-    width = max((len(one.name) for one in rows), default=0)
-    for one in rows:
-        origin = "" if one.distribution == "mtlcli" else f" [{one.distribution} {one.version}]"
-        _row(f"  {one.name:{width}}  ", (one.summary if one.status == "ok" else one.status) + origin)
-        facts = [f"scale {one.native_scale}"] if one.native_scale else []
-        facts += [f"{'' if one.tasks_per_step else 'needs '}{', '.join(asks)}"] if (asks := _asks(one)) else []
-        facts += [f"cost {one.cost}"] if one.cost else []
-        for line in ("; ".join(facts), one.paper):
-            if line and one.status == "ok":
+def _show_family(plugins: "list[PluginSummary]") -> None:
+    """Print the plugins of one family for people: name and summary, and below them declarations and paper."""
+    width = max((len(plugin.name) for plugin in plugins), default=0)
+    for plugin in plugins:
+        origin = "" if plugin.distribution == "mtlcli" else f" [{plugin.distribution} {plugin.version}]"
+        _row(f"  {plugin.name:{width}}  ", (plugin.summary if plugin.status == "ok" else plugin.status) + origin)
+        facts = [f"scale {plugin.native_scale}"] if plugin.native_scale else []
+        if needs := _needs(plugin):
+            facts.append(f"{'' if plugin.tasks_per_step else 'needs '}{', '.join(needs)}")
+        facts += [f"cost {plugin.cost}"] if plugin.cost else []
+        for line in ("; ".join(facts), plugin.paper):
+            if line and plugin.status == "ok":
                 _row(" " * (width + 4), line, "dim")
-    if not rows:
+    if not plugins:
         say("  none installed")
 
 
 def _row(start: str, text: str, style: str = "") -> None:
-    """A term and its text: wrapped behind the term on a terminal, one line where a program reads."""
+    """Print a term and its text: wrapped after the term on a terminal, on one line in a pipe."""
     if not out.is_terminal:
         say((start + text).rstrip())
         return
@@ -110,28 +111,28 @@ def show(
     family: Annotated[str, typer.Argument(help="tasks, heads, schedulers, balancers, ...")],
     name: Annotated[str, typer.Argument(help="The plugin's name.")],
 ) -> None:
-    """Show one plugin: what it does, its options with defaults and bounds, what it needs, and its source file.
+    """Show one plugin: its documentation, its options with defaults and bounds, its declarations, and its source file.
 
     Example: mtl plugins show balancers uncertainty
     """
     from mtlcli import registry
     from mtlcli.registry.details import describe
 
-    found = describe(registry.family_named(family), name)
-    _row("", f"{found.name} ({found.family}, {found.distribution} {found.version}".rstrip() + ")")
-    say(found.source)
-    for paragraph in (found.module, *found.text.split("\n\n")):
+    plugin = describe(registry.family_named(family), name)
+    _row("", f"{plugin.name} ({plugin.family}, {plugin.distribution} {plugin.version}".rstrip() + ")")
+    say(plugin.source)
+    for paragraph in (plugin.module, *plugin.text.split("\n\n")):
         say("")
         for line in [" ".join(paragraph.split())] if out.is_terminal else paragraph.splitlines():
             _row("", line)
-    if found.declares:
+    if plugin.declares:
         say("")
-        width = max(len(attribute) for attribute, _ in found.declares)
-        for attribute, value in found.declares:
+        width = max(len(attribute) for attribute, _ in plugin.declares)
+        for attribute, value in plugin.declares:
             _row(f"{attribute:{width}}  ", value)
     say("")
-    say("options" if found.options else "no options")
-    for option, kind, default, bounds, description in found.options:
+    say("options" if plugin.options else "no options")
+    for option, kind, default, bounds, description in plugin.options:
         default = default if default == "required" else f"default {default}"
         _row(f"  {option}  ", ", ".join(part for part in (kind, bounds, default) if part))
         if description:
@@ -140,24 +141,30 @@ def show(
 
 @app.command("new")
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the plugin, such as my-balancer.")],
+    name: Annotated[str, typer.Argument(help="Name of the new plugin, such as my-balancer.")],
     family: Annotated[str, typer.Option(help="Family of the plugin.")] = "balancers",
     folder: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to make. [default: mtlcli-NAME]")
+        Path | None, typer.Option("--output", "-o", help="Folder of the distribution. [default: mtlcli-NAME]")
     ] = None,
 ) -> None:
-    """Make a distribution with one plugin in it, which installs and passes its own test.
+    """Write a distribution with one working plugin and its test, or add a plugin to a distribution in --output.
 
     Example: mtl plugins new my-balancer --output /tmp/mtlcli-my-balancer
     """
     from mtlcli import registry
-    from mtlcli.registry.scaffold import make_distribution
+    from mtlcli.registry.scaffold import add_plugin, make_distribution
 
-    place = folder or Path(f"mtlcli-{name}")
-    if place.exists() and (place.is_file() or any(place.iterdir())):
-        raise MtlError(f"--output: {place} is not empty; choose another folder")
-    make_distribution(name, registry.family_named(family), place)
-    say(f"made {place}; try it: pip install -e {place} && python -m pytest {place}")
+    target = folder or Path(f"mtlcli-{name}")
+    if target.is_file():
+        raise MtlError(f"--output: {target} is a file; expected a folder")
+    if target.is_dir() and any(target.iterdir()):
+        module = add_plugin(name, registry.family_named(family), target)
+        say(
+            f"added {module}; install the distribution again to register it: pip install -e {target} && python -m pytest {target}"
+        )
+        return
+    make_distribution(name, registry.family_named(family), target)
+    say(f"wrote {target}; next: pip install -e {target} && python -m pytest {target}")
 
 
 app.command("combinations")(combinations)

@@ -1,4 +1,4 @@
-"""Recipe files and overrides as layers of plain values, each remembering where it was written."""
+"""Recipe files and overrides as layers of plain values with the place where each was written."""
 
 import math
 import os
@@ -17,13 +17,13 @@ Path_ = tuple[Any, ...]
 
 @dataclass
 class Layer:
-    """Values from one place, and for each key path what to call that place in an error: `recipe.yaml:7`, `--lr`."""
+    """Values from one file or flag, and for each key path the name of its place in an error: `recipe.yaml:7`, `--lr`."""
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[Path_, str] = field(default_factory=dict)
 
     def put(self, path: Path_, value: Any, place: str) -> None:
-        """Sets one value by its path, making the mappings on the way."""
+        """Set one value by its path, creating the mappings above it."""
         at = self.values
         for key in path[:-1]:
             below = at.get(key)
@@ -38,11 +38,11 @@ class Layer:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the scalars of version 1.2: `no` is a text, `1e-5` a number, `007`, `12:30` and dates are texts."""
+    """Read the scalars of YAML 1.2: `no` is a text, `1e-5` a number, `007`, `12:30` and dates are texts."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that either version of YAML would take for something else."""
+    """Quote every text that YAML 1.1 or 1.2 would read as another type."""
 
 
 FIRST_OF_NUMBER = list("-+0123456789.")
@@ -73,11 +73,32 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 TEXTS = ("text", "label", "labels")
-"""Keys of a task whose values are texts, as they are spelled: a class may be called `true`, `007` or `1e-5`."""
+"""Keys of a task whose values are texts exactly as spelled: a class may be called `true`, `007` or `1e-5`."""
+
+DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
+SHOWN = 60
+
+
+def shown(value: Any) -> str:
+    """Return a value as it was written, cut at 60 characters."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def check_text(text: str, place: str) -> None:
+    """Raise MtlError for a text that no file can hold: with a NUL byte, or with half of a surrogate pair."""
+    if "\0" in text:
+        raise MtlError(f"{place}: {shown(text)} contains a NUL byte; remove it")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise MtlError(f"{place}: {shown(text)} contains half of a surrogate pair, which is not a character; remove it")
 
 
 def read_recipe(path: Path) -> Layer:
-    """A recipe file as a layer. Raises MtlError for a missing or malformed file, and for a key given twice."""
+    """Read a recipe file as a layer.
+
+    Raises:
+        MtlError: the file is missing or malformed, or gives a key twice.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -86,20 +107,36 @@ def read_recipe(path: Path) -> Layer:
         folder = path.absolute().parent
         near = did_you_mean(path.name, os.listdir(folder)) if folder.is_dir() else ""
         raise MtlError(f"{path}: there is no such recipe file (looked for {path.absolute()}){near}") from None
-    except OSError as error:
-        raise MtlError(f"{path}: cannot be read as a recipe file: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise MtlError(
+            f"{shown(str(path))}: cannot be read as a recipe file: {getattr(error, 'strerror', error)}"
+        ) from error
     layer = Layer()
-    value = _read(text, (), str(path), layer.places)
+    try:
+        value = _read(text, (), str(path), layer.places)
+    except MtlError:
+        if path.suffix.lower() in DATA_FILES:
+            raise _not_a_recipe(path, text) from None
+        raise
     if value is None:
         return layer
     if not isinstance(value, dict):
-        raise MtlError(f"{path}:1: expected keys such as `tasks:`, found {type(value).__name__} {value!r}")
+        raise _not_a_recipe(path, text)
     layer.values = value
     return layer
 
 
+def _not_a_recipe(path: Path, text: str) -> MtlError:
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    number, first = next(((number, line) for number, line in lines if line and line[0] != "#"), (1, ""))
+    cure = f"; to train on this file: --task NAME={path}" if path.suffix.lower() in DATA_FILES else ""
+    return MtlError(
+        f"{path}:{number}: not a recipe: expected keys such as `tasks:`, and the file begins with {shown(first)}{cure}"
+    )
+
+
 def _read(text: str, at: Path_, name: str, places: dict[Path_, str]) -> Any:
-    """The value of a YAML text that stands at the path `at`. Raises MtlError with `name:line`."""
+    """Return the value of a YAML text at the path `at` of a recipe. Raises MtlError with `name:line`."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -116,7 +153,7 @@ def _read(text: str, at: Path_, name: str, places: dict[Path_, str]) -> Any:
 
 
 class _Reader:
-    """Makes plain values of YAML nodes: strictly, and noting the line of each."""
+    """Convert YAML nodes to plain values, strictly, and record the line of each."""
 
     def __init__(self, loader: _Loader, name: str, places: dict[Path_, str]) -> None:
         self.loader, self.name, self.places = loader, name, places
@@ -128,38 +165,53 @@ class _Reader:
             return [self.value(item, (*at, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, at)
+        check_text(node.value, self._place(node))
         if len(at) > 2 and at[0] == "tasks" and at[2] in TEXTS:
-            listed = len(at) > 3
-            if listed or not node.tag.endswith(":null"):
+            is_item = len(at) > 3
+            if is_item or not node.tag.endswith(":null"):
                 return node.value
         try:
-            return self.loader.construct_object(node)
-        except ValueError as error:
-            raise MtlError(f"{self._place(node)}: {node.value!r} is not what its tag says: {error}") from error
+            value = self.loader.construct_object(node)
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
+            # The constructors of PyYAML fail in many ways on a scalar that does not fit its tag, such as `!!timestamp x`.
+            raise MtlError(
+                f"{self._place(node)}: {shown(node.value)} does not fit its tag {_short(node.tag)}"
+            ) from error
+        if value is not None and not isinstance(value, str | int | float):
+            raise MtlError(
+                f"{self._place(node)}: the tag {_short(node.tag)} is not supported; expected a text, a number, true, false or null"
+            )
+        return value
 
     def _mapping(self, node: yaml.MappingNode, at: Path_) -> dict[str, Any]:
         if id(node) not in self.flat:  # one that an alias repeats has its merge keys resolved already
             self.flat.add(id(node))
-            own: set[str] = set()
+            keys: set[str] = set()
             for key, _ in node.value:
                 if not isinstance(key, yaml.ScalarNode):
                     raise MtlError(f"{self._place(key)}: a key is a list or a mapping; expected a name")
-                if key.value in own:
+                check_text(key.value, self._place(key))
+                if key.value in keys:
                     raise MtlError(f"{self._place(key)}: the key `{key.value}` is given twice; keep one")
-                own.add(key.value)
+                keys.add(key.value)
             self.loader.flatten_mapping(node)
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key, below in node.value:
             self.places[(*at, key.value)] = self._place(key)
-            found[key.value] = self.value(below, (*at, key.value))
-        return found
+            mapping[key.value] = self.value(below, (*at, key.value))
+        return mapping
 
     def _place(self, node: yaml.Node) -> str:
         return f"{self.name}:{node.start_mark.line + 1}"
 
 
+def _short(tag: str) -> str:
+    """Write a YAML tag as a recipe does: `!!int`."""
+    return tag.replace("tag:yaml.org,2002:", "!!")
+
+
 def parse_assignment(text: str) -> tuple[Path_, Any]:
-    """`a.b=value` of `--set` -> path and value. A value stays text unless it starts with `[` or `{`, or is `null`."""
+    """Split `a.b=value` of `--set` into path and value. The value stays text unless it begins with `[` or `{`, or is `null`."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         dash = " (a long dash was pasted: use - or --)" if any(c in text for c in "\u2013\u2014") else ""
@@ -176,17 +228,23 @@ def parse_assignment(text: str) -> tuple[Path_, Any]:
 def merge(
     below: dict[str, Any], above: dict[str, Any], kept: Callable[[Path_], tuple[str, ...] | None], at: Path_ = ()
 ) -> dict[str, Any]:
-    """Both mappings in one; `above` wins.
+    """Merge two mappings; `above` wins.
 
-    `kept` says of a path whether a plugin is chosen there: None where not, else the keys that survive when `above` chooses
-    another one, whose options are not those of the choice below. A mapping with numbers as keys changes items of a list.
+    A mapping with numbers as keys changes items of a list.
+
+    Args:
+        below: the lower layer.
+        above: the upper layer.
+        kept: returns None for a path that selects no plugin, else the keys of `below` that remain when `above` selects
+            another plugin there, which does not have the options of the first.
+        at: path of both mappings.
     """
     merged = dict(below)
     for key, value in above.items():
         old, path = merged.get(key), (*at, key)
         survivors = kept(path)
         if survivors is not None:
-            old, value = ({"name": one} if isinstance(one, str) else one for one in (old, value))
+            old, value = ({"name": choice} if isinstance(choice, str) else choice for choice in (old, value))
         if isinstance(old, list) and isinstance(value, dict) and all(_is_index(index, old) for index in value):
             items = {str(index): {"name": item} if isinstance(item, str) else item for index, item in enumerate(old)}
             merged[key] = list(merge(items, value, lambda _: None, path).values())
@@ -205,5 +263,5 @@ def _is_index(text: Any, items: list[Any]) -> bool:
 
 
 def dump(values: dict[str, Any]) -> str:
-    """Plain values as a recipe that reads back as the same values."""
+    """Write plain values as a recipe that reads back as the same values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,21 +1,21 @@
-"""What to call the place where a value was written, in an error: the file and line, or the flag, and the key."""
+"""The name of the place where a value was written, for errors: file and line, or the flag, and the key."""
 
 from difflib import get_close_matches
 from typing import Any
 
-from mtlcli.config.layers import Layer
+from mtlcli.config.layers import Layer, shown
 from mtlcli.config.schema import Config
 from mtlcli.errors import did_you_mean, suggest
 
 
 class Places:
-    """Finds what to call the place where a value was written."""
+    """Find the name of the place where a value was written."""
 
     def __init__(self, layers: list[Layer]) -> None:
         self.layers = layers
 
     def of(self, path: tuple[Any, ...]) -> str:
-        """`recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone when nobody wrote it."""
+        """Return `recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone if no layer sets it."""
         parts = tuple(map(str, path))
         for length in range(len(parts), 0, -1):
             if place := self._written(parts[:length]):
@@ -23,13 +23,13 @@ class Places:
         return ".".join(parts)
 
     def of_choice(self, path: tuple[Any, ...]) -> str:
-        """The same for the name of the plugin chosen at a path, which may have been written below it."""
+        """Return the place of the plugin's name selected at a path, which may be written below the path."""
         parts = tuple(map(str, path))
         below = self._written((*parts, "kind" if len(parts) == 2 and parts[0] == "tasks" else "name"))
         return _join_place(below, ".".join(parts)) if below else self.of(path)
 
     def _written(self, parts: tuple[str, ...]) -> str:
-        """Where the last layer that says something at this path was written."""
+        """Return the place of the last layer that sets this path."""
         for layer in reversed(self.layers):
             for written, place in layer.places.items():
                 if len(written) == len(parts) and tuple(map(str, written)) == parts:
@@ -37,8 +37,8 @@ class Places:
         return ""
 
     def explain(self, detail: Any) -> str:
-        """One line for one error of pydantic."""
-        kinds = ("function-before", "literal['epoch']", "int")  # what pydantic says of unions
+        """Return one line for an error of pydantic."""
+        kinds = ("function-before", "literal['epoch']", "int")  # pydantic adds the member of a union to the location
         path = tuple(part for index, part in enumerate(detail["loc"]) if index < 2 or part not in kinds)
         if detail["type"] == "extra_forbidden":
             return f"{self.of(path)}: unknown key{suggest_key(path)}"
@@ -52,23 +52,17 @@ def _join_place(place: str, dotted: str) -> str:
     return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
 
 
-def shown(value: Any) -> str:
-    """A value as it was written, cut at 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def suggest_key(path: tuple[Any, ...]) -> str:
-    """The end of an error line about an unknown key: the key that was probably meant, of this section or another."""
+    """Return the end of an error line about an unknown key: the key probably meant, of this section or another."""
     model = Config.model_fields[path[0]].annotation if len(path) > 1 else Config
-    known: list[str] = list(getattr(model, "model_fields", {}))
+    keys: list[str] = list(getattr(model, "model_fields", {}))
     name = str(path[-1])
-    if near := did_you_mean(name, known):
+    if near := did_you_mean(name, keys):
         return near
     elsewhere = {
         below: f"{key}.{below}"
         for key, field in Config.model_fields.items()
         for below in getattr(field.annotation, "model_fields", {})
     }
-    found = get_close_matches(name, elsewhere, n=1, cutoff=0.8)
-    return f'; did you mean "{elsewhere[found[0]]}"?' if found else suggest(name, known)
+    matches = get_close_matches(name, elsewhere, n=1, cutoff=0.8)
+    return f'; did you mean "{elsewhere[matches[0]]}"?' if matches else suggest(name, keys)

@@ -5,30 +5,32 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from mtlcli import registry
-from mtlcli.config.layers import Layer, merge
-from mtlcli.config.locations import Places, shown
-from mtlcli.config.schema import Choice, Config, EncoderConfig, HeadChoice, TaskConfig, is_encoder_plugin
+from mtlcli.config.layers import Layer, merge, shown
+from mtlcli.config.locations import Places
+from mtlcli.config.schema import (
+    Choice,
+    Config,
+    EncoderConfig,
+    HeadChoice,
+    TaskConfig,
+    default_sections,
+    is_encoder_plugin,
+)
 from mtlcli.config.shorthand import join_methods, plain_tasks
 from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
 
 NOT_IN_NAMES = frozenset("./\\ =,:*?\"'<>|")
-SECTIONS = ("tasks", "encoder", "architecture", "scheduler", "balancer", "regularizers", "optimizer", "training")
+NULL_MEANS_NONE = ("data", "init", "gradient_regularizer")
+"""Keys of the top level that `null` sets; a section that is null, such as an empty `training:`, is left out."""
 
-# keys of which the later layer's wins: setting one takes back the other
+# Keys that exclude each other: a layer that sets one unsets the other in the layers below.
 EXCLUSIVE = ((("training", "steps"), ("training", "epochs")), (("sample",), ("data",)))
 
-# which sections choose a plugin, and of which family
-CHOICES = {
-    ("encoder",): "encoders",
-    ("architecture",): "architectures",
-    ("scheduler",): "schedulers",
-    ("balancer",): "balancers",
-    ("gradient_regularizer",): "gradient_regularizers",
-}
-
+CHOICES = frozenset((family.key,) for family in registry.FAMILIES.values() if family.key and not family.many)
+"""Paths of the sections that select one plugin."""
 
 Inherit = Callable[[Path], Mapping[str, Any]]
 """Takes the folder that `init` names and returns the sections `encoder` and `architecture` of the run in it."""
@@ -46,14 +48,13 @@ def resolve(layers: list[Layer], only: list[str] | None = None, inherit: Inherit
     Raises:
         MtlError: all errors at once, each with the file and line, or the flag, where the wrong value was written.
     """
-    defaults = {path[0]: Config.model_fields[path[0]].default for path in CHOICES}
-    values: dict[str, Any] = {key: {"name": choice.name} for key, choice in defaults.items() if choice is not None}
+    values: dict[str, Any] = dict(default_sections())
     places = Places(layers)
     origin = _origin(layers, places, inherit)
     values |= deepcopy(origin)
     for layer in layers:
-        for key in SECTIONS:
-            if key in layer.values and layer.values[key] is None:
+        for key in [key for key, value in layer.values.items() if value is None and key not in NULL_MEANS_NONE]:
+            if key in Config.model_fields:
                 del layer.values[key]
         plain_tasks(layer)
         join_methods(layer)
@@ -92,7 +93,7 @@ def _origin(layers: list[Layer], places: Places, inherit: Inherit | None) -> dic
 
 
 def _check_encoder(config: Config, stored: EncoderConfig, places: Places, errors: list[str]) -> None:
-    """The encoder is that of the run that `init` names: another one, or other options of it, would not be heeded."""
+    """Reject an encoder or encoder options that differ from those of the run named by `init`, which would be ignored."""
     if config.encoder.name != stored.name:
         errors.append(
             f'{places.of_choice(("encoder",))}: found "{config.encoder.name}", but the run to start from has the encoder '
@@ -108,7 +109,7 @@ def _check_encoder(config: Config, stored: EncoderConfig, places: Places, errors
 
 
 def _recommended(values: dict[str, Any]) -> dict[str, Any]:
-    """What the chosen encoder's plugin recommends, less what excludes something the user chose."""
+    """Return what the encoder's plugin recommends, without the keys that exclude a key of the user's."""
     section = values.get("encoder")
     name = section.get("name") if isinstance(section, dict) else None
     if not isinstance(name, str) or not is_encoder_plugin(name):
@@ -116,14 +117,14 @@ def _recommended(values: dict[str, Any]) -> dict[str, Any]:
     try:
         plugin = registry.load("encoders", name, "encoder")
     except MtlError:
-        return {}  # reported with all other errors
-    found = {key: dict(below) for key, below in plugin.recommended.items()}
-    _take_back(found, values)
-    return found
+        return {}  # `_check_plugins` reports it together with all other errors
+    recommended = {key: dict(section) for key, section in plugin.recommended.items()}
+    _take_back(recommended, values)
+    return recommended
 
 
 def _fill(config: Config) -> None:
-    """What is left open and follows from something else."""
+    """Fill in the defaults that depend on other keys."""
     if config.optimizer.head_lr is None:
         config.optimizer.head_lr = 10 * config.optimizer.lr
     if config.training.epochs is None and config.training.steps is None:
@@ -131,23 +132,23 @@ def _fill(config: Config) -> None:
 
 
 def _kept(path: tuple[Any, ...]) -> tuple[str, ...] | None:
-    """What stays of the section at a path when another plugin is chosen there; None where no plugin is chosen."""
+    """Return the keys of a section that remain when another plugin is selected there; None if it selects no plugin."""
     if path == ("encoder",):
         return tuple(name for name in EncoderConfig.model_fields if name != "name")
     return () if path in CHOICES or (len(path) == 3 and path[::2] == ("tasks", "head")) else None
 
 
 def _take_back(below: dict[str, Any], above: dict[str, Any]) -> None:
-    """Of two keys that exclude each other, drops the one below where a layer above sets the other."""
+    """Unset the keys of `below` that a key set in `above` excludes."""
 
     def section(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-        found = values if len(path) == 1 else values.get(path[0])
-        return found if isinstance(found, dict) else {}
+        holder = values if len(path) == 1 else values.get(path[0])
+        return holder if isinstance(holder, dict) else {}
 
     for pair in EXCLUSIVE:
-        for chosen, other in (pair, pair[::-1]):
-            if section(above, chosen).get(chosen[-1]) not in (None, False):
-                section(below, other).pop(other[-1], None)
+        for path, excluded in (pair, pair[::-1]):
+            if section(above, path).get(path[-1]) not in (None, False):
+                section(below, excluded).pop(excluded[-1], None)
 
 
 def _check_core(config: Config, places: Places, errors: list[str]) -> None:
@@ -175,61 +176,73 @@ def _check_core(config: Config, places: Places, errors: list[str]) -> None:
 
 
 def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:
-    def check(family: str, choice: Choice, path: tuple[Any, ...], core: type[BaseModel] = Choice) -> type | None:
-        known = () if core is Choice else tuple(field.alias or name for name, field in core.model_fields.items())
-        try:
-            found = registry.check_options(family, choice.name, choice.options, places.of_choice(path), known)
-        except MtlError as error:
-            errors.extend(error.lines)
-            return None
-        plugin, options, wrong = found
-        errors.extend(f"{places.of((*path, *option.split('.')))}: {message}" for option, message in wrong)
-        if not wrong:
-            choice.__pydantic_extra__ = options
-        return plugin
-
-    for path, family in CHOICES.items():
-        choice = getattr(config, path[0])
-        if choice is not None and not (family == "encoders" and not is_encoder_plugin(choice.name)):
-            check(family, choice, path, EncoderConfig if family == "encoders" else Choice)
-        elif choice is not None and choice.options:
-            errors.extend(
-                f"{places.of((*path, unknown))}: unknown key{suggest(unknown, EncoderConfig.model_fields)}"
-                for unknown in choice.options
-            )
-    for index, choice in enumerate(config.regularizers):
-        check("regularizers", choice, ("regularizers", index))
-    for name, task in config.tasks.items():
-        if not task.name:
-            if name not in registry.names("tasks"):
-                known = registry.names("tasks")
-                errors.append(
-                    f'{places.of(("tasks", name))}: "{name}" is not a known task{did_you_mean(name, known)}; for a task of '
-                    f"your own say what it is: --set tasks.{name}.kind=classification (or regression, "
-                    "pair-classification, pair-regression)"
+    for family in registry.FAMILIES.values():
+        for index, choice in enumerate(config.choices(family.name) if family.key else ()):
+            path = (family.key, index) if family.many else (family.key,)
+            if isinstance(choice, EncoderConfig) and not is_encoder_plugin(choice.name):
+                errors.extend(
+                    f"{places.of((*path, key))}: unknown key{suggest(key, EncoderConfig.model_fields)}"
+                    for key in choice.options
                 )
-                continue
-            task.name = name
-        plugin = check("tasks", task, ("tasks", name), TaskConfig)
-        if plugin is not None:
-            _check_head(name, task, plugin, places, errors, check)
+            else:
+                _check_choice(choice, path, places, errors)
+    for name, task in config.tasks.items():
+        if not task.name and name not in registry.names("tasks"):
+            errors.append(
+                f'{places.of(("tasks", name))}: "{name}" is not a known task{did_you_mean(name, registry.names("tasks"))}; '
+                f"for your own task set its kind: --set tasks.{name}.kind=KIND with one of {one_of(_kinds_of_own_tasks())}"
+            )
+            continue
+        task.name = task.name or name
+        if _check_choice(task, ("tasks", name), places, errors):
+            _check_head(name, task, places, errors)
 
 
-def _check_head(name: str, task: TaskConfig, plugin: Any, places: Places, errors: list[str], check: Any) -> None:
-    encodings = plugin.heads
+def _check_choice(choice: Choice, path: tuple[Any, ...], places: Places, errors: list[str]) -> bool:
+    """Import a plugin and check its options; return whether the plugin could be imported."""
+    keys = [field.alias or name for name, field in type(choice).model_fields.items()]
+    try:
+        wrong = choice.check(places.of_choice(path), keys if len(keys) > 1 else ())
+    except MtlError as error:
+        errors.extend(error.lines)
+        return False
+    errors.extend(f"{places.of((*path, *option.split('.')))}: {message}" for option, message in wrong)
+    return True
+
+
+def _kinds_of_own_tasks() -> list[str]:
+    """Return the task plugins that read any file, because they name no columns of their own."""
+    kinds = []
+    for entry in registry.built_in("tasks"):
+        plugin = registry.load("tasks", entry.name, "tasks")
+        if not plugin.texts:
+            kinds.append(entry.name)
+    return kinds
+
+
+def _check_head(name: str, task: TaskConfig, places: Places, errors: list[str]) -> None:
+    encodings = task.plugin.heads
     if task.encoding is None:
         task.encoding = next(iter(encodings))
     elif task.encoding not in encodings:
         errors.append(
-            f'{places.of(("tasks", name, "encoding"))}: found "{task.encoding}": "{task.name}" can be encoded as {one_of(encodings)}'
+            f'{places.of(("tasks", name, "encoding"))}: found "{task.encoding}"; "{task.name}" can be encoded as '
+            f"{one_of(encodings)}"
         )
         return
     task.head = task.head or HeadChoice()
+    task.head._path = f"tasks.{name}.head"
     task.head.name = task.head.name or encodings[task.encoding]
-    head = check("heads", task.head, ("tasks", name, "head"))
-    sides = 2 if task.encoding == "bi" else 1
-    if head is not None and sides not in head.sides:
-        cures = [one for one in encodings if (2 if one == "bi" else 1) in head.sides]
+    if not _check_choice(task.head, ("tasks", name, "head"), places, errors):
+        return
+    sides = _sides(task.encoding)
+    if sides not in task.head.plugin.sides:
+        cures = [encoding for encoding in encodings if _sides(encoding) in task.head.plugin.sides]
         cure = f"set tasks.{name}.encoding to {cures[0]}" if cures else f'choose another head for "{task.name}"'
-        wanted = "two texts, each encoded alone" if sides == 1 else "one encoding of each row"
-        errors.append(f'{places.of(("tasks", name, "head"))}: "{task.head.name}" reads {wanted}; {cure}')
+        input_of_head = "two texts, each encoded alone" if sides == 1 else "one encoding of each row"
+        errors.append(f'{places.of(("tasks", name, "head"))}: "{task.head.name}" reads {input_of_head}; {cure}')
+
+
+def _sides(encoding: str | None) -> int:
+    """Return how many encodings a row has."""
+    return 2 if encoding == "bi" else 1

@@ -1,11 +1,13 @@
 """The configuration of a run: every key, its default, bounds and meaning."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from mtlcli import registry
+from mtlcli.registry import FAMILIES, Entry
 
 TASK_FILES = ("train", "dev", "test")
 
@@ -15,26 +17,117 @@ class _Strict(BaseModel):
 
 
 class Choice(BaseModel):
-    """A plugin by name with its options; a bare string stands for the name alone."""
+    """A plugin by name with its options; a bare string stands for the name alone.
+
+    A choice carries the class of its plugin: `resolve` imports it, a stored configuration imports it at its first use.
+    """
 
     model_config = ConfigDict(extra="allow")
-    name: str
+    family: ClassVar[str]
+    name: str = Field(description="name of the plugin, or package.module:Class; other keys are its options")
+    _plugin: type | None = PrivateAttr(None)
+    _path: str = PrivateAttr("")
 
     @model_validator(mode="before")
     @classmethod
     def _bare_string(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    def __eq__(self, other: object) -> bool:
+        """Compare name, settings and options: a choice equals itself read back, whether its plugin was imported or not."""
+        return type(self) is type(other) and self.model_dump() == other.model_dump()
+
     @property
     def options(self) -> dict[str, Any]:
-        """What was given besides the core's own fields."""
+        """The options of the plugin: every key that is not one of the core's own."""
         return self.__pydantic_extra__ or {}
+
+    @property
+    def path(self) -> str:
+        """The dotted path of the choice in a recipe, for messages."""
+        return self._path or FAMILIES[self.family].key or FAMILIES[self.family].kind
+
+    @property
+    def plugin(self) -> Any:
+        """The class of the plugin.
+
+        Raises:
+            MtlError: the plugin is unknown or cannot be imported.
+        """
+        if self._plugin is None:
+            self._plugin = registry.load(self.family, self.name, self.path)
+        return self._plugin
+
+    @property
+    def entry(self) -> Entry:
+        """Where the plugin comes from, without importing it. Raises MtlError if it is unknown."""
+        return registry.find(self.family, self.name, self.path)
+
+    def check(self, where: str, also_known: Sequence[str] = ()) -> list[tuple[str, str]]:
+        """Import the plugin and validate its options, filling in their defaults.
+
+        Args:
+            where: opens the error line about the plugin itself.
+            also_known: further keys that a user may have meant by an unknown option.
+
+        Returns:
+            The errors as (option, message) pairs.
+
+        Raises:
+            MtlError: the plugin is unknown or cannot be imported.
+        """
+        self._plugin = registry.load(self.family, self.name, where)
+        options, errors = registry.check_options(self._plugin, self.name, self.options, also_known)
+        if not errors:
+            self.__pydantic_extra__ = options
+        return errors
+
+    def make(self, *facts: object) -> Any:
+        """Build the plugin from the facts of its family and the options of this choice.
+
+        Raises:
+            MtlError: the plugin is unknown, or cannot work with these facts.
+        """
+        plugin = self.plugin
+        with registry.plugin_call(plugin, "__init__", "an instance, or MtlError where it cannot work in this run"):
+            return plugin(*facts, **self.options)
 
 
 class HeadChoice(Choice):
-    """A head; without a name, the one that the task proposes, with these options."""
+    """A head with its options; without a name, the head that the task proposes."""
 
-    name: str = ""
+    family = "heads"
+    name: str = Field("", description="name of the head; the default is the one the task proposes for its encoding")
+
+
+class SchedulerChoice(Choice):
+    """A scheduler with its options."""
+
+    family = "schedulers"
+
+
+class BalancerChoice(Choice):
+    """A loss balancer with its options."""
+
+    family = "balancers"
+
+
+class GradientRegularizerChoice(Choice):
+    """A gradient regularizer with its options."""
+
+    family = "gradient_regularizers"
+
+
+class RegularizerChoice(Choice):
+    """A regularizer with its options."""
+
+    family = "regularizers"
+
+
+class ArchitectureChoice(Choice):
+    """An architecture with its options."""
+
+    family = "architectures"
 
 
 def _texts(value: Any) -> Any:
@@ -44,7 +137,7 @@ def _texts(value: Any) -> Any:
 
 
 def listed(value: Any) -> Any:
-    """`a, b` of `--set`, where a list is expected."""
+    """Split `a, b` of `--set` where a list is expected."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
@@ -63,38 +156,42 @@ Columns = Annotated[list[str], BeforeValidator(_texts)]
 class TaskConfig(Choice):
     """One task of the run. Keys that are not listed here are options of the task's plugin."""
 
+    family = "tasks"
     name: str = Field(
-        "", description="the kind of task, a plugin; by default the one of the task's own name", alias="kind"
+        "", description="kind of task, a plugin; the default is the plugin with the task's own name", alias="kind"
     )
-    head: HeadChoice | None = Field(None, description="the head; by default the one the task proposes for its encoding")
+    head: HeadChoice | None = Field(
+        None, description="the head; the default is the one the task proposes for its encoding"
+    )
     encoding: Encoding | None = Field(
-        None, description="how the texts reach the encoder: single, cross (pair in one sequence) or bi (each alone)"
+        None,
+        description="how texts reach the encoder: single, cross (a pair in one sequence) or bi (each text of a pair alone)",
     )
     layer: int | None = Field(
-        None, description="hidden layer that this task's head reads; by default its head's own, or encoder.layer"
+        None, description="hidden layer that the head reads; the default is the head's own, or encoder.layer"
     )
-    train: str | None = Field(None, description="training file (CSV, TSV, JSONL)")
-    dev: str | None = Field(None, description="file to evaluate on while training")
+    train: str | None = Field(None, description="training file (CSV, TSV or JSONL)")
+    dev: str | None = Field(None, description="file to evaluate on during training")
     test: str | None = Field(None, description="file that only `mtl eval` reads")
-    text: Columns | None = Field(None, description="column(s) of the text, by header name or number from 0")
+    text: Columns | None = Field(None, description="column or columns of the text, by header name or number from 0")
     label: Annotated[str, BeforeValidator(_column)] | None = Field(
         None, description="column of the label, by header name or number from 0"
     )
     header: bool = Field(True, description="whether the first line names the columns")
     labels: Columns | None = Field(
-        None, description="the classes in order; by default those of the training rows, sorted"
+        None, description="the classes in order; the default is the classes of the training rows, sorted"
     )
     range: Annotated[tuple[float, float], BeforeValidator(listed)] | None = Field(
-        None, description="lowest and highest score; by default those of the training rows"
+        None, description="lowest and highest score; the default is the range of the training rows"
     )
     metrics: Columns | None = Field(
         None,
         min_length=1,
-        description="what it is measured by, the first one in choosing checkpoints; by default its kind's",
+        description="metrics by name; the first selects checkpoints; the default is the metrics of the kind of task",
     )
     max_rows: int | None = Field(None, ge=1, description="train on this many rows, drawn with the seed")
     batch_size: int | None = Field(
-        None, ge=1, description="rows per micro-batch of this task; by default training.batch_size"
+        None, ge=1, description="rows per micro-batch of this task; the default is training.batch_size"
     )
     on_bad_row: Literal["error", "skip"] | None = Field(
         None, description="stop at a row that cannot be read, or skip and count it"
@@ -106,98 +203,161 @@ class TaskConfig(Choice):
 class EncoderConfig(Choice):
     """The encoder. Keys that are not listed here are options of the encoder's plugin."""
 
-    name: str = "tiny"
-    pooling: Literal["cls", "mean", "max"] = "mean"
-    layer: int = Field(-1, description="hidden layer the heads read: -1 the last, -2 the one before, 0 the embeddings")
+    family = "encoders"
+    name: str = Field(
+        FAMILIES["encoders"].default, description="an encoder plugin, a model folder, or the id of a model on the Hub"
+    )
+    pooling: Literal["cls", "mean", "max"] = Field(
+        "mean", description="how the vectors of a text's tokens become one: first token, mean or maximum"
+    )
+    layer: int = Field(
+        -1, description="hidden layer that the heads read: -1 the last, -2 the one before it, 0 the embeddings"
+    )
     max_length: int = Field(
-        128, ge=4, description="longest input in tokens, a pair together; longer ones are truncated"
+        128, ge=4, description="longest input in tokens, for a pair both texts together; longer inputs are truncated"
     )
 
 
 class OptimizerConfig(_Strict):
-    """AdamW with one group for the encoder, one for the heads and one for what the balancer learns."""
+    """AdamW with one group for the encoder, one for the heads and one for the parameters of plugins."""
 
     lr: float = Field(5e-5, gt=0, description="peak learning rate of the encoder")
-    head_lr: float | None = Field(None, gt=0, description="of the heads; by default ten times lr")
-    balancer_lr: float = Field(0.025, gt=0, description="of what balancer, scheduler and regularizers learn")
-    weight_decay: float = Field(0.01, ge=0, description="on weight matrices only: not on biases, norms or the balancer")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
+    head_lr: float | None = Field(
+        None, gt=0, description="peak learning rate of the heads; the default is ten times lr"
+    )
+    balancer_lr: float = Field(
+        0.025, gt=0, description="peak learning rate of the parameters of balancer, scheduler and regularizers"
+    )
+    weight_decay: float = Field(
+        0.01, ge=0, description="weight decay of weight matrices; biases, norms and plugins' parameters have none"
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay rate of AdamW's first-moment average")
+    beta2: float = Field(0.999, ge=0, lt=1, description="decay rate of AdamW's second-moment average")
+    eps: float = Field(1e-8, gt=0, description="term that AdamW adds to the denominator for numerical stability")
     warmup: float = Field(0.06, ge=0, le=1, description="share of the steps over which the rate rises from zero")
     schedule: Literal["linear", "cosine", "constant", "plateau"] = Field(
-        "linear", description="how the rate falls after the warm-up; plateau: each time the losses on dev keep rising"
+        "linear",
+        description="decay of the rate after the warm-up; plateau lowers it whenever the dev losses keep rising",
     )
     plateau_factor: float = Field(
-        0.5, gt=0, lt=1, description="of schedule plateau: what a fall multiplies the rate by"
+        0.5, gt=0, lt=1, description="factor by which schedule plateau lowers the rate each time"
     )
     plateau_patience: int = Field(
-        3, ge=1, description="of schedule plateau: evaluations in a row with a higher loss that make the rate fall"
+        3, ge=1, description="evaluations in a row with a higher loss after which schedule plateau lowers the rate"
     )
-    clip: float | None = Field(1.0, gt=0, description="largest global norm of the combined gradient; null: none")
+    clip: float | None = Field(
+        1.0, gt=0, description="largest global norm of the combined gradient; null for no clipping"
+    )
 
 
 class TrainingConfig(_Strict):
-    """How long, how large, how often and where."""
+    """Length, batches, evaluation, checkpoints and device of the run."""
 
-    epochs: int | None = Field(None, ge=1, description="by default 3; not together with steps")
-    steps: int | None = Field(None, ge=1, description="total number of optimizer updates")
-    steps_per_epoch: int | None = Field(None, ge=1, description="by default what one pass over the largest task needs")
+    epochs: int | None = Field(None, ge=1, description="passes over the largest task; the default is 3; excludes steps")
+    steps: int | None = Field(None, ge=1, description="number of optimizer updates; excludes epochs")
+    steps_per_epoch: int | None = Field(
+        None, ge=1, description="steps per epoch; the default is what one pass over the largest task takes"
+    )
     batch_size: int = Field(16, ge=1, description="rows per micro-batch")
     micro_batches: int = Field(
         1, ge=1, description="micro-batches per step: of each task it visits, or draws of a sampling scheduler"
     )
     eval_every: Literal["epoch"] | int = Field(
-        "epoch", description="evaluate on dev every epoch or every so many steps"
+        "epoch", description="evaluate on dev every epoch, or every N steps with a number N"
     )
-    save_every: int | None = Field(None, ge=1, description="also save a checkpoint every so many steps")
-    keep_last: int = Field(1, ge=1, description="checkpoints kept besides the best one")
+    save_every: int | None = Field(
+        None, ge=1, description="save a checkpoint every N steps in addition to those after evaluations"
+    )
+    keep_last: int = Field(1, ge=1, description="number of recent checkpoints kept besides the best one")
     select_by: str = Field(
-        "mean", description="mean of the primary metrics, normalized-mean (each from 0 to 1), or TASK.METRIC"
+        "mean",
+        description="score that selects the best checkpoint: mean of the primary metrics, normalized-mean (each on a scale "
+        "from 0 to 1), or TASK.METRIC",
     )
-    patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
-    seed: int = Field(42, ge=0)
+    patience: int | None = Field(None, ge=1, description="stop after N evaluations without improvement")
+    seed: int = Field(42, ge=0, description="seed of every random number of the run")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 autocast on GPUs that have it, else fp32"
+        "auto", description="auto is bf16 autocast on GPUs that support it, else fp32"
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
     feature_memory: float = Field(
         2.0,
         ge=0,
-        description="GB of hidden states kept while the encoder is frozen, so that it reads every text once; 0: none",
+        description="GB of hidden states cached while the encoder is frozen, so that each text is encoded once; 0 for none",
     )
     on_nan: Literal["stop", "skip"] = Field(
-        "stop", description="when a loss or gradient is not finite: stop, or skip the step and count"
+        "stop", description="at a loss or gradient that is not finite: stop, or skip the step and count it"
     )
 
 
 class Config(_Strict):
     """The whole run. `config.yaml` in the run folder is this, resolved."""
 
-    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
+    tasks: dict[str, TaskConfig] = Field(
+        default_factory=dict, description="the tasks by name; a list of names, or one name, uses their defaults"
+    )
     data: str | None = Field(None, description="folder with the files that the tasks expect")
     sample: bool = Field(False, description="use the made-up corpus that comes with mtlcli")
     init: str | None = Field(
         None,
         description="folder of a finished run to start from: its encoder, and its heads for tasks of the same name",
     )
-    encoder: EncoderConfig = EncoderConfig()
-    architecture: Choice = Choice(name="hard-sharing")
-    scheduler: Choice = Choice(name="round-robin")
-    balancer: Choice = Choice(name="equal")
-    gradient_regularizer: Choice | None = None
-    regularizers: Annotated[list[Choice], BeforeValidator(_one_or_more)] = Field(default_factory=list)
-    optimizer: OptimizerConfig = OptimizerConfig()
-    training: TrainingConfig = TrainingConfig()
+    encoder: EncoderConfig = Field(EncoderConfig(), description="the encoder, by name or with settings")
+    architecture: ArchitectureChoice = Field(
+        ArchitectureChoice(name=FAMILIES["architectures"].default),
+        description="how the encoder's features reach the heads, and what the tasks share",
+    )
+    scheduler: SchedulerChoice = Field(
+        SchedulerChoice(name=FAMILIES["schedulers"].default), description="which tasks each step visits"
+    )
+    balancer: BalancerChoice = Field(
+        BalancerChoice(name=FAMILIES["balancers"].default),
+        description="how the tasks' losses are weighted; BALANCER+GRADIENT_REGULARIZER sets both keys",
+    )
+    gradient_regularizer: GradientRegularizerChoice | None = Field(
+        None, description="how the tasks' gradients are combined; the default is their weighted sum"
+    )
+    regularizers: Annotated[list[RegularizerChoice], BeforeValidator(_one_or_more)] = Field(
+        default_factory=list, description="extra losses and pulls on the weights, as a list or a single one"
+    )
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="learning rates, decay and clipping")
+    training: TrainingConfig = Field(
+        TrainingConfig(), description="length, batches, evaluation, checkpoints and device"
+    )
+
+    @model_validator(mode="after")
+    def _name_choices(self) -> "Config":
+        """Give the choices below a task or in a list their paths, which their class alone does not tell."""
+        for index, regularizer in enumerate(self.regularizers):
+            regularizer._path = f"regularizers.{index}"
+        for name, task in self.tasks.items():
+            task._path = f"tasks.{name}"
+            if task.head is not None:
+                task.head._path = f"tasks.{name}.head"
+        return self
+
+    def choices(self, family: str) -> tuple[Choice, ...]:
+        """The plugins that the key of a family selects, in order; none, one, or those of a list."""
+        value = getattr(self, FAMILIES[family].key)
+        return () if value is None else tuple(value) if FAMILIES[family].many else (value,)
+
+    def head_of(self, task: str) -> HeadChoice:
+        """The head of a task. Raises ValueError for a configuration that is not resolved."""
+        head = self.tasks[task].head
+        if head is None:
+            raise ValueError(f"tasks.{task}.head: the configuration is not resolved")
+        return head
 
     def plain(self) -> dict[str, Any]:
-        """The configuration as plain values that read back as the same configuration."""
+        """Return the configuration as plain values that read back as the same configuration."""
         return self.model_dump(mode="json", by_alias=True)
 
 
-# sections in which saying nothing, `training:` alone, is the same as leaving them out
-
-
 def is_encoder_plugin(name: str) -> bool:
-    """Whether an encoder's name is a plugin's, rather than a folder or a hub id."""
+    """Return whether an encoder's name is a plugin's, rather than a folder or an id on the Hub."""
     return name in registry.names("encoders") or (":" in name and not Path(name).exists())
+
+
+def default_sections() -> Mapping[str, dict[str, Any]]:
+    """Return the section of every family that has a default plugin, as a recipe would write it."""
+    return {family.key: {"name": family.default} for family in FAMILIES.values() if family.key and family.default}

@@ -1,47 +1,56 @@
-"""What a layer may say shortly, written out: tasks by name alone, two methods joined by `+`, relative paths."""
+"""Expand the short forms of a layer: tasks by name alone, two methods joined by `+`, relative paths."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 from mtlcli import registry
-from mtlcli.config.layers import Layer
+from mtlcli.config.layers import Layer, check_text, shown
 from mtlcli.config.locations import Places
 from mtlcli.config.schema import TASK_FILES, listed
 from mtlcli.errors import MtlError, suggest
 
-# options of plugins whose values are folders by task name
+# Options of plugins whose values are folders by task name.
 FOLDERS = (("balancer", "teachers"),)
 
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes that the common file systems and Linux allow in one name, and in a path."""
 
-def split_methods(text: str, where: str) -> dict[str, str | None]:
-    """`uncertainty+pcgrad` -> {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"}.
 
-    Names are unique across the two families. Raises MtlError for a name of neither, and for two of one family.
+def split_methods(text: str, where: str) -> dict[str, str]:
+    """Split `uncertainty+pcgrad` into {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"}.
+
+    Names are unique across the families that --balancer names.
+
+    Raises:
+        MtlError: a name is of none of these families, or two names are of the same one.
     """
-    found: dict[str, str | None] = {}
+    families = registry.families_of_flag("--balancer")
+    methods: dict[str, str] = {}
     for name in (part.strip() for part in text.split("+")):
-        slots = [
-            slot
-            for slot, family in (("balancer", "balancers"), ("gradient_regularizer", "gradient_regularizers"))
-            if name in registry.names(family)
-        ]
-        if not slots and ":" in name:
-            slots = [registry.family_of(("balancers", "gradient_regularizers"), name, where)[:-1]]
-        if not slots:
-            known = registry.names("balancers") + registry.names("gradient_regularizers")
-            raise MtlError(f'{where}: unknown balancer "{name}"{registry.elsewhere(name) or suggest(name, known)}')
-        if len(slots) == 2:
-            raise MtlError(f'{where}: "{name}" is both a balancer and a gradient regularizer; set each by its own key')
-        if slots[0] in found:
-            kind = slots[0].replace("_", " ")
-            raise MtlError(f'{where}: "{found[slots[0]]}" and "{name}" are both of the kind {kind}; choose one')
-        found[slots[0]] = name
-    return found
+        matches = [family for family in families if name in registry.names(family.name)]
+        if not matches and ":" in name:
+            match = registry.family_of([family.name for family in families], name, where)
+            matches = [registry.FAMILIES[match]]
+        if not matches:
+            candidates = [candidate for family in families for candidate in registry.names(family.name)]
+            raise MtlError(
+                f'{where}: unknown {families[0].kind} "{name}"{registry.elsewhere(name) or suggest(name, candidates)}'
+            )
+        if len(matches) > 1:
+            kinds = " and a ".join(family.kind for family in matches)
+            raise MtlError(f'{where}: "{name}" is both a {kinds}; set each by its own key')
+        family = matches[0]
+        if family.key in methods:
+            raise MtlError(
+                f'{where}: "{methods[family.key]}" and "{name}" are both of the kind {family.kind}; choose one'
+            )
+        methods[family.key] = name
+    return methods
 
 
 def plain_tasks(layer: Layer) -> None:
-    """Lets a recipe list tasks by name alone, and name one, or one and its kind, without saying more of it."""
+    """Expand a list of task names, a single name, and a task that is a name of its kind or empty."""
     tasks = layer.values.get("tasks")
     where = Places([layer]).of(("tasks",))
     if isinstance(tasks, str):
@@ -53,7 +62,7 @@ def plain_tasks(layer: Layer) -> None:
                 "sst: {encoding: single}"
             )
         if twice := [name for index, name in enumerate(tasks) if name in tasks[:index]]:
-            raise MtlError(f'{where}: the task "{twice[0]}" is named twice; keep one')
+            raise MtlError(f'{where}: the task "{twice[0]}" is listed twice; keep one')
         tasks = dict.fromkeys(tasks)
     if isinstance(tasks, dict):
         layer.values["tasks"] = {name: _plain_task(section) for name, section in tasks.items()}
@@ -68,61 +77,90 @@ def _plain_task(section: Any) -> Any:
 
 
 def absolute_paths(layer: Layer, base: Path) -> Layer:
-    """Makes the relative paths of a layer absolute: they are relative to the file, or the folder, they were written in."""
+    """Make the relative paths of a layer absolute: they are relative to its file, or to the current folder for flags.
 
-    def absolute(value: Any) -> Any:
+    Raises:
+        MtlError: a path is one that no file can have.
+    """
+    places = Places([layer])
+
+    def absolute(value: Any, *path: str) -> Any:
         if not isinstance(value, str):
             return value
-        path = os.path.expanduser(value)  # leaves `~nobody` as it is
-        found = str((base / path).absolute())
-        plain = os.path.normpath(found)  # without `..`, unless a link makes it another place
-        return plain if os.path.realpath(plain) == os.path.realpath(found) else found
+        _check_path(value, places.of(path))
+        joined = str((base / os.path.expanduser(value)).absolute())  # expanduser leaves `~nobody` as it is
+        plain = os.path.normpath(joined)
+        # Without `..`, unless a symbolic link makes the plain path another place.
+        return plain if os.path.realpath(plain) == os.path.realpath(joined) else joined
 
     values = layer.values
     for key in ("data", "init"):
         if key in values:
-            values[key] = absolute(values[key])
-    for section in (values.get("tasks") or {}).values() if isinstance(values.get("tasks"), dict) else ():
+            values[key] = absolute(values[key], key)
+    tasks = values.get("tasks")
+    for name, section in tasks.items() if isinstance(tasks, dict) else ():
         for key in TASK_FILES:
             if isinstance(section, dict) and key in section:
-                section[key] = absolute(section[key])
-    for section, option in FOLDERS:
-        chosen = values.get(section)
-        by_task = chosen.get(option) if isinstance(chosen, dict) else None
-        if isinstance(by_task, dict):
-            by_task.update({task: absolute(folder) for task, folder in by_task.items()})
+                section[key] = absolute(section[key], "tasks", name, key)
+    for key, option in FOLDERS:
+        section = values.get(key)
+        folders = section.get(option) if isinstance(section, dict) else None
+        if isinstance(folders, dict):
+            folders.update({task: absolute(folder, key, option, task) for task, folder in folders.items()})
     encoder = values.get("encoder")
     name = encoder.get("name") if isinstance(encoder, dict) else encoder
-    if isinstance(name, str) and (
-        name.startswith((".", "~")) or (name not in registry.names("encoders") and (base / name).is_dir())
-    ):
-        if isinstance(encoder, dict):
-            encoder["name"] = absolute(name)
-        else:
-            values["encoder"] = absolute(name)
+    if isinstance(name, str):
+        path = ("encoder", "name") if isinstance(encoder, dict) else ("encoder",)
+        _check_path(name, places.of(path))
+        if name.startswith((".", "~")) or (name not in registry.names("encoders") and (base / name).is_dir()):
+            if isinstance(encoder, dict):
+                encoder["name"] = absolute(name, *path)
+            else:
+                values["encoder"] = absolute(name, *path)
     return layer
 
 
-def join_methods(layer: Layer) -> None:
-    """Lets `balancer: uncertainty+pcgrad` name both families, in a recipe as on the command line.
+def _check_path(text: str, where: str) -> None:
+    """Raise MtlError for a text that cannot be the path of a file."""
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        check_text(text, where)
+        raise
+    if b"\0" in encoded:
+        check_text(text, where)
+    longest = max(map(len, encoded.split(b"/")))
+    if longest > LONGEST_NAME or len(encoded) > LONGEST_PATH:
+        raise MtlError(
+            f"{where}: found a path of {len(encoded)} bytes, {shown(text)}; expected at most {LONGEST_PATH}, and {LONGEST_NAME} "
+            "in each name"
+        )
 
-    A gradient regularizer alone goes with the balancer `equal`.
+
+def join_methods(layer: Layer) -> None:
+    """Expand `balancer: uncertainty+pcgrad`, which names plugins of two families, in a recipe as on the command line.
+
+    A gradient regularizer alone is combined with the default balancer.
     """
     value = layer.values.get("balancer")
     name = value if isinstance(value, str) else value.get("name") if isinstance(value, dict) else None
     if not isinstance(name, str) or name in registry.names("balancers"):
         return
     place = layer.places.get(("balancer", "name")) or layer.places.get(("balancer",), "balancer")
-    found = split_methods(name, place if place.startswith("--") else f"{place}: balancer")
+    methods = split_methods(name, place if place.startswith("--") else f"{place}: balancer")
     options = {key: item for key, item in value.items() if key != "name"} if isinstance(value, dict) else {}
-    balancer, regularizer = found.get("balancer"), found.get("gradient_regularizer")
-    layer.values["balancer"] = {"name": balancer or "equal", **(options if balancer else {})}
+    balancer, regularizer = methods.get("balancer"), methods.get("gradient_regularizer")
+    default = registry.FAMILIES["balancers"].default
+    layer.values["balancer"] = {"name": balancer or default, **(options if balancer else {})}
     if regularizer is None:
         return
-    own = layer.values.get("gradient_regularizer")
-    if own is not None and (own if isinstance(own, str) else own.get("name", regularizer)) != regularizer:
+    section = layer.values.get("gradient_regularizer")
+    if (
+        section is not None
+        and (section if isinstance(section, str) else section.get("name", regularizer)) != regularizer
+    ):
         raise MtlError(f'{place}: "{name}" and the key gradient_regularizer name two of them; choose one')
     layer.values["gradient_regularizer"] = {
-        **({} if balancer else options), **(own if isinstance(own, dict) else {}), "name": regularizer,
+        **({} if balancer else options), **(section if isinstance(section, dict) else {}), "name": regularizer,
     }  # fmt: skip
     layer.places.setdefault(("gradient_regularizer",), place)

@@ -30,7 +30,7 @@ def plugin_of(config: EncoderConfig) -> EncoderSource | None:
     """Build the encoder plugin of this name with its options; None for a folder or Hub id."""
     if not is_encoder_plugin(config.name):
         return None
-    plugin: EncoderSource = registry.load("encoders", config.name, "encoder")(**config.options)
+    plugin: EncoderSource = config.make()
     return plugin
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mtlcli import registry
 from mtlcli.config.schema import Config, TaskConfig
 from mtlcli.data.readers import FileSource, format_of
 from mtlcli.data.sources import Source
@@ -102,7 +101,7 @@ def _read_all(
     for name, files in tasks or [(name, []) for name in names]:
         one, section = outline.facts[names.index(name)], sections[name]
         try:
-            task: Task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
+            task: Task = section.make(name)
             metrics = make_metrics(chosen_metrics(section, task), one, f"tasks.{name}.metrics", precision)
             target = fitted_target(section, task, one)
             sources = _sources(configs[name], section, task, files, data, splits)

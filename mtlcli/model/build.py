@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from mtlcli import registry
 from mtlcli.architectures.base import ArchitectureFacts
 from mtlcli.config.schema import Config
 from mtlcli.encoders.load import LoadedEncoder
@@ -16,22 +15,18 @@ from mtlcli.model.multitask import MultiTaskModel
 def build_model(config: Config, encoder: LoadedEncoder, facts: tuple[TaskFacts, ...]) -> MultiTaskModel:
     """Architecture and heads around an encoder. The first weights of the architecture depend on the seed alone, a head's on the
     seed and its task's name, those of a module that heads share on the seed and the module's name."""
-    make = registry.load("architectures", config.architecture.name, "architecture")
     seed = config.training.seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "architecture"))
-        architecture = make(ArchitectureFacts(encoder.model, facts), **config.architecture.options)
+        architecture = config.architecture.make(ArchitectureFacts(encoder.model, facts))
     heads, shared = {}, SharedModules(seed)
     for task in facts:
         section = config.tasks[task.name]
-        if section.head is None:
-            raise ValueError("an unresolved configuration")
-        head = registry.load("heads", section.head.name, f"tasks.{task.name}.head")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "head", task.name))
             sides = 2 if section.encoding == "bi" else 1
             known = HeadFacts(task, encoder.dim, sides, shared.asked_by(task.name))
-            heads[task.name] = head(known, **section.head.options)
+            heads[task.name] = config.head_of(task.name).make(known)
         if section.layer is not None:
             heads[task.name].layer = section.layer
     return MultiTaskModel(architecture, heads, pooling=config.encoder.pooling, layer=config.encoder.layer)

@@ -1,20 +1,50 @@
-"""The plugin families and the plugins that come with mtlcli."""
+"""The plugin families, one row each, and the plugins that come with mtlcli."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of plugin: the base class its members derive from, and the members that come with mtlcli."""
+    """One kind of plugin: everything that the rest of mtlcli knows about it without importing a plugin.
 
+    Attributes:
+        name: the family's name, in the plural; its entry-point group is `mtlcli.NAME`.
+        base: the class that its plugins derive from, as `package.module:Class`.
+        built_in: the plugins that come with mtlcli, by name, as `package.module:Class`.
+        example: a command that uses the plugin {name}.
+        key: the key of a recipe that selects a plugin; empty where a task or its head selects it.
+        default: the plugin used where a recipe selects none; empty for none.
+        many: whether the key holds a list of plugins.
+        flag: the flag that families share, and with it one set of names; empty for a family with names of its own.
+        is_method: whether studies compare its plugins and `mtl plugins combinations` pairs them.
+        declares: the class attributes in which its plugins state what they need and provide.
+    """
+
+    name: str
     base: str
-    built_in: dict[str, str]
+    built_in: Mapping[str, str]
+    example: str
+    key: str = ""
+    default: str = ""
+    many: bool = False
+    flag: str = ""
+    is_method: bool = False
+    declares: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What to call one of its plugins in a message: `gradient regularizer`."""
+        return self.name.removesuffix("s").replace("_", " ")
 
 
-FAMILIES: dict[str, Family] = {
-    "tasks": Family(
-        "mtlcli.tasks.base:Task",
-        {
+_ROWS = (
+    Family(
+        name="tasks",
+        base="mtlcli.tasks.base:Task",
+        declares=("pair", "target", "heads", "metrics", "files"),
+        example="mtl train --task {name} --sample --output runs/{name}",
+        built_in={
             "sst": "mtlcli.tasks.sst:SST",
             "cfimdb": "mtlcli.tasks.cfimdb:CFIMDB",
             "quora": "mtlcli.tasks.quora:Quora",
@@ -25,9 +55,12 @@ FAMILIES: dict[str, Family] = {
             "pair-regression": "mtlcli.tasks.kinds:PairRegression",
         },
     ),
-    "heads": Family(
-        "mtlcli.heads.base:Head",
-        {
+    Family(
+        name="heads",
+        base="mtlcli.heads.base:Head",
+        declares=("sides", "composition"),
+        example="mtl train --task sst --sample --set tasks.sst.head={name} --output runs/{name}",
+        built_in={
             "linear": "mtlcli.heads.linear:Linear",
             "pair-concat": "mtlcli.heads.pair_concat:PairConcat",
             "cosine": "mtlcli.heads.cosine:Cosine",
@@ -37,9 +70,15 @@ FAMILIES: dict[str, Family] = {
             "class-contrastive": "mtlcli.heads.class_contrastive:ClassContrastive",
         },
     ),
-    "schedulers": Family(
-        "mtlcli.schedulers.base:Scheduler",
-        {
+    Family(
+        name="schedulers",
+        base="mtlcli.schedulers.base:Scheduler",
+        key="scheduler",
+        default="round-robin",
+        is_method=True,
+        declares=("tasks_per_step", "chooses_rows", "cost"),
+        example="mtl train --task sst --task sts --sample --scheduler {name} --output runs/{name}",
+        built_in={
             "round-robin": "mtlcli.schedulers.round_robin:RoundRobin",
             "proportional": "mtlcli.schedulers.proportional:Proportional",
             "temperature": "mtlcli.schedulers.temperature:Temperature",
@@ -57,9 +96,16 @@ FAMILIES: dict[str, Family] = {
             "stages": "mtlcli.schedulers.stages:Stages",
         },
     ),
-    "balancers": Family(
-        "mtlcli.balancers.base:Balancer",
-        {
+    Family(
+        name="balancers",
+        base="mtlcli.balancers.base:Balancer",
+        key="balancer",
+        default="equal",
+        flag="--balancer",
+        is_method=True,
+        declares=("needs", "native_scale", "weighs_heads", "cost"),
+        example="mtl train --task sst --task sts --sample --balancer {name} --output runs/{name}",
+        built_in={
             "equal": "mtlcli.balancers.equal:Equal",
             "static": "mtlcli.balancers.static:Static",
             "inverse-size": "mtlcli.balancers.inverse_size:InverseSize",
@@ -76,9 +122,15 @@ FAMILIES: dict[str, Family] = {
             "famo": "mtlcli.balancers.famo:FAMO",
         },
     ),
-    "gradient_regularizers": Family(
-        "mtlcli.gradient_regularizers.base:GradientRegularizer",
-        {
+    Family(
+        name="gradient_regularizers",
+        base="mtlcli.gradient_regularizers.base:GradientRegularizer",
+        key="gradient_regularizer",
+        flag="--balancer",
+        is_method=True,
+        declares=("needs", "native_scale", "reads_rows", "cost"),
+        example="mtl train --task sst --task sts --sample --balancer {name} --output runs/{name}",
+        built_in={
             "pcgrad": "mtlcli.gradient_regularizers.pcgrad:PCGrad",
             "gradvac": "mtlcli.gradient_regularizers.gradvac:GradVac",
             "mgda": "mtlcli.gradient_regularizers.mgda:MGDA",
@@ -90,9 +142,15 @@ FAMILIES: dict[str, Family] = {
             "upgrad": "mtlcli.gradient_regularizers.upgrad:UPGrad",
         },
     ),
-    "regularizers": Family(
-        "mtlcli.regularizers.base:Regularizer",
-        {
+    Family(
+        name="regularizers",
+        base="mtlcli.regularizers.base:Regularizer",
+        key="regularizers",
+        many=True,
+        is_method=True,
+        declares=("needs", "cost"),
+        example="mtl train --task sst --sample --regularizer {name} --output runs/{name}",
+        built_in={
             "smart": "mtlcli.regularizers.smart:SMART",
             "bppo": "mtlcli.regularizers.bppo:BPPO",
             "successive": "mtlcli.regularizers.successive:Successive",
@@ -101,18 +159,36 @@ FAMILIES: dict[str, Family] = {
             "l2-sp": "mtlcli.regularizers.l2_sp:L2SP",
         },
     ),
-    "encoders": Family("mtlcli.encoders.base:EncoderSource", {"tiny": "mtlcli.encoders.tiny:Tiny"}),
-    "architectures": Family(
-        "mtlcli.architectures.base:Architecture",
-        {
+    Family(
+        name="encoders",
+        base="mtlcli.encoders.base:EncoderSource",
+        key="encoder",
+        default="tiny",
+        declares=("recommended",),
+        example="mtl train --task sst --sample --encoder {name} --output runs/{name}",
+        built_in={
+            "tiny": "mtlcli.encoders.tiny:Tiny",
+        },
+    ),
+    Family(
+        name="architectures",
+        base="mtlcli.architectures.base:Architecture",
+        key="architecture",
+        default="hard-sharing",
+        is_method=True,
+        example="mtl train --task sst --task sts --sample --set architecture={name} --output runs/{name}",
+        built_in={
             "hard-sharing": "mtlcli.architectures.hard_sharing:HardSharing",
             "convolution": "mtlcli.architectures.convolution:Convolution",
             "soft-sharing": "mtlcli.architectures.soft_sharing:SoftSharing",
         },
     ),
-    "metrics": Family(
-        "mtlcli.metrics.base:Metric",
-        {
+    Family(
+        name="metrics",
+        base="mtlcli.metrics.base:Metric",
+        declares=("measures", "higher_is_better", "bounds"),
+        example="mtl train --task sts --sample --set tasks.sts.metrics={name} --output runs/{name}",
+        built_in={
             "accuracy": "mtlcli.metrics.accuracy:Accuracy",
             "macro-f1": "mtlcli.metrics.macro_f1:MacroF1",
             "pearson": "mtlcli.metrics.pearson:Pearson",
@@ -121,4 +197,13 @@ FAMILIES: dict[str, Family] = {
             "mean-squared-error": "mtlcli.metrics.mean_squared_error:MeanSquaredError",
         },
     ),
-}
+)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS}
+METHODS: tuple[str, ...] = tuple(family.name for family in _ROWS if family.is_method)
+"""The families whose plugins a study compares, in the order in which `mtl plugins combinations` shows them."""
+
+
+def families_of_flag(flag: str) -> tuple[Family, ...]:
+    """Return the families whose plugins one flag names."""
+    return tuple(family for family in FAMILIES.values() if family.flag == flag)

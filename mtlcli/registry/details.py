@@ -1,4 +1,4 @@
-"""One plugin in full, imported: what it does, what it declares and every option it takes, for `mtl plugins show`."""
+"""One plugin in full: what it does, what it declares and every option, for `mtl plugins show`. Imports the plugin."""
 
 import inspect
 import types
@@ -12,24 +12,18 @@ from pydantic import BaseModel
 from mtlcli import registry
 from mtlcli.errors import MtlError
 
-DECLARED: dict[str, tuple[str, ...]] = {
-    "tasks": ("pair", "target", "heads", "metrics", "files"),
-    "heads": ("sides", "composition"),
-    "schedulers": ("tasks_per_step", "chooses_rows", "cost"),
-    "balancers": ("needs", "native_scale", "weighs_heads", "cost"),
-    "gradient_regularizers": ("needs", "native_scale", "reads_rows", "cost"),
-    "regularizers": ("needs", "cost"),
-    "encoders": ("recommended",),
-    "architectures": (),
-    "metrics": ("measures", "higher_is_better", "bounds"),
-}
-"""The class attributes by which the plugins of a family say what they need and promise."""
-
 
 @dataclass(frozen=True)
 class PluginDetails:
-    """One plugin in full. `source` is file:line, `module` says where the method comes from, `text` what it does; `declares`
-    holds (attribute, value) pairs, `options` (name, type, default, bounds, description) of each option."""
+    """One plugin in full.
+
+    Attributes:
+        source: file:line of the class.
+        module: the first paragraph of its module, which cites the method.
+        text: the docstring of the class.
+        declares: (attribute, value) pairs of what its family declares.
+        options: (name, type, default, bounds, description) of each option.
+    """
 
     family: str
     name: str
@@ -43,7 +37,11 @@ class PluginDetails:
 
 
 def describe(family: str, name: str) -> PluginDetails:
-    """Imports a plugin and reads everything it says of itself. Raises MtlError where it is unknown or cannot be used."""
+    """Import a plugin and read everything that it documents.
+
+    Raises:
+        MtlError: the plugin is unknown or cannot be imported, or its options cannot be read.
+    """
     plugin = registry.load(family, name, family)
     entry = registry.find(family, name, family)
     try:
@@ -56,16 +54,18 @@ def describe(family: str, name: str) -> PluginDetails:
         name,
         entry.distribution,
         entry.version,
-        _place(plugin),
+        _source_of(plugin),
         " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split()) if module else "",
         inspect.cleandoc(plugin.__doc__ or ""),
-        tuple((attribute, _value(getattr(plugin, attribute, None))) for attribute in DECLARED[family]),
+        tuple(
+            (attribute, _value(getattr(plugin, attribute, None))) for attribute in registry.FAMILIES[family].declares
+        ),
         options,
     )
 
 
 def _options(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str, str, str, str]]:
-    """Name, type, default, bounds and description of every option; below one that holds parts, those of each part."""
+    """Yield name, type, default, bounds and description of every option, and of the fields of a nested model."""
     for option, field in model.model_fields.items():
         yield (
             f"{above}{option}",
@@ -79,7 +79,7 @@ def _options(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str
                 yield from _options(part, f"{above}{option}.N.")
 
 
-def _place(plugin: type) -> str:
+def _source_of(plugin: type) -> str:
     try:
         return f"{inspect.getsourcefile(plugin)}:{inspect.getsourcelines(plugin)[1]}"
     except (OSError, TypeError):
@@ -87,7 +87,7 @@ def _place(plugin: type) -> str:
 
 
 def type_name(annotation: Any) -> str:
-    """A type as the documentation of an option writes it: `float | null`, `dict[str, float]`, `choice`."""
+    """Write a type as the documentation of an option does: `float | null`, `dict[str, float]`, `choice`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is None or annotation is types.NoneType:
         return "null"
@@ -108,12 +108,12 @@ BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple
 
 
 def _bounds(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
-    """What pydantic checks of a value beside its type, and of the values within it."""
-    for one in metadata:
-        if hasattr(one, "metadata"):  # a pydantic Field inside an annotation
-            yield from _bounds(None, one.metadata)
+    """Yield what pydantic checks of a value besides its type, and of the values in it."""
+    for constraint in metadata:
+        if hasattr(constraint, "metadata"):  # a pydantic Field inside an annotation
+            yield from _bounds(None, constraint.metadata)
         for attribute, sign in BOUNDS.items():
-            bound = getattr(one, attribute, None)
+            bound = getattr(constraint, attribute, None)
             if bound is not None:
                 yield f"{sign} {bound}"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -127,16 +127,16 @@ def _bounds(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    """A default or an attribute as a recipe would write it."""
+    """Write a default or an attribute as a recipe would."""
     match value:
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]
         case frozenset() | set():
-            return ", ".join(sorted(_value(one) for one in value)) or "none"
+            return ", ".join(sorted(_value(item) for item in value)) or "none"
         case tuple() | list():
-            return ", ".join(_value(one) for one in value) or "none"
+            return ", ".join(_value(item) for item in value) or "none"
         case dict():
-            return ", ".join(f"{_value(key)}: {_value(one)}" for key, one in value.items()) or "none"
+            return ", ".join(f"{_value(key)}: {_value(item)}" for key, item in value.items()) or "none"
     if is_dataclass(value):
         return _target(value)
     return str(value)

@@ -1,7 +1,7 @@
-"""What plugins there are, for `mtl plugins list`.
+"""A summary of every plugin, for `mtl plugins list`.
 
-Listing imports no plugin into this process: what a plugin does is read from its source, and whether a third party's one
-works is tried in a child process, which may crash, hang or leave as it likes.
+Listing imports no plugin into this process: the summary is read from the source, and a third party's plugin is imported in
+a child process, which may crash, hang or exit.
 """
 
 import ast
@@ -26,10 +26,11 @@ SECONDS = 60.0
 
 @dataclass(frozen=True)
 class PluginSummary:
-    """One line of `mtl plugins list`. `status` is `ok`, or `error: ` and what is wrong in one line.
+    """One line of `mtl plugins list`.
 
-    What follows the summary is what the source says outright: None where a family has no such attribute, or the source
-    computes it. `paper` is where the method comes from, empty where the module does not say.
+    `status` is `ok`, or `error: ` and the problem in one line. The attributes after the summary are literals of the source:
+    None if the family does not have the attribute, or the source computes it. `paper` cites the method, and is empty if the
+    module does not.
     """
 
     family: str
@@ -47,56 +48,57 @@ class PluginSummary:
 
 
 def list_plugins(families: Sequence[str]) -> list[PluginSummary]:
-    """Every plugin of these families, built-ins first. A broken one is a line among the others."""
-    found = [entry for family in families for entry in registry.entries(family)]
+    """Return every plugin of these families, built-ins first, including those that cannot be imported."""
+    entries = [entry for family in families for entry in registry.entries(family)]
     rivals = {
-        entry: [other for other in found if other != entry and (other.family, other.name) == (entry.family, entry.name)]
-        for entry in found
+        entry: [
+            rival for rival in entries if rival != entry and (rival.family, rival.name) == (entry.family, entry.name)
+        ]
+        for entry in entries
     }
-    foreign = [entry for entry in found if entry.distribution != "mtlcli" and not rivals[entry]]
+    foreign = [entry for entry in entries if not entry.is_built_in and not rivals[entry]]
     status = dict(zip(foreign, _try_all(foreign), strict=True))
-    for entry, others in rivals.items():
-        if others:
-            who = " and ".join(f"{other.distribution} {other.version}" for other in others)
-            status[entry] = f"error: the name is also claimed by {who}"
-    return [_surveyed(entry, status.get(entry, "ok")) for entry in found]
+    for entry, claims in rivals.items():
+        if claims:
+            status[entry] = f"error: the name is also claimed by {' and '.join(claim.origin for claim in claims)}"
+    return [_summary(entry, status.get(entry, "ok")) for entry in entries]
 
 
-def _surveyed(entry: registry.Entry, status: str) -> PluginSummary:
-    """What the source of a plugin says; an attribute of the family's base holds where the plugin says nothing of it."""
-    found, base = class_of(entry.target), class_of(registry.FAMILIES[entry.family].base)
-    if found is None or base is None:
+def _summary(entry: registry.Entry, status: str) -> PluginSummary:
+    """Summarize the source of a plugin; attributes that it does not set are those of the family's base."""
+    source, base = class_of(entry.target), class_of(registry.FAMILIES[entry.family].base)
+    if source is None or base is None:
         return PluginSummary(entry.family, entry.name, entry.distribution, entry.version, status, "")
-    known = literals(base) | literals(found)
-    scale, needs, tasks, cost = (known.get(name) for name in ("native_scale", "needs", "tasks_per_step", "cost"))
-    rows = known.get("reads_rows")
-    listed = needs if isinstance(needs, frozenset | set | tuple | list) else None
+    attributes = literals(base) | literals(source)
+    scale, needs, tasks, cost = (attributes.get(name) for name in ("native_scale", "needs", "tasks_per_step", "cost"))
+    rows = attributes.get("reads_rows")
+    needed = needs if isinstance(needs, frozenset | set | tuple | list) else None
     return PluginSummary(
         entry.family, entry.name, entry.distribution, entry.version, status,
-        first_sentence(ast.get_docstring(found.node) or ""),
+        first_sentence(ast.get_docstring(source.node) or ""),
         native_scale=scale if isinstance(scale, str) else None,
-        needs=None if listed is None else tuple(sorted(map(str, listed))),
+        needs=None if needed is None else tuple(sorted(map(str, needed))),
         tasks_per_step=tasks if isinstance(tasks, str) else None,
         reads_rows=rows if isinstance(rows, bool) else None,
         cost=" ".join(cost.split()) if isinstance(cost, str) else None,
-        paper=_paper(ast.get_docstring(found.tree) or ""),
+        paper=_paper(ast.get_docstring(source.tree) or ""),
     )  # fmt: skip
 
 
 def _paper(docstring: str) -> str:
-    """`Name: authors, venue year.` of a module -> `authors, venue year`; empty where the first paragraph names nothing."""
+    """Return `authors, venue year` of a module that begins `Name: authors, venue year.`; empty without a colon."""
     paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
     return paragraph.partition(": ")[2].removesuffix(".")
 
 
 def first_sentence(docstring: str) -> str:
-    """The first sentence of a docstring on one line, without its full stop."""
+    """Return the first sentence of a docstring on one line, without its full stop."""
     paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
     return re.split(r"(?<=[.!?])(?<!et al\.)\s+(?=[A-Z`(])", paragraph)[0].removesuffix(".")
 
 
 def _try_all(entries: Sequence[registry.Entry]) -> list[str]:
-    """The status of each plugin. A child tries them in turn; where one ends it, another child goes on behind that one."""
+    """Return the status of each plugin. If a plugin ends the child process, another child continues after it."""
     status: list[str] = []
     while len(status) < len(entries):
         rest = entries[len(status) :]
@@ -112,7 +114,11 @@ def _status(entry: registry.Entry, problem: str) -> str:
 
 
 def _run_child(entries: Sequence[registry.Entry]) -> tuple[list[str], str]:
-    """What is wrong with each plugin that the child got to, empty where nothing is, and what ended the child before its time."""
+    """Try plugins in a child process.
+
+    Returns:
+        The problem of each plugin that was tried, empty for none, and what ended the child early.
+    """
     start = "import sys; sys.path[:] = sys.argv[1:]; from mtlcli.registry.listing import try_plugins; try_plugins()"
     request = json.dumps({"seconds": SECONDS, "plugins": [(entry.family, entry.target) for entry in entries]})
     with tempfile.TemporaryFile() as answers, tempfile.TemporaryFile() as noise:
@@ -128,7 +134,7 @@ def _run_child(entries: Sequence[registry.Entry]) -> tuple[list[str], str]:
 
 
 def try_plugins() -> None:
-    """The child: tries the plugins that standard input names, one JSON line on standard output for each as it is done."""
+    """Run in the child: try the plugins listed on standard input, and write one JSON line for each to standard output."""
     request = json.load(sys.stdin)
     with os.fdopen(os.dup(1), "w") as answers, os.fdopen(os.dup(2), "w") as noise:
         os.dup2(2, 1)  # what a plugin prints is not an answer
@@ -141,20 +147,20 @@ def try_plugins() -> None:
                 problem = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
             faulthandler.cancel_dump_traceback_later()
             print(json.dumps(problem), file=answers, flush=True)
-    os._exit(0)  # whatever threads a plugin has started
+    os._exit(0)  # a plugin may have started threads that never end
 
 
 def _problem_of(family: str, target: str) -> str:
-    """Imports a plugin -> why it is none of the family, empty where it is."""
+    """Import a plugin and return why it cannot be used; empty if it can."""
     module, _, attribute = target.partition(":")
-    found = importlib.import_module(module)
+    plugin = importlib.import_module(module)
     for part in attribute.split("."):
-        found = getattr(found, part)
+        plugin = getattr(plugin, part)
     base = registry.base_of(family)
-    if not (inspect.isclass(found) and issubclass(found, base)):
+    if not (inspect.isclass(plugin) and issubclass(plugin, base)):
         return f"{target} is not a {base.__module__}.{base.__qualname__}"
-    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    missing = sorted(getattr(plugin, "__abstractmethods__", ()))
     if missing:
         return f"{target} does not define {', '.join(missing)}"
-    registry.options_model(found)
+    registry.options_model(plugin)
     return ""

@@ -7,8 +7,9 @@ import importlib
 import importlib.metadata
 import inspect
 import os
+import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args
@@ -18,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from mtlcli import __version__
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.registry.builtins import FAMILIES
+
+LOCAL = "(local)"
+"""Stands for the distribution of a class that is named as `package.module:Class`."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,32 @@ class Entry:
     distribution: str
     version: str
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the plugin comes with mtlcli, so that its failure is a bug of mtlcli."""
+        return self.distribution == "mtlcli"
+
+    @property
+    def origin(self) -> str:
+        """The distribution and its version, as messages show them."""
+        return f"{self.distribution} {self.version}".rstrip()
+
+
+_entry_of_class: dict[type, Entry] = {}
+"""Where each imported plugin class was found, for messages about an instance of it."""
+
 
 def family_named(text: str) -> str:
-    """The family a user means: `balancers`, `balancer`, `gradient-regularizers`. Raises MtlError when there is none."""
+    """Return the family that a user means by `balancers`, `balancer` or `gradient-regularizers`.
+
+    Raises:
+        MtlError: there is no such family.
+    """
     name = text.lower().replace("-", "_")
-    for family in FAMILIES:
-        if name in (family, family[:-1]):
-            return family
-    known = list(FAMILIES)
-    raise MtlError(f'unknown plugin family "{text}"{suggest(name, known)}')
+    for family in FAMILIES.values():
+        if name in (family.name, family.name[:-1]):
+            return family.name
+    raise MtlError(f'unknown plugin family "{text}"{suggest(name, FAMILIES)}')
 
 
 @cache
@@ -59,101 +80,127 @@ def _installed(family: str) -> tuple[Entry, ...]:
 
 
 def entries(family: str) -> list[Entry]:
-    """Every plugin of a family, built-ins first. Nothing is imported; two entries may claim one name."""
-    own = [Entry(family, name, target, "mtlcli", __version__) for name, target in FAMILIES[family].built_in.items()]
-    return own + list(_installed(family))
+    """Return every plugin of a family, built-ins first, without importing any. Two entries may claim one name."""
+    return built_in(family) + list(_installed(family))
+
+
+def built_in(family: str) -> list[Entry]:
+    """Return the plugins of a family that come with mtlcli."""
+    return [Entry(family, name, target, "mtlcli", __version__) for name, target in FAMILIES[family].built_in.items()]
 
 
 def names(family: str) -> list[str]:
-    """The names of a family, built-ins first, each once."""
+    """Return the names of a family without repetition, built-ins first."""
     return list(dict.fromkeys(entry.name for entry in entries(family)))
 
 
 def find(family: str, name: str, where: str) -> Entry:
-    """The one plugin called `name`, not yet imported.
+    """Return the plugin called `name`, not yet imported; `where` opens the error line.
 
-    `where` opens the error line. Raises MtlError for an unknown name and for a name that two distributions claim.
+    Raises:
+        MtlError: the name is unknown, or two distributions claim it.
     """
     if ":" in name:
-        return Entry(family, name, name, "(local)", "")
+        return Entry(family, name, name, LOCAL, "")
     claims = [entry for entry in entries(family) if entry.name == name]
     if len(claims) > 1:
-        who = " and ".join(f"{claim.distribution} {claim.version} ({claim.target})" for claim in claims)
+        claimants = " and ".join(f"{claim.origin} ({claim.target})" for claim in claims)
         raise MtlError(
-            f'{where}: "{name}" is claimed by {who}; uninstall one, or name the class itself: {claims[-1].target}'
+            f'{where}: "{name}" is claimed by {claimants}; uninstall one, or name the class itself: {claims[-1].target}'
         )
     if not claims:
-        known = names(family)
-        kind = family[:-1].replace("_", " ")
-        raise MtlError(f'{where}: unknown {kind} "{name}"{elsewhere(name) or suggest(name, known)}')
+        kind = FAMILIES[family].kind
+        raise MtlError(f'{where}: unknown {kind} "{name}"{elsewhere(name) or suggest(name, names(family))}')
     return claims[0]
 
 
 def elsewhere(name: str) -> str:
-    """The end of an error line about a name that is looked for in the wrong family; empty where no other has it."""
-    others = [family for family in FAMILIES if name in names(family)]
-    return f"; it is one of the {one_of(other.replace('_', ' ') for other in others)}" if others else ""
+    """Return the end of an error line about a name of another family; empty if no family has it."""
+    families = [family.replace("_", " ") for family in FAMILIES if name in names(family)]
+    return f"; it is one of the {one_of(families)}" if families else ""
 
 
 def load(family: str, name: str, where: str) -> Any:
-    """Imports the class of a plugin. Raises MtlError when it cannot be imported or is not of the family."""
+    """Import the class of a plugin.
+
+    Raises:
+        MtlError: the name is unknown, or the class cannot be imported or is not of the family.
+    """
     entry = find(family, name, where)
     try:
-        loaded = _resolve(entry.target)
+        plugin = _import(entry.target, in_current_folder=entry.distribution == LOCAL)
     except MtlError as error:
-        raise MtlError(f'{where}: "{name}" from {entry.distribution} {entry.version}: {error}'.rstrip()) from error
+        raise MtlError(f'{where}: "{name}" from {entry.origin}: {error}') from error
     except (Exception, SystemExit) as error:
-        if entry.distribution == "mtlcli":
+        if entry.is_built_in:
             raise
         raise MtlError(
-            f'{where}: "{name}" from {entry.distribution} {entry.version} cannot be imported: '
-            f"{type(error).__name__}: {error}; repair or uninstall it"
+            f'{where}: "{name}" from {entry.origin} cannot be imported: '
+            f"{type(error).__name__}: {error}; fix or uninstall it"
         ) from error
     base = base_of(family)
-    if not (inspect.isclass(loaded) and issubclass(loaded, base)):
+    if not (inspect.isclass(plugin) and issubclass(plugin, base)):
         raise MtlError(f'{where}: "{name}" is {entry.target}, which is not a {base.__module__}.{base.__qualname__}')
-    return loaded
+    _entry_of_class[plugin] = entry
+    return plugin
+
+
+def entry_of(plugin: type) -> Entry | None:
+    """Return where an imported plugin class was found; None for a class that was not looked up here."""
+    return _entry_of_class.get(plugin)
 
 
 def base_of(family: str) -> Any:
-    """The base class of a family."""
-    return _resolve(FAMILIES[family].base)
+    """Import the base class of a family."""
+    return _import(FAMILIES[family].base)
 
 
-def family_of(families: tuple[str, ...], target: str, where: str) -> str:
-    """Which of several families a `package.module:Class` belongs to. Raises MtlError when it is none of them."""
+def family_of(families: Sequence[str], target: str, where: str) -> str:
+    """Return which of several families a `package.module:Class` belongs to.
+
+    Raises:
+        MtlError: the class cannot be imported or is of none of the families.
+    """
     try:
-        loaded = _resolve(target)
+        plugin = _import(target, in_current_folder=True)
     except MtlError as error:
         raise MtlError(f"{where}: {error}") from error
     except (Exception, SystemExit) as error:
         raise MtlError(f"{where}: {target} cannot be imported: {type(error).__name__}: {error}") from error
     for family in families:
-        if inspect.isclass(loaded) and issubclass(loaded, base_of(family)):
+        if inspect.isclass(plugin) and issubclass(plugin, base_of(family)):
             return family
-    raise MtlError(f"{where}: {target} is of none of the families {one_of(families)}")
+    bases = one_of(FAMILIES[family].base for family in families)
+    raise MtlError(f"{where}: {target} is not derived from a base class of these families: {bases}")
 
 
-def _resolve(target: str) -> Any:
+def _import(target: str, *, in_current_folder: bool = False) -> Any:
+    """Import `package.module:Class`, also from the current folder if asked to."""
     module, _, attribute = target.partition(":")
-    if not module or not attribute:
+    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise MtlError(f'"{target}" is not of the form package.module:Class')
+    if in_current_folder and (folder := os.getcwd()) not in sys.path:
+        # At the end, so that a file beside the recipe never hides an installed module; kept, because the plugin may import
+        # its neighbors later.
+        sys.path.append(folder)
+        importlib.invalidate_caches()
     try:
-        found = importlib.import_module(module)
+        value = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            raise MtlError(f'there is no module "{module}"') from error
+            places = f" (looked in the installed packages and in {os.getcwd()})" if in_current_folder else ""
+            raise MtlError(f'there is no module "{module}"{places}') from error
         raise
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             raise MtlError(f'module "{module}" has no "{attribute}"')
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 @cache
 def options_model(plugin: type) -> type[BaseModel]:
-    """The keyword-only parameters of a plugin's constructor as a pydantic model that refuses unknown ones."""
+    """Return the keyword-only parameters of a plugin's constructor as a pydantic model that rejects unknown ones."""
     signature = inspect.signature(plugin.__init__)  # type: ignore[misc]
     hints = typing.get_type_hints(plugin.__init__, include_extras=True)  # type: ignore[misc]
     fields: dict[str, Any] = {
@@ -166,28 +213,33 @@ def options_model(plugin: type) -> type[BaseModel]:
 
 
 def check_options(
-    family: str, name: str, options: dict[str, Any], where: str, also_known: tuple[str, ...] = ()
-) -> tuple[type, dict[str, Any], list[tuple[str, str]]]:
-    """Imports a plugin and validates its options.
+    plugin: type, name: str, options: Mapping[str, Any], also_known: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Validate the options of a plugin.
 
-    Returns the class, all its options with defaults filled in, and the errors as (option, message) pairs; the options
-    are meaningless when there are errors. `also_known` are further keys a user may have meant.
+    Args:
+        plugin: the imported class.
+        name: what to call the plugin in a message.
+        options: what the user wrote.
+        also_known: further keys that a user may have meant.
+
+    Returns:
+        All options with defaults filled in, and the errors as (option, message) pairs. With errors there are no options.
     """
-    plugin = load(family, name, where)
     model = options_model(plugin)
     try:
         checked = model.model_validate(options)
     except ValidationError as error:
-        return plugin, {}, [_explain(model, name, detail, also_known) for detail in error.errors()]
-    return plugin, {field: getattr(checked, field) for field in model.model_fields}, []
+        return {}, [_explain(model, name, detail, also_known) for detail in error.errors()]
+    return {field: getattr(checked, field) for field in model.model_fields}, []
 
 
-def _explain(model: type[BaseModel], name: str, detail: Any, also_known: tuple[str, ...]) -> tuple[str, str]:
+def _explain(model: type[BaseModel], name: str, detail: Any, also_known: Sequence[str]) -> tuple[str, str]:
     location = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        within = _model_at(model, detail["loc"])
-        known = [*within.model_fields, *(also_known if within is model else ())]
-        return location, f'unknown option of "{name}"{suggest(str(detail["loc"][-1]), known)}'
+        part = _model_at(model, detail["loc"])
+        candidates = [*part.model_fields, *(also_known if part is model else ())]
+        return location, f'unknown option of "{name}"{suggest(str(detail["loc"][-1]), candidates)}'
     if detail["type"] == "missing":
         field = _model_at(model, detail["loc"]).model_fields.get(str(detail["loc"][-1]))
         return location, f'"{name}" needs this option{f": {field.description}" if field and field.description else ""}'
@@ -196,9 +248,9 @@ def _explain(model: type[BaseModel], name: str, detail: Any, also_known: tuple[s
 
 
 def _model_at(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
-    """The model that the last part of a location is a field of: `stages.1.steps` is one of each stage."""
+    """Return the model that has the last part of a location as a field: `stages.1.steps` is a field of each stage."""
     for part in location[:-1]:
         field = model.model_fields.get(str(part))
-        kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
-        model = next((one for one in kinds if inspect.isclass(one) and issubclass(one, BaseModel)), model)
+        types = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        model = next((item for item in types if inspect.isclass(item) and issubclass(item, BaseModel)), model)
     return model

@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mtlcli import __version__, registry
-from mtlcli.config.schema import Config
+from mtlcli import __version__
+from mtlcli.config.schema import Choice, Config
 from mtlcli.errors import MtlError, did_you_mean
 from mtlcli.facts import TaskFacts
 from mtlcli.files import sha256
@@ -23,8 +23,7 @@ def task_record(
 ) -> dict[str, Any]:
     """What run.json says of a task: enough to read, predict and measure it again."""
     section = config.tasks[task.name]
-    kind = registry.find("tasks", section.name, f"tasks.{task.name}")
-    head = registry.find("heads", section.head.name if section.head else "", f"tasks.{task.name}.head")
+    kind, head = section.entry, config.head_of(task.name).entry
     return {
         "kind": section.name,
         "distribution": kind.distribution,
@@ -39,6 +38,12 @@ def task_record(
         "facts": asdict(task),
         "config": section.model_dump(mode="json", by_alias=True),
     }
+
+
+def origin_record(choice: Choice) -> dict[str, str]:
+    """Return the name of a plugin, its distribution and version, so that a missing one can be named on another machine."""
+    entry = choice.entry
+    return {"name": choice.name, "distribution": entry.distribution, "version": entry.version}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -114,9 +119,20 @@ def _facts(values: dict[str, Any]) -> TaskFacts:
 
 
 def check_installed(record: Mapping[str, Any]) -> list[str]:
-    """Raises MtlError when the distribution that a task or its head comes from is gone; warns when it is another version."""
+    """Compare the distributions of the plugins that a saved model needs with those that are installed.
+
+    Returns:
+        One warning for each distribution of another version.
+
+    Raises:
+        MtlError: the distribution of a task, a head or the architecture is not installed.
+    """
     warnings = []
     sources = {}
+    if "architecture" in record:
+        architecture = record["architecture"]
+        name = f'the architecture "{architecture["name"]}"'
+        sources[name] = (architecture["distribution"], architecture["version"])
     for name, task in record["tasks"].items():
         sources[f'task "{name}"'] = (task["distribution"], task["version"])
         sources[f'the head of task "{name}"'] = (task["head_distribution"], task["head_version"])
@@ -127,7 +143,7 @@ def check_installed(record: Mapping[str, Any]) -> list[str]:
             now = metadata.version(distribution)
         except metadata.PackageNotFoundError:
             raise MtlError(
-                f"{what} comes from {distribution} {version}, which is not installed: pip install {distribution}"
+                f"{what} comes from {distribution} {version}, which is not installed; pip install {distribution}=={version}"
             ) from None
         if now != version:
             warnings.append(f"{what} was trained with {distribution} {version}; {now} is installed")

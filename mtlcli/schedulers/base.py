@@ -13,6 +13,7 @@ from torch import Tensor
 from mtlcli.errors import MtlError, suggest
 from mtlcli.facts import RunFacts
 from mtlcli.plugin import Plugin, ProbeResult
+from mtlcli.registry import plugin_call, require
 
 TasksPerStep = Literal["one", "draws", "several", "all"]
 
@@ -128,6 +129,36 @@ class Scheduler(Plugin, ABC):
     def choose(self, pool: Sequence[Candidates], position: Position) -> list[Tensor]:
         """Return, with `chooses_rows`, the indices (m,) int64 of the rows selected per member of the pool; m can be 0."""
         raise NotImplementedError(f"{type(self).__qualname__} chooses rows, but does not override choose")
+
+
+def visits_at(scheduler: Scheduler, position: Position) -> list[Visit]:
+    """Return the visits of one step, checked.
+
+    Raises:
+        MtlError: the scheduler of a third party failed, or returned something other than visits of different tasks.
+    """
+    count = len(scheduler.run.tasks)
+    with plugin_call(scheduler, "visits", f"a list of Visit, of one or more different tasks from 0 to {count - 1}"):
+        visits = scheduler.visits(position)
+        is_list = isinstance(visits, list) and all(isinstance(visit, Visit) for visit in visits)
+        require(is_list and len(visits) > 0, f"returned {visits!r:.100} at step {position.step}")
+        tasks = [visit.task for visit in visits]
+        require(
+            len(set(tasks)) == len(tasks) and all(0 <= task < count for task in tasks),
+            f"returned the tasks {tasks} at step {position.step}",
+        )
+    return visits
+
+
+def stage_at(scheduler: Scheduler, position: Position) -> Stage:
+    """Return the stage of a step, checked likewise."""
+    with plugin_call(scheduler, "stage", "a Stage that the step lies in"):
+        stage = scheduler.stage(position)
+        require(
+            isinstance(stage, Stage) and stage.start <= position.step < stage.start + stage.steps,
+            f"returned {stage!r:.100} at step {position.step}",
+        )
+    return stage
 
 
 def fewest_and_most(tasks_per_step: TasksPerStep, tasks: int, micro_batches: int) -> tuple[int, int]:

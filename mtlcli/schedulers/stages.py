@@ -7,13 +7,14 @@ from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from torch import nn
 
-from mtlcli import registry
+from mtlcli.config.schema import SchedulerChoice
 from mtlcli.errors import MtlError, suggest
 from mtlcli.facts import RunFacts, seed_for
 from mtlcli.plugin import EpochResult, EvaluationResult, ProbeResult, SetupContext, StepResult
+from mtlcli.registry import FAMILIES
 from mtlcli.schedulers.base import Position, Probe, Scheduler, Stage, TasksPerStep, Visit, fewest_and_most
 
 
@@ -23,8 +24,8 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     tasks: list[str] | None = Field(None, description="tasks to train; by default all")
-    scheduler: dict[str, Any] = Field(
-        {"name": "round-robin"}, description="scheduler of these tasks, by name or with options"
+    scheduler: Annotated[dict[str, Any], WithJsonSchema({"type": ["string", "object"]})] = Field(
+        {"name": FAMILIES["schedulers"].default}, description="scheduler of these tasks, by name or with options"
     )
     epochs: int | None = Field(None, ge=1, description="epochs of that scheduler; by default 1")
     steps: int | None = Field(None, ge=1, description="length in steps, instead of epochs")
@@ -208,21 +209,17 @@ def _members(run: RunFacts, number: int, stage: StageConfig) -> list[int]:
 
 def _scheduler(run: RunFacts, number: int, stage: StageConfig, members: list[int]) -> Scheduler:
     """Build the stage's scheduler for its tasks."""
-    name = stage.scheduler["name"]
-    options = {key: value for key, value in stage.scheduler.items() if key != "name"}
+    choice = SchedulerChoice.model_validate(stage.scheduler)
     key = f"scheduler.stages.{number}.scheduler"
-    plugin, checked, problems = registry.check_options("schedulers", name, options, key)
-    if problems:
+    if problems := choice.check(key):
         raise MtlError(*(f"{key}.{option}: {message}" for option, message in problems))
-    if Stages in plugin.__mro__:
+    if Stages in choice.plugin.__mro__:
         raise MtlError(f"{key}: stages cannot be nested; list them one after another")
     facts = RunFacts(
         tuple(run.tasks[index] for index in members), seed_for(run.seed, "stage", number), run.micro_batches
     )
     # A separate seed per stage, so that two stages with the same scheduler draw differently.
-    scheduler = plugin(facts, **checked)
-    if not isinstance(scheduler, Scheduler):
-        raise TypeError(f"{name} is not a Scheduler")
+    scheduler: Scheduler = choice.make(facts)
     if scheduler.chooses_rows:
-        raise MtlError(f'{key}: "{name}" chooses rows, which stages do not support; use it for the entire run')
+        raise MtlError(f'{key}: "{choice.name}" chooses rows, which stages do not support; use it for the entire run')
     return scheduler

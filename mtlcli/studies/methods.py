@@ -9,11 +9,7 @@ from mtlcli import registry
 from mtlcli.config.layers import Layer, read_recipe
 from mtlcli.config.schema import TrainingConfig
 from mtlcli.config.shorthand import absolute_paths
-from mtlcli.errors import MtlError, suggest
-
-METHOD_FAMILIES = {"balancers": "balancer", "gradient_regularizers": "gradient_regularizer", "schedulers": "scheduler",
-                   "regularizers": "regularizers", "architectures": "architecture"}  # fmt: skip
-"""The families a method may be named from, and the key of each in a recipe."""
+from mtlcli.errors import MtlError, one_of, suggest
 
 OF_A_METHOD = ("batch_size", "micro_batches")
 """The keys of `training` that a method's own recipe may change; all others are the study's."""
@@ -55,42 +51,44 @@ def find_method(text: str) -> Method:
     """
     if text.endswith((".yaml", ".yml")):
         return _method_of_file(Path(text))
-    chosen: dict[str, list[str]] = {}
+    names_by_family: dict[str, list[str]] = {}
     for part in text.split("+"):
         family, name = _find_plugin(part.strip(), text)
-        chosen.setdefault(family, []).append(name)
-    joining, layer = tuple(chosen.pop("regularizers", ())), Layer()
-    if "balancers" in chosen or "gradient_regularizers" in chosen:
-        layer.values = {"balancer": {"name": "equal"}, "gradient_regularizer": None}
-    for family, names in chosen.items():
+        names_by_family.setdefault(family, []).append(name)
+    joining, layer = tuple(names_by_family.pop("regularizers", ())), Layer()
+    balancing = registry.families_of_flag("--balancer")
+    if any(family.name in names_by_family for family in balancing):
+        layer.values = {family.key: {"name": family.default} if family.default else None for family in balancing}
+    for family, names in names_by_family.items():
         if len(names) > 1:
-            kind = family[:-1].replace("_", " ")
+            kind = registry.FAMILIES[family].kind
             raise MtlError(f'method "{text}": "{names[0]}" and "{names[1]}" are both of the kind {kind}; choose one')
-        layer.put((METHOD_FAMILIES[family],), {"name": names[0]}, f"method {text}")
+        layer.put((registry.FAMILIES[family].key,), {"name": names[0]}, f"method {text}")
     return Method(_label(text), layer, joining)
 
 
 def _find_plugin(text: str, method: str) -> tuple[str, str]:
     """The family and the name: `pcgrad`, `scheduler:annealed` or `package.module:Class`."""
     before, colon, name = text.partition(":")
-    families = {alias: family for family in METHOD_FAMILIES for alias in (family, family[:-1])}
+    families = {alias: family for family in registry.METHODS for alias in (family, family[:-1])}
     family = families.get(before.lower().replace("-", "_")) if colon else None
     if family is not None:
         registry.find(family, name, f'method "{method}"')
         return family, name
     if colon:
-        return registry.family_of(tuple(METHOD_FAMILIES), text, f'method "{method}"'), text
-    found = [family for family in METHOD_FAMILIES if text in registry.names(family)]
-    if not found:
-        known = [one for family in METHOD_FAMILIES for one in registry.names(family)]
+        return registry.family_of(registry.METHODS, text, f'method "{method}"'), text
+    matches = [family for family in registry.METHODS if text in registry.names(family)]
+    if not matches:
+        candidates = [candidate for family in registry.METHODS for candidate in registry.names(family)]
+        kinds = one_of(registry.FAMILIES[family].kind for family in registry.METHODS)
         raise MtlError(
-            f'method "{method}": "{text}" is no balancer, gradient regularizer, scheduler, regularizer or architecture'
-            f"{suggest(text, known)} (a recipe file ends in .yaml)"
+            f'method "{method}": "{text}" is not the name of a method ({kinds})'
+            f"{suggest(text, candidates)} (a recipe file ends in .yaml)"
         )
-    if len(found) > 1:
-        ways = " or ".join(f"{one[:-1].replace('_', '-')}:{text}" for one in found)
-        raise MtlError(f'method "{method}": "{text}" is in {len(found)} families; say {ways}')
-    return found[0], text
+    if len(matches) > 1:
+        ways = " or ".join(f"{family[:-1].replace('_', '-')}:{text}" for family in matches)
+        raise MtlError(f'method "{method}": "{text}" is in {len(matches)} families; write {ways}')
+    return matches[0], text
 
 
 def _method_of_file(path: Path) -> Method:

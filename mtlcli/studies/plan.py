@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from mtlcli import registry
 from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
 from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError, one_of
 from mtlcli.facts import RunFacts, TaskFacts, seed_for
-from mtlcli.studies.methods import METHOD_FAMILIES, Method
+from mtlcli.registry import FAMILIES
+from mtlcli.studies.methods import Method
 from mtlcli.studies.results import SINGLE, STATIC, Kind, Study, TaskMetric
 from mtlcli.training.compatibility import check_combination
 from mtlcli.training.setup import TrainingRun, set_up
@@ -122,7 +122,9 @@ def _seeded(config: Config, seed: int) -> Config:
 
 def _weighted(weights: Mapping[str, float] | None) -> Layer:
     """Static weights of the losses, or equal ones, and nothing that combines gradients."""
-    balancer = {"name": "equal"} if weights is None else {"name": "static", "weights": dict(weights)}
+    balancer = (
+        {"name": FAMILIES["balancers"].default} if weights is None else {"name": "static", "weights": dict(weights)}
+    )
     return Layer({"balancer": balancer, "gradient_regularizer": None})
 
 
@@ -131,7 +133,7 @@ def _alone(base: Config, task: str) -> Config:
     values = base.plain()
     values["tasks"] = {task: values["tasks"][task]}
     values["training"]["select_by"] = "mean"
-    return resolve([Layer(values), _weighted(None), Layer({"scheduler": {"name": "round-robin"}})])
+    return resolve([Layer(values), _weighted(None), Layer({"scheduler": {"name": FAMILIES["schedulers"].default}})])
 
 
 def _joined(base: Config, method: Method) -> Layer:
@@ -165,11 +167,10 @@ def _try(config: Config, facts: tuple[TaskFacts, ...]) -> None:
     """Builds what is cheap to build, so that a wrong method is found before the first run. Raises MtlError."""
     check_combination(config)
     run = RunFacts(facts, config.training.seed, config.training.micro_batches)
-    chosen = [("schedulers", config.scheduler), ("balancers", config.balancer)]
-    chosen += [("gradient_regularizers", config.gradient_regularizer)] if config.gradient_regularizer else []
-    chosen += [("regularizers", one) for one in config.regularizers]
-    built = [registry.load(family, one.name, METHOD_FAMILIES[family])(run, **one.options) for family, one in chosen]
-    scheduler = built[0]
+    scheduler = config.scheduler.make(run)
+    for family in ("balancers", "gradient_regularizers", "regularizers"):
+        for choice in config.choices(family):
+            choice.make(run)
     check_combination(config, scheduler)
     length = config.training
     ends = scheduler.epoch_ends(length.epochs or 1, length.steps, length.steps_per_epoch or scheduler.steps_per_epoch())

@@ -1,1 +1,1 @@
-"""What `mtl plugins new` starts from: one small working plugin of each family, called Example, and its test."""
+"""Templates of `mtl plugins new`: one small working plugin of each family, called Example, and its test."""

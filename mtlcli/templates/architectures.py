@@ -10,7 +10,7 @@ from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenSta
 
 
 class Example(Architecture):
-    """One encoder for all tasks, and one learned vector per task that is added to its hidden states."""
+    """Share one encoder, and add one learned vector per task to its hidden states."""
 
     def __init__(
         self,
@@ -24,11 +24,11 @@ class Example(Architecture):
         self.vectors = nn.ParameterList(nn.Parameter(deviation * torch.randn(dim)) for _ in facts.tasks)
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
-        """The encoder's hidden states plus the task's vector; layers below the last are the encoder's own."""
+        """Return the encoder's hidden states plus the task's vector in the last layer."""
         hidden = run_encoder(self.encoder, inputs)
         last = hidden.last + self.vectors[task]
         return HiddenStates(last, (*hidden.layers[:-1], last) if inputs.all_layers else ())
 
     def private_parameters(self, task: int) -> list[nn.Parameter]:
-        """The task's vector."""
+        """Return the task's vector."""
         return [self.vectors[task]]

@@ -11,9 +11,9 @@ from mtlcli.facts import RunFacts
 
 
 class Example(Balancer):
-    """Weighs the tasks of a step by the softmax of their losses, so that the worst of them moves the encoder most.
+    """Weight the tasks of a step by the softmax of their losses, so that the worst task moves the encoder most.
 
-    The weights of k tasks sum to k, as those of equal weighting do. Native scale: sum over the step's tasks.
+    The weights of k tasks sum to k, as with equal weights. Native scale: sum over the step's tasks.
     """
 
     def __init__(
@@ -26,6 +26,6 @@ class Example(Balancer):
         self.temperature = temperature
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """losses (k,) mean per row, tasks (k,) indices into run.tasks -> objectives (k,)."""
+        """Return objectives (k,) for losses (k,), mean per row, and tasks (k,), indices into run.tasks."""
         weights = torch.softmax(losses.detach() / self.temperature, dim=0)
         return len(losses) * weights * losses

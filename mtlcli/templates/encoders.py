@@ -13,7 +13,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 class Example(EncoderSource):
-    """A small BERT with random weights that reads letter by letter: needs no download, and knows nothing."""
+    """Create a small BERT with random weights that reads characters; it needs no download."""
 
     recommended = {"optimizer": {"lr": 1e-3, "head_lr": 1e-3}}
 
@@ -26,7 +26,7 @@ class Example(EncoderSource):
         self.dim, self.layers = dim, layers
 
     def folder(self, facts: EncoderFacts) -> Path:
-        """Draws the weights with the run's seed and saves them beside the tokenizer."""
+        """Draw the weights with the run's seed and save them with the tokenizer."""
         import torch
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
         from transformers import BertConfig, BertModel, PreTrainedTokenizerFast

@@ -11,7 +11,7 @@ from mtlcli.gradient_regularizers.base import GradientRegularizer, Scale
 
 
 class Example(GradientRegularizer):
-    """Brings every task's gradient to the mean of their norms before they are added, so that none drowns the others.
+    """Scale every task's gradient to the mean norm before adding them, so that no task dominates.
 
     A gradient of norm zero stays zero. Native scale: sum.
     """
@@ -28,6 +28,6 @@ class Example(GradientRegularizer):
         self.scale = scale
 
     def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
-        """gram (k, k) float64 on the CPU -> weights (k,)."""
+        """Return weights (k,) for a Gram matrix (k, k), float64 on the CPU."""
         norms = gram.diagonal().sqrt()
         return torch.where(norms > 0, norms.mean() / norms, 1.0)

@@ -11,7 +11,7 @@ from mtlcli.heads.pooling import pool
 
 
 class Example(Head):
-    """Dropout, then one linear layer on the mean and the maximum of the tokens' vectors, whatever the run's pooling."""
+    """Apply dropout and one linear layer to the mean and the maximum of the token vectors, whatever the run's pooling."""
 
     def __init__(
         self,

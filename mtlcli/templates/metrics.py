@@ -8,11 +8,11 @@ from mtlcli.metrics.base import Metric
 
 
 class Example(Metric):
-    """Mean over rows of |prediction - target|, in the units of the data; 0 is best and there is no worst."""
+    """Average |prediction - target| over rows, in the units of the data; 0 is best and there is no worst value."""
 
     higher_is_better = False
     bounds = (math.inf, 0.0)
 
     def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """predictions (n,) and targets (n,) scores, counts (b, n) -> mean absolute errors (b,)."""
+        """Return mean absolute errors (b,) of predictions (n,) and targets (n,) for counts (b, n)."""
         return counts @ np.abs(predictions - targets) / counts.sum(axis=1)

@@ -11,19 +11,19 @@ from mtlcli.regularizers.base import Forward, Regularizer
 
 
 class Example(Regularizer):
-    """Adds minus the entropy of the predicted classes, so that no prediction becomes too sure; scores are left alone."""
+    """Subtract the entropy of the predicted classes from the loss, which discourages overconfidence; skip scores."""
 
     def __init__(
         self,
         run: RunFacts,
         *,
-        weight: Annotated[float, Field(ge=0, description="beta, what the entropy is multiplied with")] = 0.1,
+        weight: Annotated[float, Field(ge=0, description="beta, the factor of the entropy")] = 0.1,
     ) -> None:
         super().__init__(run)
         self.weight = weight
 
     def forward(self, forward: Forward) -> Tensor | None:
-        """Minus beta times the mean entropy of the rows, in nats."""
+        """Return minus beta times the mean entropy of the rows, in nats."""
         if self.run.tasks[forward.task].is_regression:
             return None
         logs = torch.log_softmax(forward.output.float(), dim=-1)

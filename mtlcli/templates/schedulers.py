@@ -9,7 +9,7 @@ from mtlcli.schedulers.base import Position, Scheduler, Visit
 
 
 class Example(Scheduler):
-    """Stays with one task for a block of steps, then goes on to the next, in the order of the run."""
+    """Visit one task for a block of steps, then the next task, in the order of the run."""
 
     tasks_per_step = "one"
 
@@ -23,10 +23,10 @@ class Example(Scheduler):
         self.block = block
 
     def visits(self, position: Position) -> list[Visit]:
-        """The task whose turn it is, with all micro-batches of the step."""
+        """Return the task of the current block, with all micro-batches of the step."""
         return [Visit(position.step // self.block % len(self.run.tasks), self.run.micro_batches)]
 
     def steps_per_epoch(self) -> int:
-        """Steps in which the largest task is seen once; the others get as many."""
+        """Return the steps of one pass over the largest task; every task gets as many steps."""
         largest = max(task.batches for task in self.run.tasks)
         return len(self.run.tasks) * -(-largest // self.run.micro_batches)

@@ -12,17 +12,20 @@ PLACES = ("at home", "at the station", "by the river", "in the garden", "in the 
 
 
 class Example(Task):
-    """Whether a sentence asks or tells. Reads `example-train.tsv` and `example-dev.tsv` with the columns sentence and kind."""
+    """Classify a sentence as a question or a statement.
+
+    Reads `example-train.tsv` and `example-dev.tsv` with the columns sentence and kind.
+    """
 
     texts = ("sentence",)
     label = "kind"
-    target = Classes({"0": "statement", "1": "question"})  # what a file may say: the name of the class
+    target = Classes({"0": "statement", "1": "question"})  # label in the file: name of the class
     heads = {"single": "linear"}
     metrics = ("accuracy", "macro-f1")
     files = {"train": "example-train.tsv", "dev": "example-dev.tsv", "test": "example-test.tsv"}
 
     def sample(self, split: str) -> Iterator[dict[str, str]]:
-        """Made-up rows for --sample: what happens in one split happens in no other."""
+        """Return made-up rows for --sample; no sentence is in two splits."""
         for number, (who, does, where) in enumerate(product(PEOPLE, ACTIONS, PLACES)):
             if split == {3: "dev", 7: "test"}.get(number % 11, "train"):
                 yield {"sentence": f"the {who} will {does} {where}", "kind": "0"}

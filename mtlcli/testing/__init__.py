@@ -1,4 +1,4 @@
-"""Contracts for plugin authors: one function a family, which tries a plugin class as a run would and says what is amiss.
+"""Contracts for plugin authors: one function per family that checks a plugin class under the conditions of a run.
 
     from mtlcli.testing import check_balancer
     from mtlcli_mine import Mine
@@ -7,9 +7,9 @@
         check_balancer(Mine)
         check_balancer(Mine, temperature=0.5)
 
-Each takes the class and its options by keyword and raises AssertionError with one sentence of what was expected and what was
-found. The run that plugins are tried in is `RUN`, with the tasks `grades` (three classes, 1000 rows), `scores` (0 to 5, 300
-rows) and `pairs` (two classes, 100 rows); a run of `grades` alone is tried too.
+Each takes the class and its options by keyword, and raises AssertionError with one sentence: what was expected and what was
+found. Plugins are checked in the run `RUN` with the tasks `grades` (three classes, 1000 rows), `scores` (0 to 5, 300 rows) and
+`pairs` (two classes, 100 rows), and in a run of `grades` alone.
 """
 
 from mtlcli.testing.architectures import check_architecture

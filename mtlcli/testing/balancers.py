@@ -24,18 +24,21 @@ from mtlcli.testing.common import (
     start_of,
     steps_of,
     tell,
+    unchanged_state,
 )
 from mtlcli.testing.models import tiny_model
 
 
 def check_balancer(plugin: type[Balancer], **options: object) -> None:
-    """Tries a balancer on every subset of the tasks, at losses from 0 to 1e6, before and after news of the run.
+    """Check a balancer on every subset of the tasks, at losses from 0 to 1e6, before and after the hooks are called.
 
-    - objectives are (k,), finite, and so are the weights, their derivatives by the losses, and what is learned gets;
-    - the order of the tasks is irrelevant (not asked of one that draws random numbers);
-    - what `batch_losses` puts in the place of a batch's losses is (n,) and finite;
-    - `known_weights`, if it gives any, gives the derivatives of `forward`, detached, and the same when asked again;
-    - a copy with the same state goes on with the same numbers;
+    - objectives are (k,) and finite, and so are the weights (their derivatives with respect to the losses) and the gradients of
+      the balancer's parameters;
+    - `forward` and `known_weights` change no state: that is for the hooks;
+    - the order of the tasks is irrelevant, except for a balancer that draws random numbers;
+    - `batch_losses` returns (n,) finite losses;
+    - `known_weights` returns None or the derivatives of `forward`, detached, and the same in two calls;
+    - a copy with the same state continues with the same numbers;
     - random numbers come from `self.generator` alone.
     """
     checked = checked_options(plugin, Balancer, 1, options)
@@ -52,7 +55,9 @@ def check_balancer(plugin: type[Balancer], **options: object) -> None:
 
         balancer, steps = make(), steps_of(run, all_tasks=whole)
         with own_randomness(name):
-            for shift, when in enumerate(("before any news", "after news", "after more news")):
+            for shift, when in enumerate(
+                ("before any hook was called", "after the hooks were called", "after the hooks were called again")
+            ):
                 for tasks in steps:
                     for losses in _losses(len(tasks)):
                         _check_objectives(balancer, losses, torch.tensor(tasks), when)
@@ -87,10 +92,11 @@ def _losses(k: int) -> Iterator[Tensor]:
 
 
 def _balance(balancer: Balancer, losses: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
-    """Objectives (k,), weights (k,) and the gradients of what is learned, as the step engine takes them."""
+    """Return objectives (k,), weights (k,) and the gradients of the parameters, as the step engine takes them."""
     losses = losses.clone().requires_grad_()
-    objectives = balancer(losses, tasks)
     name = type(balancer).__name__
+    with unchanged_state(balancer, "forward"):
+        objectives = balancer(losses, tasks)
     expect(
         isinstance(objectives, Tensor) and objectives.shape == losses.shape and objectives.dtype == losses.dtype,
         f"{name}: expected objectives ({len(losses)},) float32 for tasks {numbers(tasks)}, found "
@@ -119,8 +125,9 @@ def _balance(balancer: Balancer, losses: Tensor, tasks: Tensor) -> tuple[Tensor,
 def _check_objectives(balancer: Balancer, losses: Tensor, tasks: Tensor, when: str) -> None:
     name = type(balancer).__name__
     place = f"for tasks {numbers(tasks)} with losses {numbers(losses)} {when}"
-    known = balancer.known_weights(tasks)
-    again = balancer.known_weights(tasks)
+    with unchanged_state(balancer, "known_weights"):
+        known = balancer.known_weights(tasks)
+        again = balancer.known_weights(tasks)
     objectives, weights, learned = _balance(balancer, losses, tasks)
     gradients = [gradient for gradient in learned.values() if gradient is not None]
     expect(
@@ -164,6 +171,7 @@ def _check_order(balancer: Balancer, tasks: list[int]) -> None:
         found, _, _ = _balance(balancer, losses[index], torch.tensor(tasks)[index])
         expect(
             close(found, expected[index]),
-            f"{type(balancer).__name__}: tasks {numbers(torch.tensor(tasks)[index])} in another order: expected objectives "
+            f"{type(balancer).__name__}: the order of the tasks matters: for tasks {numbers(torch.tensor(tasks)[index])} in this order "
+            f"expected objectives "
             f"{numbers(expected[index])}, found {numbers(found)}",
         )

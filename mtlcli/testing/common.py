@@ -1,4 +1,4 @@
-"""What every contract uses: the run plugins are tried in, and checks that several families share."""
+"""The run in which plugins are checked, and checks that several families share."""
 
 import inspect
 import itertools
@@ -25,16 +25,17 @@ RUN = RunFacts((GRADES, SCORES, PAIRS))
 ALONE = RunFacts((GRADES,))
 
 DIM = 8
-"""Width of the hidden states that heads and architectures are tried on."""
+"""Width of the hidden states for heads and architectures."""
 
 
 def expect(condition: object, sentence: str) -> None:
+    """Raise AssertionError with a sentence unless the condition holds."""
     if not condition:
         raise AssertionError(sentence)
 
 
 def checked_options(plugin: type, base: type, facts: int, options: Mapping[str, object]) -> dict[str, Any]:
-    """All options of a plugin with defaults filled in, once its class and constructor are found to be as they should."""
+    """Check the class and constructor of a plugin, and return all its options with defaults filled in."""
     expect(
         inspect.isclass(plugin) and issubclass(plugin, base),
         f"expected a class derived from {base.__module__}.{base.__qualname__}, found {plugin!r}",
@@ -63,7 +64,7 @@ def checked_options(plugin: type, base: type, facts: int, options: Mapping[str, 
     try:
         checked = model.model_validate(dict(options))
     except ValidationError as error:
-        raise AssertionError(f"{name} refuses the options {dict(options)}: {error}") from error
+        raise AssertionError(f"{name} rejects the options {dict(options)}: {error}") from error
     return {option: getattr(checked, option) for option in model.model_fields}
 
 
@@ -72,7 +73,7 @@ def listed(things: Any) -> str:
 
 
 def close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> bool:
-    """Equal but for rounding, relative to the largest number."""
+    """Return whether two tensors are equal up to rounding, relative to the largest number."""
     first, second = first.detach().double(), second.detach().double()
     largest = max(float(first.abs().max()), float(second.abs().max())) if first.numel() else 0.0
     return first.shape == second.shape and bool(((first - second).abs() <= tolerance * largest).all())
@@ -89,21 +90,41 @@ def numbers(tensor: Tensor) -> list[Any]:
 
 @contextmanager
 def own_randomness(name: str) -> Iterator[None]:
-    """What runs inside leaves torch's global random state alone."""
+    """Check that the block does not use torch's global random state."""
     before = torch.get_rng_state()
     yield
     expect(
         torch.equal(before, torch.get_rng_state()),
-        f"{name} draws from torch's global generator, which is the model's: expected generator=self.generator",
+        f"{name} draws from torch's global generator, which belongs to the model; expected generator=self.generator",
     )
 
 
+@contextmanager
+def unchanged_state(plugin: Plugin, method: str) -> Iterator[None]:
+    """Check that parameters and buffers are the same after the block; the random generator may move."""
+    before = {key: value.clone() for key, value in plugin.named_parameters()}
+    before |= {key: value.clone() for key, value in plugin.named_buffers()}
+    yield
+    after = dict(plugin.named_parameters()) | dict(plugin.named_buffers())
+    changed = [key for key, value in after.items() if key not in before or not same(value, before[key])]
+    expect(
+        not changed,
+        f"{type(plugin).__qualname__}.{method} changes {listed(changed)}; expected state to change in a hook, such as on_step: the "
+        f"engine may call {method} several times in a step",
+    )
+
+
+def same(first: Tensor, second: Tensor) -> bool:
+    """Return whether two tensors are equal in shape and value, NaN included."""
+    return first.shape == second.shape and torch.equal(torch.nan_to_num(first), torch.nan_to_num(second))
+
+
 def saved_and_loaded(plugin: Plugin, make: Callable[[], Plugin]) -> Any:
-    """A fresh plugin with the state of this one."""
+    """Return a fresh plugin with the state of this one."""
     name = type(plugin).__qualname__
     state = {key: value.clone() if isinstance(value, Tensor) else value for key, value in plugin.state_dict().items()}
     foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    expect(not foreign, f"{name}.state_dict(): expected tensors only, found something else in {listed(foreign)}")
+    expect(not foreign, f"{name}.state_dict(): expected tensors only, found other values in {listed(foreign)}")
     fresh = make()
     try:
         fresh.load_state_dict(state)
@@ -121,7 +142,7 @@ def tell(
     after: bool = False,
     shift: int = 0,
 ) -> None:
-    """News as a run has it: these steps, an epoch in which the last task was not visited, an evaluation without it."""
+    """Call the hooks as a run does: these steps, an epoch in which the last task was not visited, an evaluation without it."""
     random = torch.Generator().manual_seed(shift)
     for step, tasks in enumerate(steps, shift):
         rows = torch.randn(len(tasks), 5, generator=random, dtype=torch.float64)
@@ -136,7 +157,7 @@ def tell(
 
 
 def steps_of(run: RunFacts, *, all_tasks: bool) -> list[list[int]]:
-    """Every set of tasks that a step may hold; only the whole one for a plugin that needs all tasks."""
+    """Return every set of tasks that a step may visit; only the full one for a plugin that needs all tasks."""
     everything = range(len(run.tasks))
     sizes = [len(everything)] if all_tasks else range(1, len(everything) + 1)
     return [list(tasks) for size in sizes for tasks in itertools.combinations(everything, size)]
@@ -152,7 +173,7 @@ def check_needs(plugin: Any) -> None:
 
 
 def start_of(model: MultiTaskModel, facts: Sequence[TaskFacts]) -> SetupContext:
-    """What plugins see before step 1 of a run with this model; a teacher is half sure of the first class, or of 2.5."""
+    """Return the context of `setup` for this model. A teacher gives the first class half of the probability, or predicts 2.5."""
 
     def teach(folder: str, task: int) -> TeacherPredictions:
         labels = facts[task].labels

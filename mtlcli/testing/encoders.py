@@ -18,11 +18,11 @@ LENGTH = 32
 
 
 def check_encoder(plugin: type[EncoderSource], **options: object) -> None:
-    """Asks an encoder plugin for its folder and loads it as a run does.
+    """Get the folder of an encoder plugin and load it as a run does.
 
-    - the folder holds config.json, safetensors and tokenizer.json, and loads in AutoModel and AutoTokenizer;
-    - hidden states are finite (n, length, width), and the model has the positions asked for;
-    - texts can be padded, and asked twice with the same facts the weights are the same.
+    - the folder contains config.json, *.safetensors and tokenizer.json, and AutoModel and AutoTokenizer load it;
+    - hidden states are finite (n, length, dim), and the model has the requested number of positions;
+    - texts can be padded, and two calls with the same facts produce the same weights.
     """
     checked = checked_options(plugin, EncoderSource, 0, options)
     name = plugin.__name__

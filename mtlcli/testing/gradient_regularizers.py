@@ -27,15 +27,15 @@ from mtlcli.testing.models import tiny_model
 
 
 def check_gradient_regularizer(plugin: type[GradientRegularizer], **options: object) -> None:
-    """Tries a gradient regularizer on small gradients: ordinary, opposed, zero, equal, and of norms from 1e-8 to 1e8.
+    """Check a gradient regularizer on small gradients: ordinary, opposed, zero, equal, and with norms from 1e-8 to 1e8.
 
-    - weights are (k,), or the combination (P,), and finite;
-    - k equal gradients g give k g (native scale `sum`), g (`mean`) or some other multiple of g (`own`), and the option `scale`
-      converts; so one task's gradient is left alone, but for its length under a scale of its own;
-    - with a granularity of its own, it gives weights (blocks, k);
-    - the order of two tasks is irrelevant (of more, that of a random method is not);
-    - a copy with the same state, generator included, goes on with the same numbers;
-    - the Gram matrix is left as it was, and random numbers come from `self.generator` alone.
+    - weights (k,), or the combination (P,), are finite;
+    - k equal gradients g give k g (native scale `sum`), g (`mean`) or another multiple of g (`own`), and the option `scale`
+      converts between them; the gradient of a single task is unchanged, except for its length with the scale `own`;
+    - with a granularity of `layer` or `tensor`, it returns weights (blocks, k);
+    - the order of two tasks is irrelevant;
+    - a copy with the same state, generator included, continues with the same numbers;
+    - the Gram matrix is not changed, and random numbers come from `self.generator` alone.
     """
     checked = checked_options(plugin, GradientRegularizer, 1, options)
     check_needs(plugin)
@@ -89,7 +89,7 @@ def _gradients(k: int) -> Iterator[Tensor]:
 
 
 def _combine(regularizer: GradientRegularizer, rows: Tensor, tasks: list[int]) -> Tensor:
-    """rows (k, P) -> their combination (P,) in the scale the options ask for, as the step engine makes it."""
+    """Combine rows (k, P) into (P,) in the scale of the options, as the step engine does."""
     name = type(regularizer).__name__
     gram = rows.double() @ rows.double().T
     before, index = gram.clone(), torch.tensor(tasks)
@@ -105,7 +105,7 @@ def _combine(regularizer: GradientRegularizer, rows: Tensor, tasks: list[int]) -
         )
         expect(finite(weights), f"{name}.weights: found {numbers(weights)} for the Gram matrix {numbers(before)}")
         found = (weights.double() @ rows.double()).to(rows)
-    expect(torch.equal(gram, before), f"{name} changes the Gram matrix it is given")
+    expect(torch.equal(gram, before), f"{name} changes the Gram matrix that it receives; expected a copy")
     expect(found.shape == rows.shape[1:], f"{name}: expected ({rows.shape[1]},), found {tuple(found.shape)}")
     return found * regularizer.scaling(len(tasks), weights)
 
@@ -148,6 +148,6 @@ def _check_order_of_two(regularizer: GradientRegularizer, tasks: list[int]) -> N
             found.append(_combine(regularizer, rows[order], [tasks[at] for at in order]))
         expect(
             close(found[0], found[1]),
-            f"{type(regularizer).__name__}: expected two tasks to give the same in either order, found {numbers(found[0])} "
+            f"{type(regularizer).__name__}: expected the same combination for two tasks in either order, found {numbers(found[0])} "
             f"and {numbers(found[1])}",
         )

@@ -24,21 +24,22 @@ from mtlcli.testing.common import (
 
 
 def check_head(plugin: type[Head], **options: object) -> None:
-    """Tries a head on small random encodings: for three classes, for two, and for a score, with one encoding and with two as
-    `sides` says. A head may refuse a kind of task by MtlError, not all of them.
+    """Check a head on small random encodings for each kind of task, with the number of encodings that `sides` declares.
 
-    - output (n, ...) and loss (n,) float32, finite, under bfloat16 autocast too;
-    - the loss reaches every parameter, and the encoding;
-    - of all hidden states, it reads those that `further_layers` names, where it names any;
+    A head declines a kind of task by raising MtlError in its constructor; it may not decline all of them.
+
+    - output (n, ...) and loss (n,) float32 are finite, also under bfloat16 autocast;
+    - the loss depends on every parameter and on the encoding;
+    - of the hidden states, the head reads only those in `further_layers` if it names any;
     - decoded classes are indices with probabilities that sum to 1; scores lie in the range of the task;
-    - out of training, a row's output depends neither on the other rows nor on padding, and survives save and load.
+    - in evaluation mode the output of a row depends neither on other rows nor on padding, and survives save and load.
     """
     checked = checked_options(plugin, Head, 1, options)
     expect(
         plugin.sides and set(plugin.sides) <= {1, 2},
         f"{plugin.__name__}.sides: expected (1,), (2,) or (1, 2), found {plugin.sides!r}",
     )
-    refused = []
+    declined = []
     for task in (GRADES, PAIRS, SCORES):
         for sides in plugin.sides:
             facts = HeadFacts(task, DIM, sides)
@@ -50,11 +51,37 @@ def check_head(plugin: type[Head], **options: object) -> None:
             try:
                 head = make()
             except MtlError as error:
-                refused.append(f"{task.name}: {error}")
+                declined.append(f"{task.name}: {error}")
                 continue
-            _check_head(head, facts)
-            _check_head_in_use(head, make, facts)
-    expect(len(refused) < 3 * len(plugin.sides), f"{plugin.__name__} refuses every kind of task: {refused}")
+            except Exception as error:
+                raise AssertionError(_cannot(plugin, task, "__init__", error)) from error
+            try:
+                _check_head(head, facts)
+                _check_head_in_use(head, make, facts)
+            except AssertionError:
+                raise
+            except Exception as error:
+                raise AssertionError(_cannot(plugin, task, _method_of(error, plugin), error)) from error
+    expect(len(declined) < 3 * len(plugin.sides), f"{plugin.__name__} declines every kind of task: {declined}")
+
+
+def _cannot(plugin: type[Head], task: TaskFacts, method: str, error: Exception) -> str:
+    return (
+        f"{plugin.__name__}.{method} raises {type(error).__name__} for {task.name}: {' '.join(str(error).split())}; a head that "
+        "cannot predict this kind of target must decline it by raising MtlError in __init__"
+    )
+
+
+def _method_of(error: Exception, plugin: type[Head]) -> str:
+    """Return the method of the head in which an error was raised."""
+    methods = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        owner = traceback.tb_frame.f_locals.get("self")
+        if isinstance(owner, plugin):
+            methods.append(traceback.tb_frame.f_code.co_name)
+        traceback = traceback.tb_next
+    return next((name for name in methods if name in ("forward", "loss", "decode")), "forward, loss or decode")
 
 
 def _encodings(sides: int, n: int = 4, length: int = 6, layers: int = 4) -> tuple[EncoderOutput, ...]:

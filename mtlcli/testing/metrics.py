@@ -10,12 +10,12 @@ from mtlcli.testing.common import checked_options, expect
 
 
 def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
-    """Tries a metric on rows of `task`, which is `GRADES` for a metric of classes and `SCORES` for one of scores.
+    """Check a metric on rows of `task`: `GRADES` for a metric of classes, `SCORES` for a metric of scores.
 
-    - one finite number for each resample, within `bounds`; perfect predictions reach the best value;
-    - constant and single rows give a number, never NaN, without a warning;
-    - a resample is worth what its rows repeated are worth, whatever their order and the other resamples;
-    - the inputs are left as they were.
+    - each resample has one finite value within `bounds`, and perfect predictions have the best value;
+    - constant rows and single rows have a value, never NaN, without a warning;
+    - the value of a resample equals that of its rows repeated, whatever their order and the other resamples;
+    - the inputs are not changed.
     """
     checked_options(plugin, Metric, 1, {})
     name, metric = plugin.__name__, plugin(task)
@@ -36,7 +36,7 @@ def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
     ]
     expect(
         np.allclose(values, repeated, rtol=1e-9, atol=1e-12),
-        f"{name}: expected counts to be worth the rows repeated, {repeated}; found {values.tolist()}",
+        f"{name}: expected the value of the repeated rows, {repeated}; found {values.tolist()}",
     )
     order = random.permutation(30)
     shuffled = _measure(metric, predictions[order], targets[order], counts[:, order])

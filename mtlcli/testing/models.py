@@ -1,4 +1,4 @@
-"""A model of two layers to try regularizers and architectures on."""
+"""A model of two layers on which regularizers and architectures are checked."""
 
 import contextlib
 from collections.abc import Sequence
@@ -9,8 +9,6 @@ from torch import nn
 
 from mtlcli import registry
 from mtlcli.architectures.base import Architecture, ArchitectureFacts
-from mtlcli.architectures.hard_sharing import HardSharing
-from mtlcli.balancers.equal import Equal
 from mtlcli.data.batches import Batch
 from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.heads.base import HeadFacts
@@ -18,6 +16,7 @@ from mtlcli.heads.linear import Linear
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.testing.common import DIM, targets_of
+from mtlcli.training.compatibility import architecture_with_towers
 from mtlcli.training.engine import StepEngine
 
 
@@ -35,10 +34,9 @@ def tiny_encoder() -> nn.Module:
 
 
 def tiny_model(tasks: tuple[TaskFacts, ...], *, towers: bool = False) -> MultiTaskModel:
-    """A model of these tasks, its dropout zero; with `towers` each task has its own encoder."""
-    sharing: type[Architecture] = HardSharing
-    if towers:
-        sharing = registry.load("architectures", "soft-sharing", "towers")
+    """Return a model of these tasks without dropout; with `towers` each task has its own encoder."""
+    name = architecture_with_towers() if towers else registry.FAMILIES["architectures"].default
+    sharing: type[Architecture] = registry.load("architectures", name, "architecture")
     with torch.random.fork_rng(devices=[]):
         architecture = sharing(ArchitectureFacts(tiny_encoder(), tasks))
         heads = {task.name: Linear(HeadFacts(task, DIM, 1), dropout=0.0) for task in tasks}
@@ -46,10 +44,9 @@ def tiny_model(tasks: tuple[TaskFacts, ...], *, towers: bool = False) -> MultiTa
 
 
 def step_engine(model: MultiTaskModel, run: RunFacts, regularizers: Sequence[Regularizer]) -> StepEngine:
-    """The engine of a run with equal weights."""
-    return StepEngine(
-        model, Equal(run), None, regularizers, max_tasks=len(run.tasks), autocast=contextlib.nullcontext()
-    )
+    """Return the engine of a run with the default balancer."""
+    balancer = registry.load("balancers", registry.FAMILIES["balancers"].default, "balancer")(run)
+    return StepEngine(model, balancer, None, regularizers, max_tasks=len(run.tasks), autocast=contextlib.nullcontext())
 
 
 def tiny_batch(task: int, facts: TaskFacts) -> Batch:

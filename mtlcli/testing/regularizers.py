@@ -26,12 +26,12 @@ from mtlcli.training.rng import random_states
 
 
 def check_regularizer(plugin: type[Regularizer], **options: object) -> None:
-    """Tries a regularizer on a model of two layers, for a task with classes and for one with scores, over two updates.
+    """Check a regularizer on a model of two layers, for a task with classes and a task with scores, over two updates.
 
-    - it adds one finite number, or None, whose gradient is finite, and changes neither the model's weights nor its mode;
-    - its pull on the weights leaves alone what has no gradient, and what it has finite;
-    - `after_step` works, and a copy with the same state goes on with the same numbers;
-    - the passes it says it costs are 0 or more.
+    - it returns one finite number with a finite gradient, or None, and changes neither the model's weights nor its mode;
+    - `after_backward` adds finite values to existing gradients only;
+    - `after_step` works, and a copy with the same state continues with the same numbers;
+    - `forward_passes` and `backward_passes` are 0 or more.
     """
     checked = checked_options(plugin, Regularizer, 1, options)
     name = plugin.__name__

@@ -13,15 +13,15 @@ from mtlcli.testing.common import ALONE, RUN, checked_options, expect, listed, o
 
 
 def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
-    """Asks a scheduler for the steps of several epochs, with one and with four micro-batches, for one task and for three.
+    """Check the steps of several epochs of a scheduler, with one and four micro-batches, for one task and three tasks.
 
-    - a step visits tasks that exist, each at most once, with one micro-batch or more;
-    - it visits as many as `tasks_per_step` promises; one that draws shares out all micro-batches and weights each visit by its
-      share of them;
-    - the answer depends on position and state alone: asked twice, in another order, or of a copy, it is the same;
+    - a step visits one or more tasks of the run, each once, with one micro-batch or more;
+    - it visits as many tasks as `tasks_per_step` declares; a scheduler that draws distributes all micro-batches and weights each
+      visit by its share of them;
+    - visits depend on position and state alone: repeated calls, another order of calls, and a copy return the same;
     - `steps_per_epoch` is 1 or more, and the ends of the epochs rise;
-    - every step lies in its stage, whose rate is positive;
-    - one that chooses rows keeps rows of its candidates, each at most once, and one at least.
+    - every step lies in its stage, whose learning rate is positive;
+    - a scheduler that chooses rows keeps one or more rows of its candidates, each once.
     """
     checked = checked_options(plugin, Scheduler, 1, options)
     name = plugin.__name__

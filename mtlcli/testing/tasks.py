@@ -14,11 +14,11 @@ from mtlcli.training.setup import target_facts
 
 
 def check_task(plugin: type[Task], **options: object) -> None:
-    """Reads what a task declares, and its made-up rows where it has some.
+    """Check what a task declares, and its made-up rows if it has any.
 
     - encodings fit the number of texts; heads and metrics exist, and every head can be built for this task;
-    - made-up rows have the task's columns, are the same when asked again, and their labels can be read; the dev and test
-      rows hold no texts of a training row.
+    - made-up rows have the task's columns, are the same in two calls, and their labels can be read; no dev or test row has
+      the texts of a training row.
     """
     checked = checked_options(plugin, Task, 1, options)
     name, task = plugin.__name__, plugin("mine", **checked)

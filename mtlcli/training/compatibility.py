@@ -1,6 +1,6 @@
-"""Which methods work together: said by what each class declares, before data is read."""
+"""Which methods work together, as their classes declare it. Checked before data is read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,126 +10,194 @@ from mtlcli.balancers.base import Balancer
 from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError
 from mtlcli.gradient_regularizers.base import GradientRegularizer
-from mtlcli.heads.base import Composition, Head
+from mtlcli.heads.base import Composition
+from mtlcli.registry import FAMILIES, METHODS
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.schedulers.base import Scheduler, fewest_and_most
+
+Method = tuple[str, str]
+"""A method as (family, name)."""
 
 
 @dataclass(frozen=True)
 class Methods:
-    """What a run combines, as classes; the scheduler may be one that is built, whose options promise more or less."""
+    """The methods of a run: their classes, and their names.
+
+    The scheduler may be an instance, because its options can narrow or widen what its class promises. `names` are those of the
+    scheduler, the balancer, the gradient regularizer (empty without one) and the regularizers.
+    """
 
     scheduler: Scheduler | type[Scheduler]
     balancer: type[Balancer]
     gradient_regularizer: type[GradientRegularizer] | None
     regularizers: tuple[type[Regularizer], ...]
     architecture: type[Architecture]
+    names: tuple[str, ...]
 
 
-def problems(methods: Methods, scheduler: str, names: Sequence[str], *, tasks: int, micro_batches: int) -> list[str]:
-    """One sentence for each method that cannot do its work in this company; none where all can.
+@dataclass(frozen=True)
+class Problem:
+    """Why one method cannot be part of a run.
 
-    `scheduler` is its name; `names` are those of the balancer, the gradient regularizer (empty without) and the regularizers.
+    `reason` completes "METHOD ...", without the name of any other method; `cure` is a change of the configuration that works.
     """
-    found: list[str] = []
-    fewest, most = fewest_and_most(methods.scheduler.tasks_per_step, tasks, micro_batches)
-    chosen = [(names[0], methods.balancer.needs)]
-    if methods.gradient_regularizer is not None:
-        chosen.append((names[1], methods.gradient_regularizer.needs))
-    for name, needs in chosen if tasks > 1 else []:
-        cure = "choose --scheduler round-robin"
-        if "all-tasks" in needs and fewest < tasks:
-            found.append(
-                f'{name} needs every task in every step, which the scheduler "{scheduler}" does not promise: {cure}'
-            )
-        elif "several-tasks" in needs and most < 2:
-            more = " or --micro-batches 2 or more" if methods.scheduler.tasks_per_step == "draws" else ""
-            found.append(
-                f'{name} compares the tasks of a step, but the scheduler "{scheduler}" visits one task a step: {cure}{more}'
-            )
-    has_towers = methods.architecture.towers is not Architecture.towers
-    for name, needs in chosen if tasks > 1 and has_towers else []:
-        if name == names[1] or needs & {"gram", "last-layer-gram"}:
-            found.append(
-                f"{name} compares the tasks' gradients on what they share, but this architecture gives each an encoder of "
-                "its own: choose --set architecture=hard-sharing"
-            )
-    for name, regularizer in zip(names[2:], methods.regularizers, strict=True):
-        if "towers" in regularizer.needs and not has_towers:
-            found.append(
-                f"{name} holds the tasks' own encoders together, but this architecture gives them one to share: "
-                "choose --set architecture=soft-sharing"
-            )
-    return found
+
+    method: Method
+    reason: str
+    cure: str
+
+    def sentence(self) -> str:
+        """Return the problem as one line."""
+        return f"{self.method[1]} {self.reason}{f'; {self.cure}' if self.cure else ''}"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two methods, each a (family, name), and why they cannot be in one run; `problem` is empty where they can."""
+    """Two methods, and the problems of using both in one run; no problems if they work together."""
 
-    first: tuple[str, str]
-    second: tuple[str, str]
-    problem: str
+    first: Method
+    second: Method
+    problems: tuple[Problem, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether both can be part of one run."""
+        return not self.problems
 
 
-FAMILIES = ("schedulers", "balancers", "gradient_regularizers", "regularizers", "architectures")
-NEUTRAL = {"schedulers": "round-robin", "balancers": "equal", "architectures": "hard-sharing"}
-"""What stands in the place of a family that a pair does not name."""
-
-
-def pairs(names: Mapping[str, Sequence[str]], *, tasks: int, micro_batches: int) -> list[Pair]:
-    """Every two methods of different families, `names` being those of each family of FAMILIES, with everything else neutral."""
-    found = []
-    for at, one in enumerate(FAMILIES):
-        for other in FAMILIES[at + 1 :]:
-            for first in names.get(one, ()):
-                for second in names.get(other, ()):
-                    chosen = {one: first, other: second}
-                    found.append(Pair((one, first), (other, second), _problem(chosen, tasks, micro_batches)))
+def problems(methods: Methods, *, tasks: int, micro_batches: int) -> list[Problem]:
+    """Return the problems of every method that cannot be part of this run; an empty list if all are compatible."""
+    scheduler, balancer, gradient_regularizer, *regularizers = methods.names
+    fewest, most = fewest_and_most(methods.scheduler.tasks_per_step, tasks, micro_batches)
+    combining: list[tuple[Method, frozenset[str]]] = [(("balancers", balancer), frozenset(methods.balancer.needs))]
+    if methods.gradient_regularizer is not None:
+        combining.append(
+            (("gradient_regularizers", gradient_regularizer), frozenset(methods.gradient_regularizer.needs))
+        )
+    found: list[Problem] = []
+    for method, needs in combining if tasks > 1 else []:
+        if "all-tasks" in needs and fewest < tasks:
+            reason = f'needs every task in every step, and the scheduler "{scheduler}" does not guarantee that'
+            found.append(Problem(method, reason, _scheduler_cure(lambda fewest, most: fewest == tasks, tasks)))
+        elif "several-tasks" in needs and most < 2:
+            reason = f'compares the tasks of a step, and the scheduler "{scheduler}" visits one task per step'
+            cure = _scheduler_cure(lambda fewest, most: most > 1, tasks)
+            more = " or --micro-batches 2 or more" if methods.scheduler.tasks_per_step == "draws" else ""
+            found.append(Problem(method, reason, f"{cure}{more}"))
+    towers = has_towers(methods.architecture)
+    for method, needs in combining if tasks > 1 and towers else []:
+        if method[0] == "gradient_regularizers" or needs & {"gram", "last-layer-gram"}:
+            reason = (
+                "compares the tasks' gradients on shared parameters, and this architecture has one encoder per task"
+            )
+            found.append(Problem(method, reason, _architecture_cure(towers=False)))
+    for name, regularizer in zip(regularizers, methods.regularizers, strict=True):
+        if "towers" in regularizer.needs and not towers:
+            reason = "pulls the tasks' encoders together, and in this architecture the tasks share one encoder"
+            found.append(Problem(("regularizers", name), reason, _architecture_cure(towers=True)))
     return found
 
 
-def _problem(chosen: Mapping[str, str], tasks: int, micro_batches: int) -> str:
-    """Why these methods, one a family, cannot be in one run of so many tasks; families left out are neutral.
+def has_towers(architecture: type[Architecture]) -> bool:
+    """Return whether an architecture has one encoder per task."""
+    return architecture.towers is not Architecture.towers
 
-    A regularizer that needs towers gets them unless an architecture is named.
+
+def architecture_with_towers() -> str:
+    """Return the first architecture that has one encoder per task. Raises MtlError if no such architecture works."""
+    return _first("architectures", has_towers) or ""
+
+
+def _scheduler_cure(fits: Callable[[int, int], bool], tasks: int) -> str:
+    """Return the flag for the first scheduler whose step holds as many of the tasks as needed, without micro-batches."""
+    name = _first("schedulers", lambda scheduler: fits(*fewest_and_most(scheduler.tasks_per_step, tasks, 1)))
+    return f"choose --scheduler {name}" if name else ""
+
+
+def _architecture_cure(*, towers: bool) -> str:
+    name = _first("architectures", lambda architecture: has_towers(architecture) == towers)
+    return f"choose --set architecture={name}" if name else ""
+
+
+def _first(family: str, fits: Callable[[Any], bool]) -> str | None:
+    """Return the name of the first plugin of a family that fits, preferring the default; None if there is none."""
+    for name in dict.fromkeys([FAMILIES[family].default, *registry.names(family)]):
+        try:
+            if fits(registry.load(family, name, family)):
+                return name
+        except MtlError:
+            continue  # `mtl plugins list` shows a broken plugin
+    return None
+
+
+def pairs(names: Mapping[str, Sequence[str]], *, tasks: int, micro_batches: int) -> list[Pair]:
+    """Return every pair of methods of two families.
+
+    Args:
+        names: the names of each family of `METHODS`; a family that is missing has none.
+        tasks: number of tasks of the run.
+        micro_batches: micro-batches per step.
+    """
+    result = []
+    for number, family in enumerate(METHODS):
+        for other in METHODS[number + 1 :]:
+            for first in names.get(family, ()):
+                for second in names.get(other, ()):
+                    methods = _methods_of({family: first, other: second})
+                    found = problems(methods, tasks=tasks, micro_batches=micro_batches)
+                    result.append(Pair((family, first), (other, second), tuple(found)))
+    return result
+
+
+def _methods_of(names: Mapping[str, str]) -> Methods:
+    """Return the methods of a run that selects these, one per family, and the defaults otherwise.
+
+    A regularizer that needs one encoder per task gets such an architecture unless the pair names one.
     """
 
     def plugin(family: str) -> Any:
-        name = chosen.get(family, NEUTRAL.get(family))
-        return None if name is None else registry.load(family, name, family)
+        name = names.get(family) or FAMILIES[family].default
+        return registry.load(family, name, family) if name else None
 
     regularizer, architecture = plugin("regularizers"), plugin("architectures")
-    if regularizer is not None and "towers" in regularizer.needs and "architectures" not in chosen:
-        architecture = registry.load("architectures", "soft-sharing", "architectures")
-    methods = Methods(
+    if regularizer is not None and "towers" in regularizer.needs and "architectures" not in names:
+        architecture = registry.load("architectures", architecture_with_towers(), "architectures")
+    scheduler, balancer = (names.get(family) or FAMILIES[family].default for family in ("schedulers", "balancers"))
+    return Methods(
         plugin("schedulers"), plugin("balancers"), plugin("gradient_regularizers"),
         () if regularizer is None else (regularizer,), architecture,
+        (scheduler, balancer, names.get("gradient_regularizers", ""), *([names["regularizers"]] if regularizer else [])),
     )  # fmt: skip
-    names = [chosen.get("balancers", "equal"), chosen.get("gradient_regularizers", "")]
-    names += [chosen["regularizers"]] if "regularizers" in chosen else []
-    scheduler = chosen.get("schedulers", NEUTRAL["schedulers"])
-    return "; ".join(problems(methods, scheduler, names, tasks=tasks, micro_batches=micro_batches))
 
 
-def check_combination(config: Config, built: Scheduler | None = None) -> None:
-    """Refuses methods that cannot work together: by the scheduler's class before data is read, and again by the one that was
-    `built`, whose options may promise less. Raises MtlError with one sentence each."""
+def check_combination(config: Config, scheduler: Scheduler | None = None) -> None:
+    """Raise if the configured methods cannot work together.
+
+    Called twice: before the data is read with the scheduler's class, and after it is built with the instance, because its
+    options can change what it promises.
+
+    Raises:
+        MtlError: one line for each method that is incompatible.
+    """
     choice = config.gradient_regularizer
     methods = Methods(
-        built or registry.load("schedulers", config.scheduler.name, "scheduler"),
-        registry.load("balancers", config.balancer.name, "balancer"),
-        registry.load("gradient_regularizers", choice.name, "gradient_regularizer") if choice else None,
-        tuple(registry.load("regularizers", one.name, "regularizers") for one in config.regularizers),
-        registry.load("architectures", config.architecture.name, "architecture"),
+        scheduler or config.scheduler.plugin,
+        config.balancer.plugin,
+        None if choice is None else choice.plugin,
+        tuple(regularizer.plugin for regularizer in config.regularizers),
+        config.architecture.plugin,
+        (
+            config.scheduler.name,
+            config.balancer.name,
+            "" if choice is None else choice.name,
+            *(regularizer.name for regularizer in config.regularizers),
+        ),
     )
-    names = [config.balancer.name, choice.name if choice else ""]
-    names += [one.name for one in config.regularizers]
-    errors = problems(
-        methods, config.scheduler.name, names, tasks=len(config.tasks), micro_batches=config.training.micro_batches
-    )
+    found = problems(methods, tasks=len(config.tasks), micro_batches=config.training.micro_batches)
+    errors = [problem.sentence() for problem in found]
     errors += [
-        f'tasks.{name}.head: its batches are {composition}, but the scheduler "{config.scheduler.name}" chooses rows'
+        f'tasks.{name}.head: "{config.head_of(name).name}" needs batches of {composition}, and the scheduler '
+        f'"{config.scheduler.name}" selects rows itself; choose another head or scheduler'
         for name in config.tasks
         if methods.scheduler.chooses_rows and (composition := composition_of(config, name)) is not None
     ]
@@ -138,7 +206,6 @@ def check_combination(config: Config, built: Scheduler | None = None) -> None:
 
 
 def composition_of(config: Config, task: str) -> Composition | None:
-    """What the head of a task asks of its training batches."""
-    section = config.tasks[task].head
-    head: type[Head] = registry.load("heads", section.name if section else "", f"tasks.{task}.head")
-    return head.composition
+    """Return how the head of a task wants its training batches composed; None for any rows."""
+    composition: Composition | None = config.head_of(task).plugin.composition
+    return composition

@@ -24,6 +24,7 @@ from mtlcli.errors import MtlError
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.model.frozen import Features
 from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.registry import plugin_call, require
 from mtlcli.regularizers.base import Forward, Regularizer
 from mtlcli.training.rng import random_states, replayed
 
@@ -105,7 +106,15 @@ class StepEngine:
     def needs_rows(self) -> bool:
         """Whether steps of this run fill the buffer of rows."""
         probe = torch.arange(len(self.model.names), device=self.device)
-        return self.keeps_rows or not self.balancer.weighs_heads or self.balancer.known_weights(probe) is None
+        return self.keeps_rows or not self.balancer.weighs_heads or self._known_weights(probe) is None
+
+    def _known_weights(self, tasks: Tensor) -> Tensor | None:
+        """Return the balancer's weights (k,) known before the losses, or None."""
+        with plugin_call(self.balancer, "known_weights", f"weights ({len(tasks)},), detached, or None"):
+            weights = self.balancer.known_weights(tasks)
+            if weights is not None:
+                _require_shape(weights, (len(tasks),))
+        return weights
 
     def buffer_bytes(self) -> int:
         """Memory that the rows take, 0 where they are not needed."""
@@ -117,10 +126,11 @@ class StepEngine:
             parameter.grad = None
         tasks = torch.tensor([one.task for one in step], device=self.device)
         self._states = []
-        known = self.balancer.known_weights(tasks) if self.balancer.weighs_heads and not self.keeps_rows else None
+        known = self._known_weights(tasks) if self.balancer.weighs_heads and not self.keeps_rows else None
         combined = self._combine(step, tasks) if known is None else self._accumulate(step, tasks, known)
         for regularizer in self.regularizers:
-            regularizer.after_backward(self.model)
+            with plugin_call(regularizer, "after_backward", "gradients added to parameters that have one"):
+                regularizer.after_backward(self.model)
         return combined
 
     @torch.no_grad()
@@ -204,15 +214,25 @@ class StepEngine:
             return torch.ones_like(weights)
         if regularizer.reads_rows:
             rows.mul_(weights.unsqueeze(1))
-            rows[0].copy_(regularizer.combine(rows, gram, tasks)).mul_(regularizer.scaling(len(tasks)))
+            with plugin_call(
+                regularizer, "combine", f"the combined gradient ({rows.shape[1]},) from rows {tuple(rows.shape)}"
+            ):
+                combined = regularizer.combine(rows, gram, tasks)
+                _require_shape(combined, rows.shape[1:])
+            rows[0].copy_(combined).mul_(regularizer.scaling(len(tasks)))
             return torch.ones_like(weights)
         if not self.blocks:
-            found = regularizer.weights(gram, tasks)
+            with plugin_call(regularizer, "weights", f"weights ({len(tasks)},) from a Gram matrix {tuple(gram.shape)}"):
+                found = regularizer.weights(gram, tasks)
+                _require_shape(found, (len(tasks),))
             found = (found * regularizer.scaling(len(tasks), found)).to(weights)
             combine_rows(rows, (found * weights).tolist())
             return found
         grams = torch.stack([gram_matrix(rows[:, columns]) for _, columns in self.blocks]).cpu()
-        each = regularizer.block_weights(grams * outer, tasks)
+        expected = (len(self.blocks), len(tasks))
+        with plugin_call(regularizer, "block_weights", f"weights {expected} from Gram matrices {tuple(grams.shape)}"):
+            each = regularizer.block_weights(grams * outer, tasks)
+            _require_shape(each, expected)
         each = torch.stack([found * regularizer.scaling(len(tasks), found) for found in each])
         for (_, columns), found in zip(self.blocks, each * by_weight, strict=True):
             combine_rows(rows[:, columns], found.tolist())
@@ -269,18 +289,32 @@ class StepEngine:
     def _mixed(self, task: int, batch: Batch, output: Tensor, losses: Tensor) -> Tensor:
         """The losses (n,) that the balancer puts in the place of the batch's own."""
         head = self.model.head(task)
-        return self.balancer.batch_losses(
-            BatchLosses(task, batch.rows, losses, lambda targets: head.loss(output, targets).float())
-        )
+        with plugin_call(self.balancer, "batch_losses", f"losses {tuple(losses.shape)} with their graph"):
+            mixed = self.balancer.batch_losses(
+                BatchLosses(task, batch.rows, losses, lambda targets: head.loss(output, targets).float())
+            )
+            _require_shape(mixed, losses.shape)
+        return mixed
 
     def _balance(self, totals: Tensor, tasks: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Objectives (k,) and weights (k,) = d sum(objectives) / d losses; fills the gradients of what the balancer learns."""
         losses = totals.detach().requires_grad_()
-        objectives = self.balancer(losses, tasks)
-        weights, *own = torch.autograd.grad(objectives.sum(), [losses, *self.learned], allow_unused=True)
-        aim = None if gram is None else self.balancer.own_objective(losses.detach(), tasks, gram.to(losses))
-        if aim is not None:
-            own = list(torch.autograd.grad(aim, self.learned, allow_unused=True))
+        k = len(losses)
+        with plugin_call(
+            self.balancer, "forward", f"objectives ({k},) that depend on the losses ({k},) of the step's tasks"
+        ):
+            objectives = self.balancer(losses, tasks)
+            _require_shape(objectives, losses.shape)
+            require(objectives.requires_grad, "returned objectives that depend on neither the losses nor a parameter")
+            weights, *own = torch.autograd.grad(objectives.sum(), [losses, *self.learned], allow_unused=True)
+        if gram is not None:
+            with plugin_call(
+                self.balancer, "own_objective", "one number that depends on the balancer's parameters, or None"
+            ):
+                aim = self.balancer.own_objective(losses.detach(), tasks, gram.to(losses))
+                if aim is not None:
+                    _require_shape(aim, ())
+                    own = list(torch.autograd.grad(aim, self.learned, allow_unused=True))
         for parameter, gradient in zip(self.learned, own, strict=True):
             parameter.grad = gradient
         return objectives.detach(), torch.zeros_like(losses) if weights is None else weights
@@ -310,6 +344,12 @@ class StepEngine:
             parameter.grad = None
 
         return keep
+
+
+def _require_shape(value: object, shape: Sequence[int]) -> None:
+    """Require a tensor of this shape, inside a `plugin_call`."""
+    found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    require(found == tuple(shape), f"returned {found}")
 
 
 @contextmanager
@@ -382,7 +422,13 @@ def regularization(
         lambda: model.pooled(task, hidden, batch.mask), rerun, lambda: model.word_embeddings(task, batch.tokens),
         lambda a, b: compare(head.predicted(a), head.predicted(b)),
     )  # fmt: skip
-    added = [value for regularizer in regularizers if (value := regularizer(forward)) is not None]
+    added = []
+    for regularizer in regularizers:
+        with plugin_call(regularizer, "forward", "one number with its graph, or None"):
+            value = regularizer(forward)
+            if value is not None:
+                _require_shape(value, ())
+                added.append(value)
     return torch.stack(added).sum() if added else 0.0
 
 

@@ -22,8 +22,9 @@ from mtlcli.evaluation.measure import measure
 from mtlcli.model.frozen import Features
 from mtlcli.model.predict import Predicted, predict_rows
 from mtlcli.plugin import EvaluationResult
+from mtlcli.registry import plugin_call
 from mtlcli.runs.checkpoint import Checkpoint
-from mtlcli.runs.record import task_record
+from mtlcli.runs.record import origin_record, task_record
 from mtlcli.runs.results import plain_results, write_predictions
 from mtlcli.runs.saved_model import export
 from mtlcli.statistics.bootstrap import Estimate
@@ -156,7 +157,8 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
         {index_of(name): values for name, values in metrics.items()},
     )
     for plugin in run.plugins().values():
-        plugin.on_evaluation(result)
+        with plugin_call(plugin, "on_evaluation", "nothing in return"):
+            plugin.on_evaluation(result)
     epoch = bisect_left(run.plan.epoch_ends, progress.step)
     line = {"kind": "evaluation", "step": progress.step, "epoch": epoch, "score": score}
     line |= {f"eval/{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
@@ -194,6 +196,7 @@ def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
             )
             for fact, task in zip(run.facts, run.tasks, strict=True)
         },
+        "architecture": origin_record(config.architecture),
         "config": config.plain(),
     }
     export(folder, run.model, run.encoder, facts)

@@ -10,8 +10,9 @@ from mtlcli.architectures.base import Architecture
 from mtlcli.config.schema import Config
 from mtlcli.data.batches import TaskBatches
 from mtlcli.data.splits import LoadedTask, overlap
+from mtlcli.registry import plugin_call, require
 from mtlcli.regularizers.base import Regularizer
-from mtlcli.schedulers.base import Position, Scheduler
+from mtlcli.schedulers.base import Position, Scheduler, stage_at, visits_at
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def visits_by_stage(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoc
     trial, counts = deepcopy(scheduler), dict[int, list[int]]()
     for step in range(steps):
         position = Position(step, steps, steps_per_epoch)
-        of_stage = counts.setdefault(trial.stage(position).start, [0] * tasks)
-        for visit in trial.visits(position):
+        of_stage = counts.setdefault(stage_at(trial, position).start, [0] * tasks)
+        for visit in visits_at(trial, position):
             of_stage[visit.task] += visit.micro_batches
     return counts
 
@@ -80,8 +81,13 @@ def visits_by_stage(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoc
 def run_lengths(config: Config, scheduler: Scheduler) -> tuple[int, list[int]]:
     """Return the steps of an epoch, and the steps after which each epoch ends."""
     training = config.training
-    steps_per_epoch = training.steps_per_epoch or scheduler.steps_per_epoch()
-    return steps_per_epoch, scheduler.epoch_ends(training.epochs or 1, training.steps, steps_per_epoch)
+    with plugin_call(scheduler, "steps_per_epoch", "a whole number from 1"):
+        steps_per_epoch = training.steps_per_epoch or scheduler.steps_per_epoch()
+        require(isinstance(steps_per_epoch, int) and steps_per_epoch >= 1, f"returned {steps_per_epoch!r}")
+    with plugin_call(scheduler, "epoch_ends", "rising step numbers from 1"):
+        ends = scheduler.epoch_ends(training.epochs or 1, training.steps, steps_per_epoch)
+        require(bool(ends) and ends[0] >= 1 and ends == sorted(set(ends)), f"returned {ends!r:.100}")
+    return steps_per_epoch, ends
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtlcli import registry
 from mtlcli.balancers.base import Balancer
 from mtlcli.config.schema import Config
 from mtlcli.data.batches import TaskBatches, batches_per_pass, pairs_per_pass
@@ -33,6 +32,7 @@ from mtlcli.model.build import build_model
 from mtlcli.model.frozen import FrozenFeatures
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.plugin import Plugin, SetupContext
+from mtlcli.registry import plugin_call
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.schedulers.base import Scheduler, fewest_and_most
 from mtlcli.tasks.targets import Classes, Score, Target
@@ -124,20 +124,12 @@ def set_up(
             "cosine or constant"
         )
     run = RunFacts(facts, config.training.seed, config.training.micro_batches)
-    scheduler: Scheduler = registry.load("schedulers", config.scheduler.name, "scheduler")(
-        run, **config.scheduler.options
-    )
+    scheduler: Scheduler = config.scheduler.make(run)
     check_combination(config, scheduler)
-    balancer: Balancer = registry.load("balancers", config.balancer.name, "balancer")(run, **config.balancer.options)
+    balancer: Balancer = config.balancer.make(run)
     choice = config.gradient_regularizer
-    gradient_regularizer: GradientRegularizer | None = None
-    if choice is not None:
-        gradient_regularizer = registry.load("gradient_regularizers", choice.name, "gradient_regularizer")(
-            run, **choice.options
-        )
-    regularizers: tuple[Regularizer, ...] = tuple(
-        registry.load("regularizers", one.name, "regularizers")(run, **one.options) for one in config.regularizers
-    )
+    gradient_regularizer: GradientRegularizer | None = None if choice is None else choice.make(run)
+    regularizers: tuple[Regularizer, ...] = tuple(choice.make(run) for choice in config.regularizers)
     origin = open_origin(Path(config.init)) if config.init is not None and encoder_from is None else None
     with tempfile.TemporaryDirectory(prefix="mtl-") as scratch:
         if origin is not None:
@@ -188,7 +180,8 @@ def set_up(
     )
     plugins: list[Plugin] = [scheduler, balancer, *regularizers]
     for plugin in plugins if gradient_regularizer is None else [*plugins, gradient_regularizer]:
-        plugin.setup(start)
+        with plugin_call(plugin, "setup", "nothing in return, or MtlError where it cannot work with this model"):
+            plugin.setup(start)
     for module in (balancer, *regularizers):
         module.to(device)
     _, most = fewest_and_most(scheduler.tasks_per_step, len(tasks), run.micro_batches)
@@ -222,7 +215,7 @@ def _load_tasks(config: Config) -> tuple[LoadedTask, ...]:
     errors: list[str] = []
     for name, section in config.tasks.items():
         try:
-            task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
+            task = section.make(name)
             loaded.append(
                 load_task(name, section, task, data=config.data, sample=config.sample, seed=config.training.seed)
             )

@@ -15,7 +15,8 @@ from mtlcli.errors import MtlError
 from mtlcli.model.frozen import compute_features, size_of
 from mtlcli.model.predict import loss_on, probabilities_of
 from mtlcli.plugin import EpochResult, ProbeResult, StepResult
-from mtlcli.schedulers.base import Candidates, Position, Stage, Visit
+from mtlcli.registry import plugin_call, require
+from mtlcli.schedulers.base import Candidates, Position, Stage, Visit, stage_at, visits_at
 from mtlcli.training.engine import Combined, TaskLoss
 from mtlcli.training.events import Stepped
 from mtlcli.training.log import log_step
@@ -38,8 +39,7 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
     """
     plan, names = run.plan, run.model.names
     position = Position(progress.step, plan.steps, plan.steps_per_epoch)
-    stage = run.scheduler.stage(position)
-    visits = run.scheduler.visits(position)
+    stage, visits = stage_at(run.scheduler, position), visits_at(run.scheduler, position)
     step = (
         _rows_of_candidates(run, visits, position)
         if run.scheduler.chooses_rows
@@ -88,7 +88,7 @@ def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[
     Freezes the stage's parts. A new stage also clears the optimizer's state and the plateau schedule and takes the weights it
     asks for. Features of a frozen encoder are computed once. Yields a line before work that takes long.
     """
-    stage = run.scheduler.stage(Position(progress.step, run.plan.steps, run.plan.steps_per_epoch))
+    stage = stage_at(run.scheduler, Position(progress.step, run.plan.steps, run.plan.steps_per_epoch))
     if run.kept.stage == (stage.start, stage.frozen):
         return
     run.kept.forget((stage.start, stage.frozen))
@@ -148,7 +148,14 @@ def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Positio
         probabilities = [part for part in parts if part is not None]
         rows.append(np.concatenate([batch.rows for batch in batches]))
         pool.append(Candidates(visit.task, len(rows[-1]), torch.cat(probabilities) if probabilities else None))
-    choices = run.scheduler.choose(pool, position)
+    with plugin_call(run.scheduler, "choose", "for each member of the pool the numbers (m,) int64 of its rows"):
+        choices = run.scheduler.choose(pool, position)
+        require(len(choices) == len(pool), f"returned {len(choices)} tensors for {len(pool)} members")
+        for candidates, choice in zip(pool, choices, strict=True):
+            require(
+                all(0 <= row < candidates.count for row in choice.tolist()),
+                f"returned the rows {choice.tolist()!r:.100} of {candidates.count}",
+            )
     step = []
     for candidates, task_rows, choice in zip(pool, rows, choices, strict=True):
         if len(choice):
@@ -159,7 +166,8 @@ def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Positio
 
 def _probe(run: TrainingRun, position: Position) -> None:
     """Run the small validation that the scheduler asks for, on dev rows drawn by seed and step."""
-    probe = run.scheduler.probe(position)
+    with plugin_call(run.scheduler, "probe", "a Probe or None"):
+        probe = run.scheduler.probe(position)
     if probe is None:
         return
     losses = {}
@@ -170,16 +178,19 @@ def _probe(run: TrainingRun, position: Position) -> None:
             generator = run.scheduler.run.generator(f"probe {position.step} {task}")
             rows = torch.randperm(len(tokenized), generator=generator)[:size].numpy()
             losses[task] = loss_on(run.model, collate(tokenized, task, rows).to(run.device), run.autocast)
-    run.scheduler.on_probe(ProbeResult(position.step + 1, losses))
+    with plugin_call(run.scheduler, "on_probe", "nothing in return"):
+        run.scheduler.on_probe(ProbeResult(position.step + 1, losses))
 
 
 def _call_on_step(run: TrainingRun, number: int, combined: Combined, step: list[TaskLoss]) -> None:
     after = run.engine.losses_after(step) if "losses-after" in run.balancer.needs else None
     result = StepResult(number, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram, after)
     for plugin in run.plugins().values():
-        plugin.on_step(result)
+        with plugin_call(plugin, "on_step", "nothing in return"):
+            plugin.on_step(result)
     for regularizer in run.regularizers:
-        regularizer.after_step(run.model)
+        with plugin_call(regularizer, "after_step", "nothing in return"):
+            regularizer.after_step(run.model)
 
 
 def end_epoch(run: TrainingRun, progress: Progress, epoch: int) -> None:
@@ -188,7 +199,8 @@ def end_epoch(run: TrainingRun, progress: Progress, epoch: int) -> None:
         run.model.names.index(name): total / progress.epoch_counts[name] for name, total in progress.epoch_sums.items()
     }
     for plugin in run.plugins().values():
-        plugin.on_epoch(EpochResult(epoch, means))
+        with plugin_call(plugin, "on_epoch", "nothing in return"):
+            plugin.on_epoch(EpochResult(epoch, means))
     progress.epoch_sums, progress.epoch_counts = {}, {}
 
 

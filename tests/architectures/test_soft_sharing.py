@@ -107,7 +107,7 @@ def test_a_saved_run_measures_what_it_measured(folder):
 def test_methods_that_compare_gradients_are_refused_for_there_is_nothing_shared(tmp_path, method):
     family = "balancer" if method == "gradnorm" else "gradient_regularizer"
     config = small_config(tmp_path, architecture="soft-sharing", **{family: method})
-    with pytest.raises(MtlError, match=f"{method} compares the tasks' gradients on what they share"):
+    with pytest.raises(MtlError, match=f"{method} compares the tasks' gradients on shared parameters"):
         check_combination(config)
 
 

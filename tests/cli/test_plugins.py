@@ -24,7 +24,7 @@ def test_in_a_pipe_every_plugin_is_one_line_of_eight_columns(mtl):
 
 
 def test_the_columns_say_scale_needs_cost_and_paper(mtl):
-    assert rows(mtl("plugins", "list", "schedulers").out)["round-robin"][3:5] == ["-", "all tasks a step"]
+    assert rows(mtl("plugins", "list", "schedulers").out)["round-robin"][3:5] == ["-", "all tasks per step"]
     found = rows(mtl("plugins", "list", "balancers").out)
     assert found["tchebycheff"][4] == "several-tasks"
     assert found["uncertainty"][6] == "Kendall, Gal, Cipolla, CVPR 2018, arXiv:1705.07115, equations 7 and 10"
@@ -49,7 +49,7 @@ def test_on_a_terminal_no_line_is_wider_than_the_window(mtl, monkeypatch):
     lines = mtl("plugins", "list", "schedulers").out.splitlines()
     assert lines[0] == "schedulers"
     assert lines[1].startswith("  round-robin ")
-    assert any("all tasks a step; cost none" in line for line in lines)
+    assert any("all tasks per step; cost none" in line for line in lines)
     plain = [line.replace("\x1b[2m", "").replace("\x1b[0m", "") for line in lines]
     assert max(map(len, plain)) <= 80
 

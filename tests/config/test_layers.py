@@ -97,10 +97,19 @@ def test_every_key_knows_its_line(recipe):
         ("tasks:\n\tsst: {}", 2, "indent with spaces, not with tabs"),
         ("tasks: {sst: {}", 1, "not valid YAML"),
         ("tasks: {}\n--- \ntasks: {}", 2, "another document"),
-        ("- sst\n- quora", 1, "expected keys such as `tasks:`, found list"),
-        ("just text", 1, "found str 'just text'"),
+        ("- sst\n- quora", 1, "not a recipe: expected keys such as `tasks:`, and the file begins with '- sst'"),
+        ("just text", 1, "not a recipe: expected keys such as `tasks:`, and the file begins with 'just text'"),
         ("? [a, b]\n: 1", 1, "a key is a list or a mapping"),
-        ("a:\n  seed: !!int abc", 2, "'abc' is not what its tag says"),
+        ("a:\n  seed: !!int abc", 2, "'abc' does not fit its tag !!int"),
+        ("a: !!timestamp soon", 1, "'soon' does not fit its tag !!timestamp"),
+        ("a: !!timestamp 2020-01-01", 1, "the tag !!timestamp is not supported"),
+        ("a: !!bool maybe", 1, "'maybe' does not fit its tag !!bool"),
+        ("a: !!float 1:30", 1, "'1:30' does not fit its tag !!float"),
+        ("a: !!binary aGVsbG8=", 1, "the tag !!binary is not supported"),
+        ("a: 1\nb: 'x' \nc: \"a\\0b\"", 3, "contains a NUL byte"),
+        ('"a\\0b": 1', 1, "contains a NUL byte"),
+        ('data: "\\ud800"', 1, "half of a surrogate pair"),
+        ('tasks: {a: {label: "\\udfff"}}', 1, "half of a surrogate pair"),
         ("a: !!python/object/apply:os.getcwd []", 1, None),
         ("a: !!python/name:os.getcwd x", 1, "python"),
     ],
@@ -112,6 +121,27 @@ def test_a_mistake_has_its_line(recipe, text, line, expected):
     found = error(recipe, text)
     assert found.startswith(f"recipe.yaml:{line}: ")
     assert expected in found
+
+
+@pytest.mark.parametrize(
+    "rows", ["text,label\n" + "a row,1\n" * 500, 'text,label\n"a: ""b""",1\n', '{"text": "a"}\n{"text": "b"}\n']
+)
+def test_a_data_file_in_the_place_of_a_recipe_is_one_short_line(tmp_path, rows):
+    path = tmp_path / "tickets.csv"
+    path.write_text(rows, encoding="utf-8")
+    with pytest.raises(MtlError) as caught:
+        read_recipe(path)
+    (line,) = caught.value.lines
+    assert line.startswith(f"{path}:1: not a recipe: expected keys such as `tasks:`, and the file begins with ")
+    assert line.endswith(f"to train on this file: --task NAME={path}")
+    assert len(line) < 200 + 2 * len(str(path))
+
+
+def test_a_recipe_file_that_cannot_exist_is_one_line(tmp_path):
+    for name in ("a\0b.yaml", "a" * 5000 + ".yaml"):
+        with pytest.raises(MtlError, match="cannot be read as a recipe file") as caught:
+            read_recipe(tmp_path / name)
+        assert len(str(caught.value)) < 200
 
 
 def test_a_recipe_within_itself_is_refused(recipe):

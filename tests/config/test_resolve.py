@@ -1,10 +1,14 @@
 """The configuration: later layers win, everything wrong is said at once and where, and what is dumped resolves to itself."""
 
+import inspect
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
+from mtlcli.balancers.uncertainty import Uncertainty
 from mtlcli.config.changes import check_unchanged
 from mtlcli.config.layers import Layer, dump, read_recipe
 from mtlcli.config.resolve import resolve
@@ -12,6 +16,7 @@ from mtlcli.config.schema import Config
 from mtlcli.config.shorthand import absolute_paths
 from mtlcli.encoders.tiny import Tiny
 from mtlcli.errors import MtlError
+from mtlcli.facts import RunFacts, TaskFacts
 
 OWN = "kind: classification, train: a.tsv"
 
@@ -33,6 +38,74 @@ def errors(call, *arguments) -> list[str]:
     with pytest.raises(MtlError) as caught:
         call(*arguments)
     return [re.sub(r"^\S*(?=recipe\.yaml:)", "", line) for line in caught.value.lines]
+
+
+LONG = "a" * 5000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"data: {LONG}",
+        f"init: runs/{LONG}",
+        f"encoder: {LONG}",
+        f"encoder: {{name: ./{LONG}}}",
+        f"tasks: {{t: {{kind: classification, train: {LONG}}}}}",
+        f"balancer: {{name: distill-anneal, teachers: {{t: {LONG}}}}}",
+        f"data: {'a/' * 3000}",
+    ],
+)
+def test_a_path_that_no_file_can_have_is_one_short_line(config, text):
+    (line,) = errors(config, text)
+    assert re.match(r"recipe\.yaml:1: [a-z.]+: found a path of \d+ bytes, '", line), line
+    assert line.endswith("expected at most 4095, and 255 in each name")
+    assert len(line) < 250
+
+
+def test_a_null_byte_in_a_path_of_a_flag_is_one_line(tmp_path):
+    layer = Layer()
+    layer.put(("data",), "a\0b", "--data")
+    assert errors(absolute_paths, layer, tmp_path) == ["--data: 'a\\x00b' contains a NUL byte; remove it"]
+
+
+# Choices
+
+
+def test_a_resolved_choice_carries_its_class_and_builds_its_plugin(config, monkeypatch):
+    resolved = config("{tasks: [sst], sample: true, balancer: {name: uncertainty, form: by-task}, regularizers: smart}")
+    monkeypatch.setattr("mtlcli.registry.load", None)  # nothing is looked up a second time
+    facts = RunFacts((TaskFacts("sst", 10, 1, labels=("a", "b")),))
+    made = resolved.balancer.make(facts)
+    assert type(made) is resolved.balancer.plugin is Uncertainty
+    assert resolved.regularizers[0].plugin.__name__ == "SMART"
+    assert resolved.tasks["sst"].head.plugin.__name__ == "Linear"
+    assert resolved.tasks["sst"].plugin.__name__ == "SST"
+
+
+def test_a_stored_configuration_finds_its_classes_when_it_needs_them_and_equals_the_resolved_one(config):
+    resolved = config("{tasks: [sst], sample: true, balancer: uncertainty}")
+    stored = Config.model_validate(resolved.plain())
+    assert stored == resolved
+    assert stored.balancer.plugin is resolved.balancer.plugin
+    assert "plugin" not in str(resolved.plain())
+    stored.tasks["sst"].head.name = "gone"
+    stored.tasks["sst"].head._plugin = None
+    with pytest.raises(MtlError, match=r'^tasks\.sst\.head: unknown head "gone"'):
+        _ = stored.tasks["sst"].head.plugin
+
+
+def test_every_key_of_the_configuration_has_a_description():
+    def undescribed(model: type, path: str = "") -> list[str]:
+        missing = []
+        for key, field in model.model_fields.items():
+            if not field.description:
+                missing.append(path + key)
+            for part in (field.annotation, *get_args(field.annotation)):
+                if inspect.isclass(part) and issubclass(part, BaseModel) and part is not model:
+                    missing += undescribed(part, f"{path}{key}.")
+        return missing
+
+    assert undescribed(Config) == []
 
 
 # Tasks
@@ -71,7 +144,7 @@ def test_two_tasks_of_one_kind_are_two_tasks(config):
 @pytest.mark.parametrize(
     ("tasks", "line"),
     [
-        ("[sst, sst]", 'recipe.yaml:1: tasks: the task "sst" is named twice; keep one'),
+        ("[sst, sst]", 'recipe.yaml:1: tasks: the task "sst" is listed twice; keep one'),
         ("[{sst: {}}]", "recipe.yaml:1: tasks: expected names, such as [sst, quora], or a mapping"),
         ("[1]", "recipe.yaml:1: tasks: expected names"),
         ("5", "recipe.yaml:1: tasks: found 5: expected a mapping of keys to values"),
@@ -81,7 +154,7 @@ def test_two_tasks_of_one_kind_are_two_tasks(config):
         ("{ssst: }", 'recipe.yaml:1: tasks.ssst: "ssst" is not a known task; did you mean "sst"?'),
         ("{sst: {ecoding: bi}}", 'recipe.yaml:1: tasks.sst.ecoding: unknown option of "sst"; did you mean "encoding"?'),
         ("{sst: {kin: sst}}", 'recipe.yaml:1: tasks.sst.kin: unknown option of "sst"; did you mean "kind"?'),
-        ("{sst: {encoding: bi}}", 'recipe.yaml:1: tasks.sst.encoding: found "bi": "sst" can be encoded as single'),
+        ("{sst: {encoding: bi}}", 'recipe.yaml:1: tasks.sst.encoding: found "bi"; "sst" can be encoded as single'),
         (
             "{sst: {head: cosine}}",
             'recipe.yaml:1: tasks.sst.head: "cosine" reads two texts, each encoded alone; choose another head',

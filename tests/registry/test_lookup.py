@@ -1,15 +1,24 @@
 """Plugins by family and name."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, Field
 
+import mtlcli
+import mtlcli.testing
 from mtlcli import registry
 from mtlcli.balancers.equal import Equal
+from mtlcli.balancers.static import Static
 from mtlcli.balancers.uncertainty import Uncertainty
+from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError
 from mtlcli.registry import lookup
+from mtlcli.schedulers.stages import Stages
 
 ENCODER = """
 from mtlcli.encoders.base import EncoderSource
@@ -102,7 +111,7 @@ def test_a_claim_does_not_stop_the_other_names(distributions):
     [
         (None, 'there is no module "bad_r"'),
         ("import no_such_module\n", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
-        ("raise SystemExit(1)\n", "cannot be imported: SystemExit: 1; repair or uninstall it"),
+        ("raise SystemExit(1)\n", "cannot be imported: SystemExit: 1; fix or uninstall it"),
         ("x = 1\n", 'module "bad_r" has no "Bad"'),
         ("class Bad: pass\n", "which is not a mtlcli.encoders.base.EncoderSource"),
     ],
@@ -151,21 +160,67 @@ def test_keyword_only_parameters_become_a_model_with_bounds_and_descriptions():
 
 
 def test_options_are_filled_in_and_checked():
-    plugin, options, errors = registry.check_options(
-        "balancers", "uncertainty", {"initial_log_variance": "1"}, "balancer"
-    )
-    assert (plugin, options, errors) == (Uncertainty, {"initial_log_variance": 1.0, "form": "by-task"}, [])
-    _, _, errors = registry.check_options("balancers", "uncertainty", {"initial_log_varience": 1}, "balancer")
+    options, errors = registry.check_options(Uncertainty, "uncertainty", {"initial_log_variance": "1"})
+    assert (options, errors) == ({"initial_log_variance": 1.0, "form": "by-task"}, [])
+    _, errors = registry.check_options(Uncertainty, "uncertainty", {"initial_log_varience": 1})
     assert errors == [("initial_log_varience", 'unknown option of "uncertainty"; did you mean "initial_log_variance"?')]
-    _, _, errors = registry.check_options("balancers", "uncertainty", {"initial_log_variance": 11}, "balancer")
+    _, errors = registry.check_options(Uncertainty, "uncertainty", {"initial_log_variance": 11})
     assert errors == [("initial_log_variance", "found 11: input should be less than or equal to 10")]
-    _, _, errors = registry.check_options("balancers", "static", {}, "balancer")
-    assert errors == [("weights", '"static" needs this option: weight by task name; 1 if omitted')]
-    _, _, errors = registry.check_options("balancers", "static", {"weights": "sst"}, "balancer")
+    _, errors = registry.check_options(Static, "static", {})
+    assert [option for option, _ in errors] == ["weights"]
+    assert errors[0][1].startswith('"static" needs this option: ')
+    _, errors = registry.check_options(Static, "static", {"weights": "sst"})
     assert errors == [("weights", "found 'sst': expected a mapping of keys to values")]
 
 
 def test_an_option_of_a_part_is_answered_with_those_of_the_part():
     stages = [{"steps": 1}, {"steps": 1, "schedular": "annealed"}]
-    _, _, errors = registry.check_options("schedulers", "stages", {"stages": stages}, "scheduler")
+    _, errors = registry.check_options(Stages, "stages", {"stages": stages})
     assert errors == [("stages.1.schedular", 'unknown option of "stages"; did you mean "scheduler"?')]
+
+
+def test_every_family_with_a_key_has_that_key_in_the_configuration_with_its_default():
+    for family in registry.FAMILIES.values():
+        if not family.key:
+            continue
+        value = getattr(Config(), family.key)
+        defaults = value if family.many else [] if value is None else [value]
+        assert [choice.name for choice in defaults] == ([family.default] if family.default else [])
+        assert {choice.family for choice in defaults} <= {family.name}
+
+
+@pytest.mark.parametrize("family", registry.FAMILIES)
+def test_every_family_has_a_contract_and_a_template_with_its_test(family):
+    templates = Path(mtlcli.__file__).parent / "templates"
+    assert (templates / f"{family}.py").is_file()
+    assert (templates / f"test_{family}.py").is_file()
+    assert callable(getattr(mtlcli.testing, f"check_{family.removesuffix('s')}"))
+    base = registry.base_of(family)
+    assert all(hasattr(base, name) or name in base.__annotations__ for name in registry.FAMILIES[family].declares)
+
+
+def test_a_class_in_the_current_folder_is_found_by_module_and_class_and_installed_modules_come_first(tmp_path):
+    (tmp_path / "own_here.py").write_text(
+        "from mtlcli.balancers.equal import Equal\n\nclass Mine(Equal):\n    'Weighs.'\n", encoding="utf-8"
+    )
+    (tmp_path / "yaml.py").write_text("raise RuntimeError('hidden')\n", encoding="utf-8")
+    code = "from mtlcli import registry; print(registry.load('balancers', 'own_here:Mine', 'balancer').__doc__); import yaml"
+    done = subprocess.run(  # -P: the folder is not on the path by itself
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, env=os.environ
+    )
+    assert (done.stdout, done.stderr) == ("Weighs.\n", "")
+
+
+def test_a_class_in_no_folder_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MtlError) as error:
+        registry.load("balancers", "no_such_module_here:Mine", "--balancer")
+    assert f'there is no module "no_such_module_here" (looked in the installed packages and in {tmp_path})' in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize("target", [":X", "x:", ".:X", "a..b:X"])
+def test_a_target_that_names_no_module_is_refused_in_one_line(target):
+    with pytest.raises(MtlError, match=r"is not of the form package\.module:Class"):
+        registry.load("balancers", target, "--balancer")

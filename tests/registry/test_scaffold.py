@@ -9,7 +9,7 @@ import pytest
 
 from mtlcli import registry
 from mtlcli.errors import MtlError
-from mtlcli.registry.scaffold import make_distribution
+from mtlcli.registry.scaffold import add_plugin, make_distribution
 
 
 @pytest.mark.slow
@@ -57,3 +57,60 @@ def test_a_class_never_takes_a_name_that_its_module_uses(tmp_path, name):
     make_distribution(name, "balancers", tmp_path)
     compiled = compile((tmp_path / f"mtlcli_{name}" / "__init__.py").read_text(), name, "exec")
     assert f"{name.capitalize()}Plugin" in compiled.co_names
+
+
+def test_plugins_of_every_family_fit_into_one_distribution_and_pass_their_tests(tmp_path):
+    place = tmp_path / "one"
+    make_distribution("my-first", "balancers", place)
+    families = [*registry.FAMILIES, "balancers"]
+    for number, family in enumerate(families):
+        add_plugin(f"my-{family.replace('_', '-')}-{number}", family, place)
+    project = tomllib.loads((place / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {group.removeprefix("mtlcli.") for group in project["entry-points"]} == set(registry.FAMILIES)
+    balancers = project["entry-points"]["mtlcli.balancers"]
+    assert balancers["my-first"] == "mtlcli_my_first:MyFirst"
+    assert balancers["my-balancers-9"] == "mtlcli_my_first.my_balancers_9:MyBalancers9"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", place, place],
+        env=environment, capture_output=True, text=True, cwd=place,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{2 * (len(families) + 1)} passed" in done.stdout
+    assert "mtl plugins show heads my-heads-1" in (place / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_folder_without_plugins_of_ours_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(MtlError, match="names no plugin of mtlcli"):
+        add_plugin("my-head", "heads", tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'other'\n", encoding="utf-8")
+    with pytest.raises(MtlError, match="names no plugin of mtlcli"):
+        add_plugin("my-head", "heads", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "pyproject.toml"]
+
+
+def test_a_module_that_is_there_is_never_written_over(tmp_path):
+    make_distribution("my-method", "balancers", tmp_path)
+    add_plugin("my-head", "heads", tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(MtlError, match=r"my_head\.py already exists; choose another name"):
+        add_plugin("my-head", "heads", tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_entry_points_that_are_written_otherwise_are_left_to_the_author(tmp_path):
+    make_distribution("my-method", "balancers", tmp_path)
+    path = tmp_path / "pyproject.toml"
+    text = path.read_text(encoding="utf-8").replace(
+        '[project.entry-points."mtlcli.balancers"]\nmy-method =',
+        '[project]\nentry-points."mtlcli.balancers".my-method =',
+    )
+    text = text.replace("[project]\nentry-points", "entry-points")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        MtlError, match=r'add it to \[project\.entry-points\."mtlcli\.balancers"\] yourself: my-other = "'
+    ):
+        add_plugin("my-other", "balancers", tmp_path)
+    assert path.read_text(encoding="utf-8") == text
+    assert not (tmp_path / "mtlcli_my_method" / "my_other.py").exists()

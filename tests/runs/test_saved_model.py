@@ -157,7 +157,16 @@ def test_another_format_names_the_version_that_wrote_it(run):
 def test_a_plugin_that_is_gone_is_named_with_its_distribution(run, key, what):
     edit(run, lambda record: record["tasks"]["tone"].update({key: "mtlcli-gone"}))
     version = read_record(run)["tasks"]["tone"]["version"]
-    assert error(run) == f"{what} comes from mtlcli-gone {version}, which is not installed: pip install mtlcli-gone"
+    expected = f"{what} comes from mtlcli-gone {version}, which is not installed; pip install mtlcli-gone=={version}"
+    assert error(run) == expected
+
+
+def test_an_architecture_that_is_gone_is_named_with_its_distribution(run):
+    assert read_record(run)["architecture"]["distribution"] == "mtlcli"
+    edit(run, lambda record: record["architecture"].update(name="towers", distribution="mtlcli-towers", version="0.3"))
+    assert error(run) == (
+        'the architecture "towers" comes from mtlcli-towers 0.3, which is not installed; pip install mtlcli-towers==0.3'
+    )
 
 
 def test_another_version_of_a_plugin_is_a_warning(run):

@@ -172,8 +172,11 @@ def test_regularizers_join_those_of_the_recipe():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pcgard", 'method "pcgard": "pcgard" is no balancer.*did you mean "pcgrad"'),
-        ("soft-sharing", '"soft-sharing" is in 2 families; say regularizer:soft-sharing or architecture:soft-sharing'),
+        ("pcgard", 'method "pcgard": "pcgard" is not the name of a method .*did you mean "pcgrad"'),
+        (
+            "soft-sharing",
+            '"soft-sharing" is in 2 families; write regularizer:soft-sharing or architecture:soft-sharing',
+        ),
         ("scheduler:anealed", 'method "scheduler:anealed": unknown scheduler "anealed"; did you mean "annealed"'),
         ("equal+uncertainty", '"equal" and "uncertainty" are both of the kind balancer'),
         ("nowhere.at_all:Class", 'there is no module "nowhere'),

@@ -14,6 +14,7 @@ from mtlcli.architectures.base import Architecture
 from mtlcli.architectures.hard_sharing import HardSharing
 from mtlcli.balancers.base import Balancer
 from mtlcli.encoders.tiny import Tiny
+from mtlcli.errors import MtlError
 from mtlcli.facts import RunFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.heads.linear import Linear
@@ -272,7 +273,7 @@ def test_a_class_of_another_family_is_refused():
 
 
 def test_an_unknown_option_is_refused():
-    with pytest.raises(AssertionError, match="Uncertainty refuses the options"):
+    with pytest.raises(AssertionError, match="Uncertainty rejects the options"):
         check_balancer(registry.load("balancers", "uncertainty", "test"), strength=1.0)
 
 
@@ -316,7 +317,7 @@ def test_a_balancer_that_takes_position_for_task_is_refused():
         def forward(self, losses, tasks):
             return losses * torch.arange(1.0, len(losses) + 1)
 
-    refused(check_balancer, Positions, "in another order: expected objectives")
+    refused(check_balancer, Positions, "the order of the tasks matters: for tasks")
 
 
 def test_history_outside_buffers_is_refused():
@@ -334,6 +335,49 @@ def test_history_outside_buffers_is_refused():
             return losses * self.seen
 
     refused(check_balancer, Forgets, "a copy with the same state to give the same objectives")
+
+
+def test_a_balancer_whose_forward_changes_its_state_is_told_so_and_not_that_the_order_matters():
+    class Averages(Balancer):
+        """Updates its running mean where it reads it."""
+
+        def __init__(self, run: RunFacts) -> None:
+            super().__init__(run)
+            self.register_buffer("mean", torch.ones(len(run.tasks)))
+
+        def forward(self, losses, tasks):
+            self.mean[tasks] = 0.9 * self.mean[tasks] + 0.1 * losses.detach()
+            return losses / self.mean[tasks].clamp_min(1e-6)
+
+    refused(
+        check_balancer, Averages, r"Averages\.forward changes mean; expected state to change in a hook, such as on_step"
+    )
+
+
+def test_a_head_that_cannot_take_a_kind_of_target_is_told_how_to_decline_it():
+    class ClassesOnly(Linear):
+        """Takes the cross-entropy of whatever it gets."""
+
+        def loss(self, output, targets):
+            return nn.functional.cross_entropy(
+                output.view(len(targets), -1), targets.view(-1), reduction="none"
+            ).gather(0, targets)
+
+    refused(
+        check_head, ClassesOnly,
+        r"ClassesOnly\.loss raises \w+ for scores: .*; a head that cannot predict this kind of target must decline it by raising "
+        "MtlError in __init__",
+    )  # fmt: skip
+
+    class Declines(Linear):
+        """Predicts classes alone, and says so."""
+
+        def __init__(self, facts) -> None:
+            if facts.task.is_regression:
+                raise MtlError("predicts classes; choose another head")
+            super().__init__(facts)
+
+    check_head(Declines)
 
 
 def test_random_numbers_of_the_global_generator_are_refused():
@@ -403,7 +447,7 @@ def test_a_projection_in_fixed_order_is_refused():
                 weights[1] -= gram[0, 1] / gram[1, 1]
             return weights
 
-    refused(check_gradient_regularizer, OneSided, "two tasks to give the same in either order")
+    refused(check_gradient_regularizer, OneSided, "the same combination for two tasks in either order")
 
 
 def test_a_gradient_regularizer_without_the_option_scale_is_refused():
@@ -548,7 +592,7 @@ def test_a_metric_that_ignores_the_resample_is_refused():
         def values(self, predictions, targets, counts):
             return np.full(len(counts), (predictions == targets).mean())
 
-    refused(check_metric, Ignores, "expected counts to be worth the rows repeated", GRADES)
+    refused(check_metric, Ignores, "expected the value of the repeated rows", GRADES)
 
 
 class Colours(Task):
@@ -619,7 +663,7 @@ def test_an_architecture_that_hides_a_parameter_from_its_task_is_refused():
         def private_parameters(self, task):
             return [self.vector] if task == 0 else []
 
-    refused(check_architecture, Mixes, "task 1 reaches private parameters of another: vector")
+    refused(check_architecture, Mixes, "task 1 uses private parameters of another task: vector")
 
 
 def test_an_encoder_without_seed_is_refused():

@@ -10,27 +10,34 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli import registry
 from mtlcli.cli import main
 from mtlcli.errors import MtlError
-from mtlcli.training.compatibility import FAMILIES, NEUTRAL, Pair, check_combination, pairs
+from mtlcli.registry import FAMILIES, METHODS
+from mtlcli.training.compatibility import (
+    Pair,
+    _methods_of,
+    architecture_with_towers,
+    check_combination,
+    pairs,
+    problems,
+)
 from mtlcli.training.loop import train
 from mtlcli.training.setup import set_up
 from mtlcli.training.state import Progress
 from mtlcli.training.step import enter_stage, take_step
 from small import small_config, write_files
 
-BUILT_IN = {family: list(registry.FAMILIES[family].built_in) for family in FAMILIES}
+BUILT_IN = {family: list(FAMILIES[family].built_in) for family in METHODS}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "combinations.md"
 
 
 def key(one: tuple[str, str], other: tuple[str, str]) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (one, other) if FAMILIES.index(one[0]) < FAMILIES.index(other[0]) else (other, one)
+    return (one, other) if METHODS.index(one[0]) < METHODS.index(other[0]) else (other, one)
 
 
 def allowed(micro_batches: int) -> set[tuple[tuple[str, str], tuple[str, str]]]:
     found = pairs(BUILT_IN, tasks=3, micro_batches=micro_batches)
-    return {(pair.first, pair.second) for pair in found if not pair.problem}
+    return {(pair.first, pair.second) for pair in found if pair.works}
 
 
 def covering_runs() -> list[tuple[int, dict[str, str]]]:
@@ -42,7 +49,7 @@ def covering_runs() -> list[tuple[int, dict[str, str]]]:
         left = dict.fromkeys(sorted(wanted))
         while left:
             chosen = dict(next(iter(left)))
-            for family in FAMILIES:
+            for family in METHODS:
                 if family in chosen:
                     continue
                 fitting = [
@@ -89,23 +96,16 @@ def sections(run: dict[str, str], teacher: str) -> dict[str, object]:
         "fixed-ratio": {"ratio": {"tone": 2, "same": 1, "near": 1}},
     }
     chosen = {family: {"name": name, **options.get(name, {})} for family, name in run.items()}
-    neutral = NEUTRAL | ({"architectures": "soft-sharing"} if run.get("regularizers") == "soft-sharing" else {})
-    found: dict[str, object] = {
-        slot: chosen.get(family, {"name": neutral.get(family, "")})
-        for slot, family in (("scheduler", "schedulers"), ("balancer", "balancers"), ("architecture", "architectures"))
-    }
-    if "gradient_regularizers" in chosen:
-        found["gradient_regularizer"] = chosen["gradient_regularizers"]
-    if "regularizers" in chosen:
-        found["regularizers"] = [chosen["regularizers"]]
-    return found
+    if run.get("regularizers") == "soft-sharing" and "architectures" not in chosen:
+        chosen["architectures"] = {"name": architecture_with_towers()}
+    return {FAMILIES[family].key: [section] if FAMILIES[family].many else section for family, section in chosen.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheduler", BUILT_IN["schedulers"])
 def test_two_steps_of_every_allowed_pair(files, teacher, tmp_path, scheduler):
     for micro_batches, run in RUNS:
-        if run.get("schedulers", NEUTRAL["schedulers"]) != scheduler:
+        if run.get("schedulers", FAMILIES["schedulers"].default) != scheduler:
             continue
         training = {"micro_batches": micro_batches, "steps": 2, "batch_size": 4}
         prepared = set_up(small_config(files, training=training, **sections(run, teacher)))
@@ -120,7 +120,7 @@ def test_two_steps_of_every_allowed_pair(files, teacher, tmp_path, scheduler):
 
 
 def test_every_refused_pair_is_refused_in_one_sentence_before_data_is_read(tmp_path):
-    refused = [pair for pair in pairs(BUILT_IN, tasks=3, micro_batches=1) if pair.problem]
+    refused = [pair for pair in pairs(BUILT_IN, tasks=3, micro_batches=1) if not pair.works]
     assert refused, "some methods cannot work together"
     for pair in refused:
         run = dict((pair.first, pair.second))
@@ -128,18 +128,31 @@ def test_every_refused_pair_is_refused_in_one_sentence_before_data_is_read(tmp_p
         config = small_config(tmp_path / "no-such-folder", **values)
         with pytest.raises(MtlError) as error:
             check_combination(config)
-        assert any(line in pair.problem for line in error.value.lines), run
+        assert set(error.value.lines) == {problem.sentence() for problem in pair.problems}, run
         assert all("\n" not in line for line in error.value.lines)
 
 
 def test_two_tasks_a_step_are_enough_for_a_method_that_compares_tasks():
-    def problem(scheduler: str, micro_batches: int) -> Pair:
+    def pair(scheduler: str, micro_batches: int) -> Pair:
         names = {"schedulers": [scheduler], "gradient_regularizers": ["pcgrad"]}
         return pairs(names, tasks=2, micro_batches=micro_batches)[0]
 
-    assert "visits one task a step" in problem("proportional", 1).problem
-    assert problem("proportional", 2).problem == ""
-    assert problem("round-robin", 1).problem == ""
+    assert [problem.sentence() for problem in pair("proportional", 1).problems] == [
+        'pcgrad compares the tasks of a step, and the scheduler "proportional" visits one task per step; '
+        "choose --scheduler round-robin or --micro-batches 2 or more"
+    ]
+    assert pair("proportional", 2).works
+    assert pair("round-robin", 1).works
+
+
+def test_the_cure_of_every_problem_removes_it():
+    by_flag = {"--scheduler": "schedulers", "--set": "architectures"}
+    for pair in pairs(BUILT_IN, tasks=3, micro_batches=1):
+        for problem in pair.problems:
+            _, flag, value = problem.cure.split(" ")[:3]
+            cured = dict((pair.first, pair.second)) | {by_flag[flag]: value.removeprefix("architecture=")}
+            left = problems(_methods_of(cured), tasks=3, micro_batches=1)
+            assert problem.method not in [other.method for other in left], (pair, left)
 
 
 @pytest.fixture
@@ -165,11 +178,11 @@ def test_the_document_is_what_the_command_writes(command):
 
 def test_the_text_names_what_is_refused_and_the_json_all(command):
     text = command("--built-in")
-    refusal = text[text.index("compares the tasks of a step") :].split("\n\n")[0]
-    methods, never, later = re.split(": not with |; from --micro-batches 2 on with ", refusal.splitlines()[1].strip())
+    rejection = next(part for part in text.split("\n\n") if "compares the tasks of a step" in part)
+    methods, always, alone = re.split(": not with |; only with --micro-batches 2 or more: ", rejection.split(". ")[0])
     assert {"pcgrad", "tchebycheff", "famo"} <= set(methods.split(", "))
-    assert {"bandit", "worst-task"} <= set(never.split(", "))
-    assert {"proportional", "shuffled"} <= set(later.split(", "))
+    assert {"bandit", "worst-task"} <= set(always.split(", "))
+    assert {"proportional", "shuffled"} <= set(alone.split(", "))
     found = json.loads(command("--built-in", "--format", "json"))
-    count = sum(len(BUILT_IN[a]) * len(BUILT_IN[b]) for a, b in itertools.combinations(FAMILIES, 2))
+    count = sum(len(BUILT_IN[a]) * len(BUILT_IN[b]) for a, b in itertools.combinations(METHODS, 2))
     assert {len(one) for one in found.values()} == {count}

@@ -1,0 +1,173 @@
+"""The JSON Schema of a recipe, which editors use to complete and check keys as they are typed."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic.errors import PydanticInvalidForJsonSchema
+
+from mtlcli import registry
+from mtlcli.config.schema import Choice, Config, EncoderConfig, HeadChoice, OptimizerConfig, TaskConfig, TrainingConfig
+from mtlcli.errors import MtlError
+from mtlcli.registry import FAMILIES
+
+Schema = dict[str, Any]
+
+DRAFT = "http://json-schema.org/draft-07/schema#"
+TEXT_OR_NUMBER: Schema = {"type": ["string", "number"]}
+TEXTS: Schema = {"anyOf": [TEXT_OR_NUMBER, {"type": "array", "items": TEXT_OR_NUMBER}]}
+SHORT_FORMS: dict[str, Schema] = {
+    "text": TEXTS,
+    "label": TEXT_OR_NUMBER,
+    "labels": TEXTS,
+    "metrics": TEXTS,
+    "range": {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]
+    },
+}
+"""What a recipe may write for keys of a task whose values are converted before they are validated."""
+
+
+def recipe_schema(*, built_in: bool = False) -> Schema:
+    """Return the JSON Schema (draft 7) of a recipe, with the options of every plugin.
+
+    Args:
+        built_in: leave out the plugins of other packages. A plugin that cannot be imported is listed without options.
+    """
+    builder = _Builder(built_in)
+    properties: dict[str, Schema] = {"tasks": builder.tasks()}
+    properties["encoder"] = _or_null(builder.choice("encoders", _own_fields(EncoderConfig), any_name=True))
+    for family in FAMILIES.values():
+        if not family.key or family.key in properties:
+            continue
+        section = builder.choice(family.name, {})
+        properties[family.key] = _or_null(
+            {"anyOf": [section, {"type": "array", "items": section}]} if family.many else section
+        )
+    for key, model in (("optimizer", OptimizerConfig), ("training", TrainingConfig)):
+        properties[key] = _or_null(_without_titles(model.model_json_schema()))
+    plain = _without_titles(Config.model_json_schema()["properties"])
+    for key, field in Config.model_fields.items():
+        properties.setdefault(key, plain[key])
+        properties[key] = {"description": field.description, **properties[key]}
+    return {
+        "$schema": DRAFT,
+        "title": "mtlcli recipe",
+        "type": ["object", "null"],
+        "additionalProperties": False,
+        "properties": {key: properties[key] for key in Config.model_fields},
+        "definitions": dict(sorted(builder.definitions.items())),
+    }
+
+
+class _Builder:
+    """Build the schemas of choices; nested models of options become definitions of the whole schema."""
+
+    def __init__(self, built_in: bool) -> None:
+        self.built_in = built_in
+        self.definitions: dict[str, Schema] = {}
+
+    def tasks(self) -> Schema:
+        """Return the schema of `tasks`: names, or a mapping of names to settings."""
+        head = self.choice("heads", {}, name_required=False)
+        fields = _own_fields(TaskConfig) | {"head": _or_null(head)}
+        fields["name"] = {"type": "string", "description": "the same as kind"}
+        task = self.choice("tasks", fields, key="kind", name_required=False)
+        return {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "object", "additionalProperties": _or_null(task)},
+                {"type": "null"},
+            ]
+        }
+
+    def choice(
+        self, family: str, fields: dict[str, Schema], *, key: str = "name", name_required: bool = True, any_name: bool = False
+    ) -> Schema:  # fmt: skip
+        """Return the schema of a section that selects a plugin, as a name or as a mapping with its options.
+
+        Args:
+            family: family of the plugin.
+            fields: the core's own keys of the section, besides the plugin's name.
+            key: the key of the plugin's name.
+            name_required: whether a mapping without a name selects the default plugin or none, rather than one found later.
+            any_name: whether a name may be something other than a plugin, such as a folder.
+        """
+        row = FAMILIES[family]
+        # The key of a flag's default family also takes the plugins of the other families, and a sum of both.
+        families = registry.families_of_flag(row.flag) if row.flag and row.default else (row,)
+        entries = [entry for member in families for entry in self._entries(member.name)]
+        names = list(dict.fromkeys(entry.name for entry in entries))
+        pattern = ":|\\+" if len(families) > 1 else ":"
+        name: Schema = {
+            "anyOf": [{"enum": names}, {"type": "string"} if any_name else {"type": "string", "pattern": pattern}]
+        }
+        rules = [
+            {
+                "if": {"properties": {key: {"const": entry.name}}, "required": [key]},
+                "then": self._options(entry, fields, key),
+            }
+            for entry in entries
+        ]
+        if name_required and row.default:
+            default = next(entry for entry in entries if entry.name == row.default)
+            rules.append({"if": {"not": {"required": [key]}}, "then": self._options(default, fields, key)})
+        mapping: Schema = {"type": "object", "properties": {key: name, **fields}, "allOf": rules}
+        if name_required and not row.default:
+            mapping["required"] = [key]
+        return self._define(family, {"anyOf": [name, mapping]})
+
+    def _entries(self, family: str) -> Iterable[registry.Entry]:
+        return registry.built_in(family) if self.built_in else registry.entries(family)
+
+    def _options(self, entry: registry.Entry, fields: dict[str, Schema], key: str) -> Schema:
+        """Return what a mapping may hold that selects this plugin."""
+        try:
+            model = registry.options_model(registry.load(entry.family, entry.name, entry.family))
+            prefix = f"{entry.family}.{entry.name}"
+            schema = _without_titles(model.model_json_schema(ref_template=f"#/definitions/{prefix}.{{model}}"))
+        except (MtlError, PydanticInvalidForJsonSchema, NameError, TypeError):
+            return {}  # broken, or with an option that JSON cannot express: `mtl check` validates it
+        for name, definition in schema.pop("$defs", {}).items():
+            self.definitions[f"{prefix}.{name}"] = definition
+        allowed = dict.fromkeys((key, *fields), True) | schema.get("properties", {})
+        rule: Schema = {"properties": allowed, "additionalProperties": False}
+        return rule | ({"required": schema["required"]} if "required" in schema else {})
+
+    def _define(self, name: str, schema: Schema) -> Schema:
+        self.definitions[name] = schema
+        return {"$ref": f"#/definitions/{name}"}
+
+
+def _own_fields(model: type[Choice]) -> dict[str, Schema]:
+    """Return the schemas of the keys of a section that are the core's, without the plugin's name and nested choices."""
+    properties = _without_titles(model.model_json_schema(by_alias=True)["properties"])
+    skipped = (
+        "name",
+        "kind",
+        *(key for key, field in model.model_fields.items() if field.annotation == HeadChoice | None),
+    )
+    fields = {key: schema for key, schema in properties.items() if key not in skipped}
+    for key, short in SHORT_FORMS.items():
+        if key in fields:
+            fields[key] = {"description": fields[key]["description"]} | _or_null(short)
+    return fields
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _without_titles(schema: Any) -> Any:
+    """Drop the titles that pydantic derives from names."""
+    if isinstance(schema, list):
+        return [_without_titles(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: {name: _without_titles(below) for name, below in value.items()}
+        if key in ("properties", "$defs")
+        else _without_titles(value)
+        for key, value in schema.items()
+        if key != "title"
+    }
