@@ -48,7 +48,8 @@ def some(tokenized: TokenizedSplit, rows: int) -> TokenizedSplit:
     sides = tuple(
         TokenSequences(one.tokens, one.starts[: rows + 1], one.types, one.truncated) for one in tokenized.sides
     )
-    return replace(tokenized, sides=sides, targets=None if tokenized.targets is None else tokenized.targets[:rows])
+    gold = None if tokenized.gold is None else tokenized.gold.take(slice(rows))
+    return replace(tokenized, sides=sides, gold=gold)
 
 
 def main() -> None:

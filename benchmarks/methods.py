@@ -28,7 +28,8 @@ from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
 from mtlcli.config.schema import Config
 from mtlcli.facts import RunFacts
-from mtlcli.plugin import SetupContext, StepResult, TeacherPredictions
+from mtlcli.plugin import SetupContext, StepResult
+from mtlcli.tasks.targets import Arrays
 from mtlcli.training.engine import StepEngine, TaskLoss, blocks
 from mtlcli.training.optimizer import clip_gradients, set_rates
 from mtlcli.training.setup import TrainingRun, set_up
@@ -104,12 +105,14 @@ class Method:
 def start_of(run: TrainingRun) -> SetupContext:
     """What plugins see before step 1; a teacher is sure of nothing."""
 
-    def teach(folder: str, task: int) -> TeacherPredictions:
-        facts = run.facts[task]
-        if facts.labels is None:
-            return TeacherPredictions(torch.full((facts.rows,), 2.5).numpy(), None)
-        each = torch.full((facts.rows, len(facts.labels)), 1 / len(facts.labels)).numpy()
-        return TeacherPredictions(each.argmax(1), each)
+    def teach(folder: str, task: int) -> Arrays:
+        target, rows = run.facts[task].target, run.facts[task].rows
+        # the average over as many votes as there are classes, each for another one
+        votes = [target.examples(rows + shift).take(slice(shift, None)) for shift in range(target.outputs())]
+        taught = target.soft(target.average(votes, [target] * len(votes)))
+        if taught is None:
+            raise ValueError(f"{run.facts[task].name} cannot be taught")
+        return taught
 
     names = {kind: tuple(name for name, _ in blocks(run.model, kind)) for kind in ("layer", "tensor")}
     return SetupContext(run.model, run.encoder.dim, 10_000, names.__getitem__, teach)

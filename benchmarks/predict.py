@@ -34,8 +34,10 @@ from mtlcli.data.readers import FileSource
 from mtlcli.encoders.load import load_encoder
 from mtlcli.facts import TaskFacts
 from mtlcli.inference.predict import Reading, predict
+from mtlcli.inference.predictor import LoadedMember, Predictor
 from mtlcli.model.build import build_model
 from mtlcli.runs.saved_model import SavedRun
+from mtlcli.tasks.targets import Classes
 
 WORDS = (
     "the a of to and in it was very not good bad slow quick house garden river train cook waiter soup bread story long short "
@@ -55,20 +57,21 @@ def saved(folder: Path) -> SavedRun:
         [Layer({"tasks": {"sst": {"encoding": "single", "head": "linear"}}, "encoder": {"name": str(folder)}})]
     )
     encoder = load_encoder(folder)
-    facts = (TaskFacts("sst", 100, 10, ("1", "2", "3", "4", "5")),)
+    facts = (TaskFacts("sst", 100, 10, Classes.named("1", "2", "3", "4", "5")),)
     model = build_model(config, encoder, facts).eval()
     return SavedRun(folder, config, model, encoder, facts, {})
 
 
 def ours(run: SavedRun, place: torch.device, **limits: int) -> Callable[[Path], list[str]]:
     """`predict`, reading the file."""
+    predictor = Predictor(run.folder, run.facts, ((LoadedMember(run, 0),),))
 
     def answer(file: Path) -> list[str]:
         source = FileSource(file)
         rows = predict(
-            run, source, [Reading(("text",), "single", (0,))], device=place, autocast=nullcontext(), **limits
+            predictor, source, [Reading(("text",), "single", (0,))], device=place, autocast=nullcontext(), **limits
         )
-        return [str(found["sst"].label) for _, found in rows]
+        return [found["sst"].as_json()["label"] for _, found in rows]
 
     return answer
 
@@ -82,7 +85,7 @@ def plain(run: SavedRun, place: torch.device) -> Callable[[Path], list[str]]:
 
     def answer(file: Path) -> list[str]:
         lines = file.read_text().splitlines()
-        labels = run.facts[0].labels or ()
+        labels = run.facts[0].target.labels or ()
         found: list[str] = []
         with torch.inference_mode():
             for start in range(0, len(lines), 32):

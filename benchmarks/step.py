@@ -64,7 +64,7 @@ def bare(run: TrainingRun) -> Callable[[list[TaskLoss]], None]:
         for one in batches:
             with run.autocast:
                 batch = one.batches[0]
-                loss = model.heads[one.task].loss(model(one.task, batch), batch.targets).mean()
+                loss = model.heads[one.task].loss(model(one.task, batch), batch.gold).mean()
             loss.backward()
             losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

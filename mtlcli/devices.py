@@ -30,6 +30,15 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device: through pinned memory and without waiting to a GPU, float64 as float32 to any other one."""
+    if device.type == "cpu":
+        return tensor
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return (tensor.float() if tensor.dtype == torch.float64 else tensor).to(device)
+
+
 def find_precision(name: str, device: torch.device) -> str:
     """fp32 or bf16. `auto` is bf16 on GPUs that have it and fp32 elsewhere.
 

@@ -1,41 +1,38 @@
-"""Facts about tasks and runs that every plugin may know, and seeds derived from a purpose."""
+"""Facts about tasks and runs that every plugin may read, and seeds derived from a purpose."""
 
 import hashlib
 from dataclasses import dataclass
 
 import torch
 
+from mtlcli.tasks.targets import Target
+
 
 @dataclass(frozen=True)
 class TaskFacts:
     """What a plugin may know of one task before step 1.
 
-    `dev_rows` is 0 for a task without dev rows, None where it is not known. `labels` are the class names in index order; None
-    for a task that predicts a score. `score_range`, `score_mean` and `score_std` are in the units of the data file and
-    describe the training rows; None for a task that predicts classes.
+    Attributes:
+        rows: training rows.
+        batches: micro-batches in which each of them occurs once.
+        target: what the task predicts, fitted on the training rows.
+        dev_rows: 0 for a task without dev rows, None where it is not known.
     """
 
     name: str
     rows: int
     batches: int
-    labels: tuple[str, ...] | None = None
-    score_range: tuple[float, float] | None = None
-    score_mean: float | None = None
-    score_std: float | None = None
+    target: Target
     dev_rows: int | None = None
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the task predicts a score instead of a class."""
-        return self.labels is None
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a scheduler, balancer, gradient regularizer or regularizer may know of the run: first argument of each.
+    """What a scheduler, balancer, gradient regularizer or regularizer may know of the run: the first argument of each.
 
-    `tasks` are in the order of the run; an index into them is what `tasks (k,)` tensors hold everywhere.
-    `micro_batches` is the number of micro-batches that `training.micro_batches` asks of one step.
+    Attributes:
+        tasks: in the order of the run; `tasks (k,)` tensors hold indices into them.
+        micro_batches: how many micro-batches one step takes, as `training.micro_batches` says.
     """
 
     tasks: tuple[TaskFacts, ...]
@@ -43,11 +40,11 @@ class RunFacts:
     micro_batches: int = 1
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A random generator on the CPU that depends on the run's seed and `purpose` alone."""
+        """Return a random generator on the CPU that depends on the run's seed and `purpose` alone."""
         return torch.Generator().manual_seed(seed_for(self.seed, purpose))
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed from the run's seed and what it is for: adding a task or a plugin changes nobody else's numbers."""
+    """Derive a 63-bit seed from the run's seed and a purpose, so that a task or plugin does not change other random streams."""
     text = "\0".join([str(seed), *map(str, purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

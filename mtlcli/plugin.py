@@ -4,20 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from torch import Tensor, nn
 
 from mtlcli.facts import RunFacts
 from mtlcli.model.multitask import MultiTaskModel
-
-
-@dataclass(frozen=True)
-class TeacherPredictions:
-    """What a finished run predicts for the training rows of a task: values (n,) class indices or scores in the units of the
-    data, probabilities (n, classes) or None for scores."""
-
-    values: np.ndarray
-    probabilities: np.ndarray | None
+from mtlcli.tasks.targets import Arrays
 
 
 @dataclass(frozen=True)
@@ -27,19 +18,20 @@ class SetupContext:
     `model` is the MultiTaskModel with its first weights; `dim` the width of its encodings, `steps` the planned length of the
     run. `blocks(granularity)` names the
     blocks of shared parameters at a granularity of `layer` or `tensor`, in their order. `teacher_predictions(run, task)` lets a finished
-    run, by its folder, predict the training rows of a task.
+    run, by its folder, predict the training rows of a task, as `Target.soft` gives them.
     """
 
     model: MultiTaskModel
     dim: int
     steps: int
     blocks: Callable[[str], tuple[str, ...]]
-    teacher_predictions: Callable[[str, int], TeacherPredictions]
+    teacher_predictions: Callable[[str, int], Arrays]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """After an optimizer update. tasks (k,), losses (k,) mean per row before balancing, weights (k,) given to them.
+    """After an optimizer update. tasks (k,), losses (k,) before balancing: per unit, for classes and scores the mean per row;
+    weights (k,) given to them.
 
     gram (k, k) float64 on the CPU holds the inner products of the unweighted task gradients, where the engine made them.
     losses_after (k,) are the losses of the same batches after the update, with the same dropout masks, where the balancer

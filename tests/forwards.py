@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import labels
 from mtlcli.architectures.base import Architecture, HiddenStates, Inputs
 from mtlcli.architectures.hard_sharing import HardSharing
 from mtlcli.data.batches import Batch
@@ -12,10 +13,13 @@ from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.regularizers.base import Regularizer
+from mtlcli.tasks.targets import Classes, Score
 from mtlcli.training.engine import regularization
 from mtlcli.training.rng import random_states
 
-RUN = RunFacts((TaskFacts("score", 100, 10, None, (0.0, 5.0), 2.5, 1.5), TaskFacts("class", 100, 10, ("no", "yes"))))
+RUN = RunFacts(
+    (TaskFacts("score", 100, 10, Score(0.0, 5.0, 2.5, 1.5)), TaskFacts("class", 100, 10, Classes.named("no", "yes")))
+)
 
 
 def bert(dropout: float = 0.1) -> MultiTaskModel:
@@ -72,7 +76,8 @@ def batch(task: int, tokens: list[list[int]], lengths: list[int] | None = None) 
     if lengths is not None:
         mask = torch.arange(len(tokens[0])) < torch.tensor(lengths).unsqueeze(1)
     targets = torch.ones(len(tokens), dtype=torch.long if task else torch.float64)
-    return Batch(task, 1, np.arange(len(tokens)), torch.tensor(tokens), mask, None, targets)
+    gold, units = labels.rows(targets), float(len(tokens))
+    return Batch(task, 1, np.arange(len(tokens)), torch.tensor(tokens), mask, None, gold, units)
 
 
 def term(model: MultiTaskModel, plugin: Regularizer, one: Batch) -> Tensor | float:

@@ -41,13 +41,15 @@ def test_classes_of_every_task_occur(data):
         task = registry.load("tasks", name, "test")(name)
         loaded = load_task(name, TaskConfig(), task, data=str(data / "cs224n"), sample=False, seed=1)
         assert (
-            set(loaded.splits["train"].targets.tolist()) == set(range(classes)) == set(range(len(loaded.target.labels)))
+            set(loaded.splits["train"].gold["index"].tolist())
+            == set(range(classes))
+            == set(range(len(loaded.target.labels)))
         )
 
 
 def test_similarities_are_within_their_range(data):
     task = registry.load("tasks", "sts", "test")("sts")
     loaded = load_task("sts", TaskConfig(), task, data=str(data / "cs224n"), sample=False, seed=1)
-    targets = loaded.splits["train"].targets
+    targets = loaded.splits["train"].gold["value"]
     assert (targets.min(), targets.max()) == (0.0, 5.0)
     assert loaded.target.mean == pytest.approx(targets.mean())

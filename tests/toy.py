@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import labels
 from mtlcli.architectures.base import Architecture, HiddenStates, Inputs
 from mtlcli.balancers.base import Balancer
 from mtlcli.balancers.equal import Equal
@@ -13,6 +14,7 @@ from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
 from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.tasks.targets import Classes, Score
 from mtlcli.training.engine import StepEngine, TaskLoss
 
 DIM, WORDS = 6, 20
@@ -34,9 +36,9 @@ def facts(tasks: int = 2, rows: tuple[int, ...] = (100, 300, 50, 10)) -> RunFact
     """Tasks a, b, c, ...: the second one predicts a score, the others one of three classes."""
     return RunFacts(
         tuple(
-            TaskFacts(name, rows[index], rows[index] // 10, None, (0.0, 5.0), 2.0, 1.5)
+            TaskFacts(name, rows[index], rows[index] // 10, Score(0.0, 5.0, 2.0, 1.5))
             if index == 1
-            else TaskFacts(name, rows[index], rows[index] // 10, ("x", "y", "z"))
+            else TaskFacts(name, rows[index], rows[index] // 10, Classes.named("x", "y", "z"))
             for index, name in enumerate("abcd"[:tasks])
         ),
         seed=1,
@@ -57,13 +59,14 @@ def batch(task: int, rows: int, seed: int = 0) -> Batch:
         torch.rand(rows, generator=random).double() * 5 if task == 1 else torch.randint(3, (rows,), generator=random)
     )
     tokens = torch.randint(WORDS, (rows, 4), generator=random)
-    return Batch(task, 1, np.arange(rows), tokens, None, None, targets)
+    return Batch(task, 1, np.arange(rows), tokens, None, None, labels.rows(targets), float(rows))
 
 
 def part(whole: Batch, start: int, end: int) -> Batch:
     """Some rows of a batch."""
-    targets = None if whole.targets is None else whole.targets[start:end]
-    return Batch(whole.task, 1, whole.rows[start:end], whole.tokens[start:end], None, None, targets)
+    gold = None if whole.gold is None else whole.gold.take(slice(start, end))
+    rows = whole.rows[start:end]
+    return Batch(whole.task, 1, rows, whole.tokens[start:end], None, None, gold, float(len(rows)))
 
 
 def engine(

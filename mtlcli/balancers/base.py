@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from mtlcli.plugin import Plugin
+from mtlcli.tasks.targets import Tensors
 
 Need = Literal["several-tasks", "all-tasks", "gram", "last-layer-gram", "losses-after"]
 """What a method requires of the steps or of the engine.
@@ -22,14 +23,14 @@ engine then stores the gradient rows in every step. losses-after: `StepResult.lo
 class BatchLosses:
     """The losses of one batch.
 
-    rows (n,) index the training split, losses (n,) carry their graph, and `loss_of(targets (n,)) -> (n,)` computes the head's
-    loss of the same output for other targets (class indices or scores).
+    rows (n,) index the training split, losses (n,) carry their graph, and `loss_of(gold) -> (n,)` computes the head's loss of the
+    same output for other labels.
     """
 
     task: int
     rows: np.ndarray
     losses: Tensor
-    loss_of: Callable[[Tensor], Tensor]
+    loss_of: Callable[[Tensors], Tensor]
 
 
 class Balancer(Plugin):

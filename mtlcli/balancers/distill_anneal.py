@@ -2,7 +2,6 @@
 
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -11,6 +10,7 @@ from mtlcli.balancers.base import Balancer, BatchLosses
 from mtlcli.errors import MtlError, suggest
 from mtlcli.facts import RunFacts
 from mtlcli.plugin import SetupContext, StepResult
+from mtlcli.tasks.targets import Arrays
 
 
 class DistillAnneal(Balancer):
@@ -61,7 +61,7 @@ class DistillAnneal(Balancer):
         # Replaced in setup, when the length of the run is known.
         self.steps = 1
         # Not in the checkpoint, because folders and rows determine them.
-        self.teacher_targets: dict[int, np.ndarray] = {}
+        self.teacher_targets: dict[int, Arrays] = {}
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
         self.done: Tensor
 
@@ -71,9 +71,7 @@ class DistillAnneal(Balancer):
         errors: list[str] = []
         for task, folder in self.teachers.items():
             try:
-                predictions = context.teacher_predictions(folder, task)
-                probabilities = predictions.probabilities
-                self.teacher_targets[task] = predictions.values if probabilities is None else probabilities
+                self.teacher_targets[task] = context.teacher_predictions(folder, task)
             except MtlError as error:
                 errors += [f"balancer.teachers.{self.run.tasks[task].name}: {line}" for line in error.lines]
         if errors:
@@ -93,13 +91,8 @@ class DistillAnneal(Balancer):
         # The teacher's loss would be computed and multiplied by 0 otherwise.
         if batch.task not in self.teacher_targets or gold == 1:
             return batch.losses
-        targets = torch.from_numpy(self.teacher_targets[batch.task][batch.rows]).to(batch.losses.device)
-        if targets.dim() == 1:
-            teacher_losses = batch.loss_of(targets)
-        else:
-            classes = [torch.full((len(targets),), index, device=targets.device) for index in range(targets.shape[1])]
-            class_losses = torch.stack([batch.loss_of(labels) for labels in classes], dim=1)
-            teacher_losses = (targets.to(class_losses) * class_losses).sum(1)
+        soft = self.teacher_targets[batch.task].take(batch.rows).tensors().to(batch.losses.device)
+        teacher_losses = self.run.tasks[batch.task].target.soft_loss(batch.loss_of, soft)
         return gold * batch.losses + (1 - gold) * teacher_losses
 
     def on_step(self, result: StepResult) -> None:

@@ -1,6 +1,5 @@
 """GradNorm: Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018, arXiv:1711.02257."""
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -57,7 +56,7 @@ class GradNorm(Balancer):
         self.alpha = alpha
         # One parameter per task: in a common tensor, Adam's momentum would move absent tasks.
         self.weights = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in run.tasks)
-        guess = [1.0 if task.labels is None else math.log(len(task.labels)) for task in run.tasks]
+        guess = [task.target.guess for task in run.tasks]
         initial = torch.tensor(guess) if initial_loss == "log-classes" else torch.zeros(len(guess))
         # 0 marks a task whose first loss has not been observed yet.
         self.register_buffer("initial", initial)

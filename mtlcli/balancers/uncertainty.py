@@ -45,7 +45,8 @@ class Uncertainty(Balancer):
         super().__init__(run)
         # One parameter per task: in a common tensor, Adam's momentum would move absent tasks.
         self.log_variance = nn.ParameterList(nn.Parameter(torch.tensor(initial_log_variance)) for _ in run.tasks)
-        halved = [task.is_regression if form == "by-task" else form == "regression" for task in run.tasks]
+        by_task = [task.target.noise == "gaussian" for task in run.tasks]
+        halved = by_task if form == "by-task" else [form == "regression"] * len(by_task)
         self.register_buffer("share", torch.tensor([0.5 if half else 1.0 for half in halved]))
         self.share: Tensor
 

@@ -9,7 +9,6 @@ from mtlcli.cli.console import err, say, show_plan, size, table
 from mtlcli.cli.options import RunOptions
 
 if TYPE_CHECKING:
-    from mtlcli.data.splits import LoadedTask
     from mtlcli.training.dry_run import DryRunResult
     from mtlcli.training.run import OpenedRun
     from mtlcli.training.seeds import OpenedGroup
@@ -50,7 +49,8 @@ def check(
         show_plan(prepared.plan, warnings=False)
         _show_batches(results)
         for loaded in prepared.tasks:
-            say(f"{loaded.task.name}: {_labels(loaded)}")
+            for line in loaded.target.check(loaded.splits["train"].gold):
+                say(f"{loaded.task.name}: {line}")
         if run.output is not None:
             say(_seeds_output(group) if group is not None else _output(opened, overwrite=run.overwrite))
     warnings = prepared.plan.warnings
@@ -91,17 +91,3 @@ def _show_batches(results: "list[DryRunResult]") -> None:
         for result in results
     ]  # fmt: skip
     table("", columns, rows)
-
-
-def _labels(loaded: "LoadedTask") -> str:
-    from collections import Counter
-
-    from mtlcli.tasks.targets import Classes
-
-    targets = loaded.splits["train"].targets
-    if not isinstance(loaded.target, Classes):
-        return f"scores {targets.min():g} to {targets.max():g}, mean {targets.mean():.3g}, standard deviation {targets.std():.3g}"
-    counts = Counter(targets.tolist())
-    shown = [f"{label} {counts.get(index, 0)}" for index, label in enumerate(loaded.target.labels[:10])]
-    more = len(loaded.target.labels) - len(shown)
-    return "labels " + ", ".join(shown) + (f", and {more} more" if more else "")

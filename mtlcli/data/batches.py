@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from mtlcli.data.tokens import TokenizedSplit
+from mtlcli.devices import move
 from mtlcli.facts import seed_for
+from mtlcli.tasks.targets import Tensors
 
 POOL = 100
 """Batches whose rows are sorted by length together: large enough for little padding, small enough to stay random."""
@@ -17,9 +19,14 @@ POOL = 100
 class Batch:
     """Some rows of one task, ready for the encoder.
 
-    tokens (sides * n, length) int64, the first sides of all rows before the second ones; mask and types of the same
-    shape, mask None where nothing is padded, types None where the encoder has none; targets (n,) int64 or float64;
-    rows (n,) numbers the rows within their split.
+    Attributes:
+        rows: (n,), numbers of the rows within their split.
+        tokens: (sides * n, length) int64, the first sides of all rows before the second ones.
+        mask: of the same shape, True at tokens; None without padding.
+        types: of the same shape; None for an encoder without them.
+        gold: labels of the rows; None where they have none.
+        units: loss units of all rows together, see `Target.units`. Computed with the batch, so that a visit of several
+            micro-batches knows its divisor before the first backward pass, and a GPU is not waited for.
     """
 
     task: int
@@ -28,45 +35,45 @@ class Batch:
     tokens: Tensor
     mask: Tensor | None
     types: Tensor | None
-    targets: Tensor | None
+    gold: Tensors | None
+    units: float
 
     @property
     def count(self) -> int:
-        """Rows over which the mean of the loss is taken."""
+        """Number of rows."""
         return len(self.rows)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device; copied from pinned memory without waiting where that is a GPU."""
+        """Return the batch on a device, see `devices.move`."""
         if device.type == "cpu":
             return self
-
-        def move(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
-            if device.type == "cuda":
-                return tensor.pin_memory().to(device, non_blocking=True)
-            return (tensor.float() if tensor.dtype == torch.float64 else tensor).to(device)
-
-        moved = move(self.tokens)
-        if moved is None:
-            raise RuntimeError("a batch without tokens")
-        return replace(self, tokens=moved, mask=move(self.mask), types=move(self.types), targets=move(self.targets))
+        return replace(
+            self,
+            tokens=move(self.tokens, device),
+            mask=None if self.mask is None else move(self.mask, device),
+            types=None if self.types is None else move(self.types, device),
+            gold=None if self.gold is None else self.gold.to(device),
+        )
 
 
 def batches_per_pass(rows: int, batch_size: int) -> int:
-    """Batches in which every row occurs exactly once; the last may be smaller."""
+    """Return the number of batches in which every row occurs exactly once; the last can be smaller."""
     return -(-rows // batch_size)
 
 
-def pairs_per_pass(targets: np.ndarray) -> int:
-    """Batches of two rows of every class in which no row occurs twice: a pass ends with the rows of the rarest class."""
-    return int(np.bincount(targets).min()) // 2
+def pairs_per_pass(strata: np.ndarray) -> int:
+    """Return the number of batches of two rows of every class in which no row occurs twice: the rarest class ends a pass."""
+    return int(np.bincount(strata[strata >= 0]).min()) // 2
 
 
 def pass_order(lengths: np.ndarray, batch_size: int, seed: int, task: str, number: int) -> list[np.ndarray]:
-    """Row numbers of each batch of pass `number`: every row exactly once, rows of similar length together, both shuffled.
+    """Return the row numbers of each batch of pass `number`.
 
-    lengths (n,) in tokens. Depends on nothing but the arguments, so a position in the data is two integers.
+    Every row occurs exactly once, rows of similar length together; rows and batches are shuffled. The result is a function of the
+    arguments alone, so a position in the data is two integers.
+
+    Args:
+        lengths: (n,), in tokens.
     """
     random = np.random.Generator(np.random.PCG64(seed_for(seed, "order", task, number)))
     order = random.permutation(len(lengths))
@@ -79,22 +86,25 @@ def pass_order(lengths: np.ndarray, batch_size: int, seed: int, task: str, numbe
     return [batches[index] for index in random.permutation(len(batches))]
 
 
-def pass_of_pairs(targets: np.ndarray, seed: int, task: str, number: int) -> list[np.ndarray]:
-    """Row numbers of each batch of pass `number`: a_1 .. a_K, b_1 .. b_K, one a and one b of each of K classes.
+def pass_of_pairs(strata: np.ndarray, seed: int, task: str, number: int) -> list[np.ndarray]:
+    """Return the row numbers of each batch of pass `number`: a_1 .. a_K, b_1 .. b_K, one a and one b of each of K classes.
 
-    targets (n,) class indices. No row occurs twice in a pass; which rows of the frequent classes are left out changes from pass
-    to pass. Rows are not put together by length: a pair of equal length in a batch of other lengths would give itself away.
+    No row occurs twice in a pass; the rows of frequent classes that it lacks change from pass to pass. Rows are not grouped by
+    length: a pair of equal length in a batch of other lengths could be recognized by it.
+
+    Args:
+        strata: (n,), class indices.
     """
     random = np.random.Generator(np.random.PCG64(seed_for(seed, "pairs", task, number)))
-    count = pairs_per_pass(targets)
-    chosen = np.stack(
-        [random.permutation(np.flatnonzero(targets == label))[: 2 * count] for label in range(int(targets.max()) + 1)]
+    count = pairs_per_pass(strata)
+    rows = np.stack(
+        [random.permutation(np.flatnonzero(strata == label))[: 2 * count] for label in range(int(strata.max()) + 1)]
     )  # (K, 2 * count)
-    return list(chosen.reshape(len(chosen), 2, count).transpose(2, 1, 0).reshape(count, -1))
+    return list(rows.reshape(len(rows), 2, count).transpose(2, 1, 0).reshape(count, -1))
 
 
 def by_length(lengths: np.ndarray, tokens: int = 4096, rows: int = 256) -> list[np.ndarray]:
-    """Row numbers of batches for evaluation: sorted by length, at most so many padded tokens and rows in each."""
+    """Return row numbers of batches for evaluation, sorted by length, each with at most `tokens` padded tokens and `rows` rows."""
     order = np.argsort(-lengths, kind="stable")
     batches: list[np.ndarray] = []
     start = 0
@@ -106,7 +116,7 @@ def by_length(lengths: np.ndarray, tokens: int = 4096, rows: int = 256) -> list[
 
 
 def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
-    """The rows as one batch, padded to its own longest text."""
+    """Return rows as one batch, padded to its longest text."""
     spans = [
         (side, int(side.starts[row]), int(side.starts[row + 1])) for side in tokenized.sides for row in rows.tolist()
     ]
@@ -120,6 +130,10 @@ def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
         mask[at, : end - start] = True
         if types is not None and side.types is not None:
             types[at, : end - start] = side.types[start:end]
+    gold, units = None, 0.0
+    if tokenized.target is not None and tokenized.gold is not None:
+        gold = tokenized.target.collate(tokenized.gold, rows)
+        units = float(tokenized.target.units(tokenized.gold.take(rows)).sum())
     return Batch(
         task=task,
         sides=len(tokenized.sides),
@@ -127,14 +141,15 @@ def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
         tokens=torch.from_numpy(tokens),
         mask=None if mask.all() else torch.from_numpy(mask),
         types=None if types is None else torch.from_numpy(types),
-        targets=None if tokenized.targets is None else torch.from_numpy(tokenized.targets[rows]),
+        gold=gold,
+        units=units,
     )
 
 
 class TaskBatches:
-    """The endless sequence of a task's batches; `cursor` counts those already taken and is its whole state.
+    """The endless sequence of a task's batches. `cursor` counts the batches taken so far and is the whole state.
 
-    With the composition "pairs-of-classes" a batch is two rows of every class, whatever batch_size says.
+    With the composition "pairs-of-classes" a batch is two rows of every class, and `batch_size` has no effect.
     """
 
     def __init__(
@@ -149,13 +164,14 @@ class TaskBatches:
     ) -> None:
         self.tokenized = tokenized
         self.task, self.name, self.batch_size, self.seed = task, name, batch_size, seed
-        self._classes: np.ndarray | None = None
+        self._strata: np.ndarray | None = None
         if composition == "pairs-of-classes":
-            if tokenized.targets is None:
-                raise ValueError("pairs of classes need labelled rows")
-            self._classes = tokenized.targets
-            self.batch_size = 2 * (int(tokenized.targets.max()) + 1)
-            self.per_pass = pairs_per_pass(tokenized.targets)
+            if tokenized.target is not None and tokenized.gold is not None:
+                self._strata = tokenized.target.strata(tokenized.gold)
+            if self._strata is None:
+                raise ValueError("pairs of classes need rows with a class")
+            self.batch_size = 2 * (int(self._strata.max()) + 1)
+            self.per_pass = pairs_per_pass(self._strata)
         elif composition is None:
             self.per_pass = batches_per_pass(len(tokenized), batch_size)
         else:
@@ -165,7 +181,7 @@ class TaskBatches:
         self._order: tuple[int, list[np.ndarray]] = (-1, [])
 
     def next(self) -> Batch:
-        """The batch at the cursor, which moves on by one."""
+        """Return the batch at the cursor and advance the cursor by 1."""
         number, index = divmod(self.cursor, self.per_pass)
         if self._order[0] != number:
             self._order = (number, self._pass(number))
@@ -173,14 +189,14 @@ class TaskBatches:
         return collate(self.tokenized, self.task, self._order[1][index])
 
     def _pass(self, number: int) -> list[np.ndarray]:
-        if self._classes is not None:
-            return pass_of_pairs(self._classes, self.seed, self.name, number)
+        if self._strata is not None:
+            return pass_of_pairs(self._strata, self.seed, self.name, number)
         return pass_order(self._lengths, self.batch_size, self.seed, self.name, number)
 
     def longest(self) -> Batch:
-        """The batch of the longest rows, which needs the most memory."""
+        """Return the batch of the longest rows, which needs the most memory."""
         rows = np.argsort(-self._lengths, kind="stable")
-        if self._classes is not None:
-            of_class = self._classes[rows]
+        if self._strata is not None:
+            of_class = self._strata[rows]
             rows = np.stack([rows[of_class == label][:2] for label in range(int(of_class.max()) + 1)]).T.ravel()
         return collate(self.tokenized, self.task, rows[: self.batch_size])

@@ -1,14 +1,14 @@
-"""From a task's configuration to its labelled rows: which file, which columns, which labels, and what is wrong with them.
+"""From a task's configuration to its labeled rows: file, columns, labels, and errors in them.
 
-The texts stay where they are: a split remembers which rows it keeps and reads them again when they are tokenized.
+Texts are not kept: a split stores the numbers of its rows and reads their texts again for tokenization.
 """
 
 import hashlib
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from mtlcli.data.sources import Source, hub_source, rows_of, sample_source
 from mtlcli.errors import MtlError, one_of
 from mtlcli.facts import seed_for
 from mtlcli.tasks.base import Task
-from mtlcli.tasks.targets import UNSEEN, Classes, Score, Target
+from mtlcli.tasks.targets import Arrays, BadLabel, Raw, Target
 
 LABEL_NAMES = (
     "label",
@@ -40,12 +40,12 @@ PAIR_NAMES = (
 
 
 class NoRows(MtlError):
-    """A source in which no row can be used."""
+    """A source without a usable row."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a row's texts and label stand in a source; label None where labels are neither there nor needed."""
+    """Names of the columns with a row's texts and its label; label is None where labels are not needed."""
 
     texts: tuple[str, ...]
     label: str | None
@@ -53,19 +53,25 @@ class Columns:
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split that are used.
+    """The usable rows of one split.
 
-    ordinals (n,) number them among the readable rows of the source, lines (n,) in the file; targets (n,) are class
-    indices or scores; hashes (n,) uint64 of the texts. `content` identifies all texts and labels together.
+    Attributes:
+        target: the task's target, fitted on the training rows.
+        ordinals: (n,), numbers of the rows among the readable rows of the source.
+        lines: (n,), lines of the rows in the file.
+        gold: labels of the rows.
+        hashes: (n,) uint64, of the texts.
+        warnings: sentences about the rows that a user should read.
     """
 
     task: str
     name: str
     source: Source
     columns: Columns
+    target: Target
     ordinals: np.ndarray
     lines: np.ndarray
-    targets: np.ndarray
+    gold: Arrays
     hashes: np.ndarray
     warnings: tuple[str, ...]
 
@@ -74,30 +80,30 @@ class Split:
 
     @property
     def content(self) -> str:
-        """Changes whenever a text, a label or the order of the rows does."""
-        return hashlib.sha256(self.hashes.tobytes() + self.targets.tobytes()).hexdigest()
+        """A digest of all texts and labels in their order."""
+        return hashlib.sha256(self.hashes.tobytes() + self.gold.tobytes()).hexdigest()
 
     def texts(self) -> Iterator[tuple[str, ...]]:
-        """The texts of the rows, read again from the source."""
-        kept = iter(self.ordinals.tolist())
-        due = next(kept, None)
+        """Read the texts of the rows from the source again."""
+        ordinals = iter(self.ordinals.tolist())
+        due = next(ordinals, None)
         for ordinal, row in enumerate(rows_of(self.source, BadRows("skip"))):
             if due is None:
                 return
             if ordinal == due:
                 yield tuple(row.values[column] for column in self.columns.texts)
-                due = next(kept, None)
+                due = next(ordinals, None)
         if due is not None:
             raise MtlError(f"{self.source.name}: changed while it was being read; start again")
 
     def place(self, row: int) -> str:
-        """File and line of a row."""
+        """Return file and line of a row."""
         return f"{self.source.name}:{self.lines[row]}"
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its target fitted on the training rows, and its splits by name."""
+    """A task, its target fitted on the training rows, and its splits by name."""
 
     task: Task
     config: TaskConfig
@@ -106,44 +112,36 @@ class LoadedTask:
 
 
 def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sample: bool, seed: int) -> LoadedTask:
-    """Reads and checks a task's training and dev rows. Raises MtlError with every bad row, each with file and line."""
-    target = declared_target(config, task, f"tasks.{name}")
+    """Read and check a task's training and dev rows.
+
+    Raises:
+        MtlError: one line for each bad row, with file and line.
+    """
+    target = declared_target(config, task)
     train = find_source(config, task, "train", data=data, sample=sample)
     if train is None:
         raise MtlError(f"tasks.{name}: no training rows: give a file, such as --task {name}=train.tsv,dev.tsv")
     policy = config.on_bad_row or task.on_bad_row
-    split, fitted = read_split(task, config, "train", train, target, policy, fit=True)
+    split = read_split(task, config, "train", train, target, policy, fit=True)
     if config.max_rows is not None and config.max_rows < len(split):
         split = _subset(split, config.max_rows, seed)
     splits = {"train": split}
     dev = find_source(config, task, "dev", data=data, sample=sample)
     if dev is not None:
         try:
-            splits["dev"], _ = read_split(task, config, "dev", dev, fitted, policy)
+            splits["dev"] = read_split(task, config, "dev", dev, split.target, policy)
         except NoRows as error:
             splits["train"] = replace(split, warnings=(*split.warnings, *error.lines))
-    return LoadedTask(task, config, fitted, splits)
+    return LoadedTask(task, config, split.target, splits)
 
 
-def declared_target(config: TaskConfig, task: Task, where: str) -> Target:
-    """The task's target with the labels or the range that the configuration declares."""
-    target = task.target
-    if config.labels is not None:
-        if not isinstance(target, Classes):
-            raise MtlError(f"{where}.labels: this task predicts a score; it has a range, not labels")
-        labels = [label.strip() for label in config.labels]
-        if len(set(labels)) < max(2, len(labels)) or "" in labels:
-            raise MtlError(f"{where}.labels: found {labels}: expected two or more different names")
-        return Classes({label: label for label in labels})
-    if config.range is not None:
-        if not isinstance(target, Score):
-            raise MtlError(f"{where}.range: this task predicts classes; it has labels, not a range")
-        return Score(*config.range)
-    return target
+def declared_target(config: TaskConfig, task: Task) -> Target:
+    """Return the task's target with the labels or the range that the configuration declares."""
+    return task.target.declare(config.labels, config.range, f"tasks.{task.name}")
 
 
 def find_source(config: TaskConfig, task: Task, split: str, *, data: str | None, sample: bool) -> Source | None:
-    """Where a split's rows are: the task's own file, the folder of --data, the made-up corpus, or the hub."""
+    """Return the source of a split: the task's own file, the folder of --data, the made-up corpus, or the Hub; None without one."""
     named = getattr(config, split) if split in TASK_FILES else None
     if named is not None:
         return FileSource(Path(named), format=format_of(named, header=config.header))
@@ -175,12 +173,12 @@ def find_source(config: TaskConfig, task: Task, split: str, *, data: str | None,
 
 
 def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bool = True) -> Columns:
-    """The columns of texts and label: as configured, as the task says, or by the usual names in the header."""
+    """Return the columns of texts and label: from the configuration, from the task, or by common names in the header."""
     where = f"tasks.{task.name}"
     texts = tuple(config.text or task.texts)
     if not texts:
         usual = PAIR_NAMES if task.pair else TEXT_NAMES
-        texts = next((there for names in usual if (there := _named(source, names))), ())
+        texts = next((columns for names in usual if (columns := _named(source, names))), ())
     if not texts:
         wanted = (
             "two columns are the texts: --set tasks.{0}.text=[first,second]"
@@ -197,36 +195,40 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
                 else "one column (for two texts a row there are pair tasks)"
             )
         )
-    found = tuple(source.column(text) for text in texts)
+    text_columns = tuple(source.column(text) for text in texts)
     label = config.label or task.label
     if not labelled:
-        return Columns(found, None)
+        return Columns(text_columns, None)
     if not label:
-        label = next((there[0] for name in LABEL_NAMES if (there := _named(source, (name,)))), "")
+        label = next((columns[0] for name in LABEL_NAMES if (columns := _named(source, (name,)))), "")
     if not label:
         raise MtlError(
             f"{source.name}: which column is the label: --set {where}.label=NAME; the file has {one_of(source.columns)}"
         )
     label = source.column(label)
-    if label in found:
+    if label in text_columns:
         raise MtlError(f'{where}: the column "{label}" is both a text and the label; set {where}.text or {where}.label')
-    return Columns(found, label)
+    return Columns(text_columns, label)
 
 
 def _named(source: Source, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns of these names, whatever their case; empty where one is missing."""
+    """Return the columns of these names, ignoring case; empty if one is missing."""
     columns = {column.lower(): column for column in reversed(source.columns)}
     return tuple(columns[name] for name in names) if all(name in columns for name in names) else ()
 
 
 def read_split(
     task: Task, config: TaskConfig, split: str, source: Source, target: Target, policy: str, *, fit: bool = False
-) -> tuple[Split, Target]:
-    """Reads every row once: checks it, parses its label, and forgets its texts.
+) -> Split:
+    """Read every row once: check it, parse its label, and drop its texts.
 
-    A label that was declared, by the task or by `labels`, is held to it in every split. Where the classes are those of
-    the training rows, found here with `fit`, a label that is not one of them is UNSEEN, with a warning. Raises NoRows where
-    no row is left.
+    Args:
+        policy: `skip` leaves bad rows out, everything else makes them errors.
+        fit: fit the target on these rows, which are those of training.
+
+    Raises:
+        NoRows: no row can be used.
+        MtlError: one line for each bad row, with file and line.
     """
     where = f"tasks.{task.name} ({split})"
     if _is_empty(source):
@@ -234,50 +236,62 @@ def read_split(
     columns = find_columns(source, config, task)
     if columns.label is None:
         raise MtlError(f"{source.name}: no label column")
-    inferred = target_is_open(declared_target(config, task, f"tasks.{task.name}"))
     bad = BadRows("skip" if policy == "skip" else "error")
-    ordinals, lines, labels, hashes = [], [], [], []
-    wrong: dict[str, str] = {}  # every label text, and what is wrong with it
+    ordinals, lines, hashes = [], [], []
+    raws: list[Raw] = []
+    items: list[Any] = []
+    # A few labels occur a million times: rows share one mapping and one parsed item, and bad labels their message.
+    seen: dict[str, tuple[Raw, Any, str]] = {}
     for ordinal, row in enumerate(rows_of(source, bad)):
-        label = sys.intern(row.values[columns.label].strip())  # the same few, a million times
+        label = sys.intern(row.values[columns.label].strip())
+        if label not in seen:
+            seen[label] = _parsed(target, columns.label, label)
+        raw, item, wrong_label = seen[label]
         texts = [row.values[column] for column in columns.texts]
-        if label not in wrong:
-            wrong[label] = _wrong_label(columns.label, label, None if inferred else target)
-        if problem := _wrong_texts(columns, texts) or wrong[label]:
+        if problem := _wrong_texts(columns, texts) or wrong_label:
             bad.report(source.name, row.line, problem)
             continue
         ordinals.append(ordinal)
         lines.append(row.line)
-        labels.append(label)
+        raws.append(raw)
+        items.append(item)
         hashes.append(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest())
     bad.raise_if_any()
     skipped = f"{task.name} {split}: {bad.summary()}" if bad.count else ""
-    if not labels:
+    if not raws:
         raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}")
     if fit:
-        target = target.fit(labels)
-        _must_differ(source, columns.label, target, labels)
-    parsed = {label: _parse(target, label) for label in dict.fromkeys(labels)}
-    targets = target.as_array([parsed[label] for label in labels])
+        target = target.fit(raws)
+        items = [target.parse(raw) for raw in raws]
+    gold = target.pack(items)
+    if fit and target.is_constant(gold):
+        label = " ".join(raws[0].values())
+        raise MtlError(
+            f'{source.name}: every row has the {columns.label} "{label}"; expected at least two different ones'
+        )
     warnings = [skipped] if skipped else []
-    warnings += _label_warnings(task.name, split, columns.label, target, labels, targets)
-    found = Split(
-        task.name, split, source, columns, np.asarray(ordinals), np.asarray(lines), targets,
+    remarks = target.remarks(raws, gold, columns.label, training=split == "train")
+    warnings += [f"{task.name} {split}: {remark}" for remark in remarks]
+    return Split(
+        task.name, split, source, columns, target, np.asarray(ordinals), np.asarray(lines), gold,
         np.frombuffer(b"".join(hashes), dtype=np.uint64), tuple(warnings),
     )  # fmt: skip
-    return found, target
+
+
+def _parsed(target: Target, column: str, label: str) -> tuple[Raw, Any, str]:
+    """Return the raw label, the item it stands for, and what is wrong with it ("" where it can be used)."""
+    raw = dict(zip(target.columns, (label,), strict=True))
+    try:
+        return raw, target.parse(raw), ""
+    except BadLabel as error:
+        return raw, None, f"{column}{error}"
 
 
 def _is_empty(source: Source) -> bool:
-    """Whether a file holds nothing at all, neither a header nor a first row."""
+    """Return whether a file has neither a header nor a row."""
     if not isinstance(source, FileSource):
         return False
     return (source.path.is_file() and source.path.stat().st_size == 0) or not source.columns
-
-
-def target_is_open(target: Target) -> bool:
-    """Whether the labels can be judged only after all training rows were seen."""
-    return isinstance(target, Classes) and target.values is None
 
 
 def _wrong_texts(columns: Columns, texts: list[str]) -> str:
@@ -285,63 +299,15 @@ def _wrong_texts(columns: Columns, texts: list[str]) -> str:
     return f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty" if empty else ""
 
 
-def _wrong_label(column: str, label: str, target: Target | None) -> str:
-    if not label:
-        return f"{column} is empty"
-    try:
-        if target is not None:
-            target.parse(label)
-    except ValueError as error:
-        return f"{column}: found {label!r}, {error}"
-    return ""
-
-
-def _must_differ(source: Source, column: str, target: Target, labels: list[str]) -> None:
-    """Raises MtlError where there is nothing to learn, because all training rows say the same."""
-    if len(target.labels) < 2 if isinstance(target, Classes) else len({target.parse(one) for one in set(labels)}) < 2:
-        raise MtlError(f'{source.name}: every row has the {column} "{labels[0]}"; expected at least two different ones')
-
-
-def _parse(target: Target, label: str) -> int | float:
-    try:
-        return target.parse(label)
-    except ValueError:
-        return UNSEEN
-
-
-def _label_warnings(
-    task: str, split: str, column: str, target: Target, labels: list[str], targets: np.ndarray
-) -> list[str]:
-    if isinstance(target, Classes):
-        if split == "train" and len(target.labels) > max(20, len(labels) / 4):
-            return [
-                f'{task}: {len(labels)} training rows have {len(target.labels)} classes; is "{column}" the label, and is it no '
-                "score (kind regression)?"
-            ]
-        unseen = Counter(label for label, value in zip(labels, targets.tolist(), strict=True) if value == UNSEEN)
-        if unseen:
-            listed = ", ".join(f"{label!r} ({count})" for label, count in unseen.most_common(5))
-            return [
-                f"{task} {split}: {sum(unseen.values())} rows have a label unseen in training, counted as wrong: {listed}"
-            ]
-    elif isinstance(target, Score) and target.low is not None and target.high is not None:
-        outside = int(((targets < target.low) | (targets > target.high)).sum())
-        if outside:
-            return [
-                f"{task} {split}: {outside} scores are outside [{target.low:g}, {target.high:g}]; predictions never are"
-            ]
-    return []
-
-
 def _subset(split: Split, rows: int, seed: int) -> Split:
     random = np.random.Generator(np.random.PCG64(seed_for(seed, "max_rows", split.task)))
-    chosen = np.sort(random.choice(len(split), size=rows, replace=False))
+    drawn = np.sort(random.choice(len(split), size=rows, replace=False))
     return replace(
-        split, ordinals=split.ordinals[chosen], lines=split.lines[chosen], targets=split.targets[chosen],
-        hashes=split.hashes[chosen],
+        split, ordinals=split.ordinals[drawn], lines=split.lines[drawn], gold=split.gold.take(drawn),
+        hashes=split.hashes[drawn],
     )  # fmt: skip
 
 
 def overlap(train: Split, other: Split) -> int:
-    """Rows of another split whose texts also occur in training."""
+    """Count the rows of another split whose texts also occur in training."""
     return int(np.isin(other.hashes, train.hashes).sum())

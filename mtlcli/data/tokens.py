@@ -1,4 +1,4 @@
-"""Texts as token numbers: tokenized once, in flat memory-mapped arrays with offsets, found again by content."""
+"""Texts as token numbers: tokenized once, in flat memory-mapped arrays with offsets, cached by content."""
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ import numpy as np
 
 from mtlcli.data.splits import Split
 from mtlcli.errors import MtlError
+from mtlcli.tasks.targets import Arrays, Target
 
 CHUNK = 2048
 """Texts tokenized at a time."""
@@ -24,7 +25,12 @@ CHUNK = 2048
 
 @dataclass(frozen=True)
 class TokenSequences:
-    """n token sequences: row i is `tokens[starts[i]:starts[i + 1]]`. types are 0 and 1 for the first and second text."""
+    """n token sequences: row i is `tokens[starts[i]:starts[i + 1]]`.
+
+    Attributes:
+        types: 0 and 1 for the first and second text of a pair; None for an encoder without them.
+        truncated: texts that were longer than the limit.
+    """
 
     tokens: np.ndarray
     starts: np.ndarray
@@ -32,38 +38,43 @@ class TokenSequences:
     truncated: int
 
     def lengths(self) -> np.ndarray:
-        """Tokens of each sequence (n,) int64."""
+        """Return the tokens of each sequence (n,) int64."""
         return np.diff(self.starts)
 
 
 @dataclass(frozen=True)
 class TokenizedSplit:
-    """The rows of one split as numbers: one sequence a row, or two where each text is encoded alone (`bi`).
+    """The rows of one split as numbers.
 
-    targets (n,) are class indices or scores, None where the rows have no labels; pad is the token number of padding.
+    Attributes:
+        sides: one sequence for each row, or two where each text is encoded alone (`bi`).
+        pad: token number of padding.
+        target, gold: what the rows' labels are, and these labels; both None where the rows have none.
     """
 
     sides: tuple[TokenSequences, ...]
-    targets: np.ndarray | None
     pad: int
+    target: Target | None = None
+    gold: Arrays | None = None
 
     def __len__(self) -> int:
         return len(self.sides[0].starts) - 1
 
     def lengths(self) -> np.ndarray:
-        """Tokens of the longer text of each row (n,)."""
+        """Return the tokens of the longer text of each row (n,)."""
         return np.max([side.lengths() for side in self.sides], axis=0)
 
     @property
     def truncated(self) -> int:
-        """Texts that were longer than the limit."""
+        """Number of texts that were longer than the limit."""
         return sum(side.truncated for side in self.sides)
 
 
 class Tokenizer:
-    """A fast tokenizer of transformers, asked for nothing but token numbers, types and whether it had to cut.
+    """A fast tokenizer of transformers, used for token numbers, types and truncation alone.
 
-    Raises ValueError for a tokenizer that has no fast form.
+    Raises:
+        ValueError: the tokenizer has no fast form.
     """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
@@ -79,21 +90,20 @@ class Tokenizer:
         self.wide = max(tokenizer.get_vocab().values(), default=0) > np.iinfo(np.uint16).max
 
     def digest(self) -> str:
-        """Changes whenever the same text could give other numbers."""
+        """Return a digest that changes whenever the same text can give other numbers."""
         return hashlib.sha256(f"{self.backend.to_str()}\0{self.max_length}\0{self.has_types}".encode()).hexdigest()
 
     def __call__(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[list[int]], list[list[int]], int]:
-        """Single texts (a,) or joined pairs (a, b) -> numbers and types of each, and how many were cut.
-
-        Where a text gives no token at all, it gets the one of padding: nothing can be averaged over nothing.
-        """
+        """Return numbers and types of single texts (a,) or joined pairs (a, b), and how many were truncated."""
         inputs = [text if len(text) == 2 else text[0] for text in texts]
-        found = self.backend.encode_batch(inputs, add_special_tokens=True)
-        ids = [one.ids or [self.pad] for one in found]
-        return ids, [one.type_ids or [0] for one in found], sum(bool(one.overflowing) for one in found)
+        encoded = self.backend.encode_batch(inputs, add_special_tokens=True)
+        # A text without any token gets a padding token, because pooling needs at least one vector.
+        ids = [sequence.ids or [self.pad] for sequence in encoded]
+        types = [sequence.type_ids or [0] for sequence in encoded]
+        return ids, types, sum(bool(sequence.overflowing) for sequence in encoded)
 
     def sequences(self, texts: Sequence[tuple[str, ...]]) -> TokenSequences:
-        """A few texts, in memory: what prediction does window by window."""
+        """Tokenize a few texts in memory, as prediction does window by window."""
         ids, types, cut = self(texts)
         starts = np.zeros(len(ids) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in ids], out=starts[1:])
@@ -105,27 +115,27 @@ class Tokenizer:
 
 
 def cache_folder() -> Path | None:
-    """Where token arrays are kept between runs: MTL_CACHE, else the user's cache folder; None where MTL_CACHE is empty."""
-    chosen = os.environ.get("MTL_CACHE")
-    if chosen is not None:
-        return Path(chosen) if chosen else None
+    """Return the folder where token arrays are cached: MTL_CACHE, else the user's cache folder; None if MTL_CACHE is empty."""
+    folder = os.environ.get("MTL_CACHE")
+    if folder is not None:
+        return Path(folder) if folder else None
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtlcli"
 
 
 def tokenize(
     texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, key: str | None, cache: Path | None
 ) -> TokenSequences:
-    """Tokenizes a stream of texts into arrays on disk, in constant memory.
+    """Tokenize a stream of texts into arrays on disk, in constant memory.
 
-    `key` names the content of the texts; with a cache folder, the arrays are found there again by key, tokenizer and
-    length limit, and a folder that cannot be written is done without.
+    `key` identifies the content of the texts. With a cache folder, arrays are cached by key, tokenizer and length limit; an
+    unwritable cache folder is ignored.
     """
     name = None
     if key is not None and cache is not None:
         name = hashlib.sha256(f"{key}\0{tokenizer.digest()}\0v2".encode()).hexdigest()[:40]
-        found = _load(cache / name)
-        if found is not None:
-            return found
+        sequences = _load(cache / name)
+        if sequences is not None:
+            return sequences
     place = cache if name is not None and cache is not None and _writable(cache) else None
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=place) as scratch:
         folder = Path(scratch) / "tokens"
@@ -139,14 +149,14 @@ def tokenize(
             ) from error
         if place is not None and name is not None:
             folder = _keep(folder, place / name)
-        found = _load(folder)  # an open map keeps its file even when the scratch folder goes
-    if found is None:
+        sequences = _load(folder)  # an open map keeps its file even when the scratch folder goes
+    if sequences is None:
         raise RuntimeError(f"token arrays in {folder} cannot be read back")
-    return found
+    return sequences
 
 
 def tokenize_split(split: Split, tokenizer: Tokenizer, encoding: str, cache: Path | None) -> TokenizedSplit:
-    """A split's rows as numbers: one sequence a row, or one for each text where the encoding is `bi`."""
+    """Tokenize the rows of a split: one sequence for each row, or for each text if the encoding is `bi`."""
     if encoding == "bi":
         sides = tuple(
             tokenize(((texts[side],) for texts in split.texts()), tokenizer, f"{split.content} side {side}", cache)
@@ -154,11 +164,11 @@ def tokenize_split(split: Split, tokenizer: Tokenizer, encoding: str, cache: Pat
         )
     else:
         sides = (tokenize(split.texts(), tokenizer, f"{split.content} joined", cache),)
-    return TokenizedSplit(sides, split.targets, tokenizer.pad)
+    return TokenizedSplit(sides, tokenizer.pad, split.target, split.gold)
 
 
 def _keep(folder: Path, final: Path) -> Path:
-    """Moves a folder to its final name, where a damaged one may stand, or one that another run was faster to write."""
+    """Move a folder to its final name, where a damaged folder or that of a faster run may exist already."""
     for _ in range(2):
         with suppress(OSError):
             return folder.rename(final)
@@ -197,7 +207,7 @@ def _write(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, folder: Path)
 
 
 def _append(file: BinaryIO, array: np.ndarray, check: int) -> int:
-    """Writes an array; returns the checksum of all that was written."""
+    """Write an array and return the checksum of the file so far."""
     raw = array.tobytes()
     file.write(raw)
     return zlib.crc32(raw, check)
@@ -210,7 +220,7 @@ def _chunks(texts: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]
 
 
 def _load(folder: Path) -> TokenSequences | None:
-    """The arrays of a folder, None where they are absent or not whole."""
+    """Return the arrays of a folder, None if they are missing or incomplete."""
     try:
         facts = json.loads((folder / "facts.json").read_text())
         checks = facts["crc32"]
@@ -226,12 +236,16 @@ def _load(folder: Path) -> TokenSequences | None:
 
 
 def _map(path: Path, dtype: str, size: int, check: int) -> np.ndarray:
-    """The array of a file, mapped. Raises ValueError where the file is not as it was written."""
+    """Map the array of a file into memory.
+
+    Raises:
+        ValueError: the file is not as it was written.
+    """
     if path.stat().st_size != size * np.dtype(dtype).itemsize:
-        raise ValueError(f"{path} is not whole")
+        raise ValueError(f"{path} is incomplete")
     if not size:
         return np.zeros(0, dtype=dtype)
-    found = np.memmap(path, dtype=dtype, mode="r", shape=(size,))
-    if zlib.crc32(found.data) != check:
+    array = np.memmap(path, dtype=dtype, mode="r", shape=(size,))
+    if zlib.crc32(array.data) != check:
         raise ValueError(f"{path} is damaged")
-    return found
+    return array

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation.evaluate import SPLITS
 from mtlcli.evaluation.measure import make_metrics
@@ -16,7 +14,7 @@ from mtlcli.metrics.rounding import is_constant
 from mtlcli.runs.results import Predictions
 from mtlcli.runs.seeds import finished_group
 from mtlcli.statistics.paired import Difference, holm, paired
-from mtlcli.tasks.targets import UNSEEN
+from mtlcli.tasks.targets import Arrays
 
 EVIDENCE = 0.05
 """A p-value above it is no evidence."""
@@ -62,11 +60,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PairedRows:
-    """What each side predicts for the same rows (runs, n), class indices or scores, targets (n,), and the facts of the task
-    with all labels that occur."""
+    """Predictions of each side's runs for the same rows, the labels, and the facts of the task with all labels that occur."""
 
-    sides: tuple[np.ndarray, ...]
-    targets: np.ndarray
+    sides: tuple[tuple[Arrays, ...], ...]
+    gold: Arrays
     facts: TaskFacts
 
 
@@ -124,7 +121,7 @@ def compare(
         for name in names:
             metric = measured[task].metrics[name]
             for other in range(1, len(sides)):
-                found = paired(metric, rows.sides[0], rows.sides[other], rows.targets, resamples=resamples)
+                found = paired(metric, rows.sides[0], rows.sides[other], rows.gold, resamples=resamples)
                 compared.append(Compared(task, name, other, found, 1.0, metric.higher_is_better))
     corrected = holm([one.found.p for one in compared])
     compared = [replace(one, p_holm=p) for one, p in zip(compared, corrected, strict=True)]
@@ -179,27 +176,14 @@ def _rows(task: str, split: str, sides: Sequence[Sequence[Predictions]], facts: 
                 f"{task}: {first.path} and {one.path} do not have the same rows: {problem}; "
                 f"compare runs of the same {split} file"
             )
-    if (facts.labels is not None) != (first.kind == "label"):
-        raise MtlError(f"{first.path}: holds {first.kind}s, which is not what the run says of {task}")
-    if facts.labels is None:
-        targets = np.array([row["target"] for row in first.rows], dtype=np.float64)
-        made = [np.array([[row["score"] for row in one.rows] for one in side], dtype=np.float64) for side in sides]
-        if not all(np.isfinite(scores).all() for scores in made):
-            raise MtlError(f"{task}: a score is not finite, so there is nothing to compare")
-        return PairedRows(tuple(made), targets, facts)
-    labels = dict.fromkeys(facts.labels)
-    labels |= dict.fromkeys(row["label"] for side in sides for one in side for row in one.rows)
-    labels |= dict.fromkeys(row["target"] for row in first.rows if row["target"] is not None)
-    index = {label: number for number, label in enumerate(labels)}
-    targets = np.array([index.get(row["target"], UNSEEN) for row in first.rows], dtype=np.int64)
-    made = [np.array([[index[row["label"]] for row in one.rows] for one in side], dtype=np.int64) for side in sides]
-    return PairedRows(tuple(made), targets, replace(facts, labels=tuple(labels)))
+    # Other runs can have labels that the first one lacks.
+    target = facts.target.widen([row for side in sides for predictions in side for row in predictions.rows])
+    made = tuple(tuple(predictions.read(target)[0] for predictions in side) for side in sides)
+    return PairedRows(made, first.read(target)[1], replace(facts, target=target))
 
 
 def _unlike(first: Predictions, other: Predictions) -> str | None:
     """How the rows of two files differ, None where they do not."""
-    if first.kind != other.kind:
-        return f"{first.kind}s and {other.kind}s"
     if len(first.rows) != len(other.rows):
         return f"{len(first.rows)} rows and {len(other.rows)}"
     for number, (a, b) in enumerate(zip(first.rows, other.rows, strict=True), start=1):

@@ -1,7 +1,7 @@
 """Measuring a run or an ensemble on labelled rows: its own, those of another folder, or those of a file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,16 @@ from pydantic import ValidationError
 from mtlcli.config.schema import Config, TaskConfig
 from mtlcli.data.readers import FileSource, format_of
 from mtlcli.data.sources import Source
-from mtlcli.data.splits import Split, declared_target, find_source, read_split, target_is_open
+from mtlcli.data.splits import Split, find_source, read_split
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation.measure import chosen_metrics, make_metrics, measure
-from mtlcli.facts import TaskFacts
 from mtlcli.inference.predictor import RunInfo, open_run
 from mtlcli.metrics.base import Metric
 from mtlcli.runs import ensemble
 from mtlcli.runs.results import plain_results, write_predictions
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.tasks.base import Task
-from mtlcli.tasks.targets import Classes, Score, Target
 
 SPLITS = ("dev", "test", "train")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -67,13 +65,13 @@ def evaluate(
     for rows in found:
         facts = predictor.facts[rows.task]
         predicted = predictor.on_split(rows.task, rows.split, place, context)
-        measured = measure(rows.metrics, predicted, rows.split.targets, resamples)
+        measured = measure(rows.metrics, predicted, rows.split.gold, resamples)
         results.setdefault(facts.name, {})[rows.split.name] = measured
         if not dict(tasks).get(facts.name) and data is None:
             own.setdefault(facts.name, {})[rows.split.name] = measured
             path = folder / "predictions" / f"{facts.name}.{rows.split.name}.jsonl"
             try:
-                write_predictions(path, facts.labels, predicted, rows.split.lines.tolist(), rows.split.targets)
+                write_predictions(path, facts.target, predicted, rows.split.lines.tolist(), rows.split.gold)
             except OSError as error:
                 notes.append(f"{path} was not written: {error.strerror}")
     if own and (folder / ensemble.FILE).is_file():  # a run wrote its results when it ended
@@ -103,10 +101,9 @@ def _read_all(
         try:
             task: Task = section.make(name)
             metrics = make_metrics(chosen_metrics(section, task), one, f"tasks.{name}.metrics", precision)
-            target = fitted_target(section, task, one)
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():
-                rows, _ = read_split(task, section, split, source, target, section.on_bad_row or task.on_bad_row)
+                rows = read_split(task, section, split, source, one.target, section.on_bad_row or task.on_bad_row)
                 notes += rows.warnings
                 found.append(EvaluationRows(names.index(name), rows, metrics))
         except MtlError as error:
@@ -138,16 +135,6 @@ def changed(sections: Mapping[str, TaskConfig], changes: Sequence[tuple[Sequence
         except ValidationError as error:
             raise MtlError(f"{where}: found {value!r}: {error.errors()[0]['msg']}") from error
     return tasks
-
-
-def fitted_target(config: TaskConfig, task: Task, facts: TaskFacts) -> Target:
-    """The target as it was when the run was trained."""
-    target = declared_target(config, task, f"tasks.{task.name}")
-    if isinstance(target, Classes) and target_is_open(target) and facts.labels is not None:
-        return Classes({label: label for label in facts.labels})
-    if isinstance(target, Score) and facts.score_range is not None:
-        return replace(target, low=facts.score_range[0], high=facts.score_range[1])
-    return target
 
 
 def _sources(

@@ -10,9 +10,9 @@ from mtlcli.config.schema import TaskConfig
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Metric
-from mtlcli.model.predict import Predicted
 from mtlcli.statistics.bootstrap import Estimate, estimate
 from mtlcli.tasks.base import Task
+from mtlcli.tasks.targets import Arrays
 
 
 def chosen_metrics(section: TaskConfig, task: Task) -> tuple[str, ...]:
@@ -27,30 +27,22 @@ def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str, precision:
         MtlError: a metric measures another kind of prediction.
     """
     found: dict[str, Metric] = {}
-    predicts = "scores" if task.is_regression else "classes"
     for name in names:
         metric: type[Metric] = registry.load("metrics", name, where)
-        if metric.measures not in (None, predicts):
-            raise MtlError(f'{where}: "{name}" measures {metric.measures}, and this task predicts {predicts}')
+        if task.target.kind not in metric.measures:
+            kinds = one_of(sorted(metric.measures))
+            raise MtlError(f'{where}: "{name}" measures {kinds}, and this task predicts {task.target.describe()}')
         found[name] = metric(task)
         found[name].precision = precision
     return found
 
 
-def measure(
-    metrics: Mapping[str, Metric], predicted: Predicted, targets: np.ndarray, resamples: int
-) -> dict[str, Estimate]:
-    """Every metric with its 95 % interval; low and high equal the value where `resamples` is 0."""
+def measure(metrics: Mapping[str, Metric], predicted: Arrays, gold: Arrays, resamples: int) -> dict[str, Estimate]:
+    """Return every metric with its 95 % interval; low and high equal the value if `resamples` is 0."""
     if resamples:
-        return {
-            name: estimate(metric, predicted.values, targets, resamples=resamples) for name, metric in metrics.items()
-        }
-    ones = np.ones((1, len(targets)), dtype=np.int64)
-    found = {}
-    for name, metric in metrics.items():
-        value = float(metric.values(predicted.values, targets, ones)[0])
-        found[name] = Estimate(value, value, value, len(targets))
-    return found
+        return {name: estimate(metric, predicted, gold, resamples=resamples) for name, metric in metrics.items()}
+    values = {name: metric.value(predicted, gold) for name, metric in metrics.items()}
+    return {name: Estimate(value, value, value, len(gold)) for name, value in values.items()}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Multiple negatives ranking on classes: Henderson et al. 2017, arXiv:1705.00652, as MMO 3.4 adapts it to sentiment classes."""
+"""Multiple negatives ranking on classes: Henderson et al. 2017, arXiv:1705.00652; Mgbahurike, Mlauzi and Ocran 2024, section 3.4."""
 
 from typing import Annotated
 
@@ -8,21 +8,25 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import Decoded, EncoderOutput, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
+from mtlcli.tasks.targets import UNSEEN, Classes, Ragged, Tensors
 
 
 class ClassContrastive(Head):
-    """Pulls texts of a class together and pushes classes apart, without a classifier: a first stage before other heads.
+    """Pull texts of a class together and push classes apart, without a classifier: a first stage before other heads.
 
     A training batch is 2K texts of K classes: a_1 .. a_K, then b_1 .. b_K, one of each class. With normalized encodings A and B,
-    S = scale * A B^T (K, K) is held against the identity by cross-entropy over each row (MMO 3.4; its average over K rows is the
-    mean of the losses here, each pair's standing at both of its texts). Any other batch is paired by the first two texts of each
-    class; a text without partner costs nothing. MMO gives no number for the scale; 20 is that of sentence-transformers.
+    the loss is the cross-entropy of each row of S = scale * A B^T (K, K) against the identity (Mgbahurike et al. 2024, section
+    3.4; their mean over K rows is the mean of the losses here, where both texts of a pair have its loss). In any other batch, the
+    first two texts of each class are a pair, and a text without partner costs nothing. The paper gives no scale; 20 is that of
+    sentence-transformers.
 
-    Nothing is learned here. To tell how well the classes lie apart, the head predicts the class with the nearest centroid: a
-    running mean of the normalized encodings of each class, updated in training (ours; MMO shows a t-SNE plot instead). The loss
-    on dev rows, which are not composed in pairs, is the cross-entropy of these predictions.
-    Raises MtlError for a task with scores.
+    The head has no parameters. To measure how well the classes are separated, it predicts the class with the nearest centroid: a
+    running mean of the normalized encodings of each class, updated in training (ours; the paper shows a t-SNE plot instead). The
+    loss on dev rows, which are not composed in pairs, is the cross-entropy of these predictions.
+
+    Raises:
+        MtlError: the task does not predict classes.
     """
 
     composition = "pairs-of-classes"
@@ -37,45 +41,46 @@ class ClassContrastive(Head):
         ] = 0.99,
     ) -> None:
         super().__init__(facts)
-        if facts.task.labels is None:
+        if not isinstance(facts.task.target, Classes):
             raise MtlError(
                 f'tasks.{facts.task.name}.head: "class-contrastive" contrasts classes; for a score use linear or cosine'
             )
         self.scale, self.decay = scale, decay
-        classes = len(facts.task.labels)
+        classes = facts.outputs
         self.register_buffer("centroids", normalize(torch.randn(classes, facts.dim), dim=-1))
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.int64))  # batches with a text of the class
         self.centroids: Tensor
         self.seen: Tensor
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """One encoding -> the same, normalized (n, dim)."""
+        """Return the encoding, normalized (n, dim)."""
         return normalize(encodings[0].pooled.float(), dim=-1)
 
     def predicted(self, output: Tensor) -> Tensor:
-        """scale * cosine to the centroid of each class: logits (n, classes)."""
+        """Return scale * cosine to the centroid of each class as logits (n, classes)."""
         centroids = normalize(self.centroids.to(output.device), dim=-1)
         return self.scale * normalize(output.float(), dim=-1) @ centroids.T
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """In training, the cross-entropy of a text's pair among the pairs of the batch; else that of the prediction (n,)."""
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the cross-entropy (n,) of a text's pair among the pairs of the batch in training, else that of the prediction."""
         output = output.float()
         if not self.training:
-            return cross_entropy(self.predicted(output), targets, reduction="none")
-        first, second = _pairs(targets)
-        found = output.sum(-1) * 0.0  # a text without partner
+            return cross_entropy(self.predicted(output), gold["index"], reduction="none", ignore_index=UNSEEN)
+        first, second = _pairs(gold["index"])
+        # Texts without partner keep a loss of 0 that still depends on the output: backward needs a graph.
+        losses = output.sum(-1) * 0.0
         if len(first):
             similarity = self.scale * output[first] @ output[second].T
-            losses = cross_entropy(similarity, torch.arange(len(first), device=output.device), reduction="none")
-            found = found.index_put((torch.cat([first, second]),), losses.repeat(2))
-        return found
+            of_pairs = cross_entropy(similarity, torch.arange(len(first), device=output.device), reduction="none")
+            losses = losses.index_put((torch.cat([first, second]),), of_pairs.repeat(2))
+        return losses
 
     @torch.no_grad()
-    def observe(self, output: Tensor, targets: Tensor) -> None:
-        """Moves the centroid of each class of the batch towards the mean of its texts."""
+    def observe(self, output: Tensor, gold: Tensors) -> None:
+        """Move the centroid of each class of the batch towards the mean of its texts."""
         if not bool(torch.isfinite(output).all()):
             return
-        of_class = torch.nn.functional.one_hot(targets, len(self.seen)).float()
+        of_class = (gold["index"][:, None] == torch.arange(len(self.seen), device=output.device)).float()
         counts = of_class.sum(0)
         means = of_class.T @ output.float() / counts.clamp(min=1)[:, None]
         keep = (self.seen / (self.seen + 1)).clamp(max=self.decay)
@@ -83,19 +88,23 @@ class ClassContrastive(Head):
         self.centroids.copy_(keep * self.centroids + (1 - keep) * means)
         self.seen += counts > 0
 
-    def decode(self, output: Tensor) -> Decoded:
-        """The class of the nearest centroid, and the softmax over all of them."""
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the class of the nearest centroid, and the softmax over all of them."""
         probabilities = torch.softmax(self.predicted(output), dim=-1)
-        return Decoded(probabilities.argmax(-1), probabilities)
+        return Ragged({"index": probabilities.argmax(-1), "probabilities": probabilities})
 
 
-def _pairs(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the second text of every class that has two, as row numbers (K,) each, by class."""
-    order = torch.argsort(targets, stable=True)
-    by_class = targets[order]
+def _pairs(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first and the second text of every class that has two, as row numbers (K,) each, by class.
+
+    Texts with an unseen label are no pair.
+    """
+    order = torch.argsort(index, stable=True)
+    by_class = index[order]
     starts = torch.ones_like(by_class, dtype=torch.bool)
     starts[1:] = by_class[1:] != by_class[:-1]
     follows = ~starts
     follows[1:] &= starts[:-1]  # the second of its class
+    follows &= by_class != UNSEEN
     at = follows.nonzero().flatten()
     return order[at - 1], order[at]

@@ -1,4 +1,4 @@
-"""Cosine head: Reimers and Gurevych (Sentence-BERT), EMNLP 2019, arXiv:1908.10084, section 3; RD 4.4, iterations 2 and 3."""
+"""Cosine head: Reimers and Gurevych (Sentence-BERT), EMNLP 2019, arXiv:1908.10084; Ramos and Dalmia 2023, section 4.4."""
 
 from typing import Annotated
 
@@ -7,16 +7,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.outputs import ScoreOutput
+from mtlcli.tasks.targets import Score, Tensors
 
 
 class Cosine(Head):
-    """The cosine of a pair's two encodings, mapped to the task's range: low at cosine 0, high at cosine 1.
+    """Map the cosine of a pair's two encodings to the range of a score: low at cosine 0, high at cosine 1.
 
-    Nothing is learned here: the encoder itself has to place similar texts side by side. The loss is the squared error in
-    standard deviations of the training labels (the papers take the error in label units; the ratio is a constant). With
-    `relu` a negative cosine counts as 0 already in training (RD iteration 3); without it, only in the prediction.
-    Raises MtlError for a task with classes.
+    The head has no parameters: the encoder itself must place similar texts close together. The loss is the squared error in
+    standard deviations of the training rows (the papers take the error in label units; the ratio is a constant). With `relu` a
+    negative cosine counts as 0 in training too (Ramos and Dalmia, iteration 3; iteration 2 is without); without it, only in the prediction.
+
+    Raises:
+        MtlError: the task does not predict a score.
     """
 
     sides = (2,)
@@ -30,27 +34,29 @@ class Cosine(Head):
         gamma: Gamma = 1.0,
     ) -> None:
         super().__init__(facts)
-        if not facts.task.is_regression:
+        target = facts.task.target
+        if not isinstance(target, Score):
             raise MtlError(
                 f'tasks.{facts.task.name}.head: "cosine" predicts scores; for classes of a pair use pair-concat'
             )
         self.dropout = nn.Dropout(dropout)
         self.relu = relu
-        self.low, self.high = facts.task.score_range or (0.0, 1.0)
-        self.kind = ClassesOrScore(facts.task, gamma)
+        self.low, self.high = target.range
+        self.std = target.std
+        self.kind = ScoreOutput(target, gamma)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """Two encodings (n, dim) -> scores (n,) in the units of the data, not yet clamped."""
+        """Return scores (n,) in the units of the data, not clamped yet."""
         a, b = (self.dropout(encoding.pooled.float()) for encoding in encodings)
         cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1)
         if self.relu:
             cosine = torch.relu(cosine)
         return self.low + (self.high - self.low) * cosine
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The error in standard deviations of the training labels, squared where gamma is 1 (n,)."""
-        return self.kind.score_loss((output - targets.float()) / self.kind.std)
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the loss (n,) of the error in standard deviations of the training rows."""
+        return self.kind.error_loss((output - gold["value"].float()) / self.std, gold)
 
-    def decode(self, output: Tensor) -> Decoded:
-        """Scores clamped to the range of the task."""
-        return Decoded(output.double().clamp(self.low, self.high))
+    def decode(self, output: Tensor) -> Tensors:
+        """Return scores clamped to the range of the task."""
+        return self.kind.clamped(output.double())

@@ -5,11 +5,13 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.outputs import output_for
+from mtlcli.tasks.targets import Tensors
 
 
 class Linear(Head):
-    """Dropout, then one linear layer: logits for classes, one number for a score. Reads a single text or a joined pair."""
+    """Apply dropout and one linear layer to the encoding of a single text or a joined pair."""
 
     def __init__(
         self,
@@ -21,17 +23,17 @@ class Linear(Head):
         super().__init__(facts)
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(facts.dim, facts.outputs)
-        self.kind = ClassesOrScore(facts.task, gamma)
+        self.kind = output_for(facts.task, gamma)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """One encoding -> logits (n, classes) or standardised scores (n,)."""
+        """Return logits (n, classes) or standardized scores (n,)."""
         output = self.out(self.dropout(encodings[0].pooled))
-        return output.squeeze(-1) if self.facts.task.is_regression else output
+        return self.kind.shaped(output)
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, or the error in standard deviations of the training labels."""
-        return self.kind.loss(output, targets)
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the cross-entropy, or the loss of the error in standard deviations of the training rows."""
+        return self.kind.loss(output, gold)
 
-    def decode(self, output: Tensor) -> Decoded:
-        """Softmax and its largest class, or the score in the units of the data."""
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its largest class, or the score in the units of the data."""
         return self.kind.decode(output)

@@ -1,20 +1,22 @@
-"""Multilayer perceptron on the encoding of one text: LB 4, architectures V1 to V3."""
+"""Multilayer perceptron on the encoding of one text: Lozano and Bravo 2023, section 4, architectures V1 to V3."""
 
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
 from mtlcli.heads.layers import Activation, HiddenSizes, Shared, hidden_layers
+from mtlcli.heads.outputs import output_for
+from mtlcli.tasks.targets import Tensors
 
 
 class MLP(Head):
-    """Hidden layers, then one linear output: logits for classes, one number for a score. Heads may share the hidden layers.
+    """Apply hidden layers and one linear output layer. Heads can share the hidden layers.
 
-    LB's sentiment head. `shared` names the hidden layers (LB V3: one MLP behind the encoder for all tasks): every head that
-    gives the same name holds the same module, which then counts as shared by their tasks, and has its own output layer.
-    LB prints neither width nor activation: 256 and ReLU are ours.
+    This is the sentiment head of Lozano and Bravo. `shared` names the hidden layers (their V3: one MLP behind the encoder for
+    all tasks): all heads with the same name hold the same module, which then counts as shared by their tasks, and each has an
+    output layer of its own. The paper prints neither width nor activation: 256 and ReLU are ours.
     """
 
     def __init__(
@@ -31,17 +33,17 @@ class MLP(Head):
         self.hidden, width = hidden_layers(facts, hidden, activation, dropout, shared)
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, facts.outputs)
-        self.kind = ClassesOrScore(facts.task, gamma)
+        self.kind = output_for(facts.task, gamma)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """One encoding -> logits (n, classes) or standardised scores (n,)."""
+        """Return logits (n, classes) or standardized scores (n,)."""
         output = self.out(self.dropout(self.hidden(encodings[0].pooled)))
-        return output.squeeze(-1) if self.facts.task.is_regression else output
+        return self.kind.shaped(output)
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, or the error in standard deviations of the training labels."""
-        return self.kind.loss(output, targets)
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the cross-entropy, or the loss of the error in standard deviations of the training rows."""
+        return self.kind.loss(output, gold)
 
-    def decode(self, output: Tensor) -> Decoded:
-        """Softmax and its largest class, or the score in the units of the data."""
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its largest class, or the score in the units of the data."""
         return self.kind.decode(output)

@@ -8,21 +8,22 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
 from mtlcli.heads.layers import Activation, HiddenSizes, hidden_layers
+from mtlcli.heads.outputs import output_for
 from mtlcli.heads.pooling import pool
+from mtlcli.tasks.targets import Tensors
 
 
 class PairCompare(Head):
-    """Hidden layers on how the two encodings of a pair compare, so that swapping the texts changes nothing.
+    """Apply hidden layers to symmetric features of the two encodings of a pair, so that swapping the texts changes nothing.
 
-    From each layer named, a and b are the means over the tokens, scaled to length sqrt(dim), and the head reads a * b, |a - b|
-    (as Tree-LSTM does in public reimplementations; the paper was not at hand) and a + b, which is ours: what a pair is about.
-    The scale is ours too: it makes the numbers of every encoder and layer alike. The layers are those of the option, whatever
-    `tasks.NAME.layer` says.
+    In each layer of `layers`, a and b are the means over the tokens, scaled to length sqrt(dim). The head reads a * b and |a - b|
+    (as Tree-LSTM does in public reimplementations; the paper was not at hand), and a + b, which is ours: the topic of the pair.
+    The scale is ours too: it makes the numbers of all encoders and layers comparable. `tasks.NAME.layer` has no effect.
 
-    Made for encoders that already place similar texts side by side: freeze one (a stage of the scheduler `stages` with
-    `freeze: [encoder]`) and it keeps what it knows, which fine-tuning on few pairs takes from it.
+    It suits encoders that already place similar texts close together. A frozen encoder (a stage of the scheduler `stages` with
+    `freeze: [encoder]`) keeps this property, which fine-tuning on few pairs can destroy.
     """
 
     sides = (2,)
@@ -47,22 +48,22 @@ class PairCompare(Head):
         self.hidden, width = hidden_layers(facts, hidden, activation, dropout, None, read)
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, facts.outputs)
-        self.kind = ClassesOrScore(facts.task, gamma)
+        self.kind = output_for(facts.task, gamma)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """Two encodings with their layers -> logits (n, classes) or standardised scores (n,)."""
+        """Return logits (n, classes) or standardized scores (n,)."""
         parts = []
         for layer in self.further_layers:
-            each = (pool(encoding.layers[layer], encoding.mask, "mean").float() for encoding in encodings)
-            a, b = (math.sqrt(self.facts.dim) * normalize(one, dim=-1) for one in each)
+            means = (pool(encoding.layers[layer], encoding.mask, "mean").float() for encoding in encodings)
+            a, b = (math.sqrt(self.facts.dim) * normalize(mean, dim=-1) for mean in means)
             parts += [a * b, (a - b).abs(), a + b]
         output = self.out(self.dropout(self.hidden(torch.cat(parts, dim=-1))))
-        return output.squeeze(-1) if self.facts.task.is_regression else output
+        return self.kind.shaped(output)
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, or the error in standard deviations of the training labels."""
-        return self.kind.loss(output, targets)
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the cross-entropy, or the loss of the error in standard deviations of the training rows."""
+        return self.kind.loss(output, gold)
 
-    def decode(self, output: Tensor) -> Decoded:
-        """Softmax and its largest class, or the score in the units of the data."""
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its largest class, or the score in the units of the data."""
         return self.kind.decode(output)

@@ -1,4 +1,4 @@
-"""Pair head on concatenated encodings: Conneau et al. (InferSent), EMNLP 2017, arXiv:1705.02364; RD 4.4."""
+"""Pair head on concatenated encodings: Conneau et al. (InferSent), EMNLP 2017, arXiv:1705.02364; Ramos and Dalmia 2023, section 4.4."""
 
 from typing import Annotated
 
@@ -6,13 +6,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.outputs import output_for
+from mtlcli.tasks.targets import Tensors
 
 
 class PairConcat(Head):
-    """Dropout on the encodings a and b of a pair, then one linear layer on [a, b, |a-b|] (and a*b where asked).
+    """Apply dropout to the encodings a and b of a pair, and one linear layer to [a, b, |a-b|], with a*b if `product` is set.
 
-    RD's heads are [a, b] alone: `difference: false`.
+    The heads of Ramos and Dalmia read [a, b] alone: `difference: false`.
     """
 
     sides = (2,)
@@ -30,10 +32,10 @@ class PairConcat(Head):
         self.dropout = nn.Dropout(dropout)
         self.difference, self.product = difference, product
         self.out = nn.Linear(facts.dim * (2 + difference + product), facts.outputs)
-        self.kind = ClassesOrScore(facts.task, gamma)
+        self.kind = output_for(facts.task, gamma)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """Two encodings -> logits (n, classes) or standardised scores (n,)."""
+        """Return logits (n, classes) or standardized scores (n,)."""
         a, b = (self.dropout(encoding.pooled) for encoding in encodings)
         parts = [a, b]
         if self.difference:
@@ -41,12 +43,12 @@ class PairConcat(Head):
         if self.product:
             parts.append(a * b)
         output = self.out(torch.cat(parts, dim=-1))
-        return output.squeeze(-1) if self.facts.task.is_regression else output
+        return self.kind.shaped(output)
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, or the error in standard deviations of the training labels."""
-        return self.kind.loss(output, targets)
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the cross-entropy, or the loss of the error in standard deviations of the training rows."""
+        return self.kind.loss(output, gold)
 
-    def decode(self, output: Tensor) -> Decoded:
-        """Softmax and its largest class, or the score in the units of the data."""
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its largest class, or the score in the units of the data."""
         return self.kind.decode(output)

@@ -1,4 +1,4 @@
-"""Mix of a mapping and a cosine for pairs: LB 4, equation 1 and its losses, architectures V1 to V3; Sentence-BERT, arXiv:1908.10084."""
+"""Mix of a mapping and a cosine for pairs: Lozano and Bravo 2023, section 4, equation 1; Sentence-BERT, arXiv:1908.10084."""
 
 import math
 from typing import Annotated, Literal
@@ -9,31 +9,36 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, pairwise_distance
 
 from mtlcli.errors import MtlError
-from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Gamma, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
 from mtlcli.heads.layers import Activation, HiddenSizes, Shared, hidden_layers
+from mtlcli.heads.outputs import output_for
+from mtlcli.tasks.targets import UNSEEN, Score, Tensors
 
 NEGATIVES = 64
-"""Rows of the previous batch that are kept as negatives; the rest of a larger batch is left out."""
+"""Rows of the previous batch that are kept as negatives; further rows of a larger batch are not."""
 
 
 class PairMix(Head):
-    """Mixes a linear mapping of [a, b, |a-b|] with the cosine of a and b; for two classes it may add contrastive losses.
+    """Mix a linear mapping of [a, b, |a-b|] with the cosine of a and b; for two classes, contrastive losses can be added.
 
-    a and b are the pair's encodings x behind the hidden layers, if there are any; f is linear. Equation 1 (which prints
+    a and b are the pair's encodings x after the hidden layers, if there are any; f is linear. Equation 1 (which prints
     "alpha - 1" for "1 - alpha"): y = alpha * f([a, b, |a-b|]) + (1 - alpha) * cosine(a, b). V3 has alpha .99 for classes and
-    .01 for scores (V3a, the default) or the other way round (V3b), and hidden layers shared by all tasks; V1 and V2 are alpha 0.
+    .01 for scores (V3a, the default) or the reverse (V3b), and hidden layers shared by all tasks; V1 and V2 are alpha 0.
 
-    Score: the cosine is mapped to the range of the task (LB: times 5), the loss is that of `gamma`. Two classes: y is the logit
-    of the second class, and the loss binary cross-entropy. LB states neither where the sigmoid is nor that the cosine is kept
-    from going negative; with it outside, a positive cosine always predicts the second class, which is what LB's V3b and the
-    single-task rows look like (37.5 % right, the share of that class). More classes are refused.
+    Score: the cosine is mapped to the range of the task (in the paper: times 5), and `gamma` sets the loss. Two classes: y is the
+    logit of the second class, and the loss is binary cross-entropy. More classes are rejected. The paper states neither where the
+    sigmoid is nor that the cosine is clamped at 0; with the sigmoid outside, a positive cosine always predicts the second class,
+    which agrees with the V3b and single-task rows of the paper (37.5 % accuracy, the share of that class).
 
     L = BCE + cosine_loss * (1 - cos if same, else max(0, cos)) + triplet_loss * max(0, d(x_a, x_b) - d(x_a, x_n) + margin), the
-    triplet in rows of the second class only (0 in others; the mean is over all rows). x are the encodings themselves (LB: "the
-    BERT representations"). Negatives x_n are those of the first texts of the previous micro-batch of this task, detached and
-    row by row, so no second pass is needed; a run's first batch has none. LB speaks of "cosine triplet loss" and states neither
-    distance nor margin: d = 1 - cosine and 1 here. Euclidean distances, PyTorch's default, let an encoder that starts from
-    nothing draw all texts into one point (measured on the sample corpus).
+    triplet in rows of the second class only (0 in the other rows; the mean is over all rows). x are the encodings themselves
+    (in the paper "the BERT representations"). The negatives x_n are the first texts of the previous micro-batch of this task,
+    detached and row by row, so no second pass is needed; a run's first batch has none. The paper names a "cosine triplet loss"
+    and states neither distance nor margin: d = 1 - cosine and 1 here. With Euclidean distances, PyTorch's default, an encoder
+    trained from scratch maps all texts to one point (measured on the sample corpus).
+
+    Raises:
+        MtlError: the task predicts neither two classes nor a score, or an option does not suit it.
     """
 
     sides = (2,)
@@ -52,32 +57,37 @@ class PairMix(Head):
         dropout: Annotated[float, Field(ge=0, lt=1, description="share zeroed before every layer in training")] = 0.1,
         shared: Shared = None,
         gamma: Gamma = 1.0,
-        cosine_loss: Annotated[float, Field(ge=0, description="weight of the cosine embedding loss; LB: 1")] = 0.0,
-        triplet_loss: Annotated[float, Field(ge=0, description="weight of the triplet margin loss; LB: 1")] = 0.0,
+        cosine_loss: Annotated[
+            float, Field(ge=0, description="weight of the cosine embedding loss; 1 in the paper")
+        ] = 0.0,
+        triplet_loss: Annotated[
+            float, Field(ge=0, description="weight of the triplet margin loss; 1 in the paper")
+        ] = 0.0,
         margin: Annotated[float, Field(gt=0, description="of the triplet margin loss")] = 1.0,
         distance: Annotated[
             Literal["cosine", "euclidean"], Field(description="of the triplet margin loss: 1 - cosine, or |a - b|")
         ] = "cosine",
     ) -> None:
         super().__init__(facts)
-        task, where = facts.task, f"tasks.{facts.task.name}.head"
-        if task.labels is not None and len(task.labels) != 2:
+        target, where = facts.task.target, f"tasks.{facts.task.name}.head"
+        self.kind = output_for(facts.task, gamma)
+        self.score = target if isinstance(target, Score) else None
+        if self.score is None and facts.outputs != 2:
             raise MtlError(
-                f'{where}: "pair-mix" predicts two classes or a score, not {len(task.labels)} classes; use pair-concat'
+                f'{where}: "pair-mix" predicts two classes or a score, not {facts.outputs} classes; use pair-concat'
             )
-        if task.labels is None and (cosine_loss or triplet_loss):
+        if self.score is not None and (cosine_loss or triplet_loss):
             raise MtlError(
-                f"{where}: cosine_loss and triplet_loss compare pairs of two classes; leave them out for a score"
+                f"{where}: cosine_loss and triplet_loss compare pairs of two classes; remove them for a score"
             )
-        chosen = (0.01 if task.is_regression else 0.99) if alpha is None else alpha
-        if learn_alpha and chosen in (0, 1):
-            raise MtlError(f"{where}.alpha: found {chosen:g}: learn_alpha starts from a number between 0 and 1")
+        weight = (0.99 if self.score is None else 0.01) if alpha is None else alpha
+        if learn_alpha and weight in (0, 1):
+            raise MtlError(f"{where}.alpha: found {weight:g}: learn_alpha starts from a number between 0 and 1")
         self.hidden, width = hidden_layers(facts, hidden, activation, dropout, shared)
         self.dropout = nn.Dropout(dropout)
-        self.mapping = nn.Linear(3 * width, 1) if chosen else None
-        self.fixed_alpha = chosen
-        self.alpha_logit = nn.Parameter(torch.tensor(math.log(chosen / (1 - chosen)))) if learn_alpha else None
-        self.kind = ClassesOrScore(task, gamma)
+        self.mapping = nn.Linear(3 * width, 1) if weight else None
+        self.fixed_alpha = weight
+        self.alpha_logit = nn.Parameter(torch.tensor(math.log(weight / (1 - weight)))) if learn_alpha else None
         self.cosine_loss, self.triplet_loss = cosine_loss, triplet_loss
         self.margin, self.distance = margin, distance
         if triplet_loss:
@@ -87,8 +97,7 @@ class PairMix(Head):
         self.kept: Tensor
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """Two encodings (n, dim) -> standardised scores (n,), or logits (n, 2), followed by both encodings (n, 2 + 2 * dim) where
-        the loss needs them."""
+        """Return standardized scores (n,), or logits (n, 2) followed by both encodings where the loss needs them (n, 2 + 2 * dim)."""
         texts = [encoding.pooled.float() for encoding in encodings]
         a, b = (self.hidden(text) for text in texts)
         alpha = self.fixed_alpha if self.alpha_logit is None else torch.sigmoid(self.alpha_logit)
@@ -96,35 +105,35 @@ class PairMix(Head):
         if self.mapping is not None:
             parts = torch.cat([a, b, (a - b).abs()], dim=-1)
             mixed = mixed + alpha * self.mapping(self.dropout(parts)).squeeze(-1).float()
-        if self.facts.task.is_regression:
+        if self.score is not None:
             return mixed
         logits = torch.stack([torch.zeros_like(mixed), mixed], dim=-1)  # their softmax is the sigmoid of `mixed`
         return torch.cat([logits, *texts], dim=-1) if self.cosine_loss or self.triplet_loss else logits
 
     def _in_range(self, cosine: Tensor) -> Tensor:
-        """A score's cosine 0 is the low end of its range and 1 the high one, here in standard deviations from the mean."""
-        if not self.facts.task.is_regression:
+        """Map cosine 0 to the low end of a score's range and 1 to the high end, in standard deviations from the mean."""
+        if self.score is None:
             return cosine
-        kind = self.kind
-        return (kind.low + (kind.high - kind.low) * cosine - kind.mean) / kind.std
+        low, high = self.score.range
+        return (low + (high - low) * cosine - self.score.mean) / self.score.std
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         return 1 - cosine_similarity(a, b, dim=-1) if self.distance == "cosine" else pairwise_distance(a, b)
 
     def predicted(self, output: Tensor) -> Tensor:
-        """Logits (n, 2) or standardised scores (n,)."""
-        return output if self.facts.task.is_regression else output[:, :2]
+        """Return logits (n, 2) or standardized scores (n,)."""
+        return output[:, :2] if self.score is None else output
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The error of a score in standard deviations, or cross-entropy and the losses on the encodings."""
-        loss = self.kind.loss(self.predicted(output), targets)
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the loss of a score's error in standard deviations, or cross-entropy and the losses on the encodings."""
+        loss = self.kind.loss(self.predicted(output), gold)
         if not (self.cosine_loss or self.triplet_loss):
             return loss
         a, b = output[:, 2:].float().chunk(2, dim=-1)
-        same = (targets == 1).float()
+        same, known = (gold["index"] == 1).float(), (gold["index"] != UNSEEN).float()
         if self.cosine_loss:
             cosine = cosine_similarity(a, b, dim=-1)
-            loss = loss + self.cosine_loss * (same * (1 - cosine) + (1 - same) * torch.relu(cosine))
+            loss = loss + self.cosine_loss * (same * (1 - cosine) + (known - same) * torch.relu(cosine))
         if self.triplet_loss:
             rows = torch.arange(len(a), device=a.device) % self.kept.clamp(min=1)
             negatives = self.negatives[rows]
@@ -132,13 +141,13 @@ class PairMix(Head):
             loss = loss + self.triplet_loss * same * (self.kept > 0) * torch.relu(nearer + self.margin)
         return loss
 
-    def observe(self, output: Tensor, targets: Tensor) -> None:
-        """Keeps the first texts of the batch as the negatives of the next one; not where a number is not finite."""
+    def observe(self, output: Tensor, gold: Tensors) -> None:
+        """Keep the first texts of the batch as the negatives of the next one, unless a number is not finite."""
         if self.triplet_loss and bool(torch.isfinite(output).all()):
             texts = output[:NEGATIVES, 2:].chunk(2, dim=-1)[0]
             self.negatives[: len(texts)] = texts
             self.kept.fill_(len(texts))
 
-    def decode(self, output: Tensor) -> Decoded:
-        """Softmax and its larger class, or the score in the units of the data."""
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its larger class, or the score in the units of the data."""
         return self.kind.decode(self.predicted(output))

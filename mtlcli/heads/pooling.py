@@ -1,13 +1,16 @@
-"""From token vectors to one vector a text."""
+"""Pooling: from token vectors to one vector for each text."""
 
 import torch
 from torch import Tensor
 
 
 def pool(tokens: Tensor, mask: Tensor | None, kind: str) -> Tensor:
-    """tokens (n, length, dim), mask (n, length) True at tokens or None -> (n, dim).
+    """Return one vector for each text (n, dim).
 
-    `cls` is the first token, `mean` and `max` run over the real tokens only. Padding never counts.
+    Args:
+        tokens: (n, length, dim).
+        mask: (n, length), True at tokens; None: there is no padding.
+        kind: `cls` for the first token, `mean` or `max` over the tokens without padding.
     """
     match kind:
         case "cls":

@@ -33,7 +33,7 @@ def encode(
         # A window bounds the memory of the tokens.
         for start in range(0, len(texts), WINDOW):
             sequences = text_sequences(tokenizer, [(text,) for text in texts[start : start + WINDOW]])
-            tokenized = TokenizedSplit((sequences,), None, tokenizer.pad)
+            tokenized = TokenizedSplit((sequences,), tokenizer.pad)
             for rows in by_length(tokenized.lengths(), tokens=limit, rows=batch_rows or limit // 8):
                 batch = collate(tokenized, 0, rows).to(device)
                 hidden = run_encoder(

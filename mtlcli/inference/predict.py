@@ -1,8 +1,8 @@
 """From texts in a file or a pipe to predictions, in the input's order and number, in constant memory.
 
-Rows are read in windows. Within a window they are tokenized together and run longest first in batches of limited size, so
-a batch is hardly padded; then they are put back in order. Tasks that read the same texts in the same way share one pass
-through the encoder.
+Rows are read in windows. The rows of a window are tokenized together and run longest first in batches of limited size, which
+need little padding; then they are put back in order. Tasks that encode the same texts in the same way share one pass through the
+encoder.
 """
 
 import time
@@ -20,25 +20,25 @@ from mtlcli.data.tokens import TokenizedSplit, Tokenizer, TokenSequences
 from mtlcli.errors import MtlError, one_of
 from mtlcli.facts import TaskFacts
 from mtlcli.inference.predictor import Predictor
-from mtlcli.model.predict import Predicted
 from mtlcli.runs.saved_model import SavedRun
+from mtlcli.tasks.targets import Arrays, Target
 
 WINDOW = 4096
-"""Rows read at a time, once the first small windows have shown that there are so many."""
+"""Rows read at a time, after the first windows, which are smaller."""
 CHARACTERS = 1 << 19
-"""Characters after which a window is full: tokenizing takes some hundred bytes for each."""
+"""Characters after which a window is full: tokenization needs some hundred bytes for each."""
 BATCH_TOKENS = {"cpu": 1024}
-"""Largest batch, padding included, by the type of the device: as large as keeps it busy, for small ones pad less."""
+"""Largest batch in tokens, with padding, by device type: just large enough to use the device fully, since small batches pad less."""
 BATCH_TOKENS_ELSEWHERE = 8192
 PATIENCE = 0.05
-"""Seconds for which a window waits for more rows of a pipe."""
+"""Seconds that a window waits for more rows of a pipe."""
 CHARACTERS_PER_TOKEN = 64
-"""A text is cut here, at a space, before it is tokenized, unless that leaves fewer tokens than the encoder takes."""
+"""Longer texts are cut at a space before tokenization, unless fewer tokens than the encoder reads would remain."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One way of reading a row: these columns, encoded like this, for these tasks (indices)."""
+    """Columns of a row, their encoding, and the tasks (indices) that read them like this."""
 
     columns: tuple[str, ...]
     encoding: str
@@ -47,7 +47,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One way in which one run reads a row. The tasks of `reading` are the run's own indices; `ours` are the same tasks."""
+    """One run's pass over the rows. The tasks of `reading` are the run's indices; `ours` are the predictor's indices of them."""
 
     run: SavedRun
     tokenizer: Tokenizer
@@ -55,13 +55,58 @@ class _Pass:
     ours: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """What one task says of one row: a label with the probability of every label, or a score."""
+    """The prediction of one task for one row. Two predictions are equal if they say the same.
 
-    label: str | None
-    probabilities: Mapping[str, float] | None
-    score: float | None
+    Attributes:
+        target: what the task predicts.
+        rows: predictions of the window that the row was in.
+        row: number of the row in the window.
+        texts: texts of the row.
+    """
+
+    target: Target
+    rows: Arrays
+    row: int
+    texts: tuple[str, ...]
+
+    @property
+    def label(self) -> str | None:
+        """Name of the predicted class; None for a task without classes."""
+        return self.as_json(exact=True).get("label")
+
+    @property
+    def probabilities(self) -> dict[str, float] | None:
+        """Probability of each class by name; None where there are none."""
+        if "probabilities" not in self.rows:
+            return None
+        return dict(zip(self.target.labels or (), self.rows["probabilities"][self.row].tolist(), strict=True))
+
+    @property
+    def score(self) -> float | None:
+        """Predicted score; None for a task without scores."""
+        return self.as_json(exact=True).get("score")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prediction) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        values = self.as_json(exact=True)
+        if "probabilities" in values:
+            values["probabilities"] = self.probabilities
+        return f"Prediction({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+    def as_json(self, *, exact: bool = False) -> dict[str, Any]:
+        """Return JSON values, see `Target.as_json`."""
+        return self.target.as_json(self.rows, self.row, self.texts, exact=exact)
+
+    def as_cells(self) -> dict[str, str]:
+        """Return cells of a table, see `Target.as_cells`."""
+        return self.target.as_cells(self.rows, self.row, self.texts)
 
 
 def find_readings(
@@ -71,11 +116,17 @@ def find_readings(
     columns: Sequence[str] = (),
     first: str = "",
 ) -> list[Reading]:
-    """Which columns each task of a run (its run.json) reads; without `wanted`, every task whose columns are there.
+    """Find the columns that each task of a run reads.
 
-    `columns`, by name or number, stand in for those of training. Plain text has one text a line, or the two of a pair
-    with a tab between them: without `wanted`, its `first` line decides which tasks can read it. Raises MtlError where a
-    wanted task's columns are missing, and where no task finds its own.
+    Args:
+        record: run.json of the run.
+        wanted: names of tasks; empty: every task whose columns exist.
+        columns: by name or number, in place of those of training.
+        first: first line of plain text, which has one text a line, or the two of a pair with a tab between them; without
+            `wanted`, it decides which tasks can read the text.
+
+    Raises:
+        MtlError: the columns of a wanted task are missing, or those of all tasks.
     """
     plain = source.format.name == "text"
     if columns and plain:
@@ -103,8 +154,10 @@ def find_readings(
 
 
 def _columns(source: FileSource, texts: tuple[str, ...], *, search: bool) -> tuple[str, ...] | None:
-    """The keys of the rows' values, None where a column is missing. With `search`, a key that the first object of JSONL
-    lacks is looked for in the others."""
+    """Return the keys of the rows' values, None if a column is missing.
+
+    With `search`, a key that the first object of JSONL lacks is searched for in further objects.
+    """
     if source.format.name == "text" or (not search and not set(texts) <= set(source.columns)):
         return texts if source.format.name == "text" else None
     try:
@@ -114,7 +167,11 @@ def _columns(source: FileSource, texts: tuple[str, ...], *, search: bool) -> tup
 
 
 def check(source: FileSource, readings: Sequence[Reading]) -> None:
-    """Reads all rows of a file. Raises MtlError with every row that cannot be predicted."""
+    """Read all rows of a file.
+
+    Raises:
+        MtlError: one line for each row that cannot be predicted.
+    """
     bad = BadRows()
     for _ in _usable(source, readings, bad):
         pass
@@ -126,12 +183,16 @@ def predict(
     autocast: AbstractContextManager[object], tokens: int | None = None, window: int = WINDOW,
     ready: Callable[[float], bool] | None = None,
 ) -> Iterator[tuple[TextRow, dict[str, Prediction]]]:  # fmt: skip
-    """Every row with the predictions of every task that `readings` names, in order. Labels in the input are not looked at.
+    """Yield every row with the predictions of every task in `readings`, in order. Labels in the input are ignored.
 
-    `tokens` limits a batch, padding included, and `window` the rows in memory; neither changes a prediction. `ready(seconds)`
-    says whether the source, a pipe, has more within that time: rows that are there are not kept waiting for those to come.
+    Args:
+        tokens: largest batch, with padding. No effect on predictions.
+        window: most rows in memory. No effect on predictions.
+        ready: returns whether the source, a pipe, has more rows within that many seconds, so that rows do not wait for later
+            ones.
 
-    Raises MtlError, after the rows before it, for a row that cannot be read.
+    Raises:
+        MtlError: a row cannot be read; after the rows before it.
     """
     rows = _until_bad(source, readings)
     yield from predict_rows(
@@ -154,46 +215,52 @@ def predict_rows(
         MtlError: after the rows before it, for a row that cannot be read.
     """
     passes = _passes(predictor, readings)
-    tasks = sorted(index for reading in readings for index in reading.tasks)
+    reading_of = {index: reading for reading in readings for index in reading.tasks}
     limit = tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE)
     for chunk in _windows(rows, window, ready):
-        votes: dict[tuple[int, int], Predicted] = {}  # by our index of the task, and the run
-        for one in passes:
-            texts = [texts_of(row, one.reading) for row in chunk]
-            found = _outputs(
-                one.run, one.reading, texts, one.tokenizer, device, autocast, limit, batch_rows or limit // 8
+        votes: dict[tuple[int, int], Arrays] = {}  # by index of the task in the predictor, and the run
+        for run_pass in passes:
+            run, reading = run_pass.run, run_pass.reading
+            texts = [texts_of(row, reading) for row in chunk]
+            outputs = _outputs(
+                run, reading, texts, run_pass.tokenizer, device, autocast, limit, batch_rows or limit // 8
             )
-            for own, ours in zip(one.reading.tasks, one.ours, strict=True):
-                votes[ours, id(one.run)] = _vote(one.run, own, found[own])
-        answers = {
-            predictor.facts[task].name: _decode(
-                predictor.facts[task],
-                predictor.joined(task, [votes[task, id(member.run)] for member in predictor.members[task]]),
-            )
-            for task in tasks
+            for in_run, ours in zip(reading.tasks, run_pass.ours, strict=True):
+                votes[ours, id(run)] = _vote(run, in_run, outputs[in_run])
+        averages = {
+            task: predictor.average(task, [votes[task, id(member.run)] for member in predictor.members[task]])
+            for task in sorted(reading_of)
         }
         for number, row in enumerate(chunk):
-            yield row, {name: each[number] for name, each in answers.items()}
+            yield (
+                row,
+                {
+                    predictor.facts[task].name: Prediction(
+                        predictor.facts[task].target, average, number, texts_of(row, reading_of[task])
+                    )
+                    for task, average in averages.items()
+                },
+            )
 
 
 def _passes(predictor: Predictor, readings: Sequence[Reading]) -> list[_Pass]:
-    """What has to be run for these readings: each run reads a row as it was trained to, whatever the others do."""
-    found: dict[tuple[int, tuple[str, ...], str], list[tuple[int, int]]] = {}
+    """Return the passes for these readings: each run encodes a row as it was trained to."""
+    grouped: dict[tuple[int, tuple[str, ...], str], list[tuple[int, int]]] = {}
     runs = {}
     for reading in readings:
         for ours in reading.tasks:
             for member in predictor.members[ours]:
                 runs[id(member.run)] = member.run
-                found.setdefault((id(member.run), reading.columns, member.encoding), []).append((member.task, ours))
+                grouped.setdefault((id(member.run), reading.columns, member.encoding), []).append((member.task, ours))
     tokenizers = {key: Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length) for key, run in runs.items()}
     return [
-        _Pass(runs[key], tokenizers[key], Reading(columns, encoding, tuple(own for own, _ in tasks)), tuple(o for _, o in tasks))
-        for (key, columns, encoding), tasks in found.items()
+        _Pass(runs[key], tokenizers[key], Reading(columns, encoding, tuple(i for i, _ in tasks)), tuple(i for _, i in tasks))
+        for (key, columns, encoding), tasks in grouped.items()
     ]  # fmt: skip
 
 
 def _usable(source: FileSource, readings: Sequence[Reading], bad: BadRows) -> Iterator[TextRow]:
-    """The rows that can be predicted; the others are reported to `bad`."""
+    """Yield the rows that can be predicted, and report the remaining ones to `bad`."""
     pairs = source.format.name == "text" and any(len(reading.columns) == 2 for reading in readings)
     for row in iterate(source, bad):
         if pairs and "\t" not in row.values["text"] and row.values["text"].strip():
@@ -203,7 +270,7 @@ def _usable(source: FileSource, readings: Sequence[Reading], bad: BadRows) -> It
 
 
 def _until_bad(source: FileSource, readings: Sequence[Reading]) -> Iterator[TextRow]:
-    """The rows before the first bad one, then MtlError if there is one."""
+    """Yield the rows before the first bad one, then raise MtlError if there is one."""
     bad = BadRows()
     for row in _usable(source, readings, bad):
         bad.raise_if_any()
@@ -212,8 +279,10 @@ def _until_bad(source: FileSource, readings: Sequence[Reading]) -> Iterator[Text
 
 
 def _windows(rows: Iterator[TextRow], most: int, ready: Callable[[float], bool] | None) -> Iterator[list[TextRow]]:
-    """The rows in lists, short ones first: whoever reads the first predictions need not wait for thousands. An MtlError of
-    `rows` comes after the rows before it."""
+    """Yield the rows in lists, short ones first, so that the first predictions do not wait for thousands of rows.
+
+    An MtlError of `rows` is raised after the rows before it.
+    """
     size, failure, more = min(most, 64), None, True
     while more:
         chunk: list[TextRow] = []
@@ -246,18 +315,20 @@ def _texts(source: FileSource, row: TextRow, reading: Reading) -> tuple[str, ...
 
 
 def text_sequences(tokenizer: Tokenizer, texts: list[tuple[str, ...]]) -> TokenSequences:
-    """The texts as token numbers; of a text without end, only as much is tokenized as the encoder takes."""
+    """Tokenize texts; of a very long text only as much as the encoder reads."""
     limit = CHARACTERS_PER_TOKEN * tokenizer.max_length
     if all(len(part) <= limit for text in texts for part in text):
         return tokenizer.sequences(texts)
     short = [tuple(_cut(part, limit) for part in text) for text in texts]
-    found = tokenizer.sequences(short)
-    again = [
-        row for row, length in enumerate(found.lengths()) if length < tokenizer.max_length and short[row] != texts[row]
+    sequences = tokenizer.sequences(short)
+    too_short = [
+        row
+        for row, length in enumerate(sequences.lengths())
+        if length < tokenizer.max_length and short[row] != texts[row]
     ]
-    if not again:
-        return found
-    for row in again:
+    if not too_short:
+        return sequences
+    for row in too_short:
         short[row] = texts[row]
     return tokenizer.sequences(short)
 
@@ -270,15 +341,15 @@ def _outputs(
     run: SavedRun, reading: Reading, texts: list[tuple[str, ...]], tokenizer: Tokenizer, device: torch.device,
     autocast: AbstractContextManager[object], tokens: int, batch_rows: int,
 ) -> dict[int, Tensor]:  # fmt: skip
-    """Outputs (rows, ...) of each task of a reading, by one pass through the encoder."""
+    """Return the outputs (rows, ...) of each task of a reading, from one pass through the encoder."""
     if reading.encoding == "bi":
         sides = tuple(
             text_sequences(tokenizer, [(text[side],) for text in texts]) for side in range(len(reading.columns))
         )
     else:
         sides = (text_sequences(tokenizer, texts),)
-    tokenized = TokenizedSplit(sides, None, tokenizer.pad)
-    found: dict[int, Tensor] = {}
+    tokenized = TokenizedSplit(sides, tokenizer.pad)
+    outputs: dict[int, Tensor] = {}
     model, groups = run.model, shared_features(run, reading.tasks)
     with torch.inference_mode(), autocast:
         for rows in by_length(tokenized.lengths(), tokens=tokens, rows=batch_rows):
@@ -288,78 +359,55 @@ def _outputs(
                 hidden = model.hidden(group[0], model.inputs(group[0], batch))
                 for task in group:
                     output = model.output(task, batch.sides, hidden, batch.mask).float().cpu()
-                    if task not in found:
-                        found[task] = torch.empty(len(texts), *output.shape[1:], dtype=output.dtype)
-                    found[task][where] = output
-    return found
+                    if task not in outputs:
+                        outputs[task] = torch.empty(len(texts), *output.shape[1:], dtype=output.dtype)
+                    outputs[task][where] = output
+    return outputs
 
 
 def shared_features(run: SavedRun, tasks: Sequence[int]) -> list[list[int]]:
-    """Groups of tasks whose features are the same for the same text: all of them, where no task owns part of the
-    architecture and they ask for the same layers."""
+    """Return groups of tasks with the same features for the same text.
+
+    Tasks are in one group if none of them has private parameters in the architecture and they read the same layers.
+    """
     groups: dict[tuple[int, bool], list[int]] = {}
     for task in tasks:
-        own = task if run.model.architecture.private_parameters(task) else -1
-        groups.setdefault((own, run.model.wants_all_layers([task])), []).append(task)
+        private = task if run.model.architecture.private_parameters(task) else -1
+        groups.setdefault((private, run.model.wants_all_layers([task])), []).append(task)
     return list(groups.values())
 
 
-def _vote(run: SavedRun, task: int, outputs: Tensor) -> Predicted:
-    """What a run says of these rows. Raises MtlError where that is no number."""
+def _vote(run: SavedRun, task: int, outputs: Tensor) -> Arrays:
+    """Return a run's predictions.
+
+    Raises:
+        MtlError: an output is not finite.
+    """
     if not outputs.isfinite().all():
         raise MtlError(
-            f"{run.folder}: {run.facts[task].name}: the model gives numbers that are not finite; "
-            "was it trained too fast? use another checkpoint or --precision fp32"
+            f"{run.folder}: {run.facts[task].name}: the model's output is NaN or infinite; training may have diverged. "
+            "Use another checkpoint or --precision fp32"
         )
-    decoded = run.model.head(task).decode(outputs)
-    probabilities = None if decoded.probabilities is None else decoded.probabilities.numpy()
-    return Predicted(decoded.values.numpy(), probabilities, float("nan"))
-
-
-def _decode(facts: TaskFacts, joined: Predicted) -> list[Prediction]:
-    labels, values = facts.labels, joined.values.tolist()
-    if labels is None:
-        return [Prediction(None, None, float(value)) for value in values]
-    if joined.probabilities is None:
-        return [Prediction(labels[value], None, None) for value in values]
-    found = joined.probabilities.tolist()
-    return [
-        Prediction(labels[value], dict(zip(labels, row, strict=True)), None)
-        for value, row in zip(values, found, strict=True)
-    ]
+    return run.model.head(task).decode(outputs).numpy()
 
 
 def as_json(row: TextRow, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
-    """One row of JSONL: the row's id if it has one, then each task's label and probabilities, or its score."""
-    found: dict[str, Any] = {"id": row.values["id"]} if "id" in row.values else {}
-    for task, one in predictions.items():
-        if one.score is not None:
-            found[task] = {"score": round(one.score, 6)}
-        else:
-            found[task] = {"label": one.label}
-            if one.probabilities is not None:
-                found[task]["probabilities"] = {label: round(p, 6) for label, p in one.probabilities.items()}
-    return found
+    """Return one row of JSONL: the row's id if it has one, then each task's prediction."""
+    values: dict[str, Any] = {"id": row.values["id"]} if "id" in row.values else {}
+    return values | {task: prediction.as_json() for task, prediction in predictions.items()}
 
 
 def cell_names(all_facts: Sequence[TaskFacts], source: FileSource, readings: Sequence[Reading]) -> list[str]:
-    """The columns of CSV or TSV, in the order of `as_cells`."""
-    found = ["id"] if "id" in source.columns else []
+    """Return the columns of CSV or TSV, in the order of `as_cells`."""
+    names = ["id"] if "id" in source.columns else []
     for facts in (all_facts[index] for index in sorted(index for reading in readings for index in reading.tasks)):
-        if facts.labels is None:
-            found.append(f"{facts.name}.score")
-        else:
-            found += [f"{facts.name}.label", *(f"{facts.name}.probability.{label}" for label in facts.labels)]
-    return found
+        names += [f"{facts.name}.{name}" for name in facts.target.cells()]
+    return names
 
 
 def as_cells(row: TextRow, predictions: Mapping[str, Prediction]) -> dict[str, str]:
-    """One row of CSV or TSV: `id`, `sst.label`, `sst.probability.positive`, `sts.score`."""
-    found: dict[str, str] = {"id": row.values["id"]} if "id" in row.values else {}
-    for task, one in predictions.items():
-        if one.score is not None:
-            found[f"{task}.score"] = f"{one.score:.6f}"
-        else:
-            found[f"{task}.label"] = one.label or ""
-            found |= {f"{task}.probability.{label}": f"{p:.6f}" for label, p in (one.probabilities or {}).items()}
-    return found
+    """Return one row of CSV or TSV: `id`, `sst.label`, `sst.probability.positive`, `sts.score`."""
+    values: dict[str, str] = {"id": row.values["id"]} if "id" in row.values else {}
+    for task, prediction in predictions.items():
+        values |= {f"{task}.{name}": cell for name, cell in prediction.as_cells().items()}
+    return values

@@ -2,17 +2,20 @@
 
 import numpy as np
 
-from mtlcli.metrics.base import Metric
+from mtlcli.metrics.base import Decomposed
+from mtlcli.tasks.targets import Arrays
 
 
-class Accuracy(Metric):
-    """Rows with the right class over all rows, from 0 to 1.
+class Accuracy(Decomposed):
+    """Divide the rows with the right class by all rows, from 0 to 1. A row whose label training never saw is always wrong."""
 
-    A target of -1 stands for a label that training never saw: the row counts, and is always wrong.
-    """
+    measures = frozenset({"classes"})
 
-    measures = "classes"
+    def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
+        """Return (right, 1)."""
+        right = predicted["index"] == gold["index"]
+        return np.stack([right, np.ones_like(right)], axis=1).astype(np.float64)
 
-    def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """predictions (n,) and targets (n,) class indices, counts (b, n) -> accuracies (b,)."""
-        return counts @ (predictions == targets) / counts.sum(axis=1)
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        """Return right / rows."""
+        return totals[:, 0] / totals[:, 1]

@@ -1,22 +1,39 @@
 """The contract of a metric."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from mtlcli.facts import TaskFacts
+from mtlcli.tasks.targets import Arrays
+
+
+class Resampled(Protocol):
+    """A metric of certain predictions, for many resamples of the rows at once."""
+
+    def values(self, counts: np.ndarray) -> np.ndarray:
+        """Return the metric of each resample (b,) float64, never NaN.
+
+        Args:
+            counts: (b, n) int64, how often resample b holds row n. Counts of 1 give the metric of the rows as they are.
+        """
 
 
 class Metric(ABC):
-    """A number that says how good predictions are, and the same number for many resamples of the rows at once.
+    """A number that says how good predictions are. The unit of resampling is a row of the file.
 
-    `measures` says which predictions it is for, None both; `bounds` are the worst and best value a metric can take, used
-    where metrics of several tasks are averaged on one scale; `higher_is_better` is its direction. `precision` is `fp32` or
-    `bf16`, what the model predicts in: a metric that is undefined for constant scores asks `mtlcli.metrics.rounding.are_constant` with it.
+    Attributes:
+        measures: kinds of targets (`Target.kind`) whose predictions the metric can read.
+        higher_is_better: its direction.
+        bounds: worst and best value, by which metrics of several tasks are averaged on one scale.
+        precision: `fp32` or `bf16`, in which the model predicts. A metric that is undefined for constant scores passes it to
+            `mtlcli.metrics.rounding.are_constant`.
     """
 
-    measures: ClassVar[Literal["classes", "scores"] | None] = None
+    measures: ClassVar[frozenset[str]]
     higher_is_better: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     precision: str = "fp32"
@@ -25,9 +42,43 @@ class Metric(ABC):
         self.task = task
 
     @abstractmethod
-    def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """predictions (n,), targets (n,), counts (b, n) of how often resample b holds row n -> values (b,), never NaN.
+    def bind(self, predicted: Arrays, gold: Arrays) -> Resampled:
+        """Prepare the metric for predictions and labels of n rows: whatever all resamples share is done here, once."""
 
-        Classes come as int64 indices, scores as float64 in the units of the data. A row with count 0 is not in the
-        resample. The value on the rows as they are is the one for counts of one everywhere.
-        """
+    def value(self, predicted: Arrays, gold: Arrays) -> float:
+        """Return the metric of n rows."""
+        return float(self.bind(predicted, gold).values(np.ones((1, len(gold)), dtype=np.int64))[0])
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers of each row (n, s) float64, and the metric of their sums."""
+
+    statistics: np.ndarray
+    score: Callable[[np.ndarray], np.ndarray]
+
+    def values(self, counts: np.ndarray) -> np.ndarray:
+        """Return `score` of the sums over each resample's rows (b,)."""
+        weights = counts.astype(np.float64)
+        # One product for each column: a product of matrices adds up in another order, and its last digit depends on the width.
+        totals = [weights @ column for column in np.ascontiguousarray(self.statistics.T)]
+        return self.score(np.stack(totals, axis=1))
+
+
+class Decomposed(Metric):
+    """A metric of sums over rows: a resample costs a product of its counts with the rows' statistics.
+
+    A plugin overrides `statistics` and `score`.
+    """
+
+    @abstractmethod
+    def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
+        """Return s numbers of each row (n, s) float64, whose sums over rows determine the metric."""
+
+    @abstractmethod
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        """Return the metric (b,) of sums (b, s) of the statistics of one row or more."""
+
+    def bind(self, predicted: Arrays, gold: Arrays) -> Statistics:
+        """Compute the statistics of each row once."""
+        return Statistics(self.statistics(predicted, gold), self.score)

@@ -1,20 +1,26 @@
-"""Exact match: the share of rows whose prediction is the label, scores compared as whole numbers."""
+"""Exact match: the share of rows whose predicted score is the label, both compared as whole numbers."""
 
 import numpy as np
 
-from mtlcli.metrics.base import Metric
+from mtlcli.metrics.base import Decomposed
+from mtlcli.tasks.targets import Arrays
 
 
-class ExactMatch(Metric):
-    """Rows whose predicted score and label round to the same whole number (a half rounds up) over all rows, from 0 to 1.
+class ExactMatch(Decomposed):
+    """Divide the rows whose predicted score and label round to the same whole number (.5 rounds up) by all rows, from 0 to 1.
 
-    LB 5.2 measures similarity by "EM" and does not define it; a label such as 3.8 is hardly ever hit exactly, hence the
-    rounding. What its Table 1 calls EM seems to be the Pearson correlation of the leaderboard: accuracy, accuracy and that number
-    average to the total it gives.
+    Lozano and Bravo 2023, section 5.2, measure similarity by "EM" without a definition; a label like 3.8 is hardly ever predicted
+    exactly, therefore the rounding. EM in their Table 1 seems to be the Pearson correlation of the leaderboard: accuracy, accuracy
+    and that number average to the total in the table.
     """
 
-    measures = "scores"
+    measures = frozenset({"score"})
 
-    def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """predictions (n,) and targets (n,) scores, counts (b, n) -> shares (b,)."""
-        return counts @ (np.floor(predictions + 0.5) == np.floor(targets + 0.5)) / counts.sum(axis=1)
+    def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
+        """Return (equal, 1)."""
+        equal = np.floor(predicted["value"] + 0.5) == np.floor(gold["value"] + 0.5)
+        return np.stack([equal, np.ones_like(equal)], axis=1).astype(np.float64)
+
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        """Return equal / rows."""
+        return totals[:, 0] / totals[:, 1]

@@ -4,16 +4,22 @@ import math
 
 import numpy as np
 
-from mtlcli.metrics.base import Metric
+from mtlcli.metrics.base import Decomposed
+from mtlcli.tasks.targets import Arrays
 
 
-class MeanSquaredError(Metric):
-    """Mean over rows of (prediction - target)^2, in squared units of the data; 0 is best and there is no worst."""
+class MeanSquaredError(Decomposed):
+    """Average (prediction - label)^2 over rows, in squared units of the data; 0 is best and there is no worst."""
 
-    measures = "scores"
+    measures = frozenset({"score"})
     higher_is_better = False
     bounds = (math.inf, 0.0)
 
-    def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """predictions (n,) and targets (n,) scores, counts (b, n) -> mean squared errors (b,)."""
-        return counts @ (predictions - targets) ** 2 / counts.sum(axis=1)
+    def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
+        """Return (squared error, 1)."""
+        errors = (predicted["value"] - gold["value"]) ** 2
+        return np.stack([errors, np.ones_like(errors)], axis=1)
+
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        """Return the sum of squared errors / rows."""
+        return totals[:, 0] / totals[:, 1]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from mtlcli.facts import TaskFacts
+from mtlcli.tasks.targets import Arrays, Score
 
 FLOAT32_EPSILON, BFLOAT16_EPSILON = 2.0**-23, 2.0**-7
 FLOAT32_STEPS = 16
@@ -17,14 +18,15 @@ def rounding(task: TaskFacts, extremes: np.ndarray, precision: str = "fp32") -> 
     """Return the largest difference that rounding alone explains, in units of the data.
 
     Args:
-        task: its `score_mean` and `score_std` are the zero and the unit of a head's output.
+        task: the mean and standard deviation of its target are the zero and the unit of a head's output.
         extremes: the lowest and the highest score, shape (2, b).
         precision: `fp32` or `bf16`, what the model predicts in.
 
     Returns:
         Tolerances, shape (b,).
     """
-    mean, std = task.score_mean or 0.0, task.score_std or 1.0  # as heads standardize a score
+    # Heads standardize scores by these two; another kind of target has no such unit.
+    mean, std = (task.target.mean, task.target.std) if isinstance(task.target, Score) else (0.0, 1.0)
     tolerance = np.full(extremes.shape[1], FLOAT32_STEPS * FLOAT32_EPSILON * std)
     if precision == "bf16":
         tolerance += BFLOAT16_STEPS * BFLOAT16_EPSILON * np.abs(extremes - mean).max(axis=0)
@@ -54,8 +56,14 @@ def are_constant(scores: np.ndarray, counts: np.ndarray, task: TaskFacts, precis
     return highest - lowest <= rounding(task, np.stack([lowest, highest]), precision)
 
 
-def is_constant(values: np.ndarray, task: TaskFacts, precision: str = "fp32") -> bool:
-    """Say whether all predictions or targets, shape (n,), are equal: scores within rounding, classes exactly."""
-    if not task.is_regression or not np.issubdtype(values.dtype, np.floating):
-        return bool((values == values[0]).all())
-    return bool(are_constant(values, np.ones((1, len(values)), dtype=np.int64), task, precision)[0])
+def answers(rows: Arrays) -> list[np.ndarray]:
+    """Return the fields with one number per item, which hold the answers; wider ones, such as probabilities, led to them."""
+    return [array for array in rows.fields.values() if array.ndim == 1]
+
+
+def is_constant(rows: Arrays, task: TaskFacts, precision: str = "fp32") -> bool:
+    """Return True if all predictions or labels of n rows are equal: scores within rounding, everything else exactly."""
+    if isinstance(task.target, Score):
+        ones = np.ones((1, len(rows)), dtype=np.int64)
+        return all(bool(are_constant(array, ones, task, precision)[0]) for array in answers(rows))
+    return all(bool((array == array[0]).all()) for array in answers(rows))

@@ -13,8 +13,11 @@ from mtlcli.model.multitask import MultiTaskModel
 
 
 def build_model(config: Config, encoder: LoadedEncoder, facts: tuple[TaskFacts, ...]) -> MultiTaskModel:
-    """Architecture and heads around an encoder. The first weights of the architecture depend on the seed alone, a head's on the
-    seed and its task's name, those of a module that heads share on the seed and the module's name."""
+    """Build architecture and heads around an encoder.
+
+    The architecture's initial weights depend on the seed alone, a head's on the seed and its task's name, and those of a module
+    that heads share on the seed and the module's name.
+    """
     seed = config.training.seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "architecture"))
@@ -25,15 +28,15 @@ def build_model(config: Config, encoder: LoadedEncoder, facts: tuple[TaskFacts, 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "head", task.name))
             sides = 2 if section.encoding == "bi" else 1
-            known = HeadFacts(task, encoder.dim, sides, shared.asked_by(task.name))
-            heads[task.name] = config.head_of(task.name).make(known)
+            head_facts = HeadFacts(task, encoder.dim, sides, shared.asked_by(task.name))
+            heads[task.name] = config.head_of(task.name).make(head_facts)
         if section.layer is not None:
             heads[task.name].layer = section.layer
     return MultiTaskModel(architecture, heads, pooling=config.encoder.pooling, layer=config.encoder.layer)
 
 
 def split_state(model: MultiTaskModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The model's state as that of the encoder, and everything else with heads under their tasks' names."""
+    """Return the encoder's state, and the state of everything else with heads under their tasks' names."""
     encoder, rest = {}, {}
     prefix = "architecture.encoder."
     for key, value in model.state_dict().items():
@@ -48,10 +51,10 @@ def split_state(model: MultiTaskModel) -> tuple[dict[str, Tensor], dict[str, Ten
 
 
 def join_state(model: MultiTaskModel, rest: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The other way round, without the encoder."""
+    """Return the second part of `split_state` with the model's own names."""
     index = {name: number for number, name in enumerate(model.names)}
-    found = {}
+    state = {}
     for key, value in rest.items():
         task, _, name = key.partition(".")
-        found[f"heads.{index[task]}.{name}" if task in index else key] = value
-    return found
+        state[f"heads.{index[task]}.{name}" if task in index else key] = value
+    return state

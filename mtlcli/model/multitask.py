@@ -1,4 +1,4 @@
-"""Encoder, architecture and heads as one module: batch -> output, loss and prediction."""
+"""Encoder, architecture and heads as one module: from batches to outputs and losses."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from mtlcli.heads.pooling import pool
 
 
 class MultiTaskModel(nn.Module):
-    """One architecture around one encoder, and one head per task, in the order of `names`.
+    """One architecture around one encoder, and one head for each task, in the order of `names`.
 
-    `pooling` and `layer` are what heads read unless they say otherwise; layer -1 is the encoder's last.
+    `pooling` and `layer` apply to all heads that set no layer; layer -1 is the encoder's last.
     """
 
     def __init__(
@@ -27,38 +27,44 @@ class MultiTaskModel(nn.Module):
         self.architecture = architecture
         self.heads = nn.ModuleList(heads.values())
         self.pooling, self.layer = pooling, layer
-        self._can_learn = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         self._frozen: tuple[str, ...] = ()
 
     def freeze(self, parts: tuple[str, ...]) -> None:
-        """Lets everything learn that could at first, but for these parts: `encoder` (all that stands before the heads),
-        `embeddings`, `layer.N` counted from 0, `heads`, or a task's name for its head, less what another head also holds.
-        Raises MtlError for a part that is not there."""
+        """Freeze these parts, and make all other parameters trainable that were so at first.
+
+        Args:
+            parts: `encoder` (everything before the heads), `embeddings`, `layer.N` counted from 0, `heads`, or a task's name for
+                its head, except for parameters that another head shares.
+
+        Raises:
+            MtlError: a part does not exist, or nothing would be trainable.
+        """
         if parts == self._frozen:
             return
         holders = Counter(id(p) for head in self.heads for p in set(head.parameters()))
-        chosen = {
+        frozen = {
             part: [
                 p
-                for name, p in self._can_learn
+                for name, p in self._trainable
                 if self._is_part(name, part) and not (part in self.names and holders[id(p)] > 1)
             ]
             for part in parts
         }
-        for part, members in chosen.items():
+        for part, members in frozen.items():
             if not members:
-                known = ["encoder", "embeddings", "layer.0", "heads", *self.names]
-                raise MtlError(f'freeze: there is no part "{part}" with anything to learn{suggest(part, known)}')
-        still = {id(parameter) for members in chosen.values() for parameter in members}
-        if len(still) == len(self._can_learn):
-            raise MtlError(f"freeze: {', '.join(parts)} leaves nothing that learns")
-        for _, parameter in self._can_learn:
-            parameter.requires_grad_(id(parameter) not in still)
+                names = ["encoder", "embeddings", "layer.0", "heads", *self.names]
+                raise MtlError(f'freeze: no part "{part}" with trainable parameters{suggest(part, names)}')
+        frozen_ids = {id(parameter) for members in frozen.values() for parameter in members}
+        if len(frozen_ids) == len(self._trainable):
+            raise MtlError(f"freeze: {', '.join(parts)} leaves no trainable parameter")
+        for _, parameter in self._trainable:
+            parameter.requires_grad_(id(parameter) not in frozen_ids)
         self._frozen = parts
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
-        """Training mode, in which an encoder that is frozen whole gives the features it gives in use: without dropout."""
+        """Set the mode. A wholly frozen encoder stays in evaluation mode: its features are those of inference, without dropout."""
         super().train(mode)
         if self.encoder_is_frozen:
             self.architecture.eval()
@@ -66,11 +72,11 @@ class MultiTaskModel(nn.Module):
 
     @property
     def encoder_is_frozen(self) -> bool:
-        """Whether nothing before the heads learns, so that a text's features stay what they are."""
+        """True if no parameter before the heads is trainable, so that features can be cached."""
         return not any(parameter.requires_grad for parameter in self.architecture.parameters())
 
     def is_trainable(self, task: int) -> bool:
-        """Whether anything that this task uses can learn."""
+        """Return whether a parameter that this task uses is trainable."""
         return not self.encoder_is_frozen or any(p.requires_grad for p in self.heads[task].parameters())
 
     def _is_part(self, name: str, part: str) -> bool:
@@ -82,54 +88,54 @@ class MultiTaskModel(nn.Module):
         return inside and (part == "encoder" or f".{part}." in name) and not part.isdigit()
 
     def head(self, task: int) -> Head:
-        """The head of a task."""
+        """Return the head of a task."""
         head = self.heads[task]
         if not isinstance(head, Head):
             raise TypeError(f"{head} is not a Head")
         return head
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that more than one task may use: what gradient regularizers combine."""
+        """Return the trainable parameters that several tasks can use, whose gradients are combined."""
         return [parameter for _, parameter in self.named_shared_parameters()]
 
     def named_shared_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """The same with their names."""
+        """Return the shared parameters with their names."""
         owned = {id(parameter) for task in range(len(self.names)) for parameter in self.private_parameters(task)}
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad and id(p) not in owned]
 
     def private_parameters(self, task: int) -> list[nn.Parameter]:
-        """Trainable parameters that this task alone uses: those of its head, less what another head also holds."""
+        """Return the trainable parameters that this task alone uses: those of its head that no other head shares."""
         elsewhere = {id(p) for other, head in enumerate(self.heads) if other != task for p in head.parameters()}
         mine = [*self.heads[task].parameters(), *self.architecture.private_parameters(task)]
         return [p for p in dict.fromkeys(mine) if p.requires_grad and id(p) not in elsewhere]
 
     def forward(self, task: int, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-        """The task's output for a batch (n, ...): from its tokens, or from word embeddings in their place."""
+        """Return the task's output (n, ...) for a batch: from its tokens, or from word embeddings in their place."""
         hidden = self.hidden(task, self.inputs(task, batch, embeddings))
         return self.output(task, batch.sides, hidden, batch.mask)
 
     def inputs(self, task: int, batch: Batch, embeddings: Tensor | None = None) -> Inputs:
-        """What the encoder gets for a batch of this task."""
+        """Return the encoder's inputs for a batch of this task."""
         return Inputs(batch.tokens, batch.mask, batch.types, embeddings, self.wants_all_layers([task]))
 
     def wants_all_layers(self, tasks: Sequence[int]) -> bool:
-        """Whether any of these tasks reads more than the last layer."""
+        """Return whether one of these tasks reads more than the last layer."""
         return any(self.head(task).all_layers or self.layer_of(task) != -1 for task in tasks)
 
     def layer_of(self, task: int) -> int:
-        """Hidden layer that a task's head reads."""
-        own = self.head(task).layer
-        return self.layer if own is None else own
+        """Return the hidden layer that a task's head reads."""
+        layer = self.head(task).layer
+        return self.layer if layer is None else layer
 
     def hidden(self, task: int, inputs: Inputs) -> HiddenStates:
-        """The features of a batch, as the architecture gives them to this task."""
+        """Return the features of a batch for this task."""
         hidden = self.architecture(task, inputs)
         if not isinstance(hidden, HiddenStates):
-            raise TypeError("an architecture returns Hidden")
+            raise TypeError("an architecture returns HiddenStates")
         return hidden
 
     def output(self, task: int, sides: int, hidden: HiddenStates, mask: Tensor | None) -> Tensor:
-        """The head's output from hidden states (sides * n, length, dim)."""
+        """Return the head's output for hidden states (sides * n, length, dim)."""
         head, layer = self.head(task), self.layer_of(task)
         tokens = hidden.last if layer == -1 else hidden.layers[layer]
         pooled = self.pooled(task, hidden, mask)
@@ -137,7 +143,7 @@ class MultiTaskModel(nn.Module):
         layers = hidden.layers if head.all_layers else ()
         n = len(tokens) // sides
         encodings = tuple(
-            EncoderOutput(tokens[part], full[part], pooled[part], tuple(one[part] for one in layers))
+            EncoderOutput(tokens[part], full[part], pooled[part], tuple(state[part] for state in layers))
             for part in (slice(side * n, (side + 1) * n) for side in range(sides))
         )
         output = head(encodings)
@@ -146,19 +152,19 @@ class MultiTaskModel(nn.Module):
         return output
 
     def losses(self, task: int, output: Tensor, batch: Batch) -> Tensor:
-        """Loss of each row (n,), float32."""
-        if batch.targets is None:
+        """Return the loss of each row (n,) float32, see `Head.loss`."""
+        if batch.gold is None:
             raise ValueError("a batch without labels has no loss")
-        return self.head(task).loss(output, batch.targets).float()
+        return self.head(task).loss(output, batch.gold).float()
 
     def pooled(self, task: int, hidden: HiddenStates, mask: Tensor | None) -> Tensor:
-        """The encodings that a task's head reads (sides * n, dim)."""
+        """Return the encodings that a task's head reads (sides * n, dim)."""
         layer = self.layer_of(task)
         return pool(hidden.last if layer == -1 else hidden.layers[layer], mask, self.pooling)
 
     def word_embeddings(self, task: int, tokens: Tensor) -> Tensor:
-        """What the task's encoder looks up for tokens (n, length) -> (n, length, dim)."""
-        found = self.architecture.encoder_of(task).get_input_embeddings()(tokens)  # type: ignore[operator]
-        if not isinstance(found, Tensor):
-            raise TypeError("the encoder's input embeddings gave no tensor")
-        return found
+        """Return the encoder's word embeddings (n, length, dim) of tokens (n, length)."""
+        embeddings = self.architecture.encoder_of(task).get_input_embeddings()(tokens)  # type: ignore[operator]
+        if not isinstance(embeddings, Tensor):
+            raise TypeError("the encoder's input embeddings returned no tensor")
+        return embeddings

@@ -4,7 +4,7 @@ import inspect
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -137,20 +137,6 @@ def _value(value: Any) -> str:
             return ", ".join(_value(item) for item in value) or "none"
         case dict():
             return ", ".join(f"{_value(key)}: {_value(item)}" for key, item in value.items()) or "none"
-    if is_dataclass(value):
-        return _target(value)
-    return str(value)
+    from mtlcli.tasks.targets import Target  # not at the top: it imports numpy, and most families have no target
 
-
-def _target(value: Any) -> str:
-    """What a task predicts, in words."""
-    from mtlcli.tasks.targets import Classes, Score
-
-    match value:
-        case Classes():
-            return f"one of {', '.join(value.labels)}" if value.labels else "one of the classes of the training rows"
-        case Score(low=None) | Score(high=None):
-            return "a score in the range of the training rows"
-        case Score():
-            return f"a score from {value.low:g} to {value.high:g}"
-    return str(value)
+    return value.describe() if isinstance(value, Target) else str(value)

@@ -30,7 +30,8 @@ class Forward:
 
     `output` is the head's, with its graph; `pooled()` returns the encodings it was computed from (sides * n, dim), also
     with their graph. `word_embeddings()` looks up the batch's words (sides * n, length, dim). `divergence` (n,) compares
-    two outputs row by row: symmetric KL for classes, squared error for scores.
+    two outputs row by row, as the task's target defines it: symmetric KL for classes, squared difference for scores. `logits`
+    returns the numbers of an output whose softmax is the prediction, or None for an output that is no distribution.
     """
 
     model: MultiTaskModel
@@ -41,6 +42,7 @@ class Forward:
     rerun: Rerun
     word_embeddings: Callable[[], Tensor]
     divergence: Callable[[Tensor, Tensor], Tensor]
+    logits: Callable[[Tensor], Tensor | None]
 
 
 class Regularizer(Plugin):

@@ -82,9 +82,10 @@ class SMART(Regularizer):
         """Return the mean divergence between the clean output and that of the worst noise."""
         words = forward.word_embeddings()
         perturbed = forward.rerun(words + self._worst(forward, words.detach(), clean.detach()))
-        if self.form == "paper" or self.run.tasks[forward.task].is_regression:
+        first, second = forward.logits(perturbed), forward.logits(clean)
+        if self.form == "paper" or first is None or second is None:
             return forward.divergence(perturbed, clean).mean()
-        p, q = (torch.log_softmax(self._logits(forward, output), -1) for output in (perturbed, clean))
+        p, q = torch.log_softmax(first, -1), torch.log_softmax(second, -1)
         # Each half treats the other distribution as a constant target.
         a, b = p.detach(), q.detach()
         return (b.exp() * (b - p) + a.exp() * (a - q)).sum(-1).mean()
@@ -110,9 +111,10 @@ class SMART(Regularizer):
         """Return the objective that an inner step increases."""
         if self.form == "paper":
             return forward.divergence(perturbed, clean).mean()
-        if self.run.tasks[forward.task].is_regression:
+        first, second = forward.logits(perturbed), forward.logits(clean)
+        if first is None or second is None:
             return forward.divergence(perturbed, clean).sum()
-        p, q = (torch.softmax(self._logits(forward, output), -1) for output in (perturbed, clean))
+        p, q = torch.softmax(first, -1), torch.softmax(second, -1)
         return (2 * p * (torch.logit(p, 1e-6) - torch.logit(q, 1e-6)).detach()).sum()
 
     def _moved(self, noise: Tensor, gradient: Tensor) -> Tensor:
@@ -129,6 +131,3 @@ class SMART(Regularizer):
     def _size(self, tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Return the norm over these axes, which are kept with length 1."""
         return torch.linalg.vector_norm(tensor, torch.inf if self.norm == "inf" else 2, dim=axes, keepdim=True)
-
-    def _logits(self, forward: Forward, output: Tensor) -> Tensor:
-        return forward.model.head(forward.task).predicted(output).float()

@@ -12,14 +12,11 @@ import torch
 
 from mtlcli.data.batches import by_length, collate
 from mtlcli.data.tokens import TokenizedSplit, cache_folder
-from mtlcli.facts import TaskFacts, seed_for
+from mtlcli.facts import seed_for
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.runs.record import read_record, stored_config
 from mtlcli.runs.saved_model import load_run
 from mtlcli.training.setup import set_up
-
-BINS = 5
-"""Colours for a task with scores: equal parts of its range."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,14 @@ def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
     found = []
     for index, task in enumerate(before.facts):
         tokenized = before.dev.get(task.name)
-        if tokenized is None or tokenized.targets is None:
+        if tokenized is None or tokenized.gold is None:
             continue
         random = np.random.Generator(np.random.PCG64(seed_for(config.training.seed, "report", task.name)))
         rows = np.sort(random.permutation(len(tokenized))[:most])
-        groups, names = _groups(task, tokenized.targets[rows])
+        coloured = task.target.colour(tokenized.gold.take(rows))
+        if coloured is None:
+            continue
+        groups, names = coloured[0].tolist(), coloured[1]
         pair = [_features(model, index, tokenized, rows) for model in (before.model, after.model)]
         for method in methods:
             for when, features in zip(("before", "after"), pair, strict=True):
@@ -101,13 +101,3 @@ def _features(model: MultiTaskModel, task: int, tokenized: TokenizedSplit, rows:
 
 def _batches(tokenized: TokenizedSplit, rows: np.ndarray) -> Iterator[np.ndarray]:
     yield from by_length(tokenized.lengths()[rows])
-
-
-def _groups(task: TaskFacts, targets: np.ndarray) -> tuple[list[int], list[str]]:
-    if task.labels is not None:
-        known = np.clip(targets.astype(int), 0, len(task.labels) - 1)
-        return known.tolist(), list(task.labels)
-    low, high = task.score_range or (float(targets.min()), float(targets.max()))
-    width = (high - low) / BINS or 1.0
-    groups = np.clip(((targets - low) / width).astype(int), 0, BINS - 1)
-    return groups.tolist(), [f"{low + width * part:g} to {low + width * (part + 1):g}" for part in range(BINS)]

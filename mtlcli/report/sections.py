@@ -10,9 +10,12 @@ from mtlcli.errors import MtlError
 from mtlcli.report import page, svg
 from mtlcli.report.embeddings import Cloud
 from mtlcli.runs.results import Predictions
+from mtlcli.tasks.targets import target_of
 
 POINTS = 150
 """Most points of a curve; more steps are averaged into so many."""
+MOST_CLASSES = 12
+"""Classes of the largest confusion matrix that is drawn."""
 
 
 def overview(runs: Sequence[Path]) -> str:
@@ -145,20 +148,17 @@ def _over_time(tasks: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -
 
 
 def _confusion(folder: Path) -> list[str]:
-    found = []
+    figures, tasks = [], _json(folder / "run.json").get("tasks", {})
     for path in sorted((folder / "predictions").glob("*.dev.jsonl")):
-        rows = [row for row in Predictions(path).rows if row.get("label") is not None and row.get("target") is not None]
-        if not rows:
+        name = path.name.removesuffix(".dev.jsonl")
+        if name not in tasks:
             continue
-        both = (row[key] for row in rows for key in ("target", "label"))  # a dev label may not be one of training
-        labels = list(dict.fromkeys([*(rows[0].get("probabilities") or ()), *both]))
-        if len(labels) > 12:
-            continue
-        counts = [[0] * len(labels) for _ in labels]
-        for row in rows:
-            counts[labels.index(row["target"])][labels.index(row["label"])] += 1
-        found.append(svg.matrix(path.name.removesuffix(".dev.jsonl"), labels, counts))
-    return found
+        target = target_of(tasks[name]["facts"]["target"])
+        labels = target.labels or ()
+        counts = target.confusion(*Predictions(path).read(target)) if 0 < len(labels) <= MOST_CLASSES else None
+        if counts is not None and counts.any():
+            figures.append(svg.matrix(name, labels, counts.tolist()))
+    return figures
 
 
 def _clouds(clouds: Sequence[Cloud]) -> list[str]:

@@ -128,11 +128,9 @@ def _choose(runs: Sequence[EnsembleMember], name: str, threshold: float | None, 
     if len(rows) > 1:
         counts = one_of(f"{runs[index].folder} {one[1]}" for index, one in found.items() if one is not None)
         notes.append(f"{name}: the runs were measured on different numbers of dev rows ({counts})")
-    each = [(run.folder, facts.score_range) for run in having.values() if (facts := run.find(name)) is not None]
-    ranges = {folder: one for folder, one in each if one is not None}
-    if len(set(ranges.values())) > 1:
-        spans = one_of(f"{folder} {low:g} to {high:g}" for folder, (low, high) in ranges.items())
-        notes.append(f"{name}: the runs know scores of different ranges ({spans}), averaged as they are")
+    targets = {str(run.folder): facts.target for run in having.values() if (facts := run.find(name)) is not None}
+    if caveat := targets[str(first.folder)].caveat(targets):
+        notes.append(f"{name}: {caveat}")
     if threshold is None:
         return TaskMembers(name, metric, None, values, {})
     errors = [
@@ -170,11 +168,10 @@ def must_agree(runs: Sequence[EnsembleMember], name: str) -> None:
 
 
 def _meaning(run: EnsembleMember, name: str) -> str:
-    """What a task reads and says, in words that are equal where runs can be averaged; labels are compared by name."""
+    """Return what a task reads and predicts, in words that are equal where runs can be averaged."""
     facts = run.find(name)
     texts = "two texts" if len(run.record["tasks"][name]["text"]) == 2 else "one text"
-    labels = None if facts is None else facts.labels
-    return f"{texts} and {'a score' if labels is None else f'the labels {one_of(sorted(labels))}'}"
+    return texts if facts is None else f"{texts} and {facts.target.meaning}"
 
 
 def dev_result(run: EnsembleMember, task: str, metric: str) -> tuple[float, int] | None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from mtlcli.facts import TaskFacts
 from mtlcli.files import sha256
 from mtlcli.runs.folder import not_a_run
 from mtlcli.runs.seeds import must_be_no_group
+from mtlcli.tasks.targets import target_of
 
-FORMAT = 1
+FORMAT = 2
 
 
 def task_record(
@@ -35,7 +35,13 @@ def task_record(
         "head": section.head.model_dump() if section.head else None,
         "head_distribution": head.distribution,
         "head_version": head.version,
-        "facts": asdict(task),
+        "facts": {
+            "name": task.name,
+            "rows": task.rows,
+            "batches": task.batches,
+            "dev_rows": task.dev_rows,
+            "target": task.target.record(),
+        },
         "config": section.model_dump(mode="json", by_alias=True),
     }
 
@@ -108,14 +114,7 @@ def must_be_as_written(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _facts(values: dict[str, Any]) -> TaskFacts:
-    labels, score_range = values["labels"], values["score_range"]
-    return TaskFacts(
-        **values
-        | {
-            "labels": None if labels is None else tuple(labels),
-            "score_range": None if score_range is None else tuple(score_range),
-        }
-    )
+    return TaskFacts(**values | {"target": target_of(values["target"])})
 
 
 def check_installed(record: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""results.json and predictions/: written when a run ends, and read by every later command."""
+"""results.json and predictions/: written when a run ends, and read by later commands."""
 
 import json
 from collections.abc import Mapping
@@ -8,26 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.errors import MtlError
-from mtlcli.model.predict import Predicted
 from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.tasks.targets import Arrays, Target
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run left of one task and split: the line of each row, its target and the prediction, as they are in the file."""
+    """A file predictions/TASK.SPLIT.jsonl: the line of each row, its label (`target`) and the prediction."""
 
     path: Path
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The lines of the file. Raises MtlError for one that is not what a run writes."""
+        """The lines of the file.
+
+        Raises:
+            MtlError: a line is not as a run writes it, or there are none.
+        """
         rows = []
         with self.path.open(encoding="utf-8") as file:
             for number, text in enumerate(file, start=1):
                 try:
                     row = json.loads(text)
-                    if not ({"line", "target"} <= set(row) and ("label" in row) != ("score" in row)):
-                        raise ValueError
+                    if not {"line", "target"} < set(row):
+                        raise ValueError("no line, no target or no prediction")
                 except (ValueError, TypeError) as error:
                     raise MtlError(f"{self.path}:{number}: damaged; write it again: {_remedy(self.path)}") from error
                 rows.append(row)
@@ -35,24 +39,33 @@ class Predictions:
             raise MtlError(f"{self.path}: is empty; write it again: {_remedy(self.path)}")
         return rows
 
-    @property
-    def kind(self) -> str:
-        """`label` or `score`."""
-        return "label" if "label" in self.rows[0] else "score"
+    def read(self, target: Target) -> tuple[Arrays, Arrays]:
+        """Return predictions and labels.
+
+        Raises:
+            MtlError: they are not those of this target.
+        """
+        try:
+            return target.from_json(self.rows), target.gold_from_json([row["target"] for row in self.rows])
+        except (KeyError, TypeError) as error:
+            keys = ", ".join(key for key in self.rows[0] if key not in ("line", "target"))
+            raise MtlError(f"{self.path}: expected predictions of {target.describe()}, found {keys}") from error
+        except ValueError as error:
+            raise MtlError(f"{self.path}: {error}; write it again: {_remedy(self.path)}") from error
 
 
 def _remedy(path: Path) -> str:
-    """The command that writes a file of predictions."""
+    """Return the command that writes a file of predictions."""
     return f"mtl eval {path.parent.parent} --split {path.name.split('.')[-2]}"
 
 
 def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict[str, Any]:
-    """Results as JSON values: task -> split -> metric -> value, low, high, n."""
+    """Return results as JSON values: task -> split -> metric -> value, low, high, n."""
     return {
         task: {
             split: {
-                metric: {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
-                for metric, one in metrics.items()
+                metric: {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+                for metric, estimate in metrics.items()
             }
             for split, metrics in splits.items()
         }
@@ -84,28 +97,10 @@ def read_results(run: Path) -> dict[str, dict[str, dict[str, Estimate]]]:
         ) from error
 
 
-def write_predictions(
-    path: Path, labels: tuple[str, ...] | None, predicted: Predicted, lines: list[int], targets: Any
-) -> None:
-    """One JSON object a row: its line in the file, what was expected and what was predicted."""
+def write_predictions(path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays) -> None:
+    """Write one JSON object for each row: its line in the file, its label and the prediction."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for row, line in enumerate(lines):
-            if labels is None:
-                found: dict[str, Any] = {
-                    "line": line,
-                    "target": float(targets[row]),
-                    "score": float(predicted.values[row]),
-                }
-            else:
-                target = int(targets[row])
-                found = {
-                    "line": line,
-                    "target": labels[target] if target >= 0 else None,
-                    "label": labels[int(predicted.values[row])],
-                }
-                if predicted.probabilities is not None:
-                    found["probabilities"] = dict(
-                        zip(labels, (round(float(p), 6) for p in predicted.probabilities[row]), strict=True)
-                    )
-            file.write(json.dumps(found, ensure_ascii=False) + "\n")
+            values = {"line": line, "target": target.gold_json(gold, row), **target.as_json(predicted, row, exact=True)}
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")

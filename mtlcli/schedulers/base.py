@@ -1,6 +1,5 @@
 """The contract of a task scheduler: the tasks that the next step visits."""
 
-import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -76,15 +75,17 @@ class Probe:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows of one task that a scheduler may choose from.
+    """Rows of one task that a scheduler can choose from.
 
-    probabilities (n, classes) are the model's current predictions, without gradient and dropout, on the CPU; None for a
-    task with scores. `count` is n.
+    Attributes:
+        count: number of rows.
+        uncertainty: (count,) from 0 to 1, how unsure the model is of each row now, without dropout, on the CPU; None for a task
+            whose predictions do not tell (`Target.uncertainty`).
     """
 
     task: int
     count: int
-    probabilities: Tensor | None
+    uncertainty: Tensor | None
 
 
 class Scheduler(Plugin, ABC):
@@ -212,9 +213,3 @@ def task_named(run: RunFacts, name: str, option: str) -> int:
     if name not in names:
         raise MtlError(f'scheduler.{option}: no task "{name}"{suggest(name, names)}')
     return names.index(name)
-
-
-def chance_loss(run: RunFacts, task: int) -> float:
-    """Return the loss of a constant guess: log C for C classes, 1 for a score, whose error is in standard deviations."""
-    labels = run.tasks[task].labels
-    return 1.0 if labels is None else math.log(max(2, len(labels)))

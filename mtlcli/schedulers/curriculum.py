@@ -12,7 +12,7 @@ from torch import Tensor
 from mtlcli.errors import MtlError
 from mtlcli.facts import RunFacts
 from mtlcli.plugin import StepResult
-from mtlcli.schedulers.base import Position, Scheduler, Visit, chance_loss, task_named
+from mtlcli.schedulers.base import Position, Scheduler, Visit, task_named
 
 
 class Curriculum(Scheduler):
@@ -92,7 +92,7 @@ class Curriculum(Scheduler):
             return self.fixed_order
         # A task without losses yet counts as hardest.
         means = [total / count if count else math.inf for total, count in zip(self.sums, self.counts, strict=True)]
-        return sorted(range(len(means)), key=lambda task: float(means[task]) / chance_loss(self.run, task))
+        return sorted(range(len(means)), key=lambda task: float(means[task]) / self.run.tasks[task].target.guess)
 
     def on_step(self, result: StepResult) -> None:
         """Add the losses over the second half of the part that measures."""

@@ -1,6 +1,5 @@
 """Entropy sampling: Pilault, Elhattami and Pal (CA-MTL), ICLR 2021, arXiv:2009.09139."""
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -54,13 +53,13 @@ class Entropy(Scheduler):
         selected = [torch.empty(0, dtype=torch.int64) for _ in pool]
         budget = round(sum(candidates.count for candidates in pool) / len(pool))
         generator = self.run.generator(f"choose {position.step}")
-        scored = [at for at, candidates in enumerate(pool) if candidates.probabilities is None]
+        scored = [at for at, candidates in enumerate(pool) if candidates.uncertainty is None]
         for at in scored:
             share = max(1, min(pool[at].count, round(budget / len(pool))))
             selected[at] = torch.randperm(pool[at].count, generator=generator)[:share].sort().values
         classed = [at for at in range(len(pool)) if at not in scored]
         if classed:
-            uncertain = self._uncertainties([p for p in (pool[at].probabilities for at in classed) if p is not None])
+            uncertain = self._weighted([u for u in (pool[at].uncertainty for at in classed) if u is not None])
             remaining = max(1, budget - sum(len(selected[at]) for at in scored))
             best = torch.cat(uncertain).sort(descending=True, stable=True).indices[:remaining]
             is_selected = torch.zeros(sum(map(len, uncertain)), dtype=torch.bool).index_fill(0, best, True)
@@ -68,10 +67,8 @@ class Entropy(Scheduler):
                 selected[at] = flags.nonzero().flatten()
         return selected
 
-    def _uncertainties(self, probabilities: list[Tensor]) -> list[Tensor]:
-        """Return U (n,) per task, up to the common factor 1 / S_max, from probabilities (n, classes)."""
-        # A single class has log 1 = 0 as its largest entropy.
-        entropies = [torch.special.entr(p.double()).sum(1) / math.log(max(2, p.shape[1])) for p in probabilities]
+    def _weighted(self, entropies: list[Tensor]) -> list[Tensor]:
+        """Return U (n,) per task, up to the common factor 1 / S_max, from S / log C (n,)."""
         if self.form == "paper":
             return entropies
         # If the model is certain of everything, all rows tie and the first ones are selected.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtlcli.facts import RunFacts
 from mtlcli.plugin import EvaluationResult
-from mtlcli.schedulers.base import Position, Scheduler, Visit, chance_loss, power_of_sizes, steps_for_largest
+from mtlcli.schedulers.base import Position, Scheduler, Visit, power_of_sizes, steps_for_largest
 
 
 class WorstTask(Scheduler):
@@ -52,7 +52,7 @@ class WorstTask(Scheduler):
         """Return the relative dev loss by task; -1 if there is none."""
         units = {
             "first": self.first.tolist(),
-            "chance": [chance_loss(self.run, task) for task in range(len(self.run.tasks))],
+            "chance": [task.target.guess for task in self.run.tasks],
             "none": [1.0] * len(self.run.tasks),
         }[self.relative]
         last = self.last.tolist()

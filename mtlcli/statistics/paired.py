@@ -1,4 +1,4 @@
-"""Whether two runs differ in a metric on the same rows: the difference, an interval around it and a p-value."""
+"""Difference of two runs in a metric on the same rows: an interval around it and a p-value."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,18 @@ import numpy as np
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.rounding import is_constant
 from mtlcli.statistics.bootstrap import ENTRIES
+from mtlcli.tasks.targets import Arrays, Ragged, concat
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The metric of two sides, each the mean over its runs, and `value`, the second less the first.
+    """The metric of two sides, each the mean over its runs, and the difference between them.
 
-    The interval runs from `low` to `high`; `p` is two-sided, for the hypothesis that there is no difference. `firsts` and
-    `seconds` are the values of the single runs.
+    Attributes:
+        firsts, seconds: values of the single runs of each side.
+        low, high: interval of the difference.
+        p: two-sided p-value of the hypothesis that there is no difference.
+        n: rows.
     """
 
     firsts: tuple[float, ...]
@@ -37,44 +41,45 @@ class Difference:
 
     @property
     def value(self) -> float:
-        """Second less first."""
+        """Second minus first."""
         return self.second - self.first
 
 
 def paired(
-    metric: Metric, first: np.ndarray, second: np.ndarray, targets: np.ndarray, *, resamples: int = 2000,
+    metric: Metric, first: Sequence[Arrays], second: Sequence[Arrays], gold: Arrays, *, resamples: int = 2000,
     level: float = 0.95, seed: int = 0,
 ) -> Difference:  # fmt: skip
-    """first (s, n) and second (t, n): predictions of s and t runs with different seeds for the rows of targets (n,).
+    """Compare the runs of two sides on the same n rows.
 
-    One run on each side: the interval is that of the paired bootstrap (Efron and Tibshirani 1993, ch. 13), in which both
-    runs are measured on the same resamples of the rows, and p is by approximate randomization, see `randomization`. Both
-    are about the choice of rows alone. Several runs on a side: see `over_seeds`.
+    One run on each side: the interval is that of the paired bootstrap (Efron and Tibshirani 1993, ch. 13), in which both runs are
+    measured on the same resamples of the rows, and p is by approximate randomization, see `randomization`. Both account for the
+    choice of rows alone. Several runs on a side: see `over_seeds`.
+
+    Args:
+        first, second: predictions of each side's runs, which differ in their seeds.
+        gold: labels of the rows.
 
     Raises:
-        ValueError: there are no rows or runs, the lengths differ, or a prediction or target is not finite.
+        ValueError: there are no rows or runs, the numbers of rows differ, or a prediction or label is not finite.
     """
-    runs, n = np.concatenate([first, second]), len(targets)
+    runs, n = [*first, *second], len(gold)
     if n == 0 or not len(first) or not len(second):
         raise ValueError("no rows to compare, or no runs")
-    if runs.shape[1] != n:
-        raise ValueError(f"{runs.shape[1]} predictions for {n} targets")
-    if not (np.isfinite(runs).all() and np.isfinite(targets).all()):
-        raise ValueError("a prediction or target is not finite")
-    # Rounding is no difference between rows: without this, `_standard_scores` would blow it up to one.
-    runs = np.stack([run[:1].repeat(n) if is_constant(run, metric.task, metric.precision) else run for run in runs])
+    if wrong := [len(run) for run in runs if len(run) != n]:
+        raise ValueError(f"{wrong[0]} predictions for {n} labels")
+    if not all(np.isfinite(array).all() for rows in (*runs, gold) for array in rows.fields.values()):
+        raise ValueError("a prediction or label is not finite")
+    # Rounding is no difference between rows: without this, `_standard_scores` would inflate it to one.
+    runs = [
+        run.take(np.zeros(n, dtype=np.int64)) if is_constant(run, metric.task, metric.precision) else run
+        for run in runs
+    ]
     generator = np.random.default_rng(seed)
-    # Rows that are alike in all runs are one cell that counts several times: a handful of cells where there are classes.
-    cells, counts = np.unique(np.vstack([targets, runs]), axis=1, return_counts=True)
-    targets, runs = cells[0], cells[1:]
-    values = _values(metric, runs, targets, counts[None])[:, 0]
-    drawn = np.concatenate(
-        [
-            _values(metric, runs, targets, generator.multinomial(n, counts / n, size=size))
-            for size in _blocks(resamples, len(targets))
-        ],
-        axis=1,
-    )
+    gold, runs, counts = group_equal_rows(gold, runs)
+    bound = [metric.bind(run, gold) for run in runs]
+    values = np.array([of_run.values(counts[None])[0] for of_run in bound])
+    blocks = (generator.multinomial(n, counts / n, size=size) for size in _blocks(resamples, len(gold)))
+    drawn = np.concatenate([np.stack([of_run.values(block) for of_run in bound]) for block in blocks], axis=1)
     split = len(first)
     difference = values[split:].mean() - values[:split].mean()
     differences = drawn[split:].mean(axis=0) - drawn[:split].mean(axis=0)
@@ -82,20 +87,42 @@ def paired(
         differences = over_seeds(values, drawn, split, generator)
         p = _two_sided(differences)
     else:
-        p = randomization(metric, runs, targets, counts, float(difference), resamples, generator)
+        p = randomization(metric, runs, gold, counts, float(difference), resamples, generator)
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return Difference(tuple(values[:split].tolist()), tuple(values[split:].tolist()), float(low), float(high), p, n)
 
 
-def over_seeds(values: np.ndarray, drawn: np.ndarray, split: int, generator: np.random.Generator) -> np.ndarray:
-    """values (runs,) on the rows as they are, drawn (runs, b) on resamples of them -> differences of the sides' means (b,)
-    as they move when rows and seeds are drawn anew. The first `split` runs are the first side.
+def group_equal_rows(gold: Arrays, runs: Sequence[Arrays]) -> tuple[Arrays, list[Arrays], np.ndarray]:
+    """Return each different row once, and how many rows are equal to it: with classes, a few cells stand for all rows.
 
-    The variance over rows and seeds of a crossed design is that of the rows and that of the seeds, less what both hold: the
-    part of row and seed together. The resamples of the mean over runs give the first and, within a side, the last; the
-    spread of the values within a side, pooled over both, the second. The seeds' part is drawn from Student's t with as
-    many degrees of freedom as that spread has: resampling three seeds would make their spread a third too small. A side of
-    one run is taken to spread like the other one.
+    Rows are equal if the label and the predictions of all runs are. Rows with several items, or with wide fields such as
+    probabilities, are left as they are.
+    """
+    parts = [gold, *runs]
+    columns = [(part, name) for part, rows in enumerate(parts) for name in rows.fields]
+    arrays = [parts[part][name] for part, name in columns]
+    if any(rows.starts is not None for rows in parts) or any(array.ndim > 1 for array in arrays):
+        return gold, list(runs), np.ones(len(gold), dtype=np.int64)
+    cells, counts = np.unique(np.vstack(arrays), axis=1, return_counts=True)
+    fields: list[dict[str, np.ndarray]] = [{} for _ in parts]
+    for (part, name), cell, array in zip(columns, cells, arrays, strict=True):
+        fields[part][name] = cell.astype(array.dtype, copy=False)
+    return Ragged(fields[0]), [Ragged(of_run) for of_run in fields[1:]], counts
+
+
+def over_seeds(values: np.ndarray, drawn: np.ndarray, split: int, generator: np.random.Generator) -> np.ndarray:
+    """Return differences of the sides' means (b,) as they vary with the rows and the seeds.
+
+    The variance over rows and seeds of a crossed design is the sum of the rows' and the seeds' variance, minus the part that both
+    contain: that of row and seed together. The resamples of the mean over runs give the first and, within a side, the last; the
+    spread of the values within a side, pooled over both, the second. The seeds' part is drawn from Student's t with the degrees
+    of freedom of that spread: resampling three seeds would make their spread a third too small. A side with one run is assumed
+    to have the spread of the other side.
+
+    Args:
+        values: metric of each run on the rows as they are (runs,).
+        drawn: metric of each run on resamples of the rows (runs, b).
+        split: number of runs of the first side, which come first.
     """
     sides = (slice(None, split), slice(split, None))
     free = len(values) - 2
@@ -105,87 +132,87 @@ def over_seeds(values: np.ndarray, drawn: np.ndarray, split: int, generator: np.
     both = share * sum((drawn[side] - mean).var(axis=1).sum() for side, mean in zip(sides, means, strict=True)) / free
     rows = means[1] - means[0]
     difference = values[split:].mean() - values[:split].mean()
-    kept = max(0.0, 1 - both / rows.var()) if rows.var() > 0 else 0.0
-    return difference + np.sqrt(kept) * (rows - difference) + np.sqrt(seeds) * generator.standard_t(free, len(rows))
+    rows_alone = max(0.0, 1 - both / rows.var()) if rows.var() > 0 else 0.0
+    from_rows = np.sqrt(rows_alone) * (rows - difference)
+    return difference + from_rows + np.sqrt(seeds) * generator.standard_t(free, len(rows))
 
 
 def randomization(
-    metric: Metric, runs: np.ndarray, targets: np.ndarray, counts: np.ndarray, difference: float, resamples: int,
+    metric: Metric, runs: Sequence[Arrays], gold: Arrays, counts: np.ndarray, difference: float, resamples: int,
     generator: np.random.Generator,
 ) -> float:  # fmt: skip
-    """runs (2, cells), targets (cells,), counts (cells,) -> p by approximate randomization (Noreen 1989; Yeh, COLING 2000).
+    """Return p by approximate randomization of two runs (Noreen 1989; Yeh, COLING 2000).
 
-    If the runs were alike, it would not matter which of them made which of the two predictions for a row: they are swapped
-    at random, row by row, and p is the share of swaps that differ at least as much as the runs do, these included. It is
-    exact for every metric, so four rows to none are no evidence, where a bootstrap takes them for some. Scores of two runs
-    may stand on different scales, which a correlation does not see and a swap does: they are put on one scale first where
-    the metric stays what it is.
+    If the runs were equally good, it would not matter which of them made which of the two predictions for a row: they are swapped
+    at random, row by row, and p is the share of swaps that differ at least as much as the runs do, these included. It is exact
+    for every metric, so four rows to none are no evidence, which a bootstrap would report as some. Scores of two runs can have
+    different scales, which a correlation ignores and a swap does not: they are put on one scale first where that does not
+    change the metric.
+
+    Args:
+        counts: how often each row of the runs and of gold occurs (cells,).
+        difference: the metric's difference between the runs.
     """
-    first, second = _on_one_scale(metric, runs, targets, counts)
-    predictions, twice = np.concatenate([first, second]), np.concatenate([targets, targets])
-    found = 0
-    for size in _blocks(resamples, len(twice)):
+    # Both runs' predictions as one run of twice the rows: a swap moves counts from one half to the other.
+    bound = metric.bind(concat(_on_one_scale(metric, runs, gold, counts)), concat([gold, gold]))
+    as_extreme = 0
+    for size in _blocks(resamples, 2 * len(gold)):
         swapped = generator.binomial(counts, 0.5, size=(size, len(counts)))
         stayed = counts - swapped
-        other = metric.values(predictions, twice, np.concatenate([stayed, swapped], axis=1))
-        found += int(
-            (
-                np.abs(metric.values(predictions, twice, np.concatenate([swapped, stayed], axis=1)) - other)
-                >= abs(difference) * (1 - 1e-9)
-            ).sum()
-        )
-    return (1 + found) / (1 + resamples)
+        first = bound.values(np.concatenate([stayed, swapped], axis=1))
+        second = bound.values(np.concatenate([swapped, stayed], axis=1))
+        as_extreme += int((np.abs(second - first) >= abs(difference) * (1 - 1e-9)).sum())
+    return (1 + as_extreme) / (1 + resamples)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p-values of several hypotheses, each as if it were the only one: corrected after Holm 1979."""
-    found, largest = [0.0] * len(ps), 0.0
+    """Correct the p-values of several hypotheses that are tested together (Holm 1979)."""
+    corrected, largest = [0.0] * len(ps), 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
-        found[index] = largest
-    return found
+        corrected[index] = largest
+    return corrected
 
 
 def _two_sided(differences: np.ndarray) -> float:
-    """How far 0 lies in the tails of the differences (b,)."""
+    """Return the two-sided p-value of 0 among the differences (b,)."""
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
     return float(min(1.0, 2 * (1 + tail) / (1 + len(differences))))
 
 
-def _values(metric: Metric, runs: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """runs (r, cells), counts (b, cells) -> values (r, b)."""
-    return np.stack([metric.values(run, targets, counts) for run in runs])
-
-
 def _blocks(resamples: int, width: int) -> Iterator[int]:
-    """How many resamples of so many cells to hold at a time."""
+    """Yield how many resamples of `width` cells to hold at a time."""
     block = max(1, ENTRIES // width)
     for start in range(0, resamples, block):
         yield min(block, resamples - start)
 
 
-def _on_one_scale(metric: Metric, runs: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """runs (2, cells) as ranks or standard scores, where the metric of both stays the same; otherwise, and classes, as they
-    are."""
-    if not np.issubdtype(runs.dtype, np.floating):
+def _on_one_scale(metric: Metric, runs: Sequence[Arrays], gold: Arrays, counts: np.ndarray) -> Sequence[Arrays]:
+    """Return the runs as ranks or standard scores if the metric of both stays the same, else unchanged.
+
+    Only predictions that are one number with a fraction for each row have a scale.
+    """
+    names = list(runs[0].fields)
+    if len(names) > 1 or runs[0].starts is not None or not np.issubdtype(runs[0][names[0]].dtype, np.floating):
         return runs
-    before = _values(metric, runs, targets, counts[None])
+    before = [metric.bind(run, gold).values(counts[None]) for run in runs]
     for scale in (_ranks, _standard_scores):
-        scaled = np.stack([scale(run, counts) for run in runs])
-        if np.allclose(_values(metric, scaled, targets, counts[None]), before, rtol=1e-9, atol=1e-9):
+        scaled: list[Arrays] = [Ragged({names[0]: scale(run[names[0]], counts)}) for run in runs]
+        after = [metric.bind(run, gold).values(counts[None]) for run in scaled]
+        if np.allclose(after, before, rtol=1e-9, atol=1e-9):
             return scaled
     return runs
 
 
 def _ranks(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """scores (cells,), counts (cells,) -> ranks from 1; equal scores share the mean of theirs."""
+    """Return ranks from 1 of scores (cells,); equal scores share the mean of their ranks."""
     _, ties = np.unique(scores, return_inverse=True)
     rows = np.bincount(ties, counts)
     return (rows.cumsum() - (rows - 1) / 2)[ties]
 
 
 def _standard_scores(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """scores (cells,), counts (cells,) -> mean 0 and standard deviation 1 over rows; 0 where all are equal."""
+    """Return scores (cells,) with mean 0 and standard deviation 1 over rows; 0 where all are equal."""
     deviations = scores - np.average(scores, weights=counts)
     spread = np.sqrt(np.average(deviations**2, weights=counts))
     return deviations / spread if spread > 0 else np.zeros_like(scores)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over several runs: its mean, the standard deviation of a run (n - 1; 0 for one run), and the single values."""
+    """A metric over several runs: its mean, the standard deviation of a run (n - 1; 0 for a single run), and the single values."""
 
     mean: float
     deviation: float
@@ -14,4 +14,5 @@ class Spread:
 
 
 def spread_of(values: list[float]) -> Spread:
+    """Return mean and deviation of one value or more."""
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, tuple(values))

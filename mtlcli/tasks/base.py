@@ -1,4 +1,4 @@
-"""The contract of a task: what is read, predicted and measured."""
+"""The contract of a task: its columns, target, heads, metrics and files."""
 
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ from mtlcli.tasks.targets import Target
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where the `datasets` library finds a task's rows: splits by our names, columns by the task's names."""
+    """Location of a task's rows for the `datasets` library: splits by our names, columns by the task's names."""
 
     repository: str
     configuration: str | None
@@ -19,17 +19,18 @@ class HubSource:
 
 
 class Task(ABC):
-    """One kind of task. A plugin derives from this class, sets the attributes below and takes its options by keyword.
+    """A kind of task. A plugin derives from this class, sets the attributes and takes its options by keyword.
 
-    texts      columns of the text(s), by header name; empty where the user or the header decides
-    label      column of the label; empty likewise
-    pair       whether a row holds two texts
-    target     what is predicted: `Classes` or `Score`
-    heads      encoding -> default head; the first encoding is the default one
-    metrics    names of its metrics; the first is the primary one, by which checkpoints are selected
-    files      split -> file name inside the folder of `--data`
-    hub        where the rows are on the hub, if they are there
-    on_bad_row what is usual with a row that cannot be read: `error` or `skip`
+    Attributes:
+        texts: columns of the text or texts, by header name; empty if the user or the header decides.
+        label: column of the label; empty likewise.
+        pair: whether a row holds two texts.
+        target: what is predicted, such as `Classes` or `Score`.
+        heads: default head for each encoding; the first encoding is the default one.
+        metrics: names of its metrics; the first is the primary one, which selects checkpoints.
+        files: file name of each split inside the folder of `--data`.
+        hub: location of the rows on the Hub, if there is one.
+        on_bad_row: default treatment of a row that cannot be read, `error` or `skip`.
     """
 
     texts: ClassVar[tuple[str, ...]] = ()
@@ -46,11 +47,11 @@ class Task(ABC):
         self.name = name
 
     def sample(self, split: str) -> Iterable[Mapping[str, Any]] | None:
-        """Made-up rows for `--sample`, by column name; None where the task has none. Splits: train, dev, test."""
+        """Return made-up rows of train, dev or test for `--sample`, by column name; None if the task has none."""
         return None
 
 
 def sample_rows(rows: Iterable[Mapping[str, Any]] | None) -> Iterator[dict[str, str]]:
-    """The rows of `Task.sample` with every value as text, as a file would give them."""
+    """Yield the rows of `Task.sample` with every value as text, like the rows of a file."""
     for row in rows or ():
         yield {key: str(value) for key, value in row.items()}

@@ -5,7 +5,7 @@ from mtlcli.tasks.targets import Classes
 
 
 class CFIMDB(Task):
-    """Negative or positive, for long movie reviews. Reads the CS224N files `ids-cfimdb-*.csv`."""
+    """Classify long movie reviews as negative or positive. Reads the CS224N files `ids-cfimdb-*.csv`."""
 
     texts = ("sentence",)
     label = "sentiment"

@@ -1,11 +1,11 @@
-"""Kinds for a user's own files: the columns and labels come from the configuration or from the file."""
+"""Kinds of tasks for a user's own files: columns and labels come from the configuration or from the file."""
 
 from mtlcli.tasks.base import Task
 from mtlcli.tasks.targets import Classes, Score
 
 
 class Classification(Task):
-    """One text, one of several classes."""
+    """Classify one text."""
 
     target = Classes()
     heads = {"single": "linear"}
@@ -13,7 +13,7 @@ class Classification(Task):
 
 
 class Regression(Task):
-    """One text, a score."""
+    """Predict a score of one text."""
 
     target = Score()
     heads = {"single": "linear"}
@@ -21,7 +21,7 @@ class Regression(Task):
 
 
 class PairClassification(Task):
-    """Two texts, one of several classes. Both texts in one sequence, unless set to `bi`."""
+    """Classify a pair of texts. Both texts are encoded as one sequence, unless set to `bi`."""
 
     pair = True
     target = Classes()
@@ -30,7 +30,7 @@ class PairClassification(Task):
 
 
 class PairRegression(Task):
-    """Two texts, a score. Each text alone through the encoder, unless set to `cross`."""
+    """Predict a score of a pair of texts. Each text is encoded alone, unless set to `cross`."""
 
     pair = True
     target = Score()

@@ -9,10 +9,9 @@ from mtlcli.tasks.targets import Classes
 
 
 class Quora(Task):
-    """Whether two questions ask the same. Both questions go through the encoder as one sequence, unless set to `bi`.
+    """Detect whether two questions ask the same. Both are encoded as one sequence, unless set to `bi`.
 
-    Reads the CS224N files `quora-*.csv`, in which a few rows have no label: they are skipped and counted. On the hub,
-    QQP of GLUE.
+    Reads the CS224N files `quora-*.csv`. A few of their rows have no label: they are skipped and counted. On the Hub: QQP of GLUE.
     """
 
     texts = ("sentence1", "sentence2")
@@ -31,5 +30,5 @@ class Quora(Task):
     on_bad_row = "skip"
 
     def sample(self, split: str) -> Iterable[Mapping[str, Any]]:
-        """Made-up pairs with synonym, voice and role swaps."""
+        """Return made-up pairs with synonym, voice and role swaps."""
         return sample.paraphrase(split)

@@ -1,4 +1,4 @@
-"""A made-up corpus for demos and tests: three tasks in simple English, the same rows on every machine.
+"""Made-up corpus for demos and tests: three tasks in simple English, the same rows on every machine.
 
 Sentences come from templates and word lists written for this file, and every label follows from what the sentences say:
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def sentiment(split: str) -> Iterator[Row]:
-    """Rows {"sentence", "sentiment"}: "0" very negative, "1" negative, "2" neutral, "3" positive, "4" very positive.
+    """Yield rows {"sentence", "sentiment"}: "0" very negative, "1" negative, "2" neutral, "3" positive, "4" very positive.
 
     Raises: ValueError unless split is train, dev or test.
     """
@@ -37,7 +37,7 @@ def sentiment(split: str) -> Iterator[Row]:
 
 
 def paraphrase(split: str) -> Iterator[Row]:
-    """Rows {"sentence1", "sentence2", "is_duplicate"}: "1" where both tell the same event, else "0".
+    """Yield rows {"sentence1", "sentence2", "is_duplicate"}: "1" if both describe the same event, else "0".
 
     Raises: ValueError unless split is train, dev or test.
     """
@@ -45,7 +45,7 @@ def paraphrase(split: str) -> Iterator[Row]:
 
 
 def similarity(split: str) -> Iterator[Row]:
-    """Rows {"sentence1", "sentence2", "similarity"}: "0.0" (nothing in common) to "5.0" (the same event).
+    """Yield rows {"sentence1", "sentence2", "similarity"}: "0.0" (nothing in common) to "5.0" (the same event).
 
     Raises: ValueError unless split is train, dev or test.
     """
@@ -190,7 +190,7 @@ CHOICES = {"agent": PEOPLE, "action": ACTIONS, "patient": PEOPLE, "place": PLACE
 
 
 class Event(NamedTuple):
-    """Who did what to whom, where and when."""
+    """Agent, action, patient, place and time of a sentence."""
 
     agent: Concept
     action: Concept
@@ -199,12 +199,12 @@ class Event(NamedTuple):
     time: Concept
 
     def swapped(self) -> "Event":
-        """The event with agent and patient in each other's role."""
+        """Return the event with agent and patient exchanged."""
         return self._replace(agent=self.patient, patient=self.agent)
 
 
 def likeness(first: Event, second: Event) -> float:
-    """One point for each of the five parts that agree, half a point for each person now in the other role: 0.0 to 5.0."""
+    """Return one point for each of the five parts that agree, and half a point for each person in the other role: 0.0 to 5.0."""
     moved = (first.agent == second.patient) + (first.patient == second.agent)
     return sum(a == b for a, b in zip(first, second, strict=True)) + moved / 2
 
@@ -244,7 +244,7 @@ def _event(random: Random) -> Event:
 
 
 def _changed(random: Random, event: Event, parts: Sequence[str]) -> Event:
-    """The event with each of these parts replaced by something it does not mention."""
+    """Return the event with each of these parts replaced by one that it does not mention."""
     for part in parts:
         event = event._replace(**{part: _pick(random, [concept for concept in CHOICES[part] if concept not in event])})
     return event

@@ -9,7 +9,7 @@ from mtlcli.tasks.targets import Score
 
 
 class STS(Task):
-    """How similar two sentences are, from 0 to 5. Each goes through the encoder alone, unless set to `cross`.
+    """Predict how similar two sentences are, from 0 to 5. Each is encoded alone, unless set to `cross`.
 
     Reads the CS224N files `sts-*.csv`; on the hub, STS-B of GLUE.
     """

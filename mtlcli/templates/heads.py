@@ -6,8 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
+from mtlcli.heads.outputs import output_for
 from mtlcli.heads.pooling import pool
+from mtlcli.tasks.targets import Tensors
 
 
 class Example(Head):
@@ -22,19 +24,18 @@ class Example(Head):
         super().__init__(facts)
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(2 * facts.dim, facts.outputs)
-        self.kind = ClassesOrScore(facts.task)
+        self.kind = output_for(facts.task)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """One encoding of tokens (n, length, dim) -> logits (n, classes) or standardised scores (n,)."""
-        one = encodings[0]
-        features = torch.cat([pool(one.tokens, one.mask, kind) for kind in ("mean", "max")], dim=-1)
-        output = self.out(self.dropout(features))
-        return output.squeeze(-1) if self.facts.task.is_regression else output
+        """Return logits (n, classes) or standardized scores (n,)."""
+        encoding = encodings[0]
+        features = torch.cat([pool(encoding.tokens, encoding.mask, kind) for kind in ("mean", "max")], dim=-1)
+        return self.kind.shaped(self.out(self.dropout(features)))
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, or squared error in standard deviations of the training labels (n,)."""
-        return self.kind.loss(output, targets)
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the cross-entropy, or the squared error in standard deviations of the training rows (n,)."""
+        return self.kind.loss(output, gold)
 
-    def decode(self, output: Tensor) -> Decoded:
-        """Softmax and its largest class, or the score in the units of the data."""
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its largest class, or the score in the units of the data."""
         return self.kind.decode(output)

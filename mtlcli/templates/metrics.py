@@ -4,15 +4,22 @@ import math
 
 import numpy as np
 
-from mtlcli.metrics.base import Metric
+from mtlcli.metrics.base import Decomposed
+from mtlcli.tasks.targets import Arrays
 
 
-class Example(Metric):
-    """Average |prediction - target| over rows, in the units of the data; 0 is best and there is no worst value."""
+class Example(Decomposed):
+    """Average |prediction - label| over rows, in the units of the data; 0 is best and there is no worst."""
 
+    measures = frozenset({"score"})
     higher_is_better = False
     bounds = (math.inf, 0.0)
 
-    def values(self, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Return mean absolute errors (b,) of predictions (n,) and targets (n,) for counts (b, n)."""
-        return counts @ np.abs(predictions - targets) / counts.sum(axis=1)
+    def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
+        """Return (absolute error, 1) of each row."""
+        errors = np.abs(predicted["value"] - gold["value"])
+        return np.stack([errors, np.ones_like(errors)], axis=1)
+
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        """Return the sum of the errors / rows."""
+        return totals[:, 0] / totals[:, 1]

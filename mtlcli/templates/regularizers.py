@@ -24,7 +24,8 @@ class Example(Regularizer):
 
     def forward(self, forward: Forward) -> Tensor | None:
         """Return minus beta times the mean entropy of the rows, in nats."""
-        if self.run.tasks[forward.task].is_regression:
+        logits = forward.logits(forward.output)
+        if logits is None:
             return None
-        logs = torch.log_softmax(forward.output.float(), dim=-1)
+        logs = torch.log_softmax(logits, dim=-1)
         return self.weight * (logs.exp() * logs).sum(-1).mean()

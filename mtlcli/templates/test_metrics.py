@@ -9,5 +9,5 @@ def test_contract() -> None:
 
 
 def test_errors_of_one_and_three_are_two_in_the_mean() -> None:
-    predictions, targets = np.array([1.0, 5.0]), np.array([2.0, 2.0])
-    assert Example(SCORES).values(predictions, targets, np.array([[1, 1], [2, 0]])).tolist() == [2.0, 1.0]
+    predicted, gold = SCORES.target.pack([1.0, 5.0]), SCORES.target.pack([2.0, 2.0])
+    assert Example(SCORES).bind(predicted, gold).values(np.array([[1, 1], [2, 0]])).tolist() == [2.0, 1.0]

@@ -8,5 +8,5 @@ def test_contract() -> None:
 
 def test_a_question_is_class_1() -> None:
     first, second = list(Example("mine").sample("train"))[:2]
-    assert (first["sentence"], Example.target.parse(first["kind"])) == ("the baker will cook at home", 0)
-    assert (second["sentence"], Example.target.parse(second["kind"])) == ("will the baker cook at home", 1)
+    assert (first["sentence"], Example.target.parse({"label": first["kind"]})) == ("the baker will cook at home", 0)
+    assert (second["sentence"], Example.target.parse({"label": second["kind"]})) == ("will the baker cook at home", 1)

@@ -21,6 +21,7 @@ from mtlcli.testing.heads import check_head
 from mtlcli.testing.metrics import check_metric
 from mtlcli.testing.regularizers import check_regularizer
 from mtlcli.testing.schedulers import check_scheduler
+from mtlcli.testing.targets import check_target
 from mtlcli.testing.tasks import check_task
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "check_metric",
     "check_regularizer",
     "check_scheduler",
+    "check_target",
     "check_task",
 ]

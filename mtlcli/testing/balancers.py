@@ -10,6 +10,7 @@ from torch import Tensor
 from mtlcli.balancers.base import Balancer, BatchLosses
 from mtlcli.facts import RunFacts
 from mtlcli.plugin import SetupContext
+from mtlcli.tasks.targets import Tensors
 from mtlcli.testing.common import (
     ALONE,
     RUN,
@@ -152,12 +153,16 @@ def _check_objectives(balancer: Balancer, losses: Tensor, tasks: Tensor, when: s
 def _check_batch_losses(balancer: Balancer, task: int) -> None:
     output = torch.tensor([0.3, 1.2, 0.1], requires_grad=True)
     found = balancer.batch_losses(
-        BatchLosses(task, np.array([5, 0, 2]), output**2, lambda targets: (output - targets.float()) ** 2)
+        BatchLosses(task, np.array([5, 0, 2]), output**2, lambda gold: (output - _first_field(gold).float()) ** 2)
     )
     expect(
         isinstance(found, Tensor) and found.shape == (3,) and finite(found) and found.requires_grad,
         f"{type(balancer).__name__}.batch_losses: expected finite losses (3,) that depend on the output, found {found!r}",
     )
+
+
+def _first_field(gold: Tensors) -> torch.Tensor:
+    return next(iter(gold.fields.values()))
 
 
 def _check_order(balancer: Balancer, tasks: list[int]) -> None:

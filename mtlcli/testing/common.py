@@ -15,12 +15,13 @@ from mtlcli import registry
 from mtlcli.balancers.base import Need
 from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.model.multitask import MultiTaskModel
-from mtlcli.plugin import EpochResult, EvaluationResult, Plugin, SetupContext, StepResult, TeacherPredictions
+from mtlcli.plugin import EpochResult, EvaluationResult, Plugin, SetupContext, StepResult
+from mtlcli.tasks.targets import Arrays, Classes, Score, Tensors
 from mtlcli.training.engine import blocks
 
-GRADES = TaskFacts("grades", rows=1000, batches=63, labels=("bad", "fair", "good"))
-SCORES = TaskFacts("scores", rows=300, batches=19, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.5)
-PAIRS = TaskFacts("pairs", rows=100, batches=7, labels=("different", "same"))
+GRADES = TaskFacts("grades", rows=1000, batches=63, target=Classes.named("bad", "fair", "good"))
+SCORES = TaskFacts("scores", rows=300, batches=19, target=Score(0.0, 5.0, 2.5, 1.5))
+PAIRS = TaskFacts("pairs", rows=100, batches=7, target=Classes.named("different", "same"))
 RUN = RunFacts((GRADES, SCORES, PAIRS))
 ALONE = RunFacts((GRADES,))
 
@@ -152,7 +153,7 @@ def tell(
         listener.on_step(StepResult(step, torch.tensor(tasks), losses, weights, made, 0.9 * losses if after else None))
     seen = range(len(run.tasks)) if len(run.tasks) < 3 or shift % 2 else range(len(run.tasks) - 1)
     listener.on_epoch(EpochResult(shift, {task: 0.5 + task for task in seen}))
-    metrics = {task: {"pearson" if run.tasks[task].is_regression else "accuracy": 0.25 * task} for task in seen}
+    metrics = {task: {f"metric of {run.tasks[task].name}": 0.25 * task} for task in seen}
     listener.on_evaluation(EvaluationResult(shift, {task: 0.7 + task for task in seen}, metrics))
 
 
@@ -173,15 +174,15 @@ def check_needs(plugin: Any) -> None:
 
 
 def start_of(model: MultiTaskModel, facts: Sequence[TaskFacts]) -> SetupContext:
-    """Return the context of `setup` for this model. A teacher gives the first class half of the probability, or predicts 2.5."""
+    """Return the context of `setup` for this model. A teacher is half sure of one label and half of another."""
 
-    def teach(folder: str, task: int) -> TeacherPredictions:
-        labels = facts[task].labels
-        if labels is None:
-            return TeacherPredictions(np.full(facts[task].rows, 2.5), None)
-        each = np.full((facts[task].rows, len(labels)), 0.5 / (len(labels) - 1))
-        each[:, 0] = 0.5
-        return TeacherPredictions(each.argmax(1), each)
+    def teach(folder: str, task: int) -> Arrays:
+        target, n = facts[task].target, facts[task].rows
+        votes = [target.examples(n), target.examples(n + 1).take(slice(1, None))]
+        taught = target.soft(target.average(votes, [target, target]))
+        if taught is None:
+            raise ValueError(f"{facts[task].name} cannot be taught")
+        return taught
 
     def named(granularity: str) -> tuple[str, ...]:
         return tuple(name for name, _ in blocks(model, granularity))
@@ -189,7 +190,13 @@ def start_of(model: MultiTaskModel, facts: Sequence[TaskFacts]) -> SetupContext:
     return SetupContext(model, DIM, 12, named, teach)
 
 
-def targets_of(task: TaskFacts, n: int = 4) -> Tensor:
-    if task.labels is None:
-        return torch.linspace(0.0, 5.0, n, dtype=torch.float64)
-    return torch.arange(n) % len(task.labels)
+def gold_of(task: TaskFacts, n: int = 4) -> Tensors:
+    """Return labels of n rows as a batch has them."""
+    return task.target.collate(task.target.examples(n), np.arange(n))
+
+
+def unknown_gold(task: TaskFacts, n: int = 4) -> Tensors:
+    """Return the same labels, the first of which is unknown."""
+    target, examples = task.target, task.target.examples(n)
+    values = [None, *(target.gold_json(examples, row) for row in range(1, n))]
+    return target.collate(target.gold_from_json(values), np.arange(n))

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
-from mtlcli.heads.base import Decoded, EncoderOutput, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
+from mtlcli.tasks.targets import Classes, Score, Tensors
 from mtlcli.testing.common import (
     DIM,
     GRADES,
@@ -18,8 +19,9 @@ from mtlcli.testing.common import (
     close,
     expect,
     finite,
+    gold_of,
     numbers,
-    targets_of,
+    unknown_gold,
 )
 
 
@@ -31,6 +33,7 @@ def check_head(plugin: type[Head], **options: object) -> None:
     - output (n, ...) and loss (n,) float32 are finite, also under bfloat16 autocast;
     - the loss depends on every parameter and on the encoding;
     - of the hidden states, the head reads only those in `further_layers` if it names any;
+    - in evaluation mode, a row with an unknown label has loss 0, and the other rows keep their losses;
     - decoded classes are indices with probabilities that sum to 1; scores lie in the range of the task;
     - in evaluation mode the output of a row depends neither on other rows nor on padding, and survives save and load.
     """
@@ -108,21 +111,21 @@ def _check_head(head: Head, facts: HeadFacts) -> None:
             isinstance(output, Tensor) and output.shape[:1] == (n,),
             f"{name}: expected an output ({n}, ...), found {tuple(getattr(output, 'shape', ()))}",
         )
-        loss = head.loss(output, targets_of(task, n))
+        loss = head.loss(output, gold_of(task, n))
         expect(
             loss.shape == (n,) and loss.dtype == torch.float32,
             f"{name}: expected a loss ({n},) float32, found {tuple(loss.shape)} {loss.dtype}",
         )
         expect(finite(loss), f"{name}: expected finite losses, found {numbers(loss)}")
         with torch.autocast("cpu", torch.bfloat16):
-            low = head.loss(head(encodings), targets_of(task, n))
+            low = head.loss(head(encodings), gold_of(task, n))
         expect(
             low.dtype == torch.float32 and finite(low),
             f"{name}: expected finite float32 losses under bfloat16 autocast, found {low.dtype} {numbers(low)}",
         )
     encodings = _encodings(facts.sides)
     head.eval()  # dropout might hide a parameter
-    loss = head.loss(head(encodings), targets_of(task)).mean()
+    loss = head.loss(head(encodings), gold_of(task)).mean()
     read = [state for encoding in encodings for state in encoding.layers]
     parameters = {key: parameter for key, parameter in head.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad(loss, [*parameters.values(), *read], allow_unused=True)
@@ -149,6 +152,12 @@ def _check_head_in_use(head: Head, make: Callable[[], Head], facts: HeadFacts) -
     encodings = _encodings(facts.sides)
     with torch.inference_mode():
         output = head(encodings)
+        plain, masked = head.loss(output, gold_of(task)), head.loss(output, unknown_gold(task))
+        expect(
+            finite(masked) and float(masked[0]) == 0 and close(masked[1:], plain[1:]),
+            f"{name}: expected a loss of 0 in the first row, whose label is unknown, and {numbers(plain[1:])} in the others; "
+            f"found {numbers(masked)}",
+        )
         for scale in (1.0, 1e4):
             _check_decoded(name, head.decode(output * scale), task, len(output))
         order = torch.tensor([2, 0, 3, 1])
@@ -184,28 +193,41 @@ def _check_head_in_use(head: Head, make: Callable[[], Head], facts: HeadFacts) -
         )
 
 
-def _check_decoded(name: str, decoded: Decoded, task: TaskFacts, n: int) -> None:
-    values, probabilities = decoded.values, decoded.probabilities
-    expect(values.shape == (n,), f"{name}: expected decoded values ({n},), found {tuple(values.shape)}")
-    if task.labels is None:
-        low, high = task.score_range or (0.0, 0.0)
-        expect(
-            values.is_floating_point() and bool(((values >= low) & (values <= high)).all()),
-            f"{name}: expected decoded scores from {low} to {high}, found {numbers(values)}",
-        )
-        return
-    classes = len(task.labels)
+def _check_decoded(name: str, decoded: Tensors, task: TaskFacts, n: int) -> None:
+    fields = list(decoded.fields)
+    match task.target:
+        case Score():
+            expect(fields == ["value"], f"{name}: expected decoded scores as the field value, found {fields}")
+            _check_scores(name, decoded["value"], task.target, n)
+        case Classes():
+            both = ["index", "probabilities"]
+            expect(
+                sorted(fields) == both, f"{name}: expected decoded classes as index and probabilities, found {fields}"
+            )
+            _check_classes(name, decoded["index"], decoded["probabilities"], task.target.outputs(), n)
+
+
+def _check_scores(name: str, values: Tensor, target: Score, n: int) -> None:
+    low, high = target.range
+    expect(values.shape == (n,), f"{name}: expected decoded scores ({n},), found {tuple(values.shape)}")
     expect(
-        values.dtype == torch.int64 and bool(((values >= 0) & (values < classes)).all()),
-        f"{name}: expected decoded class indices from 0 to {classes - 1} (int64), found {values.dtype} {numbers(values)}",
+        values.is_floating_point() and bool(((values >= low) & (values <= high)).all()),
+        f"{name}: expected decoded scores from {low} to {high}, found {numbers(values)}",
+    )
+
+
+def _check_classes(name: str, index: Tensor, probabilities: Tensor, classes: int, n: int) -> None:
+    expect(index.shape == (n,), f"{name}: expected decoded classes ({n},), found {tuple(index.shape)}")
+    expect(
+        index.dtype == torch.int64 and bool(((index >= 0) & (index < classes)).all()),
+        f"{name}: expected decoded class indices from 0 to {classes - 1} (int64), found {index.dtype} {numbers(index)}",
     )
     expect(
-        probabilities is not None and probabilities.shape == (n, classes),
-        f"{name}: expected probabilities ({n}, {classes}), found {None if probabilities is None else tuple(probabilities.shape)}",
+        probabilities.shape == (n, classes),
+        f"{name}: expected probabilities ({n}, {classes}), found {tuple(probabilities.shape)}",
     )
-    if probabilities is not None:
-        sums = probabilities.double().sum(-1)
-        expect(
-            bool((probabilities >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()),
-            f"{name}: expected probabilities that sum to 1 in each row, found sums {numbers(sums)}",
-        )
+    sums = probabilities.double().sum(-1)
+    expect(
+        bool((probabilities >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()),
+        f"{name}: expected probabilities that sum to 1 in each row, found sums {numbers(sums)}",
+    )

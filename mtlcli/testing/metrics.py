@@ -5,77 +5,103 @@ import warnings
 import numpy as np
 
 from mtlcli.facts import TaskFacts
-from mtlcli.metrics.base import Metric
+from mtlcli.metrics.base import Decomposed, Metric
+from mtlcli.tasks.targets import Arrays, Ragged, Target, concat
 from mtlcli.testing.common import checked_options, expect
 
 
 def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
     """Check a metric on rows of `task`: `GRADES` for a metric of classes, `SCORES` for a metric of scores.
 
+    - `measures` names kinds of targets, among them that of the task;
     - each resample has one finite value within `bounds`, and perfect predictions have the best value;
     - constant rows and single rows have a value, never NaN, without a warning;
     - the value of a resample equals that of its rows repeated, whatever their order and the other resamples;
+    - the statistics of a decomposed metric are finite numbers of each row, and the score of their sum is the metric;
     - the inputs are not changed.
     """
     checked_options(plugin, Metric, 1, {})
-    name, metric = plugin.__name__, plugin(task)
+    name, metric, target = plugin.__name__, plugin(task), task.target
+    measures = getattr(plugin, "measures", None)
+    expect(
+        isinstance(measures, frozenset) and target.kind in measures,
+        f"{name}.measures: expected a frozenset of kinds of targets with {target.kind!r} in it, found {measures!r}",
+    )
     worst, best = metric.bounds
     expect(
         (best > worst) == metric.higher_is_better,
         f"{name}.bounds: expected (worst, best) with higher_is_better {metric.higher_is_better}, found {metric.bounds}",
     )
     random = np.random.default_rng(0)
-    predictions, targets = _predicted(task, random, 30)
+    predicted, gold = _made_up(target, random, 30)
     counts = np.concatenate([np.ones((1, 30), dtype=np.int64), random.multinomial(30, np.full(30, 1 / 30), size=10)])
-    values = _measure(metric, predictions, targets, counts)
-    repeated = [
-        _measure(
-            metric, predictions.repeat(count), targets.repeat(count), np.ones((1, int(count.sum())), dtype=np.int64)
-        )[0]
-        for count in counts
-    ]
+    values = _measure(metric, predicted, gold, counts)
+    drawn = [np.repeat(np.arange(30), count) for count in counts]
+    repeated = [_measure_once(metric, predicted.take(rows), gold.take(rows)) for rows in drawn]
     expect(
         np.allclose(values, repeated, rtol=1e-9, atol=1e-12),
         f"{name}: expected the value of the repeated rows, {repeated}; found {values.tolist()}",
     )
     order = random.permutation(30)
-    shuffled = _measure(metric, predictions[order], targets[order], counts[:, order])
+    shuffled = _measure(metric, predicted.take(order), gold.take(order), counts[:, order])
     expect(np.allclose(values, shuffled, rtol=1e-9, atol=1e-12), f"{name}: the value depends on the order of the rows")
-    alone = [_measure(metric, predictions, targets, count[None])[0] for count in counts]
+    alone = [_measure(metric, predicted, gold, count[None])[0] for count in counts]
     expect(np.allclose(values, alone, rtol=1e-9, atol=1e-12), f"{name}: a resample's value depends on the others")
-    known = targets[targets >= 0]
-    perfect = _measure(metric, known, known, np.ones((1, len(known)), dtype=np.int64))[0]
+    if isinstance(metric, Decomposed):
+        _check_statistics(name, metric, predicted, gold, values[0])
+    known = gold.take(target.known(gold))
+    perfect = _measure_once(metric, known, known)
     expect(np.isclose(perfect, best), f"{name}: expected {best} for perfect predictions, found {perfect}")
-    one = np.asarray([1], dtype=targets.dtype)
-    for some, others in (
-        (one, one),
-        (one, one * 2),
-        (one.repeat(3), one.repeat(3)),
-        (one.repeat(3), np.arange(3) * one),
-    ):
-        _measure(metric, some, others, np.ones((1, len(some)), dtype=np.int64))
-        _measure(metric, others, some, len(some) * np.eye(len(some), dtype=np.int64))
+    three = target.examples(3)
+    single, same = three.take([1]), three.take([1, 1, 1])
+    for first, second in ((single, single), (single, three.take([2])), (same, same), (same, three)):
+        n = len(first)
+        _measure(metric, first, second, np.ones((1, n), dtype=np.int64))
+        _measure(metric, second, first, n * np.eye(n, dtype=np.int64))
 
 
-def _predicted(task: TaskFacts, random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    if task.labels is None:
-        low, high = task.score_range or (0.0, 1.0)
-        targets = random.uniform(low, high, size=n).round(1)
-        return targets + random.normal(size=n), targets
-    return random.integers(len(task.labels), size=n), random.integers(-1, len(task.labels), size=n)
+def _made_up(target: Target, random: np.random.Generator, n: int) -> tuple[Arrays, Arrays]:
+    """Return predictions and labels of n rows: with ties, with noise on scores, and with a label that training never saw."""
+    examples = target.examples(n)
+    gold = examples.take(random.integers(n, size=n))
+    unseen = target.gold_from_json([None])
+    if all(np.isfinite(array).all() for array in unseen.fields.values()):
+        gold = concat([gold.take(slice(1, None)), unseen])
+    predicted = examples.take(random.integers(n, size=n))
+    noisy = {
+        name: array + random.normal(size=array.shape) if np.issubdtype(array.dtype, np.floating) else array
+        for name, array in predicted.fields.items()
+    }
+    return Ragged(noisy, predicted.starts), gold
 
 
-def _measure(metric: Metric, predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    name, arrays = type(metric).__name__, (predictions, targets, counts)
+def _check_statistics(name: str, metric: Decomposed, predicted: Arrays, gold: Arrays, value: float) -> None:
+    statistics = metric.statistics(predicted, gold)
+    expect(
+        statistics.ndim == 2 and len(statistics) == len(gold) and statistics.dtype == np.float64,
+        f"{name}.statistics: expected numbers of each row ({len(gold)}, s) float64, found {statistics.shape} {statistics.dtype}",
+    )
+    expect(np.isfinite(statistics).all(), f"{name}.statistics: expected finite numbers, found {statistics.tolist()}")
+    score = metric.score(statistics.sum(axis=0)[None])
+    expect(
+        np.allclose(score, value, rtol=1e-9), f"{name}.score: expected {value} for the sum of all rows, found {score}"
+    )
+
+
+def _measure_once(metric: Metric, predicted: Arrays, gold: Arrays) -> float:
+    return float(_measure(metric, predicted, gold, np.ones((1, len(gold)), dtype=np.int64))[0])
+
+
+def _measure(metric: Metric, predicted: Arrays, gold: Arrays, counts: np.ndarray) -> np.ndarray:
+    name, arrays = type(metric).__name__, [*predicted.fields.values(), *gold.fields.values(), counts]
     before = [array.copy() for array in arrays]
+    shown = f"{[array.tolist() for array in arrays[:-1]]}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            values = metric.values(*arrays)
+            values = metric.bind(predicted, gold).values(counts)
         except RuntimeWarning as warning:
-            raise AssertionError(
-                f"{name}: {warning} for predictions {predictions.tolist()} and targets {targets.tolist()}"
-            ) from warning
+            raise AssertionError(f"{name}: {warning} for predictions and labels {shown}") from warning
     expect(
         isinstance(values, np.ndarray) and values.shape == (len(counts),),
         f"{name}: expected values ({len(counts)},), found {values!r}",
@@ -83,8 +109,7 @@ def _measure(metric: Metric, predictions: np.ndarray, targets: np.ndarray, count
     low, high = sorted(metric.bounds)
     expect(
         bool(np.isfinite(values).all()) and bool((values >= low).all()) and bool((values <= high).all()),
-        f"{name}: expected numbers from {low} to {high} for predictions {predictions.tolist()} and targets "
-        f"{targets.tolist()}, found {values.tolist()}",
+        f"{name}: expected numbers from {low} to {high} for predictions and labels {shown}, found {values.tolist()}",
     )
     same = all(np.array_equal(array, old) for array, old in zip(arrays, before, strict=True))
     expect(same, f"{name} changes its inputs")

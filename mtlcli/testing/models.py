@@ -15,7 +15,7 @@ from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.regularizers.base import Regularizer
-from mtlcli.testing.common import DIM, targets_of
+from mtlcli.testing.common import DIM, gold_of
 from mtlcli.training.compatibility import architecture_with_towers
 from mtlcli.training.engine import StepEngine
 
@@ -53,4 +53,4 @@ def tiny_batch(task: int, facts: TaskFacts) -> Batch:
     tokens = torch.arange(24).reshape(4, 6) + 1
     mask = torch.ones(4, 6, dtype=torch.bool)
     mask[1, 4:] = mask[3, 2:] = False
-    return Batch(task, 1, np.arange(4), tokens, mask, torch.zeros_like(tokens), targets_of(facts))
+    return Batch(task, 1, np.arange(4), tokens, mask, torch.zeros_like(tokens), gold_of(facts), 4.0)

@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 
 from mtlcli.facts import RunFacts
+from mtlcli.heads.outputs import output_for
 from mtlcli.plugin import ProbeResult
 from mtlcli.schedulers.base import Candidates, Position, Scheduler, Stage, TasksPerStep, Visit, fewest_and_most
 from mtlcli.testing.common import ALONE, RUN, checked_options, expect, listed, own_randomness, saved_and_loaded, tell
@@ -110,8 +111,9 @@ def _check_choice(scheduler: Scheduler, visits: list[Visit], position: Position)
         task = scheduler.run.tasks[visit.task]
         count = 4 * visit.micro_batches
         random = torch.Generator().manual_seed(position.step)
-        logits = None if task.labels is None else torch.randn(count, len(task.labels), generator=random)
-        pool.append(Candidates(visit.task, count, None if logits is None else torch.softmax(logits, -1)))
+        output = output_for(task)
+        predicted = output.decode(output.shaped(torch.randn(count, task.target.outputs(), generator=random)))
+        pool.append(Candidates(visit.task, count, task.target.uncertainty(predicted)))
     kept = scheduler.choose(pool, position)
     expect(len(kept) == len(pool), f"{name}.choose: expected rows for {len(pool)} tasks, found {len(kept)}")
     for one, rows in zip(pool, kept, strict=True):

@@ -1,16 +1,13 @@
 """The contract of tasks."""
 
-from dataclasses import replace
-
 import torch
 
 from mtlcli import registry
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import HeadFacts
 from mtlcli.tasks.base import HubSource, Task, sample_rows
-from mtlcli.tasks.targets import Target
+from mtlcli.tasks.targets import BadLabel, Raw, Target
 from mtlcli.testing.common import DIM, checked_options, expect, listed
-from mtlcli.training.setup import target_facts
 
 
 def check_task(plugin: type[Task], **options: object) -> None:
@@ -23,7 +20,10 @@ def check_task(plugin: type[Task], **options: object) -> None:
     checked = checked_options(plugin, Task, 1, options)
     name, task = plugin.__name__, plugin("mine", **checked)
     expect(task.name == "mine", f"{name}.name: expected the name it was given, found {task.name!r}")
-    expect(isinstance(getattr(task, "target", None), Target), f"{name}.target: expected Classes(...) or Score(...)")
+    expect(
+        isinstance(getattr(task, "target", None), Target),
+        f"{name}.target: expected a Target such as Classes(...) or Score(...)",
+    )
     expect(
         not task.texts or len(task.texts) == 1 + task.pair,
         f"{name}.texts: expected {1 + task.pair} column(s), or none where the user decides; found {task.texts}",
@@ -58,10 +58,9 @@ def check_task(plugin: type[Task], **options: object) -> None:
 def _check_samples(name: str, task: Task) -> TaskFacts:
     """The facts of the task's made-up rows, or of a few labels where it has none."""
     if task.sample("train") is None:
-        target = task.target.fit(["0", "1", "2"])
-        return target_facts(target, TaskFacts("mine", 3, 1))
+        return TaskFacts("mine", 3, 1, task.target.fit([{"label": text} for text in "012"]))
     texts: dict[str, set[tuple[str, ...]]] = {}
-    facts, target = TaskFacts("mine", 0, 1), task.target
+    facts = TaskFacts("mine", 0, 1, task.target)
     for split in ("train", "dev", "test"):
         rows = list(sample_rows(task.sample(split)))
         expect(rows or split == "test", f"{name}.sample({split!r}): expected rows")
@@ -72,15 +71,15 @@ def _check_samples(name: str, task: Task) -> TaskFacts:
                 wanted <= row.keys() and all(row[column].strip() for column in wanted),
                 f"{name}.sample({split!r}): expected {listed(wanted)} in every row, found {row}",
             )
-        labels = [row[task.label] for row in rows]
+        raws: list[Raw] = [{"label": row[task.label]} for row in rows]
         if split == "train":
-            target = task.target.fit(labels)
-            facts = target_facts(target, replace(facts, rows=len(rows)))
+            facts = TaskFacts("mine", len(rows), 1, task.target.fit(raws))
         try:
-            parsed = [target.parse(label) for label in labels]
-        except ValueError as error:
-            raise AssertionError(f"{name}.sample({split!r}): a label cannot be read: {error}") from error
-        expect(len(set(parsed)) > 1 or not rows, f"{name}.sample({split!r}): every row has the same label")
+            gold = facts.target.pack([facts.target.parse(raw) for raw in raws])
+        except BadLabel as error:
+            raise AssertionError(f"{name}.sample({split!r}): a label cannot be read: {error.column}{error}") from error
+        shown = {repr(facts.target.gold_json(gold, row)) for row in range(len(gold))}
+        expect(len(shown) > 1 or not rows, f"{name}.sample({split!r}): every row has the same label")
         texts[split] = {tuple(row[column] for column in task.texts) for row in rows}
         shared = texts["train"] & texts[split] if split != "train" else set()
         expect(

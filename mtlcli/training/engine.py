@@ -1,13 +1,13 @@
 """The step engine: one task's graph at a time, rows of unweighted gradients, Gram matrix, weights, one combination.
 
     for each task of the step, its graph freed before the next:
-        l_t = mean over its rows, all micro-batches together; row t = gradient of l_t on the shared parameters
+        l_t = sum of its losses / units of all micro-batches; row t = gradient of l_t on the shared parameters
     objectives = balancer(losses);  w = d sum(objectives) / d losses, times the weight of the task's visit
     c = gradient regularizer(Gram matrix of w_t row_t);  gradient = sum_t c_t w_t row_t
-    regularizers of the weights add their pull
+    regularizers of the weights add their gradient
 
-Where the weights are known before the losses and nothing reads the rows, the backward passes add w_t * gradient in
-place: the same numbers without the buffer.
+If the weights are known before the losses and no method reads the rows, the backward passes add w_t * gradient in place: the
+same numbers without the buffer.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ COLUMNS = 65536
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """One task of a step: its micro-batches, whose mean is one loss, and the weight of its visit (`Visit.weight`)."""
+    """One task of a step: its micro-batches, which make one loss, and the weight of its visit (`Visit.weight`)."""
 
     task: int
     batches: tuple[Batch, ...]
@@ -42,15 +42,31 @@ class TaskLoss:
 
     @property
     def count(self) -> int:
-        """Rows in all micro-batches."""
+        """Rows of all micro-batches."""
         return sum(batch.count for batch in self.batches)
+
+    @property
+    def units(self) -> float:
+        """Loss units of all micro-batches: what their summed losses are divided by; 1 where no label is known.
+
+        Dividing each micro-batch by its own units instead would give short micro-batches too much weight.
+        """
+        return sum(batch.units for batch in self.batches) or 1.0
 
 
 @dataclass(frozen=True)
 class Combined:
-    """What a step's gradients were made of: tasks (k,), losses (k,) without and totals (k,) with regularizers, objectives (k,),
-    weights (k,) of the balancer alone, coefficients (k,) of the gradient regularizer (their mean over blocks, where it works by
-    blocks), gram (k, k) of the unweighted rows or None."""
+    """The parts of a step's gradient, for its k tasks.
+
+    Attributes:
+        tasks: indices (k,).
+        losses: loss per unit (k,), without regularizers.
+        totals: the same with regularizers (k,).
+        objectives: of the balancer (k,).
+        weights: of the balancer alone (k,).
+        coefficients: of the gradient regularizer (k,); their mean over blocks if it works by blocks.
+        gram: (k, k) of the unweighted rows, or None.
+    """
 
     tasks: Tensor
     losses: Tensor
@@ -62,10 +78,12 @@ class Combined:
 
 
 class StepEngine:
-    """Computes the gradient of one step into `.grad` of every parameter that the step's tasks touch; None elsewhere.
+    """Compute the gradient of one step into `.grad` of every parameter that the step's tasks use; None elsewhere.
 
-    The flat buffer of rows, `max_tasks` x (shared parameters) float32, is made at the first step that needs it. `features` by task
-    take the place of the encoder for training batches.
+    The flat buffer of rows, `max_tasks` x (shared parameters) float32, is allocated at the first step that needs it.
+
+    Attributes:
+        features: by task, in place of the encoder for training batches.
     """
 
     def __init__(
@@ -100,11 +118,11 @@ class StepEngine:
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether every step needs the rows, whatever the balancer knows."""
+        """Whether every step needs the rows, even with weights known beforehand."""
         return self.gradient_regularizer is not None or bool(self.balancer.needs & {"gram", "last-layer-gram"})
 
     def needs_rows(self) -> bool:
-        """Whether steps of this run fill the buffer of rows."""
+        """Return whether steps of this run fill the buffer of rows."""
         probe = torch.arange(len(self.model.names), device=self.device)
         return self.keeps_rows or not self.balancer.weighs_heads or self._known_weights(probe) is None
 
@@ -117,17 +135,18 @@ class StepEngine:
         return weights
 
     def buffer_bytes(self) -> int:
-        """Memory that the rows take, 0 where they are not needed."""
+        """Return the memory of the rows, 0 if they are not needed."""
         return 4 * self.size * self.max_tasks if self.needs_rows() else 0
 
     def run(self, step: Sequence[TaskLoss]) -> Combined:
-        """Fills the gradients of one step. The parameters' old gradients are dropped first."""
-        for parameter in [*self.shared, *(p for own in self.private for p in own), *self.learned]:
+        """Compute the gradients of one step; the parameters' old gradients are dropped."""
+        for parameter in [*self.shared, *(p for of_task in self.private for p in of_task), *self.learned]:
             parameter.grad = None
-        tasks = torch.tensor([one.task for one in step], device=self.device)
+        tasks = torch.tensor([task_loss.task for task_loss in step], device=self.device)
         self._states = []
-        known = self._known_weights(tasks) if self.balancer.weighs_heads and not self.keeps_rows else None
-        combined = self._combine(step, tasks) if known is None else self._accumulate(step, tasks, known)
+        in_place = self.balancer.weighs_heads and not self.keeps_rows
+        weights = self._known_weights(tasks) if in_place else None
+        combined = self._combine(step, tasks) if weights is None else self._accumulate(step, tasks, weights)
         for regularizer in self.regularizers:
             with plugin_call(regularizer, "after_backward", "gradients added to parameters that have one"):
                 regularizer.after_backward(self.model)
@@ -135,34 +154,34 @@ class StepEngine:
 
     @torch.no_grad()
     def losses_after(self, step: Sequence[TaskLoss]) -> Tensor:
-        """The mean losses (k,) of the step that was just run with the weights as they are now, and its dropout masks."""
-        found = []
-        for one, states in zip(step, self._states, strict=True):
-            total = torch.zeros((), device=self.device)
-            for batch, (state, history) in zip(one.batches, states, strict=True):
-                head = self.model.head(one.task)
+        """Return the losses (k,) of the last step with the current weights and the dropout masks of that step."""
+        losses = []
+        for task_loss, states in zip(step, self._states, strict=True):
+            task, total = task_loss.task, torch.zeros((), device=self.device)
+            for batch, (state, history) in zip(task_loss.batches, states, strict=True):
+                head = self.model.head(task)
                 with replayed(state, batch.tokens.device), self.autocast, _with_buffers(head, history):
-                    output = self.model.output(one.task, batch.sides, self._hidden(one.task, batch), batch.mask)
-                    total += self.model.losses(one.task, output, batch).sum()
-            found.append(total / one.count)
-        return torch.stack(found)
+                    output = self.model.output(task, batch.sides, self._hidden(task, batch), batch.mask)
+                    total += self.model.losses(task, output, batch).sum()
+            losses.append(total / task_loss.units)
+        return torch.stack(losses)
 
-    def _accumulate(self, step: Sequence[TaskLoss], tasks: Tensor, known: Tensor) -> Combined:
-        """Weights known beforehand, nothing reads the rows: the backward passes add up the combination themselves."""
-        factors = known * self._visit_weights(step)
-        passes = [self._backward(one, factor) for one, factor in zip(step, factors, strict=True)]
+    def _accumulate(self, step: Sequence[TaskLoss], tasks: Tensor, weights: Tensor) -> Combined:
+        """Let the backward passes add up the combination, with weights known beforehand."""
+        factors = weights * self._visit_weights(step)
+        passes = [self._backward(task_loss, factor) for task_loss, factor in zip(step, factors, strict=True)]
         losses, totals = torch.stack([loss for loss, _ in passes]), torch.stack([total for _, total in passes])
         objectives, weights = self._balance(totals, tasks)
         return Combined(tasks, losses, totals, objectives, weights, torch.ones_like(weights), None)
 
     def _combine(self, step: Sequence[TaskLoss], tasks: Tensor) -> Combined:
-        """Rows first, then the balancer on their losses, then the gradient regularizer on their Gram matrix."""
+        """Compute the rows, then the balancer's weights from their losses, then the coefficients from their Gram matrix."""
         rows = self._buffer()[: len(step)]
         passes, touched = [], set()
-        for index, one in enumerate(step):
+        for index, task_loss in enumerate(step):
             self._row, self._touched = index, set()
             try:
-                passes.append(self._backward(one, None))
+                passes.append(self._backward(task_loss, None))
             finally:
                 self._row = None
             touched |= self._touched
@@ -171,8 +190,8 @@ class StepEngine:
         losses, totals = torch.stack([loss for loss, _ in passes]), torch.stack([total for _, total in passes])
         regularizer, needs = self.gradient_regularizer, self.balancer.needs
         gram = gram_matrix(rows).cpu() if regularizer is not None or "gram" in needs else None
-        own = self._last_layer_gram(rows) if "last-layer-gram" in needs else gram
-        objectives, weights = self._balance(totals, tasks, own)
+        balancer_gram = self._last_layer_gram(rows) if "last-layer-gram" in needs else gram
+        objectives, weights = self._balance(totals, tasks, balancer_gram)
         visit_weights = self._visit_weights(step)
         factors, coefficients = weights * visit_weights, torch.ones_like(weights)
         if regularizer is None or gram is None or not self.shared:
@@ -181,8 +200,8 @@ class StepEngine:
             coefficients = self._regularize(regularizer, rows, factors, gram, tasks.cpu())
         for index in touched:
             self.shared[index].grad = self._views[0][index]
-        for factor, one in zip(factors if self.balancer.weighs_heads else visit_weights, step, strict=True):
-            for parameter in self.private[one.task]:
+        for factor, task_loss in zip(factors if self.balancer.weighs_heads else visit_weights, step, strict=True):
+            for parameter in self.private[task_loss.task]:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
         return Combined(tasks, losses, totals, objectives, weights, coefficients, gram)
@@ -194,7 +213,7 @@ class StepEngine:
         1), so dividing again would shrink the steps that hold many tasks, which are those that hold the rare ones. For each of
         these methods the weights are therefore rescaled to a mean of 1, which leaves weights of 1 as they are.
         """
-        weights = torch.tensor([one.weight for one in step], device=self.device)
+        weights = torch.tensor([task_loss.weight for task_loss in step], device=self.device)
         regularizer = self.gradient_regularizer
         means = int(self.balancer.native_scale == "mean")
         if regularizer is not None:
@@ -205,11 +224,12 @@ class StepEngine:
     def _regularize(
         self, regularizer: GradientRegularizer, rows: Tensor, weights: Tensor, gram: Tensor, tasks: Tensor
     ) -> Tensor:
-        """Leaves the combination of the weighted rows in row 0 -> coefficients (k,)."""
+        """Combine the weighted rows in row 0 and return the coefficients (k,)."""
         by_weight = weights.cpu().double()
         outer = torch.outer(by_weight, by_weight)
         gram = gram * outer
-        if not bool(torch.isfinite(gram).all()):  # the step will be refused, and must not enter the method's history
+        # A step that is not finite will be rejected and must not enter the method's history.
+        if not bool(torch.isfinite(gram).all()):
             combine_rows(rows, by_weight.tolist())
             return torch.ones_like(weights)
         if regularizer.reads_rows:
@@ -223,81 +243,81 @@ class StepEngine:
             return torch.ones_like(weights)
         if not self.blocks:
             with plugin_call(regularizer, "weights", f"weights ({len(tasks)},) from a Gram matrix {tuple(gram.shape)}"):
-                found = regularizer.weights(gram, tasks)
-                _require_shape(found, (len(tasks),))
-            found = (found * regularizer.scaling(len(tasks), found)).to(weights)
-            combine_rows(rows, (found * weights).tolist())
-            return found
+                coefficients = regularizer.weights(gram, tasks)
+                _require_shape(coefficients, (len(tasks),))
+            coefficients = (coefficients * regularizer.scaling(len(tasks), coefficients)).to(weights)
+            combine_rows(rows, (coefficients * weights).tolist())
+            return coefficients
         grams = torch.stack([gram_matrix(rows[:, columns]) for _, columns in self.blocks]).cpu()
         expected = (len(self.blocks), len(tasks))
         with plugin_call(regularizer, "block_weights", f"weights {expected} from Gram matrices {tuple(grams.shape)}"):
-            each = regularizer.block_weights(grams * outer, tasks)
-            _require_shape(each, expected)
-        each = torch.stack([found * regularizer.scaling(len(tasks), found) for found in each])
-        for (_, columns), found in zip(self.blocks, each * by_weight, strict=True):
-            combine_rows(rows[:, columns], found.tolist())
-        return each.mean(0).to(weights)
+            by_block = regularizer.block_weights(grams * outer, tasks)
+            _require_shape(by_block, expected)
+        by_block = torch.stack([of_block * regularizer.scaling(len(tasks), of_block) for of_block in by_block])
+        for (_, columns), of_block in zip(self.blocks, by_block * by_weight, strict=True):
+            combine_rows(rows[:, columns], of_block.tolist())
+        return by_block.mean(0).to(weights)
 
     def _last_layer_gram(self, rows: Tensor) -> Tensor:
-        """Inner products of the unweighted gradients on the last shared layer that every task of the step reaches, or where
-        there is none, that any of them reaches (k, k)."""
-        found = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+        """Return the Gram matrix (k, k) of the unweighted gradients on the last shared layer that every task of the step uses, or
+        if there is none, that a task uses."""
+        fallback = torch.zeros(len(rows), len(rows), dtype=torch.float64)
         for _, columns in reversed(self.layers):
             gram = gram_matrix(rows[:, columns]).cpu()
             if bool(gram.diagonal().all()):
                 return gram
-            if not bool(found.any()):
-                found = gram
-        return found
+            if not bool(fallback.any()):
+                fallback = gram
+        return fallback
 
-    def _backward(self, one: TaskLoss, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Forward and backward of all micro-batches of a task -> its mean loss, without and with regularizers."""
-        count = one.count
+    def _backward(self, task_loss: TaskLoss, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run forward and backward passes of all micro-batches; return the loss per unit without and with regularizers."""
+        task, count, units = task_loss.task, task_loss.count, task_loss.units
         loss_sum = total_sum = torch.zeros((), device=self.device)
-        again = "losses-after" in self.balancer.needs
-        if again:
+        repeats = "losses-after" in self.balancer.needs
+        if repeats:
             self._states.append([])
-        for batch in one.batches:
-            states = random_states(batch.tokens.device) if again or self.regularizers else []
-            head = self.model.head(one.task)
-            if again:
+        for batch in task_loss.batches:
+            states = random_states(batch.tokens.device) if repeats or self.regularizers else []
+            head = self.model.head(task)
+            if repeats:
                 self._states[-1].append((states, {name: value.clone() for name, value in head.named_buffers()}))
             with self.autocast:
-                hidden = self._hidden(one.task, batch)
-                output = self.model.output(one.task, batch.sides, hidden, batch.mask)
-                losses = self.model.losses(one.task, output, batch)
-                loss = losses.sum() / count
-                total = self._mixed(one.task, batch, output, losses).sum() / count
+                hidden = self._hidden(task, batch)
+                output = self.model.output(task, batch.sides, hidden, batch.mask)
+                losses = self.model.losses(task, output, batch)
+                loss = losses.sum() / units
+                total = self._mixed(task, batch, output, losses).sum() / units
                 if self.regularizers:
-                    added = regularization(self.model, one.task, batch, hidden, output, states, self.regularizers)
+                    added = regularization(self.model, task, batch, hidden, output, states, self.regularizers)
                     total = total + batch.count / count * added
             if not total.requires_grad:
                 raise MtlError(
-                    f"{self.model.names[one.task]}: nothing that its loss depends on learns: freeze less, give it a head that "
-                    "learns, or leave it out"
+                    f"{self.model.names[task]}: no trainable parameter affects its loss; freeze less, use a head with parameters, "
+                    "or remove the task"
                 )
             (total if weight is None else total * weight).backward()
-            if batch.targets is not None:
-                head.observe(output.detach(), batch.targets)
+            if batch.gold is not None:
+                head.observe(output.detach(), batch.gold)
             loss_sum, total_sum = loss_sum + loss.detach(), total_sum + total.detach()
         return loss_sum, total_sum
 
     def _hidden(self, task: int, batch: Batch) -> HiddenStates:
-        kept = self.features.get(task)
-        return self.model.hidden(task, self.model.inputs(task, batch)) if kept is None else kept.hidden(batch)
+        features = self.features.get(task)
+        return self.model.hidden(task, self.model.inputs(task, batch)) if features is None else features.hidden(batch)
 
     def _mixed(self, task: int, batch: Batch, output: Tensor, losses: Tensor) -> Tensor:
-        """The losses (n,) that the balancer puts in the place of the batch's own."""
+        """Return the losses (n,) that the balancer puts in place of the batch's own."""
         head = self.model.head(task)
         with plugin_call(self.balancer, "batch_losses", f"losses {tuple(losses.shape)} with their graph"):
             mixed = self.balancer.batch_losses(
-                BatchLosses(task, batch.rows, losses, lambda targets: head.loss(output, targets).float())
+                BatchLosses(task, batch.rows, losses, lambda gold: head.loss(output, gold).float())
             )
             _require_shape(mixed, losses.shape)
         return mixed
 
     def _balance(self, totals: Tensor, tasks: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Objectives (k,) and weights (k,) = d sum(objectives) / d losses; fills the gradients of what the balancer learns."""
+        """Return objectives (k,) and weights (k,) = d sum(objectives) / d losses; set the gradients of the balancer's parameters."""
         losses = totals.detach().requires_grad_()
         k = len(losses)
         with plugin_call(
@@ -306,7 +326,7 @@ class StepEngine:
             objectives = self.balancer(losses, tasks)
             _require_shape(objectives, losses.shape)
             require(objectives.requires_grad, "returned objectives that depend on neither the losses nor a parameter")
-            weights, *own = torch.autograd.grad(objectives.sum(), [losses, *self.learned], allow_unused=True)
+            weights, *gradients = torch.autograd.grad(objectives.sum(), [losses, *self.learned], allow_unused=True)
         if gram is not None:
             with plugin_call(
                 self.balancer, "own_objective", "one number that depends on the balancer's parameters, or None"
@@ -314,8 +334,8 @@ class StepEngine:
                 aim = self.balancer.own_objective(losses.detach(), tasks, gram.to(losses))
                 if aim is not None:
                     _require_shape(aim, ())
-                    own = list(torch.autograd.grad(aim, self.learned, allow_unused=True))
-        for parameter, gradient in zip(self.learned, own, strict=True):
+                    gradients = list(torch.autograd.grad(aim, self.learned, allow_unused=True))
+        for parameter, gradient in zip(self.learned, gradients, strict=True):
             parameter.grad = gradient
         return objectives.detach(), torch.zeros_like(losses) if weights is None else weights
 
@@ -330,7 +350,7 @@ class StepEngine:
         return self.rows
 
     def _keeper(self, index: int):  # type: ignore[no-untyped-def]
-        """Moves a fresh gradient into its row as soon as it is made, so that it is never held twice."""
+        """Return a hook that moves a gradient into its row as soon as it is computed, so that it is never stored twice."""
 
         def keep(parameter: nn.Parameter) -> None:
             if self._row is None or parameter.grad is None:
@@ -354,29 +374,31 @@ def _require_shape(value: object, shape: Sequence[int]) -> None:
 
 @contextmanager
 def _with_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, the module's buffers are these; afterwards they are as they were."""
-    now = {name: value.clone() for name, value in module.named_buffers()}
+    """Replace the module's buffers, and restore them afterwards."""
+    before = {name: value.clone() for name, value in module.named_buffers()}
     try:
         for name, value in module.named_buffers():
             value.copy_(buffers[name])
         yield
     finally:
         for name, value in module.named_buffers():
-            value.copy_(now[name])
+            value.copy_(before[name])
 
 
 def blocks(model: MultiTaskModel, granularity: str) -> list[tuple[str, slice]]:
-    """The shared parameters in blocks, each a name and its columns of the rows: every `tensor`, or every `layer`, which is
-    what stands below one number in the parameters' names, or below one top module of the encoder."""
-    found: list[tuple[str, slice]] = []
+    """Return blocks of shared parameters, each a name and its columns of the rows.
+
+    A block is a `tensor`, or a `layer`: the parameters below one number in their names, or below one top module of the encoder.
+    """
+    parts: list[tuple[str, slice]] = []
     end = 0
     for name, parameter in model.named_shared_parameters():
         start, end = end, end + parameter.numel()
         block = name if granularity == "tensor" else _layer_of(name)
-        if found and found[-1][0] == block:
-            start = found.pop()[1].start
-        found.append((block, slice(start, end)))
-    return found
+        if parts and parts[-1][0] == block:
+            start = parts.pop()[1].start
+        parts.append((block, slice(start, end)))
+    return parts
 
 
 def _layer_of(name: str) -> str:
@@ -386,17 +408,17 @@ def _layer_of(name: str) -> str:
 
 
 def gram_matrix(rows: Tensor) -> Tensor:
-    """rows (k, P) float32 -> inner products (k, k) float64, exact to about 1e-6 of the norms."""
+    """Return inner products (k, k) float64 of rows (k, P) float32, exact to about 1e-6 of the norms."""
     k, size = rows.shape
-    whole = size // COLUMNS
-    blocks = rows[:, : whole * COLUMNS].view(k, whole, COLUMNS).transpose(0, 1)
+    full = size // COLUMNS
+    blocks = rows[:, : full * COLUMNS].view(k, full, COLUMNS).transpose(0, 1)
     gram = torch.bmm(blocks, blocks.transpose(1, 2)).sum(0, dtype=torch.float64)
-    rest = rows[:, whole * COLUMNS :]
+    rest = rows[:, full * COLUMNS :]
     return gram + (rest @ rest.T).double()
 
 
 def combine_rows(rows: Tensor, weights: Sequence[float]) -> None:
-    """Overwrites row 0 with sum_t weights[t] * row t, without another buffer."""
+    """Overwrite row 0 with sum_t weights[t] * row t, without another buffer."""
     rows[0].mul_(weights[0])
     for row, weight in zip(rows[1:], weights[1:], strict=True):
         rows[0].add_(row, alpha=weight)
@@ -406,8 +428,10 @@ def regularization(
     model: MultiTaskModel, task: int, batch: Batch, hidden: HiddenStates, output: Tensor, states: list[Tensor],
     regularizers: Sequence[Regularizer],
 ) -> Tensor | float:  # fmt: skip
-    """What the regularizers add to the mean loss of a batch; 0.0 without any. `states` are the random states before the
-    pass that gave `hidden` and `output`."""
+    """Return the regularizers' addition to the mean loss of a batch; 0.0 without regularizers.
+
+    `states` are the random states before the pass that gave `hidden` and `output`.
+    """
 
     def rerun(embeddings: Tensor | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         with replayed(states, batch.tokens.device):
@@ -416,11 +440,12 @@ def regularization(
             return torch.func.functional_call(model, dict(weights), (task, batch, embeddings))
 
     head = model.head(task)
-    compare = symmetric_kl if head.facts.task.labels is not None else squared_difference
+    target = head.facts.task.target
     forward = Forward(
         model, task, batch, output,
         lambda: model.pooled(task, hidden, batch.mask), rerun, lambda: model.word_embeddings(task, batch.tokens),
-        lambda a, b: compare(head.predicted(a), head.predicted(b)),
+        lambda a, b: target.divergence(head.predicted(a), head.predicted(b)),
+        lambda a: target.logits(head.predicted(a)),
     )  # fmt: skip
     added = []
     for regularizer in regularizers:
@@ -430,14 +455,3 @@ def regularization(
                 _require_shape(value, ())
                 added.append(value)
     return torch.stack(added).sum() if added else 0.0
-
-
-def symmetric_kl(a: Tensor, b: Tensor) -> Tensor:
-    """KL(P || Q) + KL(Q || P) of the softmax of two logits (n, classes) -> (n,) (SMART, section 3.1)."""
-    p, q = torch.log_softmax(a.float(), -1), torch.log_softmax(b.float(), -1)
-    return ((p.exp() - q.exp()) * (p - q)).sum(-1)
-
-
-def squared_difference(a: Tensor, b: Tensor) -> Tensor:
-    """(a - b)^2 of two scores (n,) -> (n,) (SMART, section 3.1)."""
-    return (a.float() - b.float()) ** 2

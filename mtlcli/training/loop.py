@@ -137,10 +137,8 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
     metrics, losses = {}, {}
     for name, predicted in _predict_dev(run, run.kept.dev).items():
         index = run.model.names.index(name)
-        targets = run.tasks[index].splits["dev"].targets
-        metrics[name] = {
-            key: estimate.value for key, estimate in measure(run.metrics[name], predicted, targets, 0).items()
-        }
+        measured = measure(run.metrics[name], predicted.rows, run.tasks[index].splits["dev"].gold, 0)
+        metrics[name] = {key: estimate.value for key, estimate in measured.items()}
         losses[name] = predicted.loss
     score = run.selection.score(metrics, run.metrics) if run.selection is not None else None
     is_best = score is not None and (progress.best_score is None or score > progress.best_score)
@@ -213,13 +211,13 @@ def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dic
     for name, predicted in _predict_dev(run, {}).items():
         index = run.model.names.index(name)
         split = run.tasks[index].splits["dev"]
-        results[name] = {"dev": measure(run.metrics[name], predicted, split.targets, 1000)}
+        results[name] = {"dev": measure(run.metrics[name], predicted.rows, split.gold, 1000)}
         write_predictions(
             folder / "predictions" / f"{name}.dev.jsonl",
-            run.facts[index].labels,
-            predicted,
+            run.facts[index].target,
+            predicted.rows,
             split.lines.tolist(),
-            split.targets,
+            split.gold,
         )
     summary = {
         "why": why, "steps": progress.step, "selected_step": ended.step, "select_by": run.config.training.select_by,

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,6 @@ from mtlcli.plugin import Plugin, SetupContext
 from mtlcli.registry import plugin_call
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.schedulers.base import Scheduler, fewest_and_most
-from mtlcli.tasks.targets import Classes, Score, Target
 from mtlcli.training.compatibility import check_combination, composition_of
 from mtlcli.training.engine import StepEngine, blocks
 from mtlcli.training.optimizer import make_optimizer
@@ -236,27 +235,17 @@ def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -
     rows, name = len(task.splits["train"]), task.task.name
     dev_rows = len(task.splits["dev"]) if "dev" in task.splits else 0
     if composition is None:
-        batches = batches_per_pass(rows, batch_size)
-        return target_facts(task.target, TaskFacts(name, rows, batches, dev_rows=dev_rows))
-    if not isinstance(task.target, Classes):
+        return TaskFacts(name, rows, batches_per_pass(rows, batch_size), task.target, dev_rows)
+    strata, labels = task.target.strata(task.splits["train"].gold), task.target.labels or ()
+    if strata is None:
         raise MtlError(f"tasks.{name}.head: its batches are {composition}, and this task has none; choose another head")
-    counts = np.bincount(task.splits["train"].targets, minlength=len(task.target.labels))
+    counts = np.bincount(strata[strata >= 0], minlength=len(labels))
     if counts.min() < 2:
-        label = task.target.labels[counts.argmin()]
+        label = labels[counts.argmin()]
         raise MtlError(
             f'tasks.{name}.head: its batches need two training rows of every class; "{label}" has {counts.min()}'
         )
-    batches = pairs_per_pass(task.splits["train"].targets)
-    return target_facts(task.target, TaskFacts(name, rows, batches, dev_rows=dev_rows))
-
-
-def target_facts(target: Target, facts: TaskFacts) -> TaskFacts:
-    """The facts with what the fitted target knows of labels or scores."""
-    if isinstance(target, Classes):
-        return replace(facts, labels=target.labels)
-    if isinstance(target, Score) and target.low is not None and target.high is not None:
-        return replace(facts, score_range=(target.low, target.high), score_mean=target.mean, score_std=target.std)
-    return facts
+    return TaskFacts(name, rows, pairs_per_pass(strata), task.target, dev_rows)
 
 
 def _check_layers(model: MultiTaskModel, config: Config) -> None:

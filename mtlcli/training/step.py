@@ -13,7 +13,7 @@ from mtlcli.data.batches import collate
 from mtlcli.devices import not_enough_memory
 from mtlcli.errors import MtlError
 from mtlcli.model.frozen import compute_features, size_of
-from mtlcli.model.predict import loss_on, probabilities_of
+from mtlcli.model.predict import loss_on, uncertainty_of
 from mtlcli.plugin import EpochResult, ProbeResult, StepResult
 from mtlcli.registry import plugin_call, require
 from mtlcli.schedulers.base import Candidates, Position, Stage, Visit, stage_at, visits_at
@@ -144,10 +144,10 @@ def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Positio
     pool, rows = [], []
     for visit in visits:
         batches = [run.train[visit.task].next() for _ in range(visit.micro_batches)]
-        parts = [probabilities_of(run.model, batch.to(run.device), run.autocast) for batch in batches]
-        probabilities = [part for part in parts if part is not None]
+        parts = [uncertainty_of(run.model, batch.to(run.device), run.autocast) for batch in batches]
+        uncertainties = [part for part in parts if part is not None]
         rows.append(np.concatenate([batch.rows for batch in batches]))
-        pool.append(Candidates(visit.task, len(rows[-1]), torch.cat(probabilities) if probabilities else None))
+        pool.append(Candidates(visit.task, len(rows[-1]), torch.cat(uncertainties) if uncertainties else None))
     with plugin_call(run.scheduler, "choose", "for each member of the pool the numbers (m,) int64 of its rows"):
         choices = run.scheduler.choose(pool, position)
         require(len(choices) == len(pool), f"returned {len(choices)} tensors for {len(pool)} members")

@@ -1,6 +1,7 @@
 """What a finished run predicts for the training rows of a task: the teacher of a distillation."""
 
 import hashlib
+import json
 import os
 import tempfile
 import zipfile
@@ -12,29 +13,31 @@ import numpy as np
 import torch
 
 from mtlcli.data.splits import LoadedTask
-from mtlcli.errors import MtlError, one_of
+from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
-from mtlcli.inference.predictor import RunInfo, in_order, open_run
-from mtlcli.plugin import TeacherPredictions
+from mtlcli.inference.predictor import RunInfo, open_run
+from mtlcli.tasks.targets import Arrays, Ragged
 
 
 def teacher_predictions(
     folder: str, task: LoadedTask, facts: TaskFacts, device: torch.device, autocast: AbstractContextManager[object],
     cache: Path | None, tell: Callable[[str], None] = lambda _: None,
-) -> TeacherPredictions:  # fmt: skip
-    """Predictions of the run or ensemble in `folder` for the training rows of `task`, in their order; classes in the order of
-    `facts`, and every class with a probability.
+) -> Arrays:  # fmt: skip
+    """Predict the training rows of `task` with the run or ensemble in `folder`.
 
-    The teacher reads the texts with its own tokenizer and encoding. What it said is kept in the cache folder under the
-    content of the teacher's files and of the rows; `tell` hears when it has to be asked. Raises MtlError where it has no such
-    task, or means something else by it.
+    Returns what `Target.soft` makes of the predictions, classes in the order of `facts`. The teacher encodes the texts with its own
+    tokenizer and encoding. Its predictions are cached under the content of the teacher's files and of the rows; `tell` is called
+    if they are not in the cache.
+
+    Raises:
+        MtlError: the teacher has no task of this name, or one that reads or predicts something else.
     """
     outline, split = open_run(Path(folder)), task.splits["train"]
     index = outline.task(facts.name)
     _must_fit(outline, index, facts, texts=len(split.columns.texts))
     with autocast:
         precision = "autocast" if torch.is_autocast_enabled(device.type) else "fp32"
-    parts = (outline.fingerprint(index), facts.name, repr(facts.labels), split.content, precision, "v1")
+    parts = (outline.fingerprint(index), facts.name, json.dumps(facts.target.record()), split.content, precision, "v2")
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
     place = None if cache is None else cache / f"taught-{key}.npz"
     found = None if place is None else _load(place)
@@ -44,15 +47,14 @@ def teacher_predictions(
     predictor, warnings = outline.load(device, {index})
     for warning in warnings:
         tell(f"warning: {warning}")
-    predicted = in_order(
-        predictor.on_split(index, split, device, autocast), predictor.facts[index].labels, facts.labels
-    )
-    probabilities = predicted.probabilities
-    if facts.labels is not None and probabilities is None:
-        probabilities = np.eye(len(facts.labels))[predicted.values]
-    if not np.isfinite(predicted.values if probabilities is None else probabilities).all():
-        raise MtlError(f"{folder}: {facts.name}: the teacher gives numbers that are not finite; use another run")
-    taught = TeacherPredictions(predicted.values, probabilities)
+    predicted = predictor.on_split(index, split, device, autocast)
+    taught = facts.target.soft(facts.target.average([predicted], [predictor.facts[index].target]))
+    if taught is None:
+        raise MtlError(
+            f"{folder}: {facts.name}: a task that predicts {facts.target.describe()} cannot be taught by a run"
+        )
+    if not all(np.isfinite(array).all() for array in taught.fields.values()):
+        raise MtlError(f"{folder}: {facts.name}: the teacher's predictions are NaN or infinite; use another run")
     if place is not None:
         _save(taught, place)
     return taught
@@ -65,32 +67,28 @@ def _must_fit(outline: RunInfo, index: int, facts: TaskFacts, *, texts: int) -> 
         raise MtlError(
             f"{outline.folder}: its task {facts.name} reads {reads} text{'s'[: reads - 1]} a row, the one here {texts}"
         )
-    if {*(theirs.labels or ())} != {*(facts.labels or ())}:
+    if difference := facts.target.agree(theirs.target):
         raise MtlError(
-            f"{outline.folder}: its task {facts.name} predicts {_answer(theirs)}, the one here {_answer(facts)}; a teacher has "
-            "to know the same labels"
+            f"{outline.folder}: its task {facts.name} predicts {difference}; a teacher must predict the same as this run"
         )
 
 
-def _answer(facts: TaskFacts) -> str:
-    return "a score" if facts.labels is None else f"the labels {one_of(facts.labels)}"
-
-
-def _load(place: Path) -> TeacherPredictions | None:
-    """What was kept, None where it is absent or not whole."""
+def _load(place: Path) -> Arrays | None:
+    """Return cached predictions, None if they are missing or incomplete."""
     try:
         with place.open("rb") as file, np.load(file) as arrays:
-            values, probabilities = arrays["values"], arrays["probabilities"]
-            return TeacherPredictions(values, probabilities if probabilities.ndim == 2 else None)
+            fields = {name: arrays[name] for name in arrays.files}
+        starts = fields.pop("starts", None)
+        return Ragged(fields, starts) if fields else None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 
-def _save(taught: TeacherPredictions, place: Path) -> None:
-    """Keeps it whole or not at all; a folder that cannot be written is done without."""
-    probabilities = np.zeros(0) if taught.probabilities is None else taught.probabilities
+def _save(taught: Arrays, place: Path) -> None:
+    """Write the whole file or nothing; an unwritable cache folder is ignored."""
+    starts = {} if taught.starts is None else {"starts": taught.starts}
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=place.parent) as scratch:
-            np.savez(Path(scratch) / "taught.npz", values=taught.values, probabilities=probabilities)
+            np.savez(Path(scratch) / "taught.npz", allow_pickle=False, **taught.fields, **starts)
             os.replace(Path(scratch) / "taught.npz", place)

@@ -77,7 +77,7 @@ def _mismatch(origin: Origin, task: TaskFacts, config: Config, head: nn.Module) 
     was, now = origin.config.tasks[task.name].head, config.tasks[task.name].head
     if was is None or now is None or was.name != now.name:
         return f'it was "{was.name if was else ""}" and is "{now.name if now else ""}"'
-    if before.labels != task.labels:
+    if (before.target.kind, before.target.labels) != (task.target.kind, task.target.labels):
         return "its classes are not those of the run"
     if not _of_one_shape(head.state_dict(), origin.below(task.name)):
         return "it was of another shape"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import toy
+from labels import rows
 from mtlcli.balancers.base import BatchLosses
 from mtlcli.balancers.distill_anneal import DistillAnneal
 from mtlcli.config.layers import Layer, read_recipe
@@ -15,9 +16,10 @@ from mtlcli.config.resolve import resolve
 from mtlcli.config.schema import Config
 from mtlcli.config.shorthand import absolute_paths
 from mtlcli.errors import MtlError
-from mtlcli.plugin import SetupContext, StepResult, TeacherPredictions
+from mtlcli.plugin import SetupContext, StepResult
 from mtlcli.runs import checkpoint
 from mtlcli.runs.folder import open_folder
+from mtlcli.tasks.targets import Ragged
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.setup import set_up
@@ -30,7 +32,7 @@ SCORES = np.array([1.0, 2.0, 4.0])
 def started(steps: int = 100, **options) -> DistillAnneal:
     """Teachers of `a` (three classes) and of `b` (scores), three training rows each; `c` has none."""
     balancer = DistillAnneal(toy.facts(3), **({"teachers": {"a": "x", "b": "y"}} | options))
-    told = {("x", 0): TeacherPredictions(CHANCES.argmax(1), CHANCES), ("y", 1): TeacherPredictions(SCORES, None)}
+    told = {("x", 0): Ragged({"probabilities": CHANCES}), ("y", 1): rows(SCORES)}
     balancer.setup(SetupContext(torch.nn.Linear(1, 1), 8, steps, lambda _: (), lambda folder, task: told[folder, task]))
     return balancer
 
@@ -41,14 +43,14 @@ def after(balancer: DistillAnneal, step: int) -> DistillAnneal:
     return balancer
 
 
-def of_classes(rows: list[int], gold: list[float]) -> BatchLosses:
+def of_classes(numbers: list[int], gold: list[float]) -> BatchLosses:
     """Rows whose loss for class c is 10 * c + 1."""
-    return BatchLosses(0, np.array(rows), torch.tensor(gold), lambda targets: 10.0 * targets + 1)
+    return BatchLosses(0, np.array(numbers), torch.tensor(gold), lambda gold: 10.0 * gold["index"] + 1)
 
 
-def of_scores(rows: list[int], gold: list[float]) -> BatchLosses:
+def of_scores(numbers: list[int], gold: list[float]) -> BatchLosses:
     """Rows whose output is 3, with the squared error."""
-    return BatchLosses(1, np.array(rows), torch.tensor(gold), lambda targets: (3 - targets.float()) ** 2)
+    return BatchLosses(1, np.array(numbers), torch.tensor(gold), lambda gold: (3 - gold["value"].float()) ** 2)
 
 
 # By hand
@@ -107,10 +109,10 @@ def test_the_gradient_is_that_of_cross_entropy_with_the_mixed_target(done):
     logits = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, -0.5], [0.1, 0.2, 0.3]], requires_grad=True)
     labels, gold = torch.tensor([1, 0, 2]), done / 100
 
-    def loss(targets):
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    def loss(gold):
+        return torch.nn.functional.cross_entropy(logits, gold["index"], reduction="none")
 
-    mixed = after(started(steps=100), done).batch_losses(BatchLosses(0, np.arange(3), loss(labels), loss))
+    mixed = after(started(steps=100), done).batch_losses(BatchLosses(0, np.arange(3), loss(rows(labels)), loss))
     target = gold * torch.nn.functional.one_hot(labels, 3) + (1 - gold) * torch.from_numpy(CHANCES)
     paper = -(target * torch.log_softmax(logits, 1)).sum(1)
     torch.testing.assert_close(mixed, paper.float())
@@ -121,13 +123,13 @@ def test_the_gradient_of_a_score_is_that_of_the_mixed_score():
     output = torch.tensor([0.5, 2.5, 3.0], requires_grad=True)
     labels = torch.tensor([1.5, 2.0, 5.0], dtype=torch.float64)
 
-    def loss(targets):
-        return (output - targets.float()) ** 2
+    def loss(gold):
+        return (output - gold["value"].float()) ** 2
 
-    mixed = after(started(steps=10), 3).batch_losses(BatchLosses(1, np.arange(3), loss(labels), loss))
+    mixed = after(started(steps=10), 3).batch_losses(BatchLosses(1, np.arange(3), loss(rows(labels)), loss))
     target = 0.3 * labels + 0.7 * torch.from_numpy(SCORES)
     torch.testing.assert_close(
-        torch.autograd.grad(mixed.sum(), output)[0], torch.autograd.grad(loss(target).sum(), output)[0]
+        torch.autograd.grad(mixed.sum(), output)[0], torch.autograd.grad(loss(rows(target)).sum(), output)[0]
     )
 
 
@@ -149,7 +151,7 @@ def test_a_teacher_for_a_task_that_is_not_there_is_guessed():
 
 
 def test_every_teacher_that_cannot_teach_is_named():
-    def teach(folder: str, task: int) -> TeacherPredictions:
+    def teach(folder: str, task: int) -> Ragged:
         raise MtlError(f"{folder}: nothing known")
 
     balancer = DistillAnneal(toy.facts(3), teachers={"a": "x", "b": "y"})

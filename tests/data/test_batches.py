@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from labels import rows
 from mtlcli.data.batches import (
     TaskBatches,
     batches_per_pass,
@@ -17,6 +18,7 @@ from mtlcli.data.batches import (
     pass_order,
 )
 from mtlcli.data.tokens import TokenizedSplit, TokenSequences
+from mtlcli.tasks.targets import Classes
 
 
 def tokenized(lengths, sides: int = 1, types: bool = True) -> TokenizedSplit:
@@ -27,7 +29,9 @@ def tokenized(lengths, sides: int = 1, types: bool = True) -> TokenizedSplit:
         tokens = np.repeat(np.arange(len(each)) + 10, each).astype(np.uint16)
         starts = np.concatenate([[0], np.cumsum(each)])
         made.append(TokenSequences(tokens, starts, np.full(len(tokens), side, dtype=np.uint8) if types else None, 0))
-    return TokenizedSplit(tuple(made), np.arange(len(lengths)), 7)
+    return TokenizedSplit(
+        tuple(made), 7, Classes.named(*map(str, range(max(2, len(lengths))))), rows(np.arange(len(lengths)))
+    )
 
 
 def some_lengths(rows: int) -> np.ndarray:
@@ -112,7 +116,7 @@ CLASSES = np.array([0] * 5 + [1] * 8 + [2] * 20)[np.random.Generator(np.random.P
 
 def pairs(seed=1, name="t", batch_size=4, task=0) -> TaskBatches:
     one = tokenized(some_lengths(33))
-    labelled = TokenizedSplit(one.sides, CLASSES, one.pad)
+    labelled = TokenizedSplit(one.sides, one.pad, Classes.named(*"abc"), rows(CLASSES))
     return TaskBatches(labelled, task=task, name=name, batch_size=batch_size, seed=seed, composition="pairs-of-classes")
 
 
@@ -120,7 +124,7 @@ def test_a_batch_of_pairs_is_two_rows_of_every_class_in_their_order():
     batches = pairs()
     assert (batches.batch_size, batches.per_pass, pairs_per_pass(CLASSES)) == (6, 2, 2)  # 5 // 2 pairs of the rarest
     for _ in range(6):
-        assert batches.next().targets.tolist() == [0, 1, 2, 0, 1, 2]
+        assert batches.next().gold["index"].tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_no_row_comes_twice_in_a_pass_of_pairs_and_all_come_in_the_end():
@@ -150,7 +154,7 @@ def test_the_longest_batch_of_pairs_is_composed_too():
     batches = pairs()
     longest = batches.longest()
     lengths = batches.tokenized.lengths()
-    assert longest.targets.tolist() == [0, 1, 2, 0, 1, 2]
+    assert longest.gold["index"].tolist() == [0, 1, 2, 0, 1, 2]
     for label in range(3):
         most = sorted(lengths[label == CLASSES])[-2:]
         assert sorted(lengths[longest.rows[label::3]]) == most
@@ -163,7 +167,7 @@ def test_a_batch_is_padded_to_its_own_longest_row():
     batch = collate(tokenized([2, 4, 3]), 5, np.array([2, 0]))
     assert batch.tokens.tolist() == [[12, 12, 12], [10, 10, 7]]
     assert batch.mask.tolist() == [[True, True, True], [True, True, False]]
-    assert (batch.targets.tolist(), batch.task, batch.sides, batch.count) == ([2, 0], 5, 1, 2)
+    assert (batch.gold["index"].tolist(), batch.task, batch.sides, batch.count, batch.units) == ([2, 0], 5, 1, 2, 2.0)
 
 
 def test_a_batch_of_equal_rows_has_no_mask():
@@ -227,5 +231,5 @@ def test_real_tasks_are_hardly_padded(data, name, encoding, at_least):
     for side in counts.T:
         each = np.minimum(side + 1, 128)
         sides.append(TokenSequences(np.ones(each.sum(), np.uint16), np.concatenate([[0], np.cumsum(each)]), None, 0))
-    found = efficiency(TokenizedSplit(tuple(sides), None, 0))
+    found = efficiency(TokenizedSplit(tuple(sides), 0))
     assert found >= at_least, f"{name} {encoding}: {found:.3f}"

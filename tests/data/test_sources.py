@@ -113,7 +113,7 @@ def test_a_task_without_files_is_read_from_the_hub(task, hub):
     assert hub.asked == [("nyu-mll/glue", "qqp", "train"), ("nyu-mll/glue", "qqp", "validation")]
     split = loaded.splits["train"]
     assert list(split.texts()) == [("one", "two"), ("three", "four")]
-    assert split.targets.tolist() == [0, 1]
+    assert split.gold["index"].tolist() == [0, 1]
     assert "1 row skipped (hub nyu-mll/glue train:3: is_duplicate is empty)" in split.warnings[0]
 
 

@@ -125,19 +125,19 @@ def test_nan_is_a_word_and_no_score(load):
 def test_classes_are_sorted_by_value_where_all_are_numbers(load, labels, classes):
     loaded = load(train=rows(labels))
     assert loaded.target.labels == classes
-    assert loaded.splits["train"].targets.dtype == np.int64
+    assert loaded.splits["train"].gold["index"].dtype == np.int64
 
 
 @pytest.mark.parametrize(("train", "dev"), [("01", ["0.0", "1.0"]), (["0.0", "1.0"], "01")])
 def test_whole_floats_and_integers_are_the_same_labels(load, train, dev):
     loaded = load(train=rows(train), dev=rows(dev))
-    assert loaded.splits["dev"].targets.tolist() == loaded.splits["train"].targets.tolist() == [0, 1]
+    assert loaded.splits["dev"].gold["index"].tolist() == loaded.splits["train"].gold["index"].tolist() == [0, 1]
     assert warnings(loaded) == []
 
 
 def test_a_label_unseen_in_training_counts_as_wrong_with_a_warning(load):
     loaded = load(train=rows("abab"), dev=rows("aczcb"))
-    assert loaded.splits["dev"].targets.tolist() == [0, UNSEEN, UNSEEN, UNSEEN, 1]
+    assert loaded.splits["dev"].gold["index"].tolist() == [0, UNSEEN, UNSEEN, UNSEEN, 1]
     assert warnings(loaded) == ["t dev: 3 rows have a label unseen in training, counted as wrong: 'c' (2), 'z' (1)"]
 
 
@@ -154,7 +154,7 @@ def test_a_label_that_was_not_declared_is_an_error_in_every_split(load, split):
 def test_declared_labels_keep_their_order_and_need_no_rows(load):
     loaded = load(train=rows(["low", "high"]), labels=["low", "middle", "high"])
     assert loaded.target.labels == ("low", "middle", "high")
-    assert loaded.splits["train"].targets.tolist() == [0, 2]
+    assert loaded.splits["train"].gold["index"].tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("labels", [[], ["a"], ["a", "a", "b"], ["a", " a"], ["a", ""]])
@@ -178,14 +178,14 @@ def test_one_class_or_score_is_nothing_to_learn(load, kind, same):
 def test_a_text_column_taken_for_the_label_is_noticed(load):
     loaded = load(train=rows(range(50)))
     assert warnings(loaded) == [
-        't: 50 training rows have 50 classes; is "label" the label, and is it no score (kind regression)?'
+        't train: 50 rows have 50 classes; is "label" the right label column? If it is a number to predict, use kind: regression'
     ]
     assert warnings(load(train=rows(list(range(50)) * 8))) == []
 
 
 def test_a_hundred_thousand_classes_take_no_longer_than_their_rows(load):
     loaded = load(train=rows(range(100_000)))  # seconds if labels were looked up one by one
-    assert loaded.splits["train"].targets[-1] == 99_999
+    assert loaded.splits["train"].gold["index"][-1] == 99_999
 
 
 # Scores
@@ -193,7 +193,7 @@ def test_a_hundred_thousand_classes_take_no_longer_than_their_rows(load):
 
 def test_integers_are_scores_too(load):
     loaded = load("regression", train=rows(["1", "2", "4"], "text\tscore\n"))
-    assert loaded.splits["train"].targets.dtype == np.float64
+    assert loaded.splits["train"].gold["value"].dtype == np.float64
     assert (loaded.target.low, loaded.target.high) == (1.0, 4.0)
     assert loaded.target.mean == pytest.approx(7 / 3)
     assert loaded.target.std == pytest.approx(np.std([1, 2, 4]))
@@ -260,7 +260,7 @@ def test_a_file_without_a_header_starts_with_a_row(load):
 
 def test_jsonl_numbers_and_null_are_labels_and_none(load):
     lines = '{"text": "x", "label": 1}\n{"label": 0, "text": "y", "more": [1]}\n'
-    assert load(train=lines, name="jsonl").splits["train"].targets.tolist() == [1, 0]
+    assert load(train=lines, name="jsonl").splits["train"].gold["index"].tolist() == [1, 0]
     assert "train.jsonl:3: label is empty" in error(load, train=lines + '{"text": "z", "label": null}\n', name="jsonl")
 
 
@@ -283,7 +283,7 @@ def test_cs224n_pairs_have_an_index_float_labels_and_rows_to_skip(tmp_path, load
            ("7", "a3", '"a ""b"""', "three", "1.0"))  # fmt: skip
     cs224n(tmp_path, "quora-dev.csv", header, ("1", "b1", "four", "five", "1.0"), ("2", "b2", 'six"', "seven", ""))
     loaded = load("quora", train=None, data=str(tmp_path))
-    assert [(name, len(split), split.targets.tolist()) for name, split in loaded.splits.items()] == [
+    assert [(name, len(split), split.gold["index"].tolist()) for name, split in loaded.splits.items()] == [
         ("train", 2, [0, 1]),
         ("dev", 1, [1]),
     ]
@@ -308,7 +308,7 @@ def test_a_task_may_have_a_dev_file_of_its_own_beside_the_folder(tmp_path, load)
         tmp_path, "ids-sst-train.csv", ("sentence", "sentiment"), ("0", "a", "fine .", "4"), ("1", "b", "awful .", "0")
     )
     loaded = load("sst", train=None, dev="sentence\tsentiment\nx\tvery positive\n", data=str(tmp_path))
-    assert loaded.splits["dev"].targets.tolist() == [4]
+    assert loaded.splits["dev"].gold["index"].tolist() == [4]
 
 
 def test_a_folder_that_is_none_and_a_file_that_is_missing_are_named(tmp_path, load):

@@ -82,7 +82,7 @@ def test_a_pair_at_the_limit_is_whole():
 
 def test_rows_with_two_sides_are_as_long_as_the_longer_one():
     first, second = (tokenize(texts(*rows), tokenizer(5), None, None) for rows in (("a", "a b c d"), ("a b", "a")))
-    tokenized = TokenizedSplit((first, second), None, 0)
+    tokenized = TokenizedSplit((first, second), 0)
     assert (tokenized.lengths().tolist(), tokenized.truncated, len(tokenized)) == ([4, 5], 1, 2)
 
 

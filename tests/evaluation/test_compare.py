@@ -88,7 +88,8 @@ def test_every_other_run_is_compared_with_the_first(twins, tmp_path):
 def test_labels_are_matched_by_name_not_by_number(twins):
     """A run that was trained with the labels in another order, or with one more, says the same thing."""
     record = json.loads((twins[0] / "run.json").read_text())
-    record["tasks"]["tone"]["facts"]["labels"] = ["unknown", *record["tasks"]["tone"]["facts"]["labels"][::-1]]
+    target = record["tasks"]["tone"]["facts"]["target"]
+    target["values"] = {label: label for label in ["unknown", *list(target["values"])[::-1]]}
     (twins[0] / "run.json").write_text(json.dumps(record))
     assert only(compare(twins, resamples=100)).found.value == 0.0
 
@@ -231,7 +232,7 @@ def test_a_damaged_line_is_named(twins):
 
 def test_a_score_that_is_not_finite_is_refused(twins):
     change(twins[1], "stars", lambda rows: [row | {"score": float("nan")} for row in rows])
-    with pytest.raises(MtlError, match="stars: a score is not finite"):
+    with pytest.raises(MtlError, match=r"stars\.dev\.jsonl: a score is not finite; write it again: mtl eval"):
         compare(twins)
 
 

@@ -7,23 +7,27 @@ import numpy as np
 import pytest
 import torch
 
+from labels import rows
 from mtlcli.data.tokens import TokenizedSplit, TokenSequences
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.measure import Selection, make_metrics, make_selection, measure
 from mtlcli.facts import TaskFacts
-from mtlcli.model.predict import Predicted, predict_rows
-from mtlcli.tasks.targets import UNSEEN
+from mtlcli.model.predict import predict_rows
+from mtlcli.tasks.targets import UNSEEN, Classes, Score
 from toy import model
 
-CLASSES = TaskFacts("a", 10, 1, ("x", "y", "z"))
-SCORE = TaskFacts("b", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
+CLASSES = TaskFacts("a", 10, 1, Classes.named("x", "y", "z"))
+SCORE = TaskFacts("b", 10, 1, Score(0.0, 5.0, 2.0, 1.5))
 
 
 def tokenized(lengths: list[int], targets) -> TokenizedSplit:
     """Texts of these lengths: the row's number from 1, again and again."""
     tokens = np.concatenate([np.full(length, row + 1) for row, length in enumerate(lengths)])
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    return TokenizedSplit((TokenSequences(tokens, starts, None, 0),), targets, 0)
+    sequences = TokenSequences(tokens, starts, None, 0)
+    if targets is None:
+        return TokenizedSplit((sequences,), 0)
+    return TokenizedSplit((sequences,), 0, CLASSES.target, rows(targets))
 
 
 # Predicting rows that are in memory
@@ -33,23 +37,23 @@ def test_predictions_come_in_the_order_of_the_rows_whatever_their_length():
     lengths = [3, 9, 1, 5, 2, 9, 4]
     together = predict_rows(model(), 0, tokenized(lengths, None), torch.device("cpu"), nullcontext())
     for row, length in enumerate(lengths):
-        alone = TokenizedSplit((TokenSequences(np.full(length, row + 1), np.array([0, length]), None, 0),), None, 0)
+        alone = TokenizedSplit((TokenSequences(np.full(length, row + 1), np.array([0, length]), None, 0),), 0)
         found = predict_rows(model(), 0, alone, torch.device("cpu"), nullcontext())
-        assert found.probabilities[0] == pytest.approx(together.probabilities[row], abs=1e-5)
-        assert found.values[0] == together.values[row]
+        assert found.rows["probabilities"][0] == pytest.approx(together.rows["probabilities"][row], abs=1e-5)
+        assert found.rows["index"][0] == together.rows["index"][row]
 
 
 def test_the_loss_leaves_out_rows_whose_label_training_did_not_have():
     targets = np.array([0, UNSEEN, 2])
     found = predict_rows(model(), 0, tokenized([2, 3, 4], targets), torch.device("cpu"), nullcontext())
-    known = found.probabilities[[0, 2], [0, 2]].astype(np.float64)
+    known = found.rows["probabilities"][[0, 2], [0, 2]].astype(np.float64)
     assert found.loss == pytest.approx(-np.log(known).mean(), abs=1e-6)
 
 
 def test_rows_without_labels_have_predictions_and_no_loss():
     found = predict_rows(model(), 1, tokenized([2, 3], None), torch.device("cpu"), nullcontext())
-    assert len(found.values) == 2
-    assert found.probabilities is None
+    assert list(found.rows.fields) == ["value"]
+    assert len(found.rows) == 2
     assert np.isnan(found.loss)
 
 
@@ -57,14 +61,14 @@ def test_the_mode_of_the_model_is_given_back_even_after_an_error():
     made = model().train()
     predict_rows(made, 0, tokenized([2], None), torch.device("cpu"), nullcontext())
     assert made.training
-    unknown = TokenizedSplit((TokenSequences(np.array([99, 99]), np.array([0, 2]), None, 0),), None, 0)
+    unknown = TokenizedSplit((TokenSequences(np.array([99, 99]), np.array([0, 2]), None, 0),), 0)
     with pytest.raises(IndexError):  # a token number that the toy encoder does not have
         predict_rows(made, 0, unknown, torch.device("cpu"), nullcontext())
     assert made.training
 
 
 def test_no_rows_are_a_mistake_of_the_caller():
-    nothing = TokenizedSplit((TokenSequences(np.zeros(0, np.int64), np.zeros(1, np.int64), None, 0),), None, 0)
+    nothing = TokenizedSplit((TokenSequences(np.zeros(0, np.int64), np.zeros(1, np.int64), None, 0),), 0)
     with pytest.raises(ValueError, match="no rows"):
         predict_rows(model(), 0, nothing, torch.device("cpu"), nullcontext())
 
@@ -75,8 +79,8 @@ def test_no_rows_are_a_mistake_of_the_caller():
 def test_all_rows_count_and_unseen_labels_count_as_wrong():
     found = measure(
         make_metrics(("accuracy",), CLASSES, "a"),
-        Predicted(np.array([0, 1, 2, 0]), None, 0.0),
-        np.array([0, 1, 0, UNSEEN]),
+        rows(np.array([0, 1, 2, 0])),
+        rows(np.array([0, 1, 0, UNSEEN])),
         50,
     )["accuracy"]
     assert (found.value, found.n) == (0.5, 4)
@@ -84,31 +88,27 @@ def test_all_rows_count_and_unseen_labels_count_as_wrong():
 
 
 def test_without_resamples_the_interval_is_the_value():
-    found = measure(
-        make_metrics(("accuracy",), CLASSES, "a"), Predicted(np.array([0, 1]), None, 0.0), np.array([0, 0]), 0
-    )
+    found = measure(make_metrics(("accuracy",), CLASSES, "a"), rows(np.array([0, 1])), rows(np.array([0, 0])), 0)
     assert (found["accuracy"].value, found["accuracy"].low, found["accuracy"].high) == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("resamples", [0, 50])
 def test_constant_predictions_have_correlation_zero_and_never_nan(resamples):
     metrics = make_metrics(("pearson", "spearman"), SCORE, "b")
-    found = measure(metrics, Predicted(np.array([2.0, 2.0, 2.0]), None, 0.0), np.array([1.0, 2.0, 3.0]), resamples)
+    found = measure(metrics, rows(np.array([2.0, 2.0, 2.0])), rows(np.array([1.0, 2.0, 3.0])), resamples)
     assert [one.value for one in found.values()] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(("precision", "value"), [("fp32", 1.0), ("bf16", 0.0)])
 def test_what_counts_as_constant_goes_by_the_precision_of_the_model(precision, value):
-    one_step = SCORE.score_mean + SCORE.score_std * np.array([1.5, 1.5 + 2**-7])  # of bf16
+    one_step = SCORE.target.mean + SCORE.target.std * np.array([1.5, 1.5 + 2**-7])  # of bf16
     metrics = make_metrics(("pearson", "spearman"), SCORE, "b", precision)
-    found = measure(metrics, Predicted(one_step, None, 0.0), np.array([1.0, 2.0]), 0)
+    found = measure(metrics, rows(one_step), rows(np.array([1.0, 2.0])), 0)
     assert [one.value for one in found.values()] == pytest.approx([value, value])
 
 
 def test_a_class_that_never_occurs_leaves_macro_f1_finite():
-    found = measure(
-        make_metrics(("macro-f1",), CLASSES, "a"), Predicted(np.array([0, 0]), None, 0.0), np.array([0, 0]), 20
-    )
+    found = measure(make_metrics(("macro-f1",), CLASSES, "a"), rows(np.array([0, 0])), rows(np.array([0, 0])), 20)
     assert np.isfinite(found["macro-f1"].value)
 
 

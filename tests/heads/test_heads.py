@@ -5,15 +5,17 @@ import math
 import pytest
 import torch
 
+from labels import rows
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.cosine import Cosine
 from mtlcli.heads.linear import Linear
 from mtlcli.heads.pair_concat import PairConcat
+from mtlcli.tasks.targets import Classes, Score
 
-CLASSES = TaskFacts("c", 10, 1, ("no", "yes"))
-SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
+CLASSES = TaskFacts("c", 10, 1, Classes.named("no", "yes"))
+SCORES = TaskFacts("s", 10, 1, Score(0.0, 5.0, 2.0, 1.5))
 
 
 def encoding(*vectors: list[float]) -> EncoderOutput:
@@ -25,12 +27,12 @@ def test_cosine_maps_to_the_range_of_the_task():
     head = Cosine(HeadFacts(SCORES, 2, 2))
     output = head((encoding([1.0, 0.0], [1.0, 0.0], [1.0, 0.0]), encoding([2.0, 0.0], [0.0, 3.0], [-1.0, 0.0])))
     assert output.tolist() == pytest.approx([5.0, 0.0, -5.0])
-    assert head.decode(output).values.tolist() == pytest.approx([5.0, 0.0, 0.0])
+    assert head.decode(output)["value"].tolist() == pytest.approx([5.0, 0.0, 0.0])
 
 
 def test_cosine_loss_is_in_standard_deviations_of_the_labels():
     head = Cosine(HeadFacts(SCORES, 2, 2))
-    assert head.loss(torch.tensor([5.0]), torch.tensor([2.0])).tolist() == pytest.approx([4.0])  # (3 / 1.5)^2
+    assert head.loss(torch.tensor([5.0]), rows(torch.tensor([2.0]))).tolist() == pytest.approx([4.0])  # (3 / 1.5)^2
 
 
 def test_relu_takes_a_negative_cosine_as_none():
@@ -50,26 +52,26 @@ def test_cosine_refuses_classes():
 
 def test_a_score_is_learned_in_standard_deviations_and_given_in_units():
     head = Linear(HeadFacts(SCORES, 2, 1))
-    assert head.loss(torch.tensor([0.0]), torch.tensor([3.5])).tolist() == pytest.approx([1.0])
-    assert head.decode(torch.tensor([1.0, 9.0, -9.0])).values.tolist() == pytest.approx([3.5, 5.0, 0.0])
+    assert head.loss(torch.tensor([0.0]), rows(torch.tensor([3.5]))).tolist() == pytest.approx([1.0])
+    assert head.decode(torch.tensor([1.0, 9.0, -9.0]))["value"].tolist() == pytest.approx([3.5, 5.0, 0.0])
 
 
 def test_classes_are_cross_entropy_and_softmax():
     head = Linear(HeadFacts(CLASSES, 2, 1))
     logits = torch.tensor([[0.0, math.log(3.0)]])
-    assert head.loss(logits, torch.tensor([0])).tolist() == pytest.approx([math.log(4.0)])
+    assert head.loss(logits, rows(torch.tensor([0]))).tolist() == pytest.approx([math.log(4.0)])
     decoded = head.decode(logits)
-    assert decoded.values.tolist() == [1]
-    assert decoded.probabilities.tolist()[0] == pytest.approx([0.25, 0.75])
+    assert decoded["index"].tolist() == [1]
+    assert decoded["probabilities"].tolist()[0] == pytest.approx([0.25, 0.75])
 
 
 @pytest.mark.parametrize(("gamma", "loss"), [(1.0, 4.0), (0.25, 2.5), (0.0, 2.0)])
 def test_gamma_mixes_squared_and_absolute_error(gamma, loss):
     """An error of 2 standard deviations: gamma * 4 + (1 - gamma) * 2."""
     linear = Linear(HeadFacts(SCORES, 2, 1), gamma=gamma)
-    assert linear.loss(torch.tensor([-1.0]), torch.tensor([3.5])).tolist() == pytest.approx([loss])
+    assert linear.loss(torch.tensor([-1.0]), rows(torch.tensor([3.5]))).tolist() == pytest.approx([loss])
     cosine = Cosine(HeadFacts(SCORES, 2, 2), gamma=gamma)  # 3 / 1.5 standard deviations off
-    assert cosine.loss(torch.tensor([5.0]), torch.tensor([2.0])).tolist() == pytest.approx([loss])
+    assert cosine.loss(torch.tensor([5.0]), rows(torch.tensor([2.0]))).tolist() == pytest.approx([loss])
 
 
 def test_gamma_is_refused_where_classes_are_predicted():
@@ -79,7 +81,10 @@ def test_gamma_is_refused_where_classes_are_predicted():
 
 def test_losses_are_float32_even_from_half_precision():
     head = Linear(HeadFacts(CLASSES, 2, 1))
-    assert head.loss(torch.zeros(3, 2, dtype=torch.bfloat16), torch.zeros(3, dtype=torch.long)).dtype == torch.float32
+    assert (
+        head.loss(torch.zeros(3, 2, dtype=torch.bfloat16), rows(torch.zeros(3, dtype=torch.long))).dtype
+        == torch.float32
+    )
 
 
 @pytest.mark.parametrize(("options", "width"), [({}, 6), ({"difference": False}, 4), ({"product": True}, 8)])

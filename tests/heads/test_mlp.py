@@ -9,9 +9,10 @@ from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.layers import SharedModules
 from mtlcli.heads.mlp import MLP
+from mtlcli.tasks.targets import Classes, Score
 
-CLASSES = TaskFacts("c", 10, 1, ("no", "yes"))
-SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
+CLASSES = TaskFacts("c", 10, 1, Classes.named("no", "yes"))
+SCORES = TaskFacts("s", 10, 1, Score(0.0, 5.0, 2.0, 1.5))
 
 
 def test_a_hidden_layer_by_hand():
@@ -52,7 +53,7 @@ def test_shared_layers_start_from_the_same_weights_whoever_asks_first_and_change
     def weights(order: list[TaskFacts]) -> dict[str, torch.Tensor]:
         modules, found = SharedModules(1), {}
         for task in order:
-            torch.manual_seed(task.rows + len(task.name) + (task.labels is None))
+            torch.manual_seed(task.rows + len(task.name) + (task is SCORES))
             head = shared(modules, task)
             found["common"], found[task.name] = head.hidden[1].weight, head.out.weight
         return found
@@ -74,5 +75,5 @@ def test_shared_layers_of_another_build_are_refused_in_one_line(change):
 
 
 def test_a_name_without_layers_is_refused():
-    with pytest.raises(MtlError, match=r'^tasks\.c\.head\.hidden: there are no layers to be shared as "common"'):
+    with pytest.raises(MtlError, match=r'^tasks\.c\.head\.hidden: no layers to share as "common"'):
         MLP(HeadFacts(CLASSES, 6, 1), hidden=(), shared="common")

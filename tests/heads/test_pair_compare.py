@@ -9,11 +9,12 @@ from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.pair_compare import PairCompare
+from mtlcli.tasks.targets import Classes, Score
 from mtlcli.training.setup import set_up
 from small import small_values, write_files
 
-CLASSES = TaskFacts("c", 10, 1, ("no", "yes"))
-SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
+CLASSES = TaskFacts("c", 10, 1, Classes.named("no", "yes"))
+SCORES = TaskFacts("s", 10, 1, Score(0.0, 5.0, 2.0, 1.5))
 
 
 def encoding(*layers: list[list[float]]) -> EncoderOutput:

@@ -5,13 +5,15 @@ import math
 import pytest
 import torch
 
+from labels import rows
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.pair_mix import NEGATIVES, PairMix
+from mtlcli.tasks.targets import Classes, Score
 
-PAIRS = TaskFacts("p", 10, 1, ("different", "same"))
-SCORES = TaskFacts("s", 10, 1, None, (0.0, 5.0), 2.0, 1.5)
+PAIRS = TaskFacts("p", 10, 1, Classes.named("different", "same"))
+SCORES = TaskFacts("s", 10, 1, Score(0.0, 5.0, 2.0, 1.5))
 
 
 def encoding(*vectors: list[float]) -> EncoderOutput:
@@ -36,14 +38,14 @@ def test_a_score_is_alpha_times_the_mapping_and_the_rest_the_cosine_in_its_range
     output = head((encoding([3.0, 0.0]), encoding([0.0, 4.0])))
     # f = 3 + 4 + |3| + |-4| = 14 standard deviations; cosine 0 is the score 0, (0 - 2) / 1.5 = -4/3 standard deviations
     assert output.tolist() == pytest.approx([0.25 * 14 + 0.75 * -4 / 3])
-    assert head.decode(torch.tensor([0.5])).values.tolist() == pytest.approx([2.75])  # 2 + 0.5 * 1.5
+    assert head.decode(torch.tensor([0.5]))["value"].tolist() == pytest.approx([2.75])  # 2 + 0.5 * 1.5
 
 
 def test_alpha_0_is_the_cosine_alone_times_5():
     head = PairMix(HeadFacts(SCORES, 2, 2), alpha=0.0)
     assert list(head.parameters()) == []
     output = head((encoding([3.0, 0.0]), encoding([3.0, 4.0])))
-    assert head.decode(output).values.tolist() == pytest.approx([3.0])  # cosine 3/5
+    assert head.decode(output)["value"].tolist() == pytest.approx([3.0])  # cosine 3/5
 
 
 def test_classes_are_the_sigmoid_of_the_mix():
@@ -52,10 +54,10 @@ def test_classes_are_the_sigmoid_of_the_mix():
     # f = .3 + .3 + .4 + |0| + |-.4| = 1.4, cosine .6: 0.5 * 1.4 + 0.5 * 0.6 = 1
     decoded = head.decode(output)
     assert output.tolist()[0] == pytest.approx([0.0, 1.0])
-    assert decoded.probabilities.tolist()[0] == pytest.approx([1 - sigmoid(1), sigmoid(1)])
+    assert decoded["probabilities"].tolist()[0] == pytest.approx([1 - sigmoid(1), sigmoid(1)])
     # binary cross-entropy of the logit 1
-    assert head.loss(output, torch.tensor([1])).tolist() == pytest.approx([-math.log(sigmoid(1))])
-    assert head.loss(output, torch.tensor([0])).tolist() == pytest.approx([-math.log(1 - sigmoid(1))])
+    assert head.loss(output, rows(torch.tensor([1]))).tolist() == pytest.approx([-math.log(sigmoid(1))])
+    assert head.loss(output, rows(torch.tensor([0]))).tolist() == pytest.approx([-math.log(1 - sigmoid(1))])
 
 
 def test_alpha_is_that_of_v3a_unless_said_otherwise():
@@ -78,7 +80,7 @@ def test_hidden_layers_stand_before_cosine_and_mapping():
         head.hidden[1].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
         head.hidden[1].bias.zero_()
     output = head((encoding([1.0, 9.0]), encoding([2.0, 7.0])))  # relu leaves (1, 0) and (2, 0)
-    assert head.decode(output).values.tolist() == pytest.approx([5.0])
+    assert head.decode(output)["value"].tolist() == pytest.approx([5.0])
 
 
 def contrastive(**options) -> PairMix:
@@ -93,58 +95,60 @@ BCE = [-math.log(sigmoid(0.6)), -math.log(1 - sigmoid(0.6))]
 def test_the_cosine_embedding_loss_by_hand():
     head = contrastive(cosine_loss=2.0)
     # 1 - .6 for the same, max(0, .6) for different, twice each
-    assert head.loss(head((A, B)), TARGETS).tolist() == pytest.approx([BCE[0] + 0.8, BCE[1] + 1.2])
+    assert head.loss(head((A, B)), rows(TARGETS)).tolist() == pytest.approx([BCE[0] + 0.8, BCE[1] + 1.2])
     apart = head((encoding([1.0, 0.0]), encoding([-1.0, 0.0])))  # cosine -1 costs a different pair nothing
-    assert head.loss(apart, torch.tensor([0])).tolist() == pytest.approx([-math.log(1 - sigmoid(-1))])
+    assert head.loss(apart, rows(torch.tensor([0]))).tolist() == pytest.approx([-math.log(1 - sigmoid(-1))])
 
 
 def test_the_triplet_loss_takes_the_previous_batch_as_negatives_and_anchors_of_the_second_class_only():
     head = contrastive(triplet_loss=2.0, distance="euclidean")
     output = head((A, B))
-    assert head.loss(output, TARGETS).tolist() == pytest.approx(BCE)  # no negatives yet
-    head.observe(head((encoding([0.0, 4.0], [8.0, 8.0]), B)).detach(), TARGETS)
+    assert head.loss(output, rows(TARGETS)).tolist() == pytest.approx(BCE)  # no negatives yet
+    head.observe(head((encoding([0.0, 4.0], [8.0, 8.0]), B)).detach(), rows(TARGETS))
     # |a - b| = 4, |a - n| = |(3, 0) - (0, 4)| = 5, margin 1: max(0, 4 - 5 + 1) = 0
-    assert head.loss(output, TARGETS).tolist() == pytest.approx(BCE, abs=1e-4)
-    head.observe(head((encoding([3.0, 2.0], [8.0, 8.0]), B)).detach(), TARGETS)
+    assert head.loss(output, rows(TARGETS)).tolist() == pytest.approx(BCE, abs=1e-4)
+    head.observe(head((encoding([3.0, 2.0], [8.0, 8.0]), B)).detach(), rows(TARGETS))
     # |a - n| = 2: 4 - 2 + 1 = 3, twice; the row of the first class is no anchor
-    assert head.loss(output, TARGETS).tolist() == pytest.approx([BCE[0] + 6.0, BCE[1]], abs=1e-4)
+    assert head.loss(output, rows(TARGETS)).tolist() == pytest.approx([BCE[0] + 6.0, BCE[1]], abs=1e-4)
 
 
 def test_the_distance_of_a_triplet_is_one_minus_the_cosine():
     head = contrastive(triplet_loss=1.0)
-    head.observe(head((encoding([4.0, 3.0]), encoding([1.0, 1.0]))).detach(), torch.tensor([1]))
+    head.observe(head((encoding([4.0, 3.0]), encoding([1.0, 1.0]))).detach(), rows(torch.tensor([1])))
     # cos(a, b) = .6, cos(a, n) = .8: (1 - .6) - (1 - .8) + 1 = 1.2
-    assert head.loss(head((A, B)), TARGETS).tolist() == pytest.approx([BCE[0] + 1.2, BCE[1]], abs=1e-4)
+    assert head.loss(head((A, B)), rows(TARGETS)).tolist() == pytest.approx([BCE[0] + 1.2, BCE[1]], abs=1e-4)
 
 
 def test_the_margin_is_added_to_the_distances():
     head = contrastive(triplet_loss=1.0, margin=2.5, distance="euclidean")
-    head.observe(head((encoding([0.0, 4.0]), encoding([1.0, 1.0]))).detach(), torch.tensor([1]))
-    assert head.loss(head((A, B)), TARGETS).tolist() == pytest.approx([BCE[0] + 1.5, BCE[1]], abs=1e-4)  # 4 - 5 + 2.5
+    head.observe(head((encoding([0.0, 4.0]), encoding([1.0, 1.0]))).detach(), rows(torch.tensor([1])))
+    assert head.loss(head((A, B)), rows(TARGETS)).tolist() == pytest.approx(
+        [BCE[0] + 1.5, BCE[1]], abs=1e-4
+    )  # 4 - 5 + 2.5
 
 
 def test_a_smaller_previous_batch_is_used_round_and_a_larger_one_is_cut():
     head = contrastive(triplet_loss=1.0, distance="euclidean")
-    head.observe(head((encoding([3.0, 2.0]), encoding([1.0, 1.0]))).detach(), torch.tensor([1]))
-    both = head.loss(head((A, B)), torch.tensor([1, 1])).tolist()
+    head.observe(head((encoding([3.0, 2.0]), encoding([1.0, 1.0]))).detach(), rows(torch.tensor([1])))
+    both = head.loss(head((A, B)), rows(torch.tensor([1, 1]))).tolist()
     assert both == pytest.approx([BCE[0] + 3.0] * 2, abs=1e-4)
     many = torch.randn(NEGATIVES + 9, 2)
     whole = EncoderOutput(many.unsqueeze(1), torch.ones(len(many), 1, dtype=torch.bool), many)
-    head.observe(head((whole, whole)).detach(), torch.ones(len(many), dtype=torch.long))
+    head.observe(head((whole, whole)).detach(), rows(torch.ones(len(many), dtype=torch.long)))
     assert torch.equal(head.negatives, many[:NEGATIVES]) and int(head.kept) == NEGATIVES
 
 
 def test_negatives_are_saved_and_changed_by_observing_alone():
     head = contrastive(triplet_loss=1.0)
-    head.observe(head((A, B)).detach(), TARGETS)
+    head.observe(head((A, B)).detach(), rows(TARGETS))
     state = {key: value.clone() for key, value in head.state_dict().items()}
     assert {"negatives", "kept"} <= state.keys()
     for mode in (True, False):
         head.train(mode)
         head.decode(head((B, A)))
-        head.loss(head((B, A)), TARGETS).sum()
+        head.loss(head((B, A)), rows(TARGETS)).sum()
     assert all(torch.equal(value, head.state_dict()[key]) for key, value in state.items())
-    head.observe(torch.full((2, 6), math.nan), TARGETS)  # a step that is left out leaves no trace
+    head.observe(torch.full((2, 6), math.nan), rows(TARGETS))  # a step that is left out leaves no trace
     assert all(torch.equal(value, head.state_dict()[key]) for key, value in state.items())
 
 
@@ -160,7 +164,7 @@ def test_the_output_carries_the_encodings_only_where_the_loss_needs_them():
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        (TaskFacts("t", 9, 1, ("x", "y", "z")), {}, "two classes or a score, not 3 classes"),
+        (TaskFacts("t", 9, 1, Classes.named("x", "y", "z")), {}, "two classes or a score, not 3 classes"),
         (SCORES, {"triplet_loss": 1.0}, "compare pairs of two classes"),
         (SCORES, {"cosine_loss": 1.0}, "compare pairs of two classes"),
         (PAIRS, {"gamma": 0.5}, "mixes losses of scores"),

@@ -17,8 +17,9 @@ from mtlcli.regularizers.base import Regularizer
 from mtlcli.runs import checkpoint
 from mtlcli.runs.folder import open_folder
 from mtlcli.runs.saved_model import load_run
+from mtlcli.tasks.targets import Classes
 from mtlcli.training.dry_run import dry_run
-from mtlcli.training.engine import TaskLoss, regularization, symmetric_kl
+from mtlcli.training.engine import TaskLoss, regularization
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.rng import random_states
@@ -222,7 +223,7 @@ def test_regularizers_compare_what_an_output_predicts_and_not_what_it_carries(fi
         arguments = (0, batch, hidden, output, random_states(batch.tokens.device), [compare])
         assert float(regularization(model, *arguments)) == 0.0
         compare.other = output + torch.arange(output.shape[1]).eq(1)  # another logit
-        expected = symmetric_kl(output[:, :2], compare.other[:, :2]).sum()
+        expected = Classes.named("no", "yes").divergence(output[:, :2], compare.other[:, :2]).sum()
         assert 0 < float(regularization(model, *arguments)) == pytest.approx(float(expected))
 
 
@@ -231,10 +232,10 @@ def test_regularizers_compare_what_an_output_predicts_and_not_what_it_carries(fi
 
 def test_a_run_of_pairs_counts_its_passes_by_the_rarest_class(files):
     prepared = set_up(config(files, CONTRAST))
-    rarest = int(np.bincount(prepared.tasks[0].splits["train"].targets).min())
+    rarest = int(np.bincount(prepared.tasks[0].splits["train"].gold["index"]).min())
     assert prepared.facts[0].batches == prepared.train[0].per_pass == rarest // 2
     assert prepared.plan.tasks[0].batch_size == 4
-    assert prepared.train[0].next().targets.tolist() == [0, 1, 0, 1]
+    assert prepared.train[0].next().gold["index"].tolist() == [0, 1, 0, 1]
     assert [one.texts for one in dry_run(prepared)] == [4, 8, 16]
 
 

@@ -5,23 +5,24 @@ import warnings
 import numpy as np
 import pytest
 
+from labels import estimated, measured
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.accuracy import Accuracy
 from mtlcli.metrics.macro_f1 import MacroF1
 from mtlcli.metrics.mean_squared_error import MeanSquaredError
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.spearman import Spearman
-from mtlcli.statistics.bootstrap import estimate
+from mtlcli.tasks.targets import Classes, Score
 
-CLASSES = TaskFacts("topics", rows=100, batches=10, labels=("a", "b", "c"))
-SCORES = TaskFacts("sts", rows=100, batches=10, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.0)
+CLASSES = TaskFacts("topics", rows=100, batches=10, target=Classes.named("a", "b", "c"))
+SCORES = TaskFacts("sts", rows=100, batches=10, target=Score(0.0, 5.0, 2.5, 1.0))
 METRICS = [Accuracy(CLASSES), MacroF1(CLASSES), Pearson(SCORES), Spearman(SCORES), MeanSquaredError(SCORES)]
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: type(metric).__name__)
 
 
 def rows(metric, n, seed=0):
     generator = np.random.default_rng(seed)
-    if metric.task.is_regression:
+    if metric.task.target.kind == "score":
         targets = generator.uniform(0, 5, size=n).round(1)
         return targets + generator.normal(size=n), targets
     return generator.integers(3, size=n), generator.integers(-1, 3, size=n)
@@ -33,7 +34,7 @@ def draws(n, resamples=20):
 
 def awkward(metric):
     """Inputs that break careless formulas."""
-    if not metric.task.is_regression:
+    if metric.task.target.kind != "score":
         yield from ([[0], [0]], [[0], [2]], [[1, 1], [-1, -1]], [[0, 0, 0], [2, 2, 2]], [[2, 0, 2], [0, 1, -1]])
         return
     scores = np.array([0.1, 0.7, 1 / 3, 0.7])
@@ -46,7 +47,7 @@ def awkward(metric):
 
 @every_metric
 def test_one_finite_number_between_the_bounds_for_each_resample(metric):
-    values = metric.values(*rows(metric, 30), draws(30))
+    values = measured(metric, *rows(metric, 30), draws(30))
     assert values.shape == (20,)
     assert values.dtype == np.float64
     assert np.isfinite(values).all()
@@ -56,8 +57,8 @@ def test_one_finite_number_between_the_bounds_for_each_resample(metric):
 
 @every_metric
 def test_perfect_predictions_reach_the_best_value_in_every_resample(metric):
-    targets = np.arange(3.0) if metric.task.is_regression else np.arange(3)
-    values = metric.values(targets, targets, np.array([[1, 1, 1], [2, 1, 0], [0, 1, 2]]))
+    targets = np.arange(3.0) if metric.task.target.kind == "score" else np.arange(3)
+    values = measured(metric, targets, targets, np.array([[1, 1, 1], [2, 1, 0], [0, 1, 2]]))
     assert values == pytest.approx([metric.bounds[1]] * 3, abs=1e-15)
 
 
@@ -68,7 +69,7 @@ def test_awkward_rows_give_a_finite_number_and_no_warning(metric):
         counts = np.concatenate([np.ones((1, n), dtype=int), n * np.eye(n, dtype=int), draws(n)])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            values = metric.values(np.array(predictions), np.array(targets), counts)
+            values = measured(metric, np.array(predictions), np.array(targets), counts)
         assert np.isfinite(values).all()
         assert (values >= min(metric.bounds)).all()
         assert (values <= max(metric.bounds)).all()
@@ -78,25 +79,25 @@ def test_awkward_rows_give_a_finite_number_and_no_warning(metric):
 def test_the_order_of_the_rows_is_irrelevant(metric):
     (predictions, targets), counts = rows(metric, 30), draws(30)
     shuffled = np.random.default_rng(2).permutation(30)
-    values = metric.values(predictions[shuffled], targets[shuffled], counts[:, shuffled])
-    assert values == pytest.approx(metric.values(predictions, targets, counts), abs=1e-13)
+    values = measured(metric, predictions[shuffled], targets[shuffled], counts[:, shuffled])
+    assert values == pytest.approx(measured(metric, predictions, targets, counts), abs=1e-13)
 
 
 @every_metric
 def test_a_resample_is_the_rows_repeated_whatever_its_size(metric):
     (predictions, targets), counts = rows(metric, 30), np.random.default_rng(2).integers(4, size=(20, 30))
     repeated = [
-        metric.values(predictions.repeat(count), targets.repeat(count), np.ones((1, count.sum()), dtype=int))[0]
+        measured(metric, predictions.repeat(count), targets.repeat(count), np.ones((1, count.sum()), dtype=int))[0]
         for count in counts
     ]
-    assert metric.values(predictions, targets, counts) == pytest.approx(repeated, abs=1e-13)
+    assert measured(metric, predictions, targets, counts) == pytest.approx(repeated, abs=1e-13)
 
 
 @every_metric
 def test_a_resample_does_not_depend_on_the_others(metric):
     (predictions, targets), counts = rows(metric, 30), draws(30)
-    alone = [metric.values(predictions, targets, count[None])[0] for count in counts]
-    assert metric.values(predictions, targets, counts) == pytest.approx(alone, abs=1e-13)
+    alone = [measured(metric, predictions, targets, count[None])[0] for count in counts]
+    assert measured(metric, predictions, targets, counts) == pytest.approx(alone, abs=1e-13)
 
 
 @every_metric
@@ -104,13 +105,13 @@ def test_the_inputs_are_left_as_they_were(metric):
     (predictions, targets), counts = rows(metric, 30), draws(30)
     for array in (predictions, targets, counts):
         array.flags.writeable = False
-    metric.values(predictions, targets, counts)
+    measured(metric, predictions, targets, counts)
 
 
 @every_metric
 def test_the_interval_of_every_metric_is_finite_and_in_order(metric):
     for n in (1, 2, 3, 100):
-        result = estimate(metric, *rows(metric, n), resamples=200)
+        result = estimated(metric, *rows(metric, n), resamples=200)
         assert result.n == n
         assert np.isfinite([result.value, result.low, result.high]).all()
         assert result.low <= result.high

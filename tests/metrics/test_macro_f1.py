@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
 
+from labels import measured
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.macro_f1 import MacroF1
+from mtlcli.tasks.targets import Classes
 
-METRIC = MacroF1(TaskFacts("topics", rows=4, batches=1, labels=("a", "b", "c")))
+METRIC = MacroF1(TaskFacts("topics", rows=4, batches=1, target=Classes.named("a", "b", "c")))
 
 
 def macro_f1(predictions, targets):
-    return METRIC.values(np.array(predictions), np.array(targets), np.ones((1, len(targets)), dtype=int))[0]
+    return measured(METRIC, np.array(predictions), np.array(targets), np.ones((1, len(targets)), dtype=int))[0]
 
 
 def test_macro_f1_of_two_classes_by_hand():
@@ -32,7 +34,7 @@ def test_a_class_that_is_never_predicted_counts_as_zero():
 def test_the_classes_of_the_mean_are_those_of_the_resample():
     # (a right, b taken for a): both rows 1/3; the first alone is right; the second alone has two classes, both 0
     counts = np.array([[1, 1], [2, 0], [0, 2]])
-    values = METRIC.values(np.array([0, 0]), np.array([0, 1]), counts)
+    values = measured(METRIC, np.array([0, 0]), np.array([0, 1]), counts)
     assert values == pytest.approx([1 / 3, 1.0, 0.0], abs=1e-15)
 
 

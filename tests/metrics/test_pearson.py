@@ -2,15 +2,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from labels import measured
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.pearson import Pearson
+from mtlcli.tasks.targets import Score
 
-METRIC = Pearson(TaskFacts("sts", rows=4, batches=1, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.0))
+METRIC = Pearson(TaskFacts("sts", rows=4, batches=1, target=Score(0.0, 5.0, 2.5, 1.0)))
 
 
 def pearson(predictions, targets):
     predictions, targets = np.array(predictions, dtype=float), np.array(targets, dtype=float)
-    return METRIC.values(predictions, targets, np.ones((1, len(targets)), dtype=int))[0]
+    return measured(METRIC, predictions, targets, np.ones((1, len(targets)), dtype=int))[0]
 
 
 def test_pearson_of_three_rows_by_hand():
@@ -36,7 +38,7 @@ def test_a_resample_of_one_row_drawn_often_has_no_correlation_and_not_rounding_n
     # 3 * 0.1 / 3 is 0.10000000000000002: a mean that no row has would leave a spread, and r = 1
     scores = np.array([0.1, 0.2])
     for times in range(1, 20):
-        assert METRIC.values(scores, scores, times * np.eye(2, dtype=int)).tolist() == [0.0, 0.0]
+        assert measured(METRIC, scores, scores, times * np.eye(2, dtype=int)).tolist() == [0.0, 0.0]
 
 
 def test_a_large_offset_costs_no_digits():
@@ -46,7 +48,7 @@ def test_a_large_offset_costs_no_digits():
 
 def test_an_outlier_outside_the_resample_costs_no_digits():
     predictions, targets = np.array([1e9, 1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0, 4.0])
-    inside = METRIC.values(predictions, targets, np.array([[0, 1, 1, 1]]))[0]
+    inside = measured(METRIC, predictions, targets, np.array([[0, 1, 1, 1]]))[0]
     assert inside == pytest.approx(pearson([1, 2, 3], [1, 2, 4]), abs=1e-15)
 
 
@@ -56,4 +58,4 @@ def test_pearson_is_that_of_scipy_on_the_repeated_rows():
     targets = (predictions + generator.normal(size=40)).round()
     counts = np.concatenate([np.ones((1, 40), dtype=int), generator.multinomial(40, np.full(40, 1 / 40), size=50)])
     expected = [stats.pearsonr(predictions.repeat(count), targets.repeat(count)).statistic for count in counts]
-    assert METRIC.values(predictions, targets, counts) == pytest.approx(expected, abs=1e-13)
+    assert measured(METRIC, predictions, targets, counts) == pytest.approx(expected, abs=1e-13)

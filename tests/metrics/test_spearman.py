@@ -2,15 +2,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from labels import measured
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.spearman import Spearman
+from mtlcli.tasks.targets import Score
 
-METRIC = Spearman(TaskFacts("sts", rows=4, batches=1, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.0))
+METRIC = Spearman(TaskFacts("sts", rows=4, batches=1, target=Score(0.0, 5.0, 2.5, 1.0)))
 
 
 def spearman(predictions, targets):
     predictions, targets = np.array(predictions, dtype=float), np.array(targets, dtype=float)
-    return METRIC.values(predictions, targets, np.ones((1, len(targets)), dtype=int))[0]
+    return measured(METRIC, predictions, targets, np.ones((1, len(targets)), dtype=int))[0]
 
 
 def test_spearman_of_four_rows_by_hand():
@@ -31,7 +33,7 @@ def test_equal_scores_share_the_mean_of_their_ranks():
 def test_a_row_drawn_twice_is_a_tie():
     # rows 1, 2, 2, 3 of (1, 2, 3) and (1, 3, 2): ranks (1, 2.5, 2.5, 4) and (1, 3.5, 3.5, 2)
     # deviations (-1.5, 0, 0, 1.5) and (-1.5, 1, 1, -.5): 1.5 / sqrt(4.5 * 4.5)
-    value = METRIC.values(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]), np.array([[1, 2, 1]]))
+    value = measured(METRIC, np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]), np.array([[1, 2, 1]]))
     assert value == pytest.approx(1 / 3, abs=1e-15)
 
 
@@ -51,4 +53,4 @@ def test_spearman_is_that_of_scipy_on_the_repeated_rows(decimals):
     targets = (predictions + generator.normal(size=40)).round(decimals)
     counts = np.concatenate([np.ones((1, 40), dtype=int), generator.multinomial(40, np.full(40, 1 / 40), size=50)])
     expected = [stats.spearmanr(predictions.repeat(count), targets.repeat(count)).statistic for count in counts]
-    assert METRIC.values(predictions, targets, counts) == pytest.approx(expected, abs=1e-13)
+    assert measured(METRIC, predictions, targets, counts) == pytest.approx(expected, abs=1e-13)

@@ -8,8 +8,9 @@ import torch
 from forwards import RUN, added, batch, bert, plain, term
 from mtlcli.regularizers.base import Forward
 from mtlcli.regularizers.smart import SMART
-from mtlcli.training.engine import symmetric_kl
+from mtlcli.tasks.targets import Classes
 
+symmetric_kl = Classes.named("no", "yes").divergence
 TOKENS = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
 LENGTHS = [4, 2, 3]
 
@@ -92,7 +93,7 @@ def test_the_inner_gradient_of_the_released_code_by_hand():
     # From q at z = 0: d/dz = 2 (p1' z + p0' (-z)) = 4 z p1 p0.
     model = plain([[0.0], [math.log(3)]], [1.0])
     smart = SMART(RUN, form="mtdnn")
-    forward = Forward(model, 1, batch(1, [[1]]), *[None] * 5)  # type: ignore[arg-type]
+    forward = Forward(model, 1, batch(1, [[1]]), *[None] * 5, lambda output: output)  # type: ignore[arg-type]
     outputs = torch.tensor([[0.0, math.log(3)]], requires_grad=True)
     smart._inner(forward, outputs, torch.zeros(1, 2)).backward()
     assert outputs.grad[0, 1].item() == pytest.approx(4 * math.log(3) * 0.75 * 0.25, rel=1e-5)
@@ -114,6 +115,7 @@ def test_the_outer_halves_of_the_released_code_have_the_value_of_the_whole_and_t
             lambda *_: outputs + 0 * _[0].sum(),
             lookup,
             symmetric_kl,
+            lambda output: output,
         )
 
     perturbed = torch.tensor([[0.0, math.log(3)]], requires_grad=True)

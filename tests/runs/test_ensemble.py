@@ -12,60 +12,67 @@ import torch
 from mtlcli.data.readers import FileSource
 from mtlcli.errors import MtlError
 from mtlcli.inference.predict import find_readings, predict
-from mtlcli.inference.predictor import average, in_order, open_run
-from mtlcli.model.predict import Predicted
+from mtlcli.inference.predictor import open_run
 from mtlcli.runs.ensemble import FILE, check_place, choose, read, write
 from mtlcli.runs.seeds import Group, write_group
+from mtlcli.tasks.targets import Arrays, Classes, Ragged, Score, Target
 from trained import other, sentence, trained
 
 CPU = torch.device("cpu")
-NAN = float("nan")
 
 
-def classes(*rows) -> Predicted:
+NO_YES = Classes.named("no", "yes")
+
+
+def classes(*rows) -> Arrays:
     probabilities = np.array(rows)
-    return Predicted(probabilities.argmax(1), probabilities, NAN)
+    return Ragged({"index": probabilities.argmax(1), "probabilities": probabilities})
 
 
-def scores(*values) -> Predicted:
-    return Predicted(np.array(values), None, NAN)
+def scores(*values) -> Arrays:
+    return Ragged({"value": np.array(values)})
+
+
+def average(votes: list[Arrays], target: Target = NO_YES) -> Arrays:
+    return target.average(votes, [target] * len(votes))
 
 
 # Averages by hand
 
 
 def test_probabilities_are_averaged_and_the_largest_mean_wins():
-    mean = average([classes([0.6, 0.4], [0.9, 0.1]), classes([0.2, 0.8], [0.7, 0.3])], 2)
-    np.testing.assert_allclose(mean.probabilities, [[0.4, 0.6], [0.8, 0.2]])  # (.6 + .2) / 2 and (.9 + .7) / 2
-    assert mean.values.tolist() == [1, 0]
+    mean = average([classes([0.6, 0.4], [0.9, 0.1]), classes([0.2, 0.8], [0.7, 0.3])])
+    np.testing.assert_allclose(mean["probabilities"], [[0.4, 0.6], [0.8, 0.2]])  # (.6 + .2) / 2 and (.9 + .7) / 2
+    assert mean["index"].tolist() == [1, 0]
 
 
 def test_one_sure_run_outweighs_two_that_are_hardly_decided():
     votes = [classes([0.55, 0.45]), classes([0.55, 0.45]), classes([0.1, 0.9])]
-    assert average(votes, 2).values.tolist() == [1]  # 1.2 / 3 against 1.8 / 3
+    assert average(votes)["index"].tolist() == [1]  # 1.2 / 3 against 1.8 / 3
 
 
 def test_scores_are_averaged_in_the_units_of_the_data():
-    assert average([scores(1.0, 4.0), scores(2.0, 2.0)], None).values.tolist() == [1.5, 3.0]
+    assert average([scores(1.0, 4.0), scores(2.0, 2.0)], Score(0.0, 5.0))["value"].tolist() == [1.5, 3.0]
 
 
 def test_a_vote_alone_is_left_as_it_is():
-    alone = Predicted(np.array([1]), np.array([[0.7, 0.3]], dtype=np.float32), 0.5)  # a head may decode as it likes
-    found = average([alone], 2)
-    assert found.values is alone.values and found.probabilities is alone.probabilities
+    shares = np.array([[0.7, 0.3]], dtype=np.float32)
+    alone = Ragged({"index": np.array([1]), "probabilities": shares})  # a head may decode as it likes
+    found = average([alone])
+    assert found["index"] is alone["index"] and found["probabilities"] is shares
 
 
 def test_a_vote_without_probabilities_is_sure_of_its_class():
-    sure = Predicted(np.array([0, 1]), None, NAN)
-    mean = average([sure, classes([0.2, 0.8], [0.2, 0.8])], 2)
-    np.testing.assert_allclose(mean.probabilities, [[0.6, 0.4], [0.1, 0.9]])
+    sure = Ragged({"index": np.array([0, 1])})
+    mean = average([sure, classes([0.2, 0.8], [0.2, 0.8])])
+    np.testing.assert_allclose(mean["probabilities"], [[0.6, 0.4], [0.1, 0.9]])
 
 
 def test_labels_are_matched_by_name():
-    found = in_order(classes([0.5, 0.2, 0.3], [0.1, 0.2, 0.7]), ("a", "b", "c"), ("c", "a", "b"))
-    np.testing.assert_allclose(found.probabilities, [[0.3, 0.5, 0.2], [0.7, 0.1, 0.2]])
-    assert found.values.tolist() == [1, 0]  # a, which is number 1 now, and c
-    assert in_order(scores(1.0), None, None).values.tolist() == [1.0]
+    votes = [classes([0.5, 0.2, 0.3], [0.1, 0.2, 0.7])]
+    found = Classes.named("c", "a", "b").average(votes, [Classes.named("a", "b", "c")])
+    np.testing.assert_allclose(found["probabilities"], [[0.3, 0.5, 0.2], [0.7, 0.1, 0.2]])
+    assert found["index"].tolist() == [1, 0]  # a, which is number 1 now, and c
 
 
 # Who is chosen
@@ -188,7 +195,7 @@ def test_every_run_that_is_missing_or_damaged_is_named_at_once(runs, tmp_path):
 
 def test_tasks_of_one_name_that_mean_something_else_are_refused(runs):
     def change(record):
-        record["tasks"]["tone"]["facts"]["labels"] = ["good", "poor"]
+        record["tasks"]["tone"]["facts"]["target"]["values"] = {"good": "good", "poor": "poor"}
         record["tasks"]["near"]["text"] = ["sentence"]
 
     edit(runs[1] / "run.json", change)
@@ -202,13 +209,13 @@ def test_tasks_of_one_name_that_mean_something_else_are_refused(runs):
 
 def test_what_makes_the_metrics_or_scores_hard_to_compare_is_noted(runs):
     on_dev(runs[0], "same", "accuracy", 0.5, n=99)
-    edit(runs[1] / "run.json", lambda record: record["tasks"]["near"]["facts"].update(score_range=[0.0, 1.0]))
+    edit(runs[1] / "run.json", lambda record: record["tasks"]["near"]["facts"]["target"].update(low=0.0, high=1.0))
     found = choose(runs, {})
     assert (
         found.notes[0] == f"same: the runs were measured on different numbers of dev rows ({runs[0]} 99, {runs[1]} 30)"
     )
     assert found.notes[1].startswith(
-        f"near: the runs know scores of different ranges ({runs[0]} 7 to 20, {runs[1]} 0 to 1)"
+        f"near: the runs have scores of different ranges ({runs[0]} 7 to 20, {runs[1]} 0 to 1)"
     )
 
 
@@ -340,28 +347,29 @@ def test_an_ensemble_says_the_mean_of_what_its_runs_say(tmp_path, ensemble, runs
         readings = find_readings(outline.record, source, wanted)
         predictor, _ = outline.load(CPU, [index for reading in readings for index in reading.tasks])
         rows = predict(predictor, source, readings, device=CPU, autocast=nullcontext(), window=16)
-        return [found for _, found in rows]
+        return [{task: prediction.as_json(exact=True) for task, prediction in found.items()} for _, found in rows]
 
     ours, first, second = answers(ensemble), answers(runs[0]), answers(runs[1])
     assert len(ours) == 70
     for joined, a, b in zip(ours, first, second, strict=True):
         assert list(joined) == ["tone", "stars", "same", "near"]
         for task in ("tone", "same"):
-            assert list(joined[task].probabilities) == list(a[task].probabilities)
-            for label, p in joined[task].probabilities.items():
-                assert p == pytest.approx((a[task].probabilities[label] + b[task].probabilities[label]) / 2, abs=1e-6)
-            assert joined[task].label == max(joined[task].probabilities, key=joined[task].probabilities.get)
-        assert joined["near"].score == pytest.approx((a["near"].score + b["near"].score) / 2, abs=1e-5)
-        assert joined["stars"].score == pytest.approx(a["stars"].score, abs=1e-6)
+            ours_of, of_a, of_b = (row[task]["probabilities"] for row in (joined, a, b))
+            assert list(ours_of) == list(of_a)
+            for label, p in ours_of.items():
+                assert p == pytest.approx((of_a[label] + of_b[label]) / 2, abs=2e-6)  # six digits are written
+            assert joined[task]["label"] == max(ours_of, key=ours_of.get)
+        assert joined["near"]["score"] == pytest.approx((a["near"]["score"] + b["near"]["score"]) / 2, abs=1e-5)
+        assert joined["stars"]["score"] == pytest.approx(a["stars"]["score"], abs=1e-6)
     for joined, alone in zip(answers(ensemble, "near"), ours, strict=True):
-        assert joined["near"].score == pytest.approx(alone["near"].score, abs=1e-5)
+        assert joined["near"]["score"] == pytest.approx(alone["near"]["score"], abs=1e-5)
 
 
 def test_scores_of_an_ensemble_span_the_ranges_of_its_runs(runs, tmp_path):
-    edit(runs[1] / "run.json", lambda record: record["tasks"]["near"]["facts"].update(score_range=[0.0, 3.0]))
+    edit(runs[1] / "run.json", lambda record: record["tasks"]["near"]["facts"]["target"].update(low=0.0, high=3.0))
     write(choose(runs, {}), tmp_path / "ensemble")
     outline = open_run(tmp_path / "ensemble")
-    assert outline.facts[outline.task("near")].score_range == (0.0, 20.0)
+    assert outline.facts[outline.task("near")].target.range == (0.0, 20.0)
 
 
 def test_a_file_that_is_read_gives_numbers_and_not_names(ensemble):

@@ -132,9 +132,9 @@ def test_a_run_that_is_not_there_is_guessed(run):
         lambda path: path.write_text(path.read_text()[:500]),
         lambda path: path.write_text("[]"),
         lambda path: path.write_text("{}"),
-        lambda path: path.write_text('{"format": 1}'),
+        lambda path: path.write_text('{"format": 2}'),
         lambda path: path.write_text(path.read_text().replace('"pooling": "mean"', '"pooling": "meen"')),
-        lambda path: path.write_text(path.read_text().replace('"score_range"', '"score_rnage"')),
+        lambda path: path.write_text(path.read_text().replace('"learned"', '"leraned"')),
         lambda path: path.write_bytes(b"\xff\xfe" + path.read_bytes()),
     ],
 )
@@ -147,8 +147,8 @@ def test_a_damaged_run_json_is_one_line(run, damage):
 
 
 def test_another_format_names_the_version_that_wrote_it(run):
-    edit(run, lambda record: record.update(format=2, mtlcli="9.0"))
-    assert "format 2 was written by another mtlcli (9.0)" in error(run)
+    edit(run, lambda record: record.update(format=99, mtlcli="9.0"))
+    assert "format 99 was written by another mtlcli (9.0)" in error(run)
 
 
 @pytest.mark.parametrize(

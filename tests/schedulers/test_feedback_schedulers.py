@@ -16,6 +16,7 @@ from mtlcli.schedulers.curriculum import Curriculum
 from mtlcli.schedulers.entropy import Entropy
 from mtlcli.schedulers.state_machine import StateMachine
 from mtlcli.schedulers.worst_task import WorstTask
+from mtlcli.tasks.targets import Classes, Ragged
 
 RUN = toy.facts(3)  # rows 100, 300, 50; batches 10, 30, 5; b predicts a score, a and c one of three classes
 
@@ -139,8 +140,15 @@ def binary(*first: float) -> torch.Tensor:
     return torch.stack([column, 1 - column], dim=1)
 
 
+def unsure(probabilities: torch.Tensor | None) -> torch.Tensor | None:
+    """Return what classes say of their predictions; scores say nothing."""
+    if probabilities is None:
+        return None
+    return Classes.named(*map(str, range(probabilities.shape[1]))).uncertainty(Ragged({"probabilities": probabilities}))
+
+
 def chosen(scheduler, *probabilities: torch.Tensor | None, count: int = 4) -> list[list[int]]:
-    pool = [Candidates(task, count if found is None else len(found), found) for task, found in enumerate(probabilities)]
+    pool = [Candidates(task, count if p is None else len(p), unsure(p)) for task, p in enumerate(probabilities)]
     return [rows.tolist() for rows in scheduler.choose(pool, at(3))]
 
 
@@ -174,7 +182,9 @@ def test_a_score_task_keeps_its_share_at_random():
     assert len(found[1]) == 1
     drawn = set()
     for step in range(60):
-        rows = Entropy(RUN).choose([Candidates(0, 4, binary(0.5, 0.9, 0.9, 0.5)), Candidates(1, 4, None)], at(step))
+        rows = Entropy(RUN).choose(
+            [Candidates(0, 4, unsure(binary(0.5, 0.9, 0.9, 0.5))), Candidates(1, 4, None)], at(step)
+        )
         drawn.add(tuple(rows[1].tolist()))
     assert drawn == {(i, j) for i in range(4) for j in range(i + 1, 4)}  # 2 of 4: every pair comes up
 

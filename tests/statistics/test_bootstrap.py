@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from labels import estimated
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.accuracy import Accuracy
 from mtlcli.metrics.macro_f1 import MacroF1
@@ -11,10 +12,11 @@ from mtlcli.metrics.mean_squared_error import MeanSquaredError
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.spearman import Spearman
 from mtlcli.statistics import bootstrap
-from mtlcli.statistics.bootstrap import Estimate, estimate
+from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.tasks.targets import Classes, Score
 
-CLASSES = TaskFacts("sst", rows=100, batches=10, labels=("bad", "good"))
-SCORES = TaskFacts("sts", rows=100, batches=10, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.0)
+CLASSES = TaskFacts("sst", rows=100, batches=10, target=Classes.named("bad", "good"))
+SCORES = TaskFacts("sts", rows=100, batches=10, target=Score(0.0, 5.0, 2.5, 1.0))
 
 
 def correlated(n):
@@ -24,29 +26,29 @@ def correlated(n):
 
 
 def test_the_value_is_the_metric_of_the_rows_as_they_are():
-    result = estimate(Accuracy(CLASSES), np.array([0, 1, 1, 0]), np.array([0, 1, 1, 1]))
+    result = estimated(Accuracy(CLASSES), np.array([0, 1, 1, 0]), np.array([0, 1, 1, 1]))
     assert (result.value, result.n) == (0.75, 4)
 
 
 def test_perfect_predictions_have_no_interval():
     targets = np.array([0, 1, 0, 1])
-    assert estimate(Accuracy(CLASSES), targets, targets) == Estimate(1.0, 1.0, 1.0, 4)
+    assert estimated(Accuracy(CLASSES), targets, targets) == Estimate(1.0, 1.0, 1.0, 4)
 
 
 def test_one_row_is_its_own_interval():
-    result = estimate(MeanSquaredError(SCORES), np.array([3.0]), np.array([1.0]))
+    result = estimated(MeanSquaredError(SCORES), np.array([3.0]), np.array([1.0]))
     assert (result.value, result.low, result.high) == (4.0, 4.0, 4.0)
 
 
 def test_the_interval_of_an_accuracy_is_about_two_standard_errors_wide():
     # 70 of 100 right: standard error sqrt(0.7 * 0.3 / 100) = 0.0458, interval 0.7 -+ 1.96 * 0.0458
-    result = estimate(Accuracy(CLASSES), np.zeros(100, dtype=int), np.repeat([0, 1], [70, 30]), resamples=4000)
+    result = estimated(Accuracy(CLASSES), np.zeros(100, dtype=int), np.repeat([0, 1], [70, 30]), resamples=4000)
     assert [result.low, result.high] == pytest.approx([0.61, 0.79], abs=0.015)
 
 
 def test_a_lower_level_gives_a_narrower_interval():
-    wide = estimate(Pearson(SCORES), *correlated(50))
-    narrow = estimate(Pearson(SCORES), *correlated(50), level=0.5)
+    wide = estimated(Pearson(SCORES), *correlated(50))
+    narrow = estimated(Pearson(SCORES), *correlated(50), level=0.5)
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
@@ -54,7 +56,7 @@ def test_the_interval_holds_the_true_accuracy_about_as_often_as_it_says():
     generator = np.random.default_rng(0)
     targets = np.zeros(100, dtype=int)
     results = [
-        estimate(Accuracy(CLASSES), (generator.random(100) > 0.7).astype(int), targets, resamples=300, seed=seed)
+        estimated(Accuracy(CLASSES), (generator.random(100) > 0.7).astype(int), targets, resamples=300, seed=seed)
         for seed in range(300)
     ]
     assert 0.90 <= np.mean([result.low <= 0.7 <= result.high for result in results]) <= 0.98
@@ -74,24 +76,24 @@ def test_the_interval_is_about_that_of_scipys_bootstrap(metric, statistic):
     expected = stats.bootstrap(
         rows, statistic, paired=True, vectorized=False, method="percentile", n_resamples=1000, random_state=5
     ).confidence_interval
-    result = estimate(metric, *rows)
+    result = estimated(metric, *rows)
     tolerance = 0.1 * (expected.high - expected.low)
     assert [result.low, result.high] == pytest.approx([expected.low, expected.high], abs=tolerance)
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     metric, rows = Pearson(SCORES), correlated(50)
-    assert estimate(metric, *rows, seed=1) == estimate(metric, *rows, seed=1)
-    assert estimate(metric, *rows, seed=1).low != estimate(metric, *rows, seed=2).low
+    assert estimated(metric, *rows, seed=1) == estimated(metric, *rows, seed=1)
+    assert estimated(metric, *rows, seed=1).low != estimated(metric, *rows, seed=2).low
 
 
 @pytest.mark.parametrize("metric", [Pearson(SCORES), Spearman(SCORES)], ids=["pearson", "spearman"])
 def test_the_interval_does_not_depend_on_the_size_of_the_blocks(metric, monkeypatch):
     rows = correlated(51)
-    at_once = estimate(metric, *rows)
+    at_once = estimated(metric, *rows)
     for entries in (1, 51 * 7, 51 * 300):
         monkeypatch.setattr(bootstrap, "ENTRIES", entries)
-        in_blocks = estimate(metric, *rows)
+        in_blocks = estimated(metric, *rows)
         assert [in_blocks.low, in_blocks.high] == pytest.approx([at_once.low, at_once.high], abs=1e-13)
 
 
@@ -104,13 +106,13 @@ def test_every_resample_draws_as_many_rows_as_there_are():
     [
         ([1.0, 2.0], [1.0, 2.0], None),
         ([2.5, 2.5], [1.0, 2.0], "predictions are constant"),
-        ([1.0, 2.0], [2.5, 2.5], "targets are constant"),
-        ([0.0, 0.0], [2.5, 2.5], "predictions and targets are constant"),
+        ([1.0, 2.0], [2.5, 2.5], "labels are constant"),
+        ([0.0, 0.0], [2.5, 2.5], "predictions and labels are constant"),
         ([1.0], [2.0], "there is only one row"),
     ],
 )
 def test_an_estimate_says_why_it_means_little(predictions, targets, degenerate):
-    result = estimate(Pearson(SCORES), np.array(predictions), np.array(targets))
+    result = estimated(Pearson(SCORES), np.array(predictions), np.array(targets))
     assert result.degenerate == degenerate
     if degenerate:
         assert (result.value, result.low, result.high) == (0.0, 0.0, 0.0)
@@ -120,24 +122,24 @@ def test_an_estimate_says_why_it_means_little(predictions, targets, degenerate):
     ("predictions", "targets", "message"),
     [
         ([], [], "no rows to evaluate"),
-        ([1.0, 2.0], [1.0], "2 predictions for 1 targets"),
+        ([1.0, 2.0], [1.0], "2 predictions for 1 labels"),
         ([1.0, np.nan, np.inf], [1.0, 2.0, 3.0], "2 of 3 predictions are not finite"),
-        ([1.0, 2.0], [1.0, -np.inf], "1 of 2 targets are not finite"),
+        ([1.0, 2.0], [1.0, -np.inf], "1 of 2 labels are not finite"),
     ],
 )
 def test_rows_that_cannot_be_judged_are_refused(predictions, targets, message):
     with pytest.raises(ValueError, match=message):
-        estimate(Pearson(SCORES), np.array(predictions), np.array(targets))
+        estimated(Pearson(SCORES), np.array(predictions), np.array(targets))
 
 
 @pytest.mark.parametrize("metric", [MacroF1(CLASSES), Spearman(SCORES)], ids=["macro_f1", "spearman"])
 def test_four_hundred_thousand_rows_need_no_giant_matrix(metric):
     generator = np.random.default_rng(0)
     predictions, targets = generator.integers(2, size=(2, 400_000))
-    if metric.task.is_regression:
-        predictions = generator.normal(size=400_000)
+    if metric.task.target.kind == "score":
+        predictions, targets = generator.normal(size=400_000), targets.astype(float)
     tracemalloc.start()
-    result = estimate(metric, predictions, targets, resamples=11)
+    result = estimated(metric, predictions, targets, resamples=11)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200 * 2**20  # bytes; the counts of 11 resamples alone are 34 MiB, of 1000 resamples 3 GiB

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from labels import compared, measured
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.accuracy import Accuracy
 from mtlcli.metrics.macro_f1 import MacroF1
@@ -13,10 +14,11 @@ from mtlcli.metrics.mean_squared_error import MeanSquaredError
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.spearman import Spearman
 from mtlcli.statistics import paired as module
-from mtlcli.statistics.paired import holm, over_seeds, paired
+from mtlcli.statistics.paired import holm, over_seeds
+from mtlcli.tasks.targets import Classes, Score
 
-CLASSES = TaskFacts("sst", rows=100, batches=10, labels=("bad", "good"))
-SCORES = TaskFacts("sts", rows=100, batches=10, score_range=(0.0, 5.0), score_mean=2.5, score_std=1.0)
+CLASSES = TaskFacts("sst", rows=100, batches=10, target=Classes.named("bad", "good"))
+SCORES = TaskFacts("sts", rows=100, batches=10, target=Score(0.0, 5.0, 2.5, 1.0))
 
 
 def right(*marks: str) -> np.ndarray:
@@ -40,26 +42,26 @@ def scores(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_difference_is_second_less_first():
     first, second = right("1110"), right("1111")
-    found = paired(Accuracy(CLASSES), first, second, ones(first))
+    found = compared(Accuracy(CLASSES), first, second, ones(first))
     assert (found.first, found.second, found.value, found.n) == (0.75, 1.0, 0.25, 4)
 
 
 def test_runs_that_predict_the_same_have_no_difference_and_p_1():
     runs = right("110100111")
-    found = paired(Accuracy(CLASSES), runs, runs, ones(runs))
+    found = compared(Accuracy(CLASSES), runs, runs, ones(runs))
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_four_rows_to_none_are_no_evidence():
     """Of the 2^4 ways to swap them, 2 make as large a difference: p = 2 / 16. A bootstrap says 2 * (1 - 4/20)^20 = 0.02."""
     first, second = right("1" * 10 + "0" * 6 + "0000"), right("1" * 10 + "0" * 6 + "1111")
-    assert paired(Accuracy(CLASSES), first, second, ones(first)).p == pytest.approx(0.125, abs=0.02)
+    assert compared(Accuracy(CLASSES), first, second, ones(first)).p == pytest.approx(0.125, abs=0.02)
 
 
 def test_the_interval_is_that_of_rows_won_and_lost():
     """20 rows won and 10 lost of 100: difference 0.1, standard error sqrt(30 / 100 - 0.1^2) / 10 = 0.054, 1.96 of them 0.106."""
     first, second = right("0" * 20 + "1" * 10 + "1" * 70), right("1" * 20 + "0" * 10 + "1" * 70)
-    found = paired(Accuracy(CLASSES), first, second, ones(first))
+    found = compared(Accuracy(CLASSES), first, second, ones(first))
     assert [found.low, found.high] == pytest.approx([0.1 - 0.106, 0.1 + 0.106], abs=0.015)
     assert found.p == pytest.approx(stats.binomtest(20, 30).pvalue, abs=0.02)  # the sign test, exact
 
@@ -69,10 +71,10 @@ def test_a_planted_difference_is_found_by_every_metric():
     targets = chance.integers(3, size=300)
     worse, better = (np.where(chance.random(300) < share, targets, (targets + 1) % 3)[None] for share in (0.6, 0.8))
     for metric in (Accuracy(CLASSES), MacroF1(CLASSES)):
-        found = paired(metric, worse, better, targets, resamples=500)
+        found = compared(metric, worse, better, targets, resamples=500)
         assert found.p < 0.01 and 0 < found.low < 0.2 < found.high
     for metric in (Pearson(SCORES), Spearman(SCORES)):
-        assert paired(metric, *scores(300), resamples=500).p < 0.01
+        assert compared(metric, *scores(300), resamples=500).p < 0.01
 
 
 @pytest.mark.parametrize(
@@ -91,27 +93,27 @@ def test_p_is_the_share_of_all_swaps_on_one_scale(metric, scale):
     one = np.ones((1, 7), dtype=np.int64)
 
     def value(predictions):
-        return metric.values(predictions, targets, one)[0]
+        return measured(metric, predictions, targets, one)[0]
 
     differences = np.array(
         [value(np.where(swap, a, b)) - value(np.where(swap, b, a)) for swap in product([False, True], repeat=7)]
     )
     exact = np.mean(np.abs(differences) >= abs(value(b) - value(a)) - 1e-12)
-    assert paired(metric, first, second, targets, resamples=4000).p == pytest.approx(exact, abs=0.03)
+    assert compared(metric, first, second, targets, resamples=4000).p == pytest.approx(exact, abs=0.03)
 
 
 def test_a_correlation_does_not_see_the_scale_of_a_run_and_neither_does_its_p():
     first, second, targets = scores(100)
     for metric, change in ((Pearson(SCORES), lambda x: 40 * x - 7), (Spearman(SCORES), lambda x: np.exp(3 * x))):
-        plain = paired(metric, first, second, targets, resamples=300)
-        scaled = paired(metric, first, change(second), targets, resamples=300)
+        plain = compared(metric, first, second, targets, resamples=300)
+        scaled = compared(metric, first, change(second), targets, resamples=300)
         assert scaled.value == pytest.approx(plain.value, abs=1e-9)
         assert scaled.p == pytest.approx(plain.p, abs=0.05)  # other cells, other draws
 
 
 def test_constant_scores_are_compared_without_a_warning():
     _, second, targets = scores(50)
-    found = paired(Pearson(SCORES), np.full((1, 50), 2.5), second, targets, resamples=200)
+    found = compared(Pearson(SCORES), np.full((1, 50), 2.5), second, targets, resamples=200)
     assert found.first == 0.0 and found.p < 0.01
 
 
@@ -121,7 +123,7 @@ def test_where_there_is_no_difference_the_interval_holds_zero_and_p_is_small_as_
     for seed in range(300):
         hard = chance.random(200)  # rows are hard or easy for both
         runs = [(chance.random(200) < 0.4 + 0.4 * hard).astype(int)[None] for _ in range(2)]
-        found = paired(Accuracy(CLASSES), *runs, ones(runs[0]), resamples=200, seed=seed)
+        found = compared(Accuracy(CLASSES), *runs, ones(runs[0]), resamples=200, seed=seed)
         held += found.low <= 0 <= found.high
         small += found.p <= 0.05
     assert 0.91 <= held / 300 <= 0.99
@@ -133,14 +135,14 @@ def test_where_there_is_no_difference_the_interval_holds_zero_and_p_is_small_as_
 
 def test_the_means_over_seeds_are_compared():
     first, second = right("1100", "1110"), right("1111", "1111", "1110")
-    found = paired(Accuracy(CLASSES), first, second, ones(first))
+    found = compared(Accuracy(CLASSES), first, second, ones(first))
     assert found.firsts == (0.5, 0.75) and found.seconds == (1.0, 1.0, 0.75)
     assert found.value == pytest.approx(2.75 / 3 - 0.625)
 
 
 def test_groups_that_predict_the_same_have_p_1():
     runs = right("1101", "1101")
-    found = paired(Accuracy(CLASSES), runs, runs, ones(runs))
+    found = compared(Accuracy(CLASSES), runs, runs, ones(runs))
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
@@ -188,7 +190,7 @@ def test_over_three_seeds_the_interval_holds_the_truth_about_as_often_as_it_says
             )
             for side in range(2)
         ]
-        found = paired(Accuracy(CLASSES), *sides, ones(sides[0]), resamples=200, seed=seed)
+        found = compared(Accuracy(CLASSES), *sides, ones(sides[0]), resamples=200, seed=seed)
         held += found.low <= 0 <= found.high
     assert 0.91 <= held / 300 <= 0.99
 
@@ -203,9 +205,9 @@ def test_holm_multiplies_the_smallest_by_their_number_the_next_by_one_less():
 
 
 def test_the_same_seed_gives_the_same_answer_in_blocks_of_any_size(monkeypatch):
-    at_once = paired(Spearman(SCORES), *scores(40), resamples=300)
+    at_once = compared(Spearman(SCORES), *scores(40), resamples=300)
     monkeypatch.setattr(module, "ENTRIES", 40 * 7)
-    in_blocks = paired(Spearman(SCORES), *scores(40), resamples=300)
+    in_blocks = compared(Spearman(SCORES), *scores(40), resamples=300)
     assert [in_blocks.low, in_blocks.high, in_blocks.p] == pytest.approx(
         [at_once.low, at_once.high, at_once.p], abs=1e-12
     )
@@ -222,4 +224,4 @@ def test_the_same_seed_gives_the_same_answer_in_blocks_of_any_size(monkeypatch):
 )
 def test_what_cannot_be_compared_is_a_mistake_of_the_caller(first, second, targets):
     with pytest.raises(ValueError, match=r"no rows|predictions for|not finite"):
-        paired(Pearson(SCORES), first, second, targets)
+        compared(Pearson(SCORES), first, second, targets)

@@ -13,7 +13,7 @@ from mtlcli.config.resolve import resolve
 from mtlcli.config.schema import TaskConfig
 from mtlcli.data.splits import load_task
 from mtlcli.tasks.base import Task, sample_rows
-from mtlcli.tasks.targets import Classes, Score
+from mtlcli.tasks.targets import BadLabel, Classes, Score
 
 BUILT_IN = list(registry.FAMILIES["tasks"].built_in)
 
@@ -66,7 +66,7 @@ def test_made_up_rows_are_good_rows_of_three_splits_that_share_no_text(name):
         assert {tuple(row) for row in rows} == {(*one.texts, one.label)}
         assert all(text.strip() for row in rows for text in row.values())
         for row in rows:
-            one.target.parse(row[one.label])
+            one.target.parse({"label": row[one.label]})
         texts[split] = {tuple(row[column] for column in one.texts) for row in rows}
     assert not texts["train"] & texts["dev"]
     assert not (texts["train"] | texts["dev"]) & texts["test"]
@@ -78,7 +78,7 @@ def test_a_sample_is_loaded_like_a_file():
         ("train", 100, ()),
         ("dev", 500, ()),
     ]
-    assert set(loaded.splits["train"].targets.tolist()) == {0, 1, 2, 3, 4}
+    assert set(loaded.splits["train"].gold["index"].tolist()) == {0, 1, 2, 3, 4}
 
 
 # Classes
@@ -86,34 +86,47 @@ def test_a_sample_is_loaded_like_a_file():
 
 def test_classes_are_known_by_what_the_file_says_by_name_and_as_floats():
     target = Classes({"0": "negative", "1": "positive"})
-    assert [target.parse(text) for text in ("0", "1", "0.0", "1.", "positive", "negative")] == [0, 1, 0, 1, 1, 0]
+    assert [target.parse({"label": text}) for text in ("0", "1", "0.0", "1.", "positive", "negative")] == [
+        0,
+        1,
+        0,
+        1,
+        1,
+        0,
+    ]
     assert target.labels == ("negative", "positive")
-    assert target.fit(["1"]) is target
+    assert target.fit([{"label": "1"}]) is target
 
 
-@pytest.mark.parametrize("text", ["2", "0.5", "-1", "", "Positive", "nan", "1e0", "0_0"])
+@pytest.mark.parametrize("text", ["2", "0.5", "-1", "Positive", "nan", "1e0", "0_0"])
 def test_what_is_no_class_names_those_there_are(text):
-    with pytest.raises(ValueError, match=r"expected one of 0, 1$"):
-        Classes({"0": "negative", "1": "positive"}).parse(text)
+    with pytest.raises(BadLabel, match=rf"^: found '{text}', expected one of 0, 1$"):
+        Classes({"0": "negative", "1": "positive"}).parse({"label": text})
 
 
 def test_many_classes_are_not_all_named():
     with pytest.raises(ValueError, match=r"expected one of 0, 1, 2, 3, 4, 5, 6, 7, \.\.\.$"):
-        Classes().fit([str(number) for number in range(100)]).parse("x")
+        Classes.named(*map(str, range(100))).parse({"label": "x"})
 
 
 def test_several_spellings_may_stand_for_one_class():
     target = Classes({"y": "yes", "yes": "yes", "n": "no"})
-    assert (target.labels, [target.parse(text) for text in ("y", "yes", "n", "no")]) == (("yes", "no"), [0, 0, 1, 1])
+    assert (target.labels, [target.parse({"label": text}) for text in ("y", "yes", "n", "no")]) == (
+        ("yes", "no"),
+        [0, 0, 1, 1],
+    )
 
 
 def test_declared_floats_are_the_integers_of_the_file():
     target = Classes({"1.0": "1.0", "2.0": "2.0"})
-    assert [target.parse(text) for text in ("1", "2.0", "2")] == [0, 1, 1]
+    assert [target.parse({"label": text}) for text in ("1", "2.0", "2")] == [0, 1, 1]
 
 
 def test_classes_have_the_same_order_in_every_process():
-    code = "from mtlcli.tasks.targets import Classes; print(Classes().fit(['01', '1', '1.0', '1.00', '+1', '001', '1e0', '0']).labels)"
+    code = (
+        "from mtlcli.tasks.targets import Classes; texts = ['01', '1', '1.0', '1.00', '+1', '001', '1e0', '0']; "
+        "print(Classes().fit([{'label': text} for text in texts]).labels)"
+    )
     environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2", "3")]
     found = {
         subprocess.run([sys.executable, "-c", code], env=one, capture_output=True, text=True, check=True).stdout
@@ -123,33 +136,39 @@ def test_classes_have_the_same_order_in_every_process():
 
 
 def test_classes_are_integers():
-    assert Classes().as_array([0, 2]).dtype == np.int64
+    assert Classes().pack([0, 2])["index"].dtype == np.int64
+
+
+@pytest.mark.parametrize("target", [Classes.named("a", "b"), Classes(), Score()])
+def test_an_empty_label_is_bad_in_every_state(target):
+    with pytest.raises(BadLabel, match=r"^ is empty$"):
+        target.parse({"label": ""})
 
 
 # Scores
 
 
 def test_a_score_is_fitted_on_training_labels():
-    target = Score().fit(["1", "2.5", "4"])
+    target = Score().fit([{"label": text} for text in ("1", "2.5", "4")])
     assert (target.low, target.high, target.mean) == (1.0, 4.0, 2.5)
     assert target.std == pytest.approx(np.std([1, 2.5, 4]))
 
 
 def test_a_declared_range_stays():
-    assert (Score(0, 5).fit(["1", "2"]).low, Score(0, 5).fit(["1", "2"]).high) == (0, 5)
+    assert Score(0, 5).fit([{"label": "1"}, {"label": "2"}]).range == (0, 5)
 
 
 def test_equal_scores_are_measured_in_units_of_one():
-    assert Score(0, 5).fit(["3", "3"]).std == 1.0
+    assert Score(0, 5).fit([{"label": "3"}, {"label": "3"}]).std == 1.0
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-inf", "1,5", "1_000", "0x1"])
+@pytest.mark.parametrize("text", ["x", "nan", "inf", "-inf", "1,5", "1_000", "0x1"])
 def test_what_is_no_finite_number_is_no_score(text):
-    with pytest.raises(ValueError, match="expected a number"):
-        Score().parse(text)
+    with pytest.raises(BadLabel, match=f"^: found {text!r}, expected a number$"):
+        Score().parse({"label": text})
 
 
 @pytest.mark.parametrize(("text", "score"), [("3", 3.0), (" 3.50 ", 3.5), ("-1e-2", -0.01), ("+.5", 0.5)])
 def test_numbers_are_scores(text, score):
-    assert Score().parse(text) == score
-    assert Score().as_array([score]).dtype == np.float64
+    assert Score().parse({"label": text}) == score
+    assert Score().pack([score])["value"].dtype == np.float64

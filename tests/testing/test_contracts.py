@@ -1,6 +1,7 @@
 """The contracts of mtlcli.testing over every built-in plugin, and that they find what is broken."""
 
 import math
+from types import SimpleNamespace
 from typing import Annotated
 
 import numpy as np
@@ -22,7 +23,7 @@ from mtlcli.metrics.base import Metric
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.schedulers.base import Scheduler, Visit
 from mtlcli.tasks.base import Task
-from mtlcli.tasks.targets import Classes
+from mtlcli.tasks.targets import Classes, Ragged
 from mtlcli.testing import (
     GRADES,
     SCORES,
@@ -373,7 +374,7 @@ def test_a_head_that_cannot_take_a_kind_of_target_is_told_how_to_decline_it():
         """Predicts classes alone, and says so."""
 
         def __init__(self, facts) -> None:
-            if facts.task.is_regression:
+            if facts.task.labels is None:
                 raise MtlError("predicts classes; choose another head")
             super().__init__(facts)
 
@@ -519,8 +520,8 @@ def test_a_head_that_gives_the_mean_loss_is_refused():
     class Mean(Linear):
         """Takes the mean, which is the engine's to take."""
 
-        def loss(self, output, targets):
-            return super().loss(output, targets).mean()
+        def loss(self, output, gold):
+            return super().loss(output, gold).mean()
 
     refused(check_head, Mean, r"expected a loss \(4,\) float32, found \(\)")
 
@@ -542,7 +543,7 @@ def test_a_head_that_reads_padding_is_refused():
 
         def forward(self, encodings):
             output = self.out(encodings[0].tokens.mean(1))
-            return output.squeeze(-1) if self.facts.task.is_regression else output
+            return self.kind.shaped(output)
 
     refused(check_head, Padded, "the output depends on padding")
 
@@ -557,7 +558,7 @@ def test_a_head_that_reads_layers_it_does_not_name_is_refused():
         def forward(self, encodings):
             layers = encodings[0].layers
             output = self.out((layers[0] + layers[1] + layers[-1])[:, 0])
-            return output.squeeze(-1) if self.facts.task.is_regression else output
+            return self.kind.shaped(output)
 
     refused(check_head, Late, r"further_layers names \(1,\), and it also reads hidden states \[0\]")
 
@@ -568,7 +569,7 @@ def test_a_head_that_decodes_standard_deviations_is_refused():
 
         def decode(self, output):
             decoded = super().decode(output)
-            return type(decoded)(output) if self.facts.task.is_regression else decoded
+            return Ragged({"value": output}) if "value" in decoded else decoded
 
     refused(check_head, Raw, "expected decoded scores from 0.0 to 5.0")
 
@@ -577,10 +578,15 @@ def test_a_metric_that_is_nan_for_constant_rows_is_refused():
     class Correlation(Metric):
         """Divides by standard deviations that may be zero."""
 
+        measures = frozenset({"score"})
         bounds = (-1.0, 1.0)
 
-        def values(self, predictions, targets, counts):
-            return np.array([np.corrcoef(np.repeat(predictions, c), np.repeat(targets, c))[0, 1] for c in counts])
+        def bind(self, predicted, gold):
+            def correlation(counts):
+                pairs = [np.repeat([predicted["value"], gold["value"]], count, axis=1) for count in counts]
+                return np.array([np.corrcoef(pair)[0, 1] for pair in pairs])
+
+            return SimpleNamespace(values=correlation)
 
     refused(check_metric, Correlation, "invalid value encountered|Degrees of freedom", SCORES)
 
@@ -589,8 +595,11 @@ def test_a_metric_that_ignores_the_resample_is_refused():
     class Ignores(Metric):
         """Gives every resample the value of all rows."""
 
-        def values(self, predictions, targets, counts):
-            return np.full(len(counts), (predictions == targets).mean())
+        measures = frozenset({"classes"})
+
+        def bind(self, predicted, gold):
+            value = (predicted["index"] == gold["index"]).mean()
+            return SimpleNamespace(values=lambda counts: np.full(len(counts), value))
 
     refused(check_metric, Ignores, "expected the value of the repeated rows", GRADES)
 
@@ -622,7 +631,7 @@ def test_a_label_that_the_task_cannot_read_is_refused():
         def sample(self, split):
             return [{"text": "a rose", "colour": "r"}, {"text": "the grass", "colour": "g"}]
 
-    refused(check_task, Unread, "a label cannot be read: expected one of r, b")
+    refused(check_task, Unread, "a label cannot be read: label: found 'g', expected one of r, b")
 
 
 def test_a_head_for_an_encoding_that_the_task_cannot_have_is_refused():

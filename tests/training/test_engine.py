@@ -1,5 +1,8 @@
 """The step engine: the same numbers by every way, and nothing held twice."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +13,7 @@ from mtlcli.balancers.equal import Equal
 from mtlcli.balancers.static import Static
 from mtlcli.balancers.tchebycheff import Tchebycheff
 from mtlcli.balancers.uncertainty import Uncertainty
+from mtlcli.data.batches import Batch
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.gradient_regularizers.pcgrad import PCGrad
 from mtlcli.regularizers.base import Forward, Regularizer
@@ -221,3 +225,62 @@ def test_rows_are_combined_in_place():
     rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     combine_rows(rows, [1.0, -1.0, 0.5])
     assert rows[0].tolist() == [0.5, 1.0]
+
+
+# Loss units
+
+
+def forget(batch: Batch, *rows: int) -> Batch:
+    """The same batch without the labels of some rows."""
+    target, count = toy.facts(2).tasks[batch.task].target, batch.count
+    gold = batch.gold.numpy()
+    values = [None if row in rows else target.gold_json(gold, row) for row in range(count)]
+    gold = target.gold_from_json(values)
+    units = float(target.units(gold).sum())
+    return replace(batch, gold=target.collate(gold, np.arange(count)), units=units)
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_unequal_micro_batches_with_unlabelled_rows_are_one_batch_cut_in_pieces(task):
+    whole = forget(toy.batch(task, 9), 1, 7, 8)  # 6 units: 0 in the last piece, which is two rows
+    gold = whole.gold.numpy()
+    pieces = []
+    for start, end in ((0, 1), (1, 7), (7, 9)):
+        piece = toy.part(whole, start, end)
+        unknown = [row - start for row in (1, 7, 8) if start <= row < end]
+        pieces.append(forget(piece, *unknown))
+    assert [piece.units for piece in pieces] == [1.0, 5.0, 0.0] and whole.units == 6.0 and len(gold) == 9
+    found = []
+    for batches in ((whole,), tuple(pieces)):
+        made = toy.model()
+        combined = toy.engine(made).run([TaskLoss(task, batches)])
+        found.append((combined.losses, toy.gradients(made)))
+    (loss, gradients), (loss_of_pieces, gradients_of_pieces) = found
+    torch.testing.assert_close(loss_of_pieces, loss, atol=1e-6, rtol=1e-6)
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            torch.testing.assert_close(gradients_of_pieces[name], gradient, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_an_unlabelled_row_changes_neither_loss_nor_gradient(task):
+    whole = toy.batch(task, 6)
+    known = toy.part(whole, 0, 4)
+    found = []
+    for batch in (known, forget(whole, 4, 5)):
+        made = toy.model()
+        combined = toy.engine(made).run([TaskLoss(task, (batch,))])
+        found.append((combined.losses, toy.gradients(made)))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-6, rtol=1e-6)
+    for name, gradient in found[0][1].items():
+        if gradient is not None:
+            torch.testing.assert_close(found[1][1][name], gradient, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_a_visit_without_any_label_has_loss_0_and_gradients_of_0(task):
+    made = toy.model()
+    batch = forget(toy.batch(task, 3), 0, 1, 2)
+    combined = toy.engine(made).run([TaskLoss(task, (batch,))])
+    assert combined.losses.tolist() == [0.0]
+    assert all(gradient is None or not gradient.any() for gradient in toy.gradients(made).values())

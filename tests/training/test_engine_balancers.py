@@ -164,7 +164,7 @@ class DoublesByRows(Doubles):
     needs = frozenset({"gram"})
 
 
-batch_targets = {task: toy.batch(task, 8).targets for task in range(3)}
+batch_targets = {task: toy.batch(task, 8).gold for task in range(3)}
 
 
 @pytest.mark.parametrize("balancer", [Doubles, DoublesByRows])

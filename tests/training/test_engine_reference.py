@@ -70,7 +70,7 @@ def rows_and_private(model: MultiTaskModel, step: list[TaskLoss]) -> tuple[Tenso
     exact, rows, private = deepcopy(model).double(), [], []
     for part in step:
         head = exact.head(part.task)
-        total = sum(head.loss(exact(part.task, batch), batch.targets).sum() for batch in part.batches) / part.count
+        total = sum(head.loss(exact(part.task, batch), batch.gold).sum() for batch in part.batches) / part.count
         shared, mine = exact.shared_parameters(), exact.private_parameters(part.task)
         gradients = torch.autograd.grad(total, [*shared, *mine])
         rows.append(torch.cat([gradient.flatten() for gradient in gradients[: len(shared)]]))

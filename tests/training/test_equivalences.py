@@ -9,6 +9,7 @@ from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
 from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.tasks.targets import Classes
 from mtlcli.testing.common import start_of
 from mtlcli.training.engine import TaskLoss
 
@@ -26,7 +27,7 @@ RANDOM_ORDER = {"pcgrad", "gradvac"}
 
 def copies(count: int) -> tuple[RunFacts, MultiTaskModel]:
     """So many tasks with three classes, the same rows and the same head."""
-    facts = RunFacts(tuple(TaskFacts(name, 100, 10, ("x", "y", "z")) for name in "abc"[:count]), seed=1)
+    facts = RunFacts(tuple(TaskFacts(name, 100, 10, Classes.named("x", "y", "z")) for name in "abc"[:count]), seed=1)
     torch.manual_seed(18)
     architecture = toy.Words()
     head = Linear(HeadFacts(facts.tasks[0], toy.DIM, 1), dropout=0.0)

@@ -297,10 +297,10 @@ def _run_with_poison(files, folder, *, on_nan, at=(3,)):
     head, calls = prepared.model.heads[1], []
     plain = head.loss
 
-    def poisoned(output, targets):
+    def poisoned(output, gold):
         if prepared.model.training:
             calls.append(0)
-        return plain(output, targets) * (math.nan if prepared.model.training and len(calls) in at else 1.0)
+        return plain(output, gold) * (math.nan if prepared.model.training and len(calls) in at else 1.0)
 
     head.loss = poisoned
     return prepared, list(train(prepared, folder))

@@ -6,7 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.heads.base import ClassesOrScore, Decoded, EncoderOutput, Head, HeadFacts
+from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
+from mtlcli.heads.outputs import output_for
+from mtlcli.tasks.targets import Tensors
 
 
 class HiddenLayer(Head):
@@ -29,17 +31,16 @@ class HiddenLayer(Head):
             nn.Dropout(dropout),
             nn.Linear(hidden, facts.outputs),
         )
-        self.kind = ClassesOrScore(facts.task)
+        self.kind = output_for(facts.task)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """One or two encodings (n, dim) -> logits (n, classes) or standardised scores (n,)."""
-        output = self.layers(torch.cat([encoding.pooled for encoding in encodings], dim=-1))
-        return output.squeeze(-1) if self.facts.task.is_regression else output
+        """Return logits (n, classes) or standardized scores (n,)."""
+        return self.kind.shaped(self.layers(torch.cat([encoding.pooled for encoding in encodings], dim=-1)))
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, or squared error in standard deviations of the training labels (n,)."""
-        return self.kind.loss(output, targets)
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the cross-entropy, or the squared error in standard deviations of the training rows (n,)."""
+        return self.kind.loss(output, gold)
 
-    def decode(self, output: Tensor) -> Decoded:
-        """Softmax and its largest class, or the score in the units of the data."""
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its largest class, or the score in the units of the data."""
         return self.kind.decode(output)

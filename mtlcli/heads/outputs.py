@@ -1,0 +1,100 @@
+"""From the numbers of a head to losses and predictions, for each target that plain heads can predict."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from mtlcli.errors import MtlError
+from mtlcli.facts import TaskFacts
+from mtlcli.tasks.targets import UNSEEN, Classes, Ragged, Score, Tensors
+
+
+class Output(ABC):
+    """Loss and decoding that most heads share: a head computes `HeadFacts.outputs` numbers a row, and this does the rest."""
+
+    @abstractmethod
+    def shaped(self, numbers: Tensor) -> Tensor:
+        """Return the numbers (n, outputs) of a last layer as the head's output."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the loss of each row (n,) float32, 0 where its label is unknown."""
+
+    @abstractmethod
+    def decode(self, output: Tensor) -> Tensors:
+        """Return predictions in the units of the data."""
+
+
+class ClassOutput(Output):
+    """Cross-entropy of logits (n, classes)."""
+
+    def shaped(self, numbers: Tensor) -> Tensor:
+        """Return the logits as they are."""
+        return numbers
+
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the cross-entropy."""
+        return cross_entropy(output.float(), gold["index"], reduction="none", ignore_index=UNSEEN)
+
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its largest class."""
+        probabilities = torch.softmax(output.float(), dim=-1)
+        return Ragged({"index": probabilities.argmax(-1), "probabilities": probabilities})
+
+
+@dataclass(frozen=True)
+class ScoreOutput(Output):
+    """Squared error of a score in standard deviations of the training rows, so that the mean costs 1 in any units of the file.
+
+    The output (n,) counts standard deviations from the training mean. With `gamma` below 1 the loss is
+    gamma * e^2 + (1 - gamma) * |e| of the same error e.
+    """
+
+    target: Score
+    gamma: float = 1.0
+
+    def shaped(self, numbers: Tensor) -> Tensor:
+        """Return the one number of each row (n,)."""
+        return numbers.squeeze(-1)
+
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the loss of the error against the standardized score."""
+        standardized = ((gold["value"] - self.target.mean) / self.target.std).float()
+        return self.error_loss(output.float() - standardized, gold)
+
+    def error_loss(self, error: Tensor, gold: Tensors) -> Tensor:
+        """Return the loss of errors (n,) in standard deviations."""
+        loss = error**2
+        if self.gamma != 1.0:
+            loss = self.gamma * loss + (1 - self.gamma) * error.abs()
+        return loss * gold["known"] if "known" in gold else loss
+
+    def decode(self, output: Tensor) -> Tensors:
+        """Return scores in the units of the data, clamped to the range of the task."""
+        return self.clamped(output.double() * self.target.std + self.target.mean)
+
+    def clamped(self, scores: Tensor) -> Tensors:
+        """Return scores (n,) as predictions."""
+        return Ragged({"value": scores.clamp(*self.target.range)})
+
+
+def output_for(task: TaskFacts, gamma: float = 1.0) -> Output:
+    """Return loss and decoding for what a task predicts.
+
+    Raises:
+        MtlError: plain heads cannot predict this target, or `gamma`, which mixes losses of scores, is set for another target.
+    """
+    where = f"tasks.{task.name}.head"
+    match task.target:
+        case Score():
+            return ScoreOutput(task.target, gamma)
+        case Classes() if gamma == 1.0:
+            return ClassOutput()
+        case Classes():
+            raise MtlError(f"{where}.gamma: mixes losses of scores, and this task predicts classes; remove it")
+    raise MtlError(
+        f"{where}: this head predicts classes or scores, and the task {task.target.describe()}; use another head"
+    )

@@ -1,0 +1,101 @@
+"""The contract of targets."""
+
+import json
+
+import numpy as np
+import torch
+
+from mtlcli.tasks.targets import Arrays, Target, concat
+from mtlcli.testing.common import expect
+
+
+def check_target(target: Target) -> None:
+    """Tries a fitted target on made-up labels, which also serve as predictions.
+
+    - it survives run.json; labels and predictions survive predictions/*.jsonl;
+    - rows can be permuted and put back, cut and joined; an empty split and a single row are labels too;
+    - a batch is finite tensors; a row with an unknown label has no unit;
+    - the average of one vote, or of a vote twice, is that vote, whatever the order of several;
+    - two equal outputs do not diverge; what a teacher predicts costs what its labels cost where it is sure;
+    - an uncertainty lies between 0 and 1; cells are those that `cells` names.
+    """
+    name, n = type(target).__qualname__, 7
+    gold = target.examples(n)
+    record = json.loads(json.dumps(target.record()))
+    again = type(target).of(record)
+    expect(again == target, f"{name}: record() gives {record}, which is read as {again}")
+    expect(target.agree(again) == "", f"{name}.agree: a target does not agree with itself")
+    _check_rows(name, target, gold)
+    _check_json(name, target, gold)
+    _check_units(name, target, gold)
+    _check_average(name, target, gold)
+    _check_outputs(name, target, gold)
+    cells = target.as_cells(gold, 0)
+    expect(set(cells) <= set(target.cells()), f"{name}: as_cells gives {list(cells)}, cells names {target.cells()}")
+
+
+def _equal(first: Arrays, second: Arrays) -> bool:
+    """Return whether the fields that both have are equal but for rounding."""
+    names = set(first.fields) & set(second.fields)
+    same = all(np.allclose(first[name], second[name], rtol=1e-12, atol=1e-12, equal_nan=True) for name in names)
+    return same and bool(names) and len(first) == len(second)
+
+
+def _check_rows(name: str, target: Target, gold: Arrays) -> None:
+    order = np.random.default_rng(0).permutation(len(gold))
+    back = gold.take(order).take(np.argsort(order))
+    expect(_equal(back, gold), f"{name}: rows in another order and back are {back}, expected {gold}")
+    joined = concat([gold.take(slice(3)), gold.take(slice(3, None))])
+    expect(_equal(joined, gold), f"{name}: rows cut and joined are {joined}, expected {gold}")
+    for count in (0, 1):
+        expect(len(target.examples(count)) == count, f"{name}.examples({count}): expected {count} rows")
+    expect(len(target.pack([])) == 0, f"{name}.pack([]): expected no rows")
+
+
+def _check_json(name: str, target: Target, gold: Arrays) -> None:
+    rows = range(len(gold))
+    values = json.loads(json.dumps([target.gold_json(gold, row) for row in rows]))
+    expect(_equal(target.gold_from_json(values), gold), f"{name}: labels written as {values} are read as other labels")
+    unknown = target.gold_from_json([None])
+    expect(target.gold_json(unknown, 0) is None, f"{name}: None is read as {target.gold_json(unknown, 0)!r}")
+    written = json.loads(json.dumps([target.as_json(gold, row, exact=True) for row in rows]))
+    expect(_equal(target.from_json(written), gold), f"{name}: predictions written as {written} are read as others")
+
+
+def _check_units(name: str, target: Target, gold: Arrays) -> None:
+    values = [target.gold_json(gold, row) for row in range(len(gold))]
+    partly = target.gold_from_json([None, *values[1:]])
+    for rows in (gold, partly):
+        batch = target.collate(rows, np.arange(len(rows)))
+        finite = all(bool(torch.isfinite(tensor.double()).all()) for tensor in batch.fields.values())
+        expect(finite, f"{name}.collate: expected finite tensors, found {batch}")
+        known = target.known(batch).numpy()
+        expect(np.array_equal(known, target.known(rows)), f"{name}.known: differs between a split and its batch")
+    units = target.units(partly)
+    expect(units[0] == 0 and (units[1:] == target.units(gold)[1:]).all(), f"{name}.units: found {units} for {values}")
+
+
+def _check_average(name: str, target: Target, gold: Arrays) -> None:
+    other = gold.take(np.arange(len(gold))[::-1])
+    alone, twice = (target.average([gold] * votes, [target] * votes) for votes in (1, 2))
+    expect(_equal(alone, gold), f"{name}.average: one vote {gold} becomes {alone}")
+    expect(_equal(twice, gold), f"{name}.average: a vote {gold} given twice becomes {twice}")
+    forth, back = (target.average(votes, [target] * 3) for votes in ([gold, gold, other], [other, gold, gold]))
+    expect(_equal(forth, back), f"{name}.average: depends on the order of votes: {forth} and {back}")
+
+
+def _check_outputs(name: str, target: Target, gold: Arrays) -> None:
+    random = torch.Generator().manual_seed(0)
+    output = torch.randn(len(gold), target.outputs(), generator=random).squeeze(-1)
+    apart = target.divergence(output, output)
+    expect(not bool(apart.any()), f"{name}.divergence: expected 0 for equal outputs, found {apart.tolist()}")
+    soft = target.soft(gold)
+    if soft is not None:
+        losses = target.soft_loss(lambda labels: next(iter(labels.fields.values())).double(), soft.tensors())
+        expected = next(iter(target.collate(gold, np.arange(len(gold))).fields.values())).double()
+        close = torch.allclose(losses.double(), expected)
+        expect(close, f"{name}.soft_loss: expected the loss of the labels {expected.tolist()}, found {losses.tolist()}")
+    uncertainty = target.uncertainty(target.average([gold, gold], [target, target]).tensors())
+    if uncertainty is not None:
+        within = bool(((uncertainty >= 0) & (uncertainty <= 1)).all()) and uncertainty.shape == (len(gold),)
+        expect(within, f"{name}.uncertainty: expected numbers from 0 to 1, found {uncertainty.tolist()}")
