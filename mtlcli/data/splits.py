@@ -6,7 +6,7 @@ The texts stay where they are: a split remembers which rows it keeps and reads t
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,15 +78,23 @@ class Split:
         return hashlib.sha256(self.hashes.tobytes() + self.targets.tobytes()).hexdigest()
 
     def texts(self) -> Iterator[tuple[str, ...]]:
-        """The texts of the rows, read again from the source."""
-        kept = iter(self.ordinals.tolist())
-        due = next(kept, None)
+        """Yield the texts of the rows, read again from the source.
+
+        Raises:
+            MtlError: a text is not the one that was read first. Tokens are cached under the content of the first reading, so
+                texts of another file must not get there.
+        """
+        rows = zip(self.ordinals.tolist(), self.hashes.tolist(), strict=True)
+        due = next(rows, None)
         for ordinal, row in enumerate(rows_of(self.source, BadRows("skip"))):
             if due is None:
                 return
-            if ordinal == due:
-                yield tuple(row.values[column] for column in self.columns.texts)
-                due = next(kept, None)
+            if ordinal == due[0]:
+                texts = tuple(row.values.get(column, "") for column in self.columns.texts)
+                if int(np.frombuffer(_text_hash(texts), dtype=np.uint64)[0]) != due[1]:
+                    break
+                yield texts
+                due = next(rows, None)
         if due is not None:
             raise MtlError(f"{self.source.name}: changed while it was being read; start again")
 
@@ -249,7 +257,7 @@ def read_split(
         ordinals.append(ordinal)
         lines.append(row.line)
         labels.append(label)
-        hashes.append(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest())
+        hashes.append(_text_hash(texts))
     bad.raise_if_any()
     skipped = f"{task.name} {split}: {bad.summary()}" if bad.count else ""
     if not labels:
@@ -266,6 +274,11 @@ def read_split(
         np.frombuffer(b"".join(hashes), dtype=np.uint64), tuple(warnings),
     )  # fmt: skip
     return found, target
+
+
+def _text_hash(texts: Sequence[str]) -> bytes:
+    """Return 8 bytes that identify the texts of a row."""
+    return hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def _is_empty(source: Source) -> bool:

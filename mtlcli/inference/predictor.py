@@ -22,7 +22,8 @@ from mtlcli.facts import TaskFacts
 from mtlcli.model.predict import Predicted, predict_rows
 from mtlcli.runs import ensemble, saved_model
 from mtlcli.runs.ensemble import EnsembleMember, read_member
-from mtlcli.runs.record import check_installed, stored_config
+from mtlcli.runs.names import ENSEMBLE
+from mtlcli.runs.record import check_installed, stored_config, unfinished_note
 from mtlcli.runs.saved_model import SavedRun
 
 
@@ -78,6 +79,12 @@ class RunInfo:
     members: tuple[tuple[int, ...], ...]
 
     @property
+    def notes(self) -> list[str]:
+        """A sentence about each run that has not finished."""
+        notes = (unfinished_note(run.folder, run.record) for run in self.runs)
+        return [note for note in notes if note is not None]
+
+    @property
     def record(self) -> dict[str, Any]:
         """`tasks` as in run.json: how each is read, by the first run that has a say in it."""
         first = {facts.name: self.runs[members[0]] for facts, members in zip(self.facts, self.members, strict=True)}
@@ -121,7 +128,7 @@ class RunInfo:
 
 def open_run(folder: Path) -> RunInfo:
     """The outline of a run folder or an ensemble's. Raises MtlError for what is neither, or damaged."""
-    if not (folder / ensemble.FILE).is_file():
+    if not (folder / ENSEMBLE).is_file():
         run = read_member(folder)
         return RunInfo(folder, f"step {run.record['step']}", run.facts, (run,), ((0,),) * len(run.facts))
     runs, tasks = ensemble.read(folder)

@@ -1,8 +1,6 @@
 """What a finished run predicts for the training rows of a task: the teacher of a distillation."""
 
 import hashlib
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -14,6 +12,7 @@ import torch
 from mtlcli.data.splits import LoadedTask
 from mtlcli.errors import MtlError, one_of
 from mtlcli.facts import TaskFacts
+from mtlcli.files import put, scratch_folder
 from mtlcli.inference.predictor import RunInfo, in_order, open_run
 from mtlcli.plugin import TeacherPredictions
 
@@ -91,6 +90,6 @@ def _save(taught: TeacherPredictions, place: Path) -> None:
     probabilities = np.zeros(0) if taught.probabilities is None else taught.probabilities
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=place.parent) as scratch:
-            np.savez(Path(scratch) / "taught.npz", values=taught.values, probabilities=probabilities)
-            os.replace(Path(scratch) / "taught.npz", place)
+        with scratch_folder(place.parent) as scratch:
+            np.savez(scratch / "taught.npz", values=taught.values, probabilities=probabilities)
+            put(scratch / "taught.npz", place)

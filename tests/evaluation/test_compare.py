@@ -9,6 +9,7 @@ import pytest
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.compare import compare
 from mtlcli.runs.seeds import Group, write_group
+from sealed import edit
 from trained import trained
 
 
@@ -87,9 +88,12 @@ def test_every_other_run_is_compared_with_the_first(twins, tmp_path):
 
 def test_labels_are_matched_by_name_not_by_number(twins):
     """A run that was trained with the labels in another order, or with one more, says the same thing."""
-    record = json.loads((twins[0] / "run.json").read_text())
-    record["tasks"]["tone"]["facts"]["labels"] = ["unknown", *record["tasks"]["tone"]["facts"]["labels"][::-1]]
-    (twins[0] / "run.json").write_text(json.dumps(record))
+
+    def relabel(record):
+        facts = record["tasks"]["tone"]["facts"]
+        facts["labels"] = ["unknown", *facts["labels"][::-1]]
+
+    edit(twins[0] / "run.json", relabel)
     assert only(compare(twins, resamples=100)).found.value == 0.0
 
 
@@ -159,7 +163,7 @@ def test_a_group_with_a_run_to_go_is_refused(twins, tmp_path):
     other = group(tmp_path / "other", all_right, all_right)
     (other / "seed-2" / "results.json").unlink()
     with pytest.raises(
-        MtlError, match=rf"{other}: seed-2 not finished; go on with: mtl train --resume --output {other}"
+        MtlError, match=rf"{other}: seed-2 not finished; resume with: mtl train --resume --output {other}"
     ):
         compare([twins[0], other])
 
