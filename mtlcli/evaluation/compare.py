@@ -12,7 +12,7 @@ from mtlcli.evaluation.measure import make_metrics
 from mtlcli.facts import TaskFacts
 from mtlcli.inference.predictor import open_run
 from mtlcli.metrics.base import Metric
-from mtlcli.runs.names import PREDICTIONS, predicted_tasks
+from mtlcli.runs.names import ENSEMBLE, PREDICTIONS, RECORD, predicted_tasks
 from mtlcli.runs.results import Predictions
 from mtlcli.runs.seeds import finished_group
 from mtlcli.statistics.paired import Difference, holm, paired
@@ -105,7 +105,12 @@ def compare(
         )
     outline = open_run(sides[0].runs[0])
     common, notes = _common(left, [facts.name for facts in outline.facts], tasks, split)
-    notes[:0] = [note for run in left for note in open_run(run).notes]
+    notes[:0] = [
+        note
+        for run in left
+        if any((run / name).is_file() for name in (RECORD, ENSEMBLE))
+        for note in open_run(run).notes
+    ]
     measured: dict[str, TaskRows] = {}
     errors: list[str] = []
     for task in common:

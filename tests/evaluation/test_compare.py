@@ -131,9 +131,9 @@ def test_a_folder_with_predictions_alone_can_stand_against_a_run(twins, tmp_path
 def group(folder: Path, *edits) -> Path:
     """A group whose runs are copies of the trained one, with `tone` changed."""
     made = Group(folder, tuple(range(1, len(edits) + 1)))
-    for run, edit in zip(made.runs, edits, strict=True):
+    for run, edited in zip(made.runs, edits, strict=True):
         shutil.copytree(trained(), run)
-        change(run, "tone", edit)
+        change(run, "tone", edited)
     write_group(made)
     return folder
 

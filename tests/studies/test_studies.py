@@ -378,7 +378,7 @@ def test_a_folder_with_another_recipe_or_of_something_else_is_refused(files, tmp
     message = error(open_study, planned(fewer, "equal", seeds=(1,), trials=0, single_task=False), tmp_path / "s")
     assert "was made with another tasks.near ({" in message and ", now none)" in message
     open_study(other, tmp_path / "s", overwrite=True)
-    assert not (tmp_path / "s").exists()
+    assert list((tmp_path / "s").iterdir()) == []
     assert "is not the folder of a study" in error(open_study, plan, files)
     assert "is not the folder of a study" in error(open_study, plan, files, overwrite=True)
 
