@@ -73,8 +73,6 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
     def absolute(value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        # A recipe is UTF-8, whatever encoding Python uses for file names.
-        value = os.fsdecode(value.encode("utf-8", "surrogateescape"))
         path = os.path.expanduser(value)  # leaves `~nobody` as it is
         found = str((base / path).absolute())
         plain = os.path.normpath(found)  # without `..`, unless a link makes it another place

@@ -24,7 +24,6 @@ from mtlcli.runs.names import (
     RESULTS,
     RUN_FILES,
     RUN_FOLDERS,
-    file_name,
 )
 from mtlcli.runs.record import must_be_as_written, read_record
 from mtlcli.runs.results import read_results
@@ -128,9 +127,8 @@ def claim_new(folder: Path) -> RunFolder:
 
 def lock_new(folder: Path) -> FolderLock:
     """Make and lock a new folder of this name, or with `-2`, `-3` and so on behind it where there is one already."""
-    name = file_name(folder.name)
     for number in itertools.count(1):
-        path = folder.with_name(name if number == 1 else f"{name}-{number}")
+        path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
             made = make_folder(path, new=True)
         except FileExistsError:

@@ -1,6 +1,5 @@
 """Names of the files in the folder of a run, a group of seeds, an ensemble or a study."""
 
-import os
 from pathlib import Path
 
 CONFIG = "config.yaml"
@@ -27,19 +26,14 @@ RUN_FOLDERS = (CHECKPOINTS, ENCODER, PREDICTIONS)
 
 def predictions_path(folder: Path, task: str, split: str) -> Path:
     """Return the file of a run's predictions for one split of a task."""
-    return folder / PREDICTIONS / file_name(f"{task}.{split}.jsonl")
+    return folder / PREDICTIONS / f"{task}.{split}.jsonl"
 
 
 def predicted_tasks(folder: Path, split: str) -> dict[str, Path]:
     """Return the files of a run's predictions for a split, by task."""
     end = f".{split}.jsonl"
     paths = sorted((folder / PREDICTIONS).glob(f"*{end}"))
-    return {os.fsencode(path.name.removesuffix(end)).decode("utf-8", "replace"): path for path in paths}
-
-
-def file_name(text: str) -> str:
-    """Return a text as a name that the file system takes as UTF-8, also where Python's own encoding of names is ASCII."""
-    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    return {path.name.removesuffix(end): path for path in paths}
 
 
 def not_a_run(folder: Path, lacking: str) -> str:
