@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -127,16 +128,21 @@ def claim_new(folder: Path) -> RunFolder:
 
 def lock_new(folder: Path) -> FolderLock:
     """Make and lock a new folder of this name, or with `-2`, `-3` and so on behind it where there is one already."""
-    for number in itertools.count(1):
-        path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+    while True:
+        path = free_name(folder)
         try:
             made = make_folder(path, new=True)
-        except FileExistsError:
+        except FileExistsError:  # another process was faster
             continue
         lock = lock_folder(path)
         lock.made = made
         return lock
-    raise AssertionError("unreachable")
+
+
+def free_name(folder: Path) -> Path:
+    """Return a path where nothing is yet: this one, or one with `-2`, `-3` and so on behind it."""
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], numbered) if not os.path.lexists(path))
 
 
 def takeover(lock: FolderLock) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtlcli.errors import MtlError, one_of
 from mtlcli.files import remove_abandoned
-from mtlcli.runs.folder import claim, lock_new, stored_layer, takeover
+from mtlcli.runs.folder import claim, free_name, lock_new, stored_layer, takeover
 from mtlcli.runs.lock import lock_folder
 from mtlcli.runs.results import is_finished
 from mtlcli.runs.seeds import Group, open_group, parse_seeds, write_group
@@ -84,7 +84,7 @@ def open_seeds(
     if output is None:
         if resume:
             raise MtlError("--resume: name the folder of the runs with --output")
-        output = default_folder(configure(None, None))
+        output = free_name(default_folder(configure(None, None)))
     group, before = open_group(output, wanted, resume=resume, overwrite=overwrite)
     stored = [layer for run in group.runs if (layer := stored_layer(run)) is not None] if resume else []
     runs = tuple(

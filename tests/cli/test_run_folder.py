@@ -63,7 +63,10 @@ def test_a_finished_run_without_checkpoints_is_not_trained_again(mtl, recipe):
     before = content("run")
     assert "nothing is left to do" in mtl("train", "--resume", "-o", "run").out
     error = last_error(mtl("train", "--resume", "-o", "run", "--steps", 6))
-    assert "run ended after step 4 and keeps no checkpoint to continue from" in error
+    assert (
+        "run: is finished and has no checkpoint to resume from; keep it as it is, or train again with --overwrite"
+        in error
+    )
     assert content("run") == before
 
 
