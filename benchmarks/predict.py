@@ -84,7 +84,7 @@ def plain(run: SavedRun, place: torch.device) -> Callable[[Path], list[str]]:
     encoder, head = run.encoder.model, run.model.head(0).out
 
     def answer(file: Path) -> list[str]:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
         labels = run.facts[0].target.labels or ()
         found: list[str] = []
         with torch.inference_mode():
@@ -108,7 +108,7 @@ def sentence_transformers(run: SavedRun, place: torch.device) -> Callable[[Path]
     model = SentenceTransformer(str(run.folder), device=str(place))
 
     def answer(file: Path) -> list[str]:
-        model.encode(file.read_text().splitlines(), batch_size=32, show_progress_bar=False)
+        model.encode(file.read_text(encoding="utf-8").splitlines(), batch_size=32, show_progress_bar=False)
         return []
 
     return answer
@@ -144,7 +144,7 @@ def main() -> None:
         file = Path(scratch) / "lines.txt"
         for number in range(arguments.rounds + 1):
             lines = made_up(arguments.lines if number else 200, chance)
-            file.write_text("\n".join(lines) + "\n")
+            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
             names = list(variants)
             shift = number % len(names)
             answers = {}

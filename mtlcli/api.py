@@ -7,7 +7,7 @@ that a user can fix raises `MtlError`.
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,8 +27,8 @@ from mtlcli.inference import predictor as loading
 from mtlcli.inference.predict import Prediction, predict_rows
 from mtlcli.inference.texts import TextInput, check_text, must_be_several, readings_of, rows_of
 from mtlcli.runs.configuration import ConfigSource, layers_of, resolve_run
-from mtlcli.runs.folder import is_finished, stored_layer
-from mtlcli.runs.results import read_results
+from mtlcli.runs.folder import stored_layer
+from mtlcli.runs.results import is_finished, read_results
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.training.events import Event, Finished, Ready
 from mtlcli.training.interrupts import Interrupts
@@ -78,7 +78,7 @@ class Run:
 
         Raises MtlError if the run is not finished.
         """
-        return {task: splits["dev"] for task, splits in read_results(self.folder).items() if "dev" in splits}
+        return {task: splits["dev"] for task, splits in read_results(self.folder).tasks.items() if "dev" in splits}
 
     def load(self, *, device: str = "auto", precision: str = "fp32") -> "Predictor":
         """Load the model: `mtlcli.load(run)`."""
@@ -217,18 +217,21 @@ def train(
     """
     folder = None if output is None else Path(output)
     opened = open_training(configure_from(config, **sections), folder, resume=resume, overwrite=overwrite)
+    run_folder = opened.folder  # or, if another process takes it first, a free one of the same name
     interrupts = Interrupts((signal.SIGINT,), again=_raise_interrupt)
     command = f"mtlcli.train(..., output={str(opened.folder)!r})"
-    with ExitStack() as steps:
-        for event in run_training(opened, command=command, stop=interrupts.requested):
+    # Closed at once, so that the folder is free again even where a notebook keeps the traceback of a KeyboardInterrupt.
+    with closing(run_training(opened, command=command, stop=interrupts.requested)) as events, ExitStack() as steps:
+        for event in events:
             if isinstance(event, Ready):
                 # Until here there is nothing to save, so Ctrl-C raises KeyboardInterrupt as usual.
                 steps.enter_context(interrupts)
+                run_folder = event.folder
             elif isinstance(event, Finished):
                 steps.close()
             if on_event is not None:
                 on_event(event)
-    return Run(opened.folder)
+    return Run(run_folder)
 
 
 def load(run: RunPath, *, device: str = "auto", precision: str = "fp32") -> Predictor:

@@ -52,6 +52,9 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> None:
     """Run a command. An error that the user can fix is printed as `error: ...` without a traceback, with exit code 2."""
+    if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+        # Python takes file names for ASCII, and the libraries under it refuse what it then makes of other letters.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "mtlcli", *sys.argv[1:]])
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         code = app(standalone_mode=False, prog_name="mtl")

@@ -17,6 +17,7 @@ import typer
 from mtlcli.cli import options
 from mtlcli.cli.console import err, say
 from mtlcli.errors import MtlError, one_of
+from mtlcli.files import put, remove_abandoned, scratch_path
 
 if TYPE_CHECKING:
     from mtlcli.data.readers import FileSource
@@ -108,6 +109,8 @@ def predict(
     asked = [index for reading in readings for index in reading.tasks]
     predictor, warnings = outline.load(place, asked)
     if not quiet:
+        for note in outline.notes:
+            say(f"note: {note}", err)
         say(f"{run} ({outline.title}): predicting {one_of(outline.facts[index].name for index in asked)}", err)
         for warning in warnings:
             say(f"warning: {warning}", err)
@@ -210,12 +213,15 @@ def _opened(path: Path | None, to_file: bool) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     path = path.resolve() if to_file else path
-    scratch = path.with_name(f".{path.name}.writing-{os.getpid()}") if to_file else path
+    scratch = path
+    if to_file:
+        remove_abandoned(path.parent)
+        scratch = scratch_path(path.parent)
     try:
         with scratch.open("w", encoding="utf-8", newline="\n", buffering=-1 if to_file else 1) as file:
             yield file
         if to_file:
-            scratch.replace(path)
+            put(scratch, path)
     except OSError as error:
         if error.errno not in DISK:
             raise

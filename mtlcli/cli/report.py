@@ -23,16 +23,18 @@ def report(
 
     Example: mtl report runs/demo --output demo.html
     """
+    from mtlcli.files import write_whole
     from mtlcli.report import page, sections
     from mtlcli.report.embeddings import Cloud, clouds
-    from mtlcli.runs.record import read_record
+    from mtlcli.runs.record import read_record, unfinished_note
 
     if output.is_dir():
         raise MtlError(f"--output: {output} is a folder; expected the name of a page, such as {output}/report.html")
     if not output.parent.is_dir():
         raise MtlError(f"--output: there is no folder {output.parent}")
     for folder in runs:
-        read_record(folder)
+        if (note := unfinished_note(folder, read_record(folder))) is not None:
+            say(f"note: {note}", err)
     parts = [sections.overview(runs)]
     for folder in runs:
         found: list[Cloud] = []
@@ -46,7 +48,7 @@ def report(
         parts.append(sections.one_run(folder, found, note))
     text = page.page(title or f"mtl report: {', '.join(folder.name for folder in runs)}", parts)
     try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MtlError(f"--output: {output} cannot be written ({error.strerror})") from error
+        write_whole(output.resolve(), text)
+    except MtlError as error:
+        raise MtlError(f"--output: {error}") from error
     say(f"wrote {output} ({len(text) / 1e3:.0f} kB)")

@@ -56,6 +56,8 @@ class RunScreen:
                 self._view.stepped(event)
             case Evaluated() if self._view:
                 self._view.evaluated(event)
+            case Notice(text=text, is_warning=True):
+                say(f"warning: {text}", err)
             case Notice(text=text):
                 say(text, self.console)
             case Finished():
@@ -81,6 +83,11 @@ class RunScreen:
             say(
                 f"stopped and saved after step {event.step}; resume with: mtl train --resume --output {self.group or folder}"
             )
+            return
+        if event.why == "unchanged":
+            if event.results and self.group is None:
+                show_results(event.results, "")
+            say(f"nothing is left to do: the run in {folder} ended after step {event.step}; nothing was written")
             return
         early = " (out of patience)" if event.why == "patience" else ""
         best = f"; kept step {event.best_step}, score {event.score:.4f}" if event.best_step is not None else ""

@@ -9,7 +9,7 @@ import typer
 from mtlcli.cli import options
 from mtlcli.cli.console import TrainingView, err, explain, say, table
 from mtlcli.cli.options import RunOptions
-from mtlcli.errors import MtlError
+from mtlcli.errors import MtlError, one_of
 
 if TYPE_CHECKING:
     from mtlcli.studies.plan import StudyPlan
@@ -65,21 +65,33 @@ def study(
     if not methods:
         raise MtlError("METHODS: name at least one: mtl study equal pcgrad uncertainty+gradvac scheduler:annealed")
     from mtlcli.data.tokens import cache_folder
+    from mtlcli.files import remove_abandoned
+    from mtlcli.runs.folder import lock_new, takeover
+    from mtlcli.runs.lock import holder_of, lock_folder
     from mtlcli.runs.seeds import parse_seeds
     from mtlcli.studies.methods import find_methods
     from mtlcli.studies.plan import plan_study
-    from mtlcli.studies.run import open_study
+    from mtlcli.studies.run import check_study_folder, open_study
 
     config = run.configure()
-    folder = output or Path("studies") / f"{'-'.join(config.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    plan = plan_study(
-        config, find_methods(methods), parse_seeds(seeds), single_task=single_task, trials=trials if tuned else 0,
-        cache=cache_folder(),
-    )  # fmt: skip
-    open_study(plan, folder, overwrite=overwrite)
-    if not run.quiet:
-        _show_plan(plan, folder)
-    _run(plan, folder, run.quiet)
+    if output is not None and holder_of(output) is None:  # a folder that is refused is not even locked
+        check_study_folder(output)
+    new = Path("studies") / f"{'-'.join(config.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with lock_new(new) if output is None else lock_folder(output) as lock:
+        folder = lock.folder
+        for line in takeover(lock):
+            say(f"warning: {line}", err)
+        check_study_folder(folder)
+        remove_abandoned(folder)
+        plan = plan_study(
+            config, find_methods(methods), parse_seeds(seeds), single_task=single_task, trials=trials if tuned else 0,
+            cache=cache_folder(),
+        )  # fmt: skip
+        if left := open_study(plan, folder, overwrite=overwrite):
+            say(f"{folder}: left in place, for no study wrote it: {one_of(left)}", err)
+        if not run.quiet:
+            _show_plan(plan, folder)
+        _run(plan, folder, run.quiet)
     _show_table(plan.study, table_format)
     if failed := [record for record in plan.study.records if record.error]:
         raise MtlError(*(f"{record.place}: {record.error}" for record in failed))
@@ -100,7 +112,7 @@ def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
     """Run the study and print a line for each run. Exits with 128 + signal if interrupted."""
     from mtlcli.cli.session import command_line, make_interrupts
     from mtlcli.studies.run import Interrupted, RunEnded, RunStarted, run_study
-    from mtlcli.training.events import Started, Stepped
+    from mtlcli.training.events import Notice, Started, Stepped
 
     view: TrainingView | None = None
     with make_interrupts() as interrupts:
@@ -114,6 +126,8 @@ def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
                         view = TrainingView(run_plan.steps, run_plan.first_step, quiet or not err.is_terminal)
                     case Stepped() if view:
                         view.stepped(event)
+                    case Notice(text=text, is_warning=True):
+                        say(f"warning: {text}", err)
                     case RunEnded():
                         if view:
                             view.close()

@@ -5,7 +5,7 @@ Texts are not kept: a split stores the numbers of its rows and reads their texts
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,15 +84,23 @@ class Split:
         return hashlib.sha256(self.hashes.tobytes() + self.gold.tobytes()).hexdigest()
 
     def texts(self) -> Iterator[tuple[str, ...]]:
-        """Read the texts of the rows from the source again."""
-        ordinals = iter(self.ordinals.tolist())
-        due = next(ordinals, None)
+        """Yield the texts of the rows, read again from the source.
+
+        Raises:
+            MtlError: a text is not the one that was read first. Tokens are cached under the content of the first reading, so
+                texts of another file must not get there.
+        """
+        rows = zip(self.ordinals.tolist(), self.hashes.tolist(), strict=True)
+        due = next(rows, None)
         for ordinal, row in enumerate(rows_of(self.source, BadRows("skip"))):
             if due is None:
                 return
-            if ordinal == due:
-                yield tuple(row.values[column] for column in self.columns.texts)
-                due = next(ordinals, None)
+            if ordinal == due[0]:
+                texts = tuple(row.values.get(column, "") for column in self.columns.texts)
+                if int(np.frombuffer(_text_hash(texts), dtype=np.uint64)[0]) != due[1]:
+                    break
+                yield texts
+                due = next(rows, None)
         if due is not None:
             raise MtlError(f"{self.source.name}: changed while it was being read; start again")
 
@@ -255,7 +263,7 @@ def read_split(
         lines.append(row.line)
         raws.append(raw)
         items.append(item)
-        hashes.append(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest())
+        hashes.append(_text_hash(texts))
     bad.raise_if_any()
     skipped = f"{task.name} {split}: {bad.summary()}" if bad.count else ""
     if not raws:
@@ -285,6 +293,11 @@ def _parsed(target: Target, column: str, label: str) -> tuple[Raw, Any, str]:
         return raw, target.parse(raw), ""
     except BadLabel as error:
         return raw, None, f"{column}{error}"
+
+
+def _text_hash(texts: Sequence[str]) -> bytes:
+    """Return 8 bytes that identify the texts of a row."""
+    return hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def _is_empty(source: Source) -> bool:

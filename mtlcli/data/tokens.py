@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ import numpy as np
 
 from mtlcli.data.splits import Split
 from mtlcli.errors import MtlError
+from mtlcli.files import scratch_folder
 from mtlcli.tasks.targets import Arrays, Target
 
 CHUNK = 2048
@@ -137,8 +137,8 @@ def tokenize(
         if sequences is not None:
             return sequences
     place = cache if name is not None and cache is not None and _writable(cache) else None
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=place) as scratch:
-        folder = Path(scratch) / "tokens"
+    with scratch_folder(place) as scratch:
+        folder = scratch / "tokens"
         folder.mkdir()
         try:
             _write(texts, tokenizer, folder)
@@ -203,7 +203,7 @@ def _write(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, folder: Path)
         np.cumsum(np.concatenate(lengths), out=starts[1:])
     np.save(folder / "starts.npy", starts)
     facts = {"dtype": np.dtype(dtype).name, "truncated": truncated, "types": tokenizer.has_types, "crc32": checks}
-    (folder / "facts.json").write_text(json.dumps(facts))
+    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def _append(file: BinaryIO, array: np.ndarray, check: int) -> int:
@@ -222,7 +222,7 @@ def _chunks(texts: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]
 def _load(folder: Path) -> TokenSequences | None:
     """Return the arrays of a folder, None if they are missing or incomplete."""
     try:
-        facts = json.loads((folder / "facts.json").read_text())
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         checks = facts["crc32"]
         starts = np.load(folder / "starts.npy")
         size = int(starts[-1])

@@ -11,6 +11,7 @@ from mtlcli.facts import TaskFacts
 from mtlcli.inference.predictor import open_run
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.rounding import is_constant
+from mtlcli.runs.names import ENSEMBLE, PREDICTIONS, RECORD, predicted_tasks
 from mtlcli.runs.results import Predictions
 from mtlcli.runs.seeds import finished_group
 from mtlcli.statistics.paired import Difference, holm, paired
@@ -102,6 +103,12 @@ def compare(
         )
     outline = open_run(sides[0].runs[0])
     common, notes = _common(left, [facts.name for facts in outline.facts], tasks, split)
+    notes[:0] = [
+        note
+        for run in left
+        if any((run / name).is_file() for name in (RECORD, ENSEMBLE))
+        for note in open_run(run).notes
+    ]
     measured: dict[str, TaskRows] = {}
     errors: list[str] = []
     for task in common:
@@ -131,7 +138,7 @@ def compare(
 def _side(folder: Path) -> Side:
     group = finished_group(folder)
     if group is None:
-        if not (folder / "predictions").is_dir():
+        if not (folder / PREDICTIONS).is_dir():
             open_run(folder)  # says what else the folder is
         return Side(str(folder), (folder,))
     return Side(str(folder), group.runs, group.seeds)
@@ -139,8 +146,7 @@ def _side(folder: Path) -> Side:
 
 def _predictions(run: Path, split: str) -> dict[str, Predictions]:
     """By task."""
-    end = f".{split}.jsonl"
-    return {path.name.removesuffix(end): Predictions(path) for path in sorted((run / "predictions").glob(f"*{end}"))}
+    return {task: Predictions(path) for task, path in predicted_tasks(run, split).items()}
 
 
 def _common(

@@ -16,8 +16,8 @@ from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation.measure import chosen_metrics, make_metrics, measure
 from mtlcli.inference.predictor import RunInfo, open_run
 from mtlcli.metrics.base import Metric
-from mtlcli.runs import ensemble
-from mtlcli.runs.results import plain_results, write_predictions
+from mtlcli.runs.names import ENSEMBLE, predictions_path
+from mtlcli.runs.results import add_results, write_predictions
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.tasks.base import Task
 
@@ -59,7 +59,7 @@ def evaluate(
     outline.check_installed()
     found, notes = _read_all(outline, tasks, data, splits, changes, precision)
     predictor, warnings = outline.load(place, {rows.task for rows in found})
-    notes = warnings + notes
+    notes = [*outline.notes, *warnings, *notes]
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
     own: dict[str, dict[str, dict[str, Estimate]]] = {}
     for rows in found:
@@ -69,16 +69,16 @@ def evaluate(
         results.setdefault(facts.name, {})[rows.split.name] = measured
         if not dict(tasks).get(facts.name) and data is None:
             own.setdefault(facts.name, {})[rows.split.name] = measured
-            path = folder / "predictions" / f"{facts.name}.{rows.split.name}.jsonl"
+            path = predictions_path(folder, facts.name, rows.split.name)
             try:
                 write_predictions(path, facts.target, predicted, rows.split.lines.tolist(), rows.split.gold)
-            except OSError as error:
-                notes.append(f"{path} was not written: {error.strerror}")
-    if own and (folder / ensemble.FILE).is_file():  # a run wrote its results when it ended
+            except MtlError as error:
+                notes += error.lines
+    if own and (folder / ENSEMBLE).is_file():  # a run wrote its results when it ended
         try:
-            ensemble.keep(plain_results(own), folder)
-        except OSError as error:
-            notes.append(f"{folder / ensemble.RESULTS} was not written: {error.strerror}")
+            add_results(folder, own)
+        except MtlError as error:
+            notes += error.lines
     return results, notes
 
 

@@ -3,7 +3,6 @@ them."""
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from mtlcli import registry
 from mtlcli.errors import MtlError, one_of, suggest
-from mtlcli.runs.folder import is_finished, not_a_run
+from mtlcli.runs.names import CONFIG, ENSEMBLE, RESULTS, not_a_run, resume_command
+from mtlcli.runs.results import has_results, read_results
 from mtlcli.runs.seeds import read_group
 from mtlcli.statistics.spread import Spread
 
@@ -76,7 +76,7 @@ def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = F
         try:
             group = read_group(folder)
             runs = (folder,) if group is None else group.runs
-            if all(is_finished(run) for run in runs):
+            if all(has_results(run) for run in runs):
                 found.append(FolderResults(str(folder), tuple(_results(run, split) for run in runs)))
             elif allow_missing:
                 found.append(FolderResults(str(folder), ()))
@@ -90,35 +90,30 @@ def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = F
 
 
 def _results(run: Path, split: str) -> dict[Column, float]:
-    """Every metric of one run on a split. Raises MtlError where there is none, or the file is damaged."""
-    path = run / "results.json"
-    try:
-        tasks = json.loads(path.read_text())["tasks"]
-        values = {
-            (task, metric): float(one["value"])
-            for task, splits in tasks.items()
-            for metric, one in splits.get(split, {}).items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        remedy = f"mtl eval {run}" if _is_ensemble(run) else f"mtl train --resume --output {run}"
-        raise MtlError(f"{path}: damaged; write it again: {remedy}") from error
+    """Return every metric of one run on a split. Raise MtlError where there is none, or the results are damaged."""
+    results = read_results(run)
+    values = {
+        (task, metric): estimate.value
+        for task, splits in results.tasks.items()
+        for metric, estimate in splits.get(split, {}).items()
+    }
     if not values:
-        splits = dict.fromkeys(split for one in tasks.values() for split in one)
-        raise MtlError(f"{path}: has no results of {split}{suggest(split, splits)}")
+        splits = dict.fromkeys(split for by_split in results.tasks.values() for split in by_split)
+        raise MtlError(f"{run / RESULTS}: has no results of {split}{suggest(split, splits)}")
     return values
 
 
 def _is_ensemble(folder: Path) -> bool:
-    return (folder / "ensemble.json").is_file()
+    return (folder / ENSEMBLE).is_file()
 
 
 def _lacking(folder: Path, *, is_group: bool) -> str:
-    if is_group or (folder / "config.yaml").is_file():
-        return f"{folder}: not finished; go on with: mtl train --resume --output {folder}"
+    if is_group or (folder / CONFIG).is_file():
+        return f"{folder}: not finished; resume with: {resume_command(folder)}"
     if _is_ensemble(folder):
         return f"{folder}: not measured yet: mtl eval {folder}"
     if folder.is_dir():
-        return not_a_run(folder, "results.json")
+        return not_a_run(folder, RESULTS)
     return f"{folder}: there is no such run folder"
 
 

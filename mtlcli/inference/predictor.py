@@ -21,7 +21,8 @@ from mtlcli.facts import TaskFacts
 from mtlcli.model.predict import predict_rows
 from mtlcli.runs import ensemble, saved_model
 from mtlcli.runs.ensemble import EnsembleMember, read_member
-from mtlcli.runs.record import check_installed, stored_config
+from mtlcli.runs.names import ENSEMBLE
+from mtlcli.runs.record import check_installed, stored_config, unfinished_note
 from mtlcli.runs.saved_model import SavedRun
 from mtlcli.tasks.targets import Arrays
 
@@ -78,6 +79,12 @@ class RunInfo:
     facts: tuple[TaskFacts, ...]
     runs: tuple[EnsembleMember, ...]
     members: tuple[tuple[int, ...], ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence about each run that has not finished."""
+        notes = (unfinished_note(run.folder, run.record) for run in self.runs)
+        return [note for note in notes if note is not None]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -141,7 +148,7 @@ def open_run(folder: Path) -> RunInfo:
     Raises:
         MtlError: the folder is neither, or damaged.
     """
-    if not (folder / ensemble.FILE).is_file():
+    if not (folder / ENSEMBLE).is_file():
         run = read_member(folder)
         return RunInfo(folder, f"step {run.record['step']}", run.facts, (run,), ((0,),) * len(run.facts))
     runs, tasks = ensemble.read(folder)

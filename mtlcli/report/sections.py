@@ -1,15 +1,17 @@
 """From run folders to the sections of a report: what was planned, what came out, and how it went."""
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mtlcli.errors import MtlError
 from mtlcli.report import page, svg
 from mtlcli.report.embeddings import Cloud
-from mtlcli.runs.results import Predictions
+from mtlcli.runs.metrics_log import read_log
+from mtlcli.runs.names import PLAN, predicted_tasks
+from mtlcli.runs.plan import read_plan
+from mtlcli.runs.record import read_record
+from mtlcli.runs.results import Predictions, Results, has_results, read_results
 from mtlcli.tasks.targets import target_of
 
 POINTS = 150
@@ -19,31 +21,35 @@ MOST_CLASSES = 12
 
 
 def overview(runs: Sequence[Path]) -> str:
-    """A table of the runs, and every primary metric of every run with its interval."""
+    """Return a table of the runs, and every primary metric of every run with its interval."""
     rows, measured = [], {folder: _results(folder) for folder in runs}
-    for folder in runs:
-        config, found = _config(folder), measured[folder]
+    for folder, results in measured.items():
+        config = _config(folder)
         methods = [config.get("balancer", {}).get("name", "")]
-        methods += [one["name"] for one in (config.get("gradient_regularizer"), *config.get("regularizers", [])) if one]
+        choices = (config.get("gradient_regularizer"), *config.get("regularizers", []))
+        methods += [choice["name"] for choice in choices if choice]
         rows.append(
             (
                 folder.name, config.get("encoder", {}).get("name", ""), config.get("scheduler", {}).get("name", ""),
-                " + ".join(methods), f"{found.get('steps', '')}", f"{found.get('selected_step', '')}",
-                _number(found.get("score")), f"{found.get('seconds', 0):.0f}",
+                " + ".join(methods), _number(results.steps, "d"), _number(results.selected_step, "d"),
+                _number(results.score, ".4f"), _number(results.seconds, ".0f"),
             )
         )  # fmt: skip
     head = ("run", "encoder", "scheduler", "methods", "steps", "kept step", "score", "seconds")
-    tasks = list(dict.fromkeys(task for found in measured.values() for task in found.get("tasks", {})))
     figures = []
-    for task in tasks:
-        per_run = {
-            folder.name: found["tasks"][task] for folder, found in measured.items() if task in found.get("tasks", {})
+    for task in dict.fromkeys(task for results in measured.values() for task in results.tasks):
+        on_dev = {
+            folder.name: results.tasks[task]["dev"]
+            for folder, results in measured.items()
+            if results.tasks.get(task, {}).get("dev")
         }
-        metric = next(iter(next(iter(per_run.values()))["dev"]))
+        if not on_dev:
+            continue
+        metric = next(iter(next(iter(on_dev.values()))))
         values = [
-            (name, one["dev"][metric]["value"], one["dev"][metric]["low"], one["dev"][metric]["high"])
-            for name, one in per_run.items()
-            if metric in one.get("dev", {})
+            (name, metrics[metric].value, metrics[metric].low, metrics[metric].high)
+            for name, metrics in on_dev.items()
+            if metric in metrics
         ]
         figures.append(svg.intervals(f"{task}: {metric} on dev", values))
     return page.section(
@@ -54,9 +60,9 @@ def overview(runs: Sequence[Path]) -> str:
 
 def one_run(folder: Path, clouds: Sequence[Cloud], note: str) -> str:
     """Everything about one run."""
-    log = _log(folder)
-    steps = [line for line in log if line.get("kind") == "step"]
-    evaluations = [line for line in log if line.get("kind") == "evaluation"]
+    log = read_log(folder)
+    steps = [line.values for line in log if line.kind == "step"]
+    evaluations = [line.values for line in log if line.kind == "evaluation"]
     results = _results(folder)
     tasks = list(_config(folder).get("tasks", {}))
     return page.section(
@@ -72,39 +78,31 @@ def one_run(folder: Path, clouds: Sequence[Cloud], note: str) -> str:
 
 
 def _plan(folder: Path) -> str:
-    path = folder / "plan.json"
-    if not path.is_file():
-        return page.paragraph("This run was trained by an mtlcli that did not keep its plan.")
-    plan = _json(path)
-    try:
-        return _planned(plan)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-
-
-def _planned(plan: Mapping[str, Any]) -> str:
+    if not (folder / PLAN).is_file():
+        return page.paragraph("This run has no plan.json.")
+    plan = read_plan(folder)
     head = ("task", "encoding", "head", "rows", "dev rows", "batch", "share of batches", "passes", "truncated")
     rows = [
         (
-            one["name"], one["encoding"], one["head"], f"{one['rows']}", f"{one['dev_rows']}", f"{one['batch_size']}",
-            f"{100 * one['share']:.1f} %", f"{one['passes']:.2f}", f"{one['truncated']}",
+            task.name, task.encoding, task.head, f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",
+            f"{100 * task.share:.1f} %", f"{task.passes:.2f}", f"{task.truncated}",
         )
-        for one in plan["tasks"]
+        for task in plan.tasks
     ]  # fmt: skip
-    cost = plan.get("forward_passes", 0), plan.get("backward_passes", 0)
+    cost = plan.forward_passes, plan.backward_passes
     extra = f" Regularizers add {cost[0]:g} forward and {cost[1]:g} backward passes to each batch." if any(cost) else ""
     text = (
-        f"{plan['steps']} steps, epochs: {len(plan['epoch_ends'])}, {plan['encoder_parameters'] / 1e6:.1f} M shared "
-        f"parameters, {plan['device']} in {plan['precision']}.{extra}"
+        f"{plan.steps} steps, epochs: {len(plan.epoch_ends)}, {plan.encoder_parameters / 1e6:.1f} M shared "
+        f"parameters, {plan.device} in {plan.precision}.{extra}"
     )
-    return page.table(head, rows, text_columns=3) + page.paragraph(text) + "".join(map(page.paragraph, plan["notes"]))
+    return page.table(head, rows, text_columns=3) + page.paragraph(text) + "".join(map(page.paragraph, plan.notes))
 
 
-def _metrics(results: Mapping[str, Any]) -> str:
+def _metrics(results: Results) -> str:
     rows = [
-        (task, metric, f"{one['value']:.4f}", f"{one['low']:.4f} to {one['high']:.4f}", f"{one['n']}")
-        for task, splits in results.get("tasks", {}).items()
-        for metric, one in splits.get("dev", {}).items()
+        (task, metric, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}", f"{value.n}")
+        for task, splits in results.tasks.items()
+        for metric, value in splits.get("dev", {}).items()
     ]
     return page.table(("task", "metric", "value", "95 % interval", "rows"), rows, text_columns=2) or page.paragraph(
         "No dev rows, or the run was not finished."
@@ -148,9 +146,8 @@ def _over_time(tasks: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -
 
 
 def _confusion(folder: Path) -> list[str]:
-    figures, tasks = [], _json(folder / "run.json").get("tasks", {})
-    for path in sorted((folder / "predictions").glob("*.dev.jsonl")):
-        name = path.name.removesuffix(".dev.jsonl")
+    figures, tasks = [], read_record(folder)["tasks"]
+    for name, path in predicted_tasks(folder, "dev").items():
         if name not in tasks:
             continue
         target = target_of(tasks[name]["facts"]["target"])
@@ -181,44 +178,14 @@ def _curve(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
     return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
-def _results(folder: Path) -> dict[str, Any]:
-    return _json(folder / "results.json")
+def _results(folder: Path) -> Results:
+    """Return the results of a run; empty ones for a run that has not finished."""
+    return read_results(folder) if has_results(folder) else Results()
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    record = _json(folder / "run.json")
-    found: dict[str, Any] = record.get("config", {})
-    return found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise _damaged(path, error) from error
-    if not isinstance(found, dict):
-        raise _damaged(path, "not an object")
-    return found
-
-
-def _damaged(path: Path, why: object) -> MtlError:
-    return MtlError(f"{path}: damaged ({why}); write it again: mtl train --resume --output {path.parent}")
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # a line cut off by a crash
-            break
-    return found
+def _config(folder: Path) -> Mapping[str, Any]:
+    return read_record(folder)["config"]

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,87 +12,119 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mtlcli.errors import MtlError
-from mtlcli.files import load_tensors, sha256, share, sync, sync_folder
+from mtlcli.files import (
+    discard,
+    load_tensors,
+    remove_abandoned,
+    scratch_path,
+    sha256,
+    share,
+    sync,
+    sync_folder,
+    unreadable,
+)
 
 MANIFEST = "manifest.json"
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found whole: its folder and step."""
+    """A checkpoint whose files are all as they were written: its folder and step."""
 
     folder: Path
     step: int
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """The tensors saved under a part's name, on the CPU."""
+        """Return the tensors saved under a part's name, on the CPU."""
         return load_tensors(self.folder / f"{part}.safetensors")
 
     def state(self) -> dict[str, Any]:
-        """The plain values."""
-        found: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
-        return found
+        """Return the plain values."""
+        values: dict[str, Any] = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+        return values
+
+    def config(self) -> dict[str, Any] | None:
+        """Return the configuration of the run when it was saved, as plain values; None where another version kept none."""
+        config = self.state().get("config")
+        return config if isinstance(config, dict) else None
+
+    def unreadable(self, reason: str) -> MtlError:
+        """Return the error for a checkpoint that is whole, but not of a kind that this version reads."""
+        return unreadable(self.folder, self.state().get("mtlcli", "(unknown)"), reason)
 
 
 def save(
     folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any],
     extra: Callable[[Path], None],
 ) -> Path:  # fmt: skip
-    """Writes `folder/step-N` under a temporary name, syncs it to disk and renames it.
+    """Write `folder/step-N` under a temporary name, force it to disk and rename it.
 
-    `extra` may write further files into it. Raises MtlError, with the older checkpoints untouched, when the disk is full.
+    `extra` may write further files into it.
+
+    Raises:
+        MtlError: the disk is full, or the files cannot be written; older checkpoints are untouched.
     """
     needed = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed * 1.02 + 1_000_000:
-        raise MtlError(
-            f"{folder}: no space for a checkpoint: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; "
-            "the older ones are whole: make space and go on with --resume"
-        )
-    done, scratch = folder / f"step-{step}", folder / f".writing-step-{step}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
+    done = folder / f"step-{step}"
+    scratch = scratch_path(folder)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < needed * 1.02 + 1_000_000:
+            raise MtlError(
+                f"{folder}: no space for a checkpoint: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; "
+                "the older ones are complete: free some space and resume with --resume"
+            )
+        scratch.mkdir()
         for name, tensors in parts.items():
-            # safetensors wants each tensor in memory of its own: views of one buffer are copied out
+            # safetensors requires each tensor in memory of its own, so views of one buffer are copied.
             save_file(
                 {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
                 scratch / f"{name}.safetensors",
             )
-        (scratch / "state.json").write_text(json.dumps(state, indent=1))
+        (scratch / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         extra(scratch)
-        (scratch / MANIFEST).write_text(json.dumps(hashes(scratch), indent=1))
+        (scratch / MANIFEST).write_text(json.dumps(hashes(scratch), indent=1), encoding="utf-8")
         share(scratch)
         sync(scratch)
+        _remove(done)
+        scratch.rename(done)
+        sync_folder(folder)
     except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise MtlError(f"{done}: cannot be written ({error.strerror}); the older checkpoints are whole") from error
-    if done.exists():
-        shutil.rmtree(done)
-    scratch.rename(done)
-    sync_folder(folder)
+        discard(scratch)
+        raise MtlError(f"{done}: cannot be written ({error.strerror}); the older checkpoints are complete") from error
     return done
 
 
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint under another name, so that a kill leaves none that is half deleted."""
+    if folder.exists():
+        scratch = scratch_path(folder.parent)
+        folder.rename(scratch)
+        discard(scratch)
+
+
 def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every file below a folder but the manifest, by relative path."""
+    """Return the sha256 of every file below a folder but the manifest, by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, ascending, whole or not; unfinished writes do not count."""
-    found = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(match[1]) for match in found if match)
+    """Return the steps of the checkpoints in a folder, ascending, damaged ones included; unfinished writes do not count."""
+    names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(name[1]) for name in names if name)
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None when every file is as it was written."""
+    """Return what is wrong with a checkpoint, None when every file is as it was written."""
     try:
-        expected: dict[str, str] = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
+        expected: dict[str, str] = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return f"{MANIFEST} is missing or not readable"
+    if STATE not in expected:
+        return f"{MANIFEST} does not list {STATE}"
     for name, digest in expected.items():
         path = folder / name
         if not path.is_file():
@@ -103,21 +135,28 @@ def damage(folder: Path) -> str | None:
 
 
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and a line about each damaged one that was passed over."""
+    """Return the newest checkpoint without damage, and a line about each damaged one that is newer."""
     skipped: list[str] = []
     for step in reversed(steps(folder)):
-        found = folder / f"step-{step}"
-        problem = damage(found)
+        place = folder / f"step-{step}"
+        problem = damage(place)
         if problem is None:
-            return Checkpoint(found, step), skipped
-        skipped.append(f"{found}: skipped: {problem}")
+            return Checkpoint(place, step), skipped
+        skipped.append(f"{place}: skipped: {problem}")
     return None, skipped
 
 
-def prune(folder: Path, keep_last: int, best: int | None) -> None:
-    """Removes all but the newest `keep_last` checkpoints and the best one, and what an interrupted write left."""
-    for step in steps(folder)[:-keep_last]:
-        if step != best:
-            shutil.rmtree(folder / f"step-{step}", ignore_errors=True)
-    for left in folder.glob(".writing-*"):
-        shutil.rmtree(left, ignore_errors=True)
+def prune(folder: Path, current: int, keep_last: int, keep: Collection[int]) -> None:
+    """Remove checkpoints that are not needed, and unfinished writes of processes that are gone.
+
+    Args:
+        folder: the folder of the checkpoints.
+        current: step of the run; later checkpoints were damaged when it was resumed.
+        keep_last: number of checkpoints to keep up to `current`.
+        keep: further steps to keep, such as the best one's.
+    """
+    newest = [step for step in steps(folder) if step <= current][-keep_last:]
+    for step in steps(folder):
+        if step not in newest and (step not in keep or step > current):
+            _remove(folder / f"step-{step}")
+    remove_abandoned(folder)

@@ -4,25 +4,24 @@ Nothing is copied: the file names each run by a path relative to it, with the sh
 those of its weights. A run that was trained anew since is noticed.
 """
 
-import json
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlcli import __version__, registry
+from mtlcli import registry
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.facts import TaskFacts
-from mtlcli.files import sha256
-from mtlcli.runs.record import must_be_as_written, read_record, stored_facts
+from mtlcli.files import discard, read_sealed, remove_abandoned, sha256, unreadable, write_sealed
+from mtlcli.runs.lock import lock_folder
+from mtlcli.runs.names import ENSEMBLE, LOCK, PREDICTIONS, RECORD, RESULTS, resume_command
+from mtlcli.runs.record import RunRecord, must_be_as_written, read_record, stored_facts
+from mtlcli.runs.results import read_results
 from mtlcli.runs.seeds import finished_group
 
-FILE = "ensemble.json"
-RESULTS = "results.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class EnsembleMember:
     """A run: its folder, run.json, the sha256 of that, and the facts of its tasks in order."""
 
     folder: Path
-    record: dict[str, Any]
+    record: RunRecord
     digest: str
     facts: tuple[TaskFacts, ...]
 
@@ -62,7 +61,7 @@ class Ensemble:
 def read_member(folder: Path) -> EnsembleMember:
     """A run by its folder, without its weights. Raises MtlError for what holds no finished run."""
     record = read_record(folder)
-    return EnsembleMember(folder, record, sha256(folder / "run.json"), stored_facts(record))
+    return EnsembleMember(folder, record, sha256(folder / RECORD), stored_facts(record))
 
 
 def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble:
@@ -83,7 +82,7 @@ def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble
     runs: list[EnsembleMember] = []
     for folder in dict.fromkeys(folders):
         try:
-            if (folder / FILE).is_file():
+            if (folder / ENSEMBLE).is_file():
                 raise MtlError(f"{folder}: is an ensemble itself; name its runs instead: {one_of(_listed(folder))}")
             run = read_member(folder)
             must_be_as_written(folder, run.record)
@@ -134,8 +133,8 @@ def _choose(runs: Sequence[EnsembleMember], name: str, threshold: float | None, 
     if threshold is None:
         return TaskMembers(name, metric, None, values, {})
     errors = [
-        f"{runs[index].folder}: results.json has no {metric} of {name} on dev for these weights, which --threshold "
-        f"{name}={threshold:g} asks for; leave the run out, or finish it: mtl train --resume --output {runs[index].folder}"
+        f"{runs[index].folder}: {RESULTS} has no {metric} of {name} on dev for these weights, which --threshold "
+        f"{name}={threshold:g} asks for; leave the run out, or finish it: {resume_command(runs[index].folder)}"
         for index, value in values.items()
         if value is None
     ]
@@ -175,36 +174,49 @@ def _meaning(run: EnsembleMember, name: str) -> str:
 
 
 def dev_result(run: EnsembleMember, task: str, metric: str) -> tuple[float, int] | None:
-    """A run's metric on dev and the number of rows, from its results.json; None where that knows nothing of these weights."""
+    """Return a run's metric on dev and the number of rows, None where its results are missing or of other weights."""
     try:
-        results = json.loads((run.folder / "results.json").read_text())
-        found = results["tasks"][task]["dev"][metric]
-        value, rows = float(found["value"]), int(found["n"])
-        return (value, rows) if results["selected_step"] == run.record["step"] and math.isfinite(value) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        results = read_results(run.folder)
+    except MtlError:
         return None
+    estimate = results.tasks.get(task, {}).get("dev", {}).get(metric)
+    if estimate is None or results.selected_step != run.record["step"] or not math.isfinite(estimate.value):
+        return None
+    return estimate.value, estimate.n
 
 
 def check_place(folder: Path, *, overwrite: bool) -> None:
-    """Raises MtlError where an ensemble may not be written: a file, a folder that holds something else, one that is there."""
+    """Raise MtlError where an ensemble may not be written: a file, a folder with other content, an ensemble without `overwrite`."""
     if folder.exists() and not folder.is_dir():
         raise MtlError(f"--output: {folder} is a file; expected a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or not any(path.name != LOCK for path in folder.iterdir()):
         return
-    if not (folder / FILE).is_file():
+    if not (folder / ENSEMBLE).is_file():
         raise MtlError(f"--output: {folder} holds something else than an ensemble; choose another folder")
     if not overwrite:
         raise MtlError(f"--output: {folder} holds an ensemble: add --overwrite to replace it")
 
 
 def write(ensemble: Ensemble, folder: Path) -> None:
-    """Writes ensemble.json, whole or not at all, and removes what was found of an ensemble that was there before."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ensemble.json, and remove the results and predictions of an ensemble that was in the folder before.
+
+    Raises:
+        MtlError: the folder cannot be written, or another process writes to it.
+    """
+    with lock_folder(folder):
+        remove_abandoned(folder)
+        discard(folder / RESULTS)
+        for path in (folder / PREDICTIONS).glob("*.jsonl"):
+            discard(path)
+        if (folder / PREDICTIONS).is_dir() and not any((folder / PREDICTIONS).iterdir()):
+            (folder / PREDICTIONS).rmdir()
+        write_sealed(folder / ENSEMBLE, _content(ensemble, folder), FORMAT)
+
+
+def _content(ensemble: Ensemble, folder: Path) -> dict[str, Any]:
     names = [_relative(run.folder, folder) for run in ensemble.runs]
     used = [index for index in range(len(names)) if any(index in task.members for task in ensemble.tasks)]
-    content = {
-        "format": FORMAT,
-        "mtlcli": __version__,
+    return {
         "runs": {
             names[index]: {"sha256": ensemble.runs[index].digest, "step": ensemble.runs[index].record["step"]}
             for index in used
@@ -219,26 +231,6 @@ def write(ensemble: Ensemble, folder: Path) -> None:
             for task in ensemble.tasks
         },
     }
-    scratch = folder / f".{FILE}.writing"
-    scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / RESULTS).unlink(missing_ok=True)
-    scratch.replace(folder / FILE)
-    shutil.rmtree(folder / "predictions", ignore_errors=True)
-
-
-def keep(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Writes what an ensemble found on its own rows, task -> split -> metrics as JSON values, to results.json, whole or not at
-    all; other tasks and splits in there stay. A file that cannot be read is written anew."""
-    path = folder / RESULTS
-    try:
-        tasks = {task: dict(splits) for task, splits in json.loads(path.read_text())["tasks"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        tasks = {}
-    for task, splits in results.items():
-        tasks[task] = {**tasks.get(task, {}), **splits}
-    scratch = folder / f".{RESULTS}.writing"
-    scratch.write_text(json.dumps({"tasks": tasks}, indent=1) + "\n")
-    scratch.replace(path)
 
 
 def _relative(run: Path, folder: Path) -> str:
@@ -249,10 +241,10 @@ def _relative(run: Path, folder: Path) -> str:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The folders of an ensemble's runs; none where its file cannot be read."""
+    """Return the folders of an ensemble's runs; none where its file cannot be read."""
     try:
-        return [str(_place(folder, name)) for name in json.loads((folder / FILE).read_text())["runs"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [str(_place(folder, name)) for name in read_sealed(folder / ENSEMBLE, FORMAT, "")["runs"]]
+    except (MtlError, ValueError, KeyError, TypeError):
         return []
 
 
@@ -262,25 +254,22 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def read(folder: Path) -> tuple[tuple[EnsembleMember, ...], dict[str, tuple[int, ...]]]:
-    """The runs of an ensemble, and by task the numbers of those that have a say. Raises MtlError with every run that is gone or
-    not the one that was chosen, and for a file that is not as `write` makes it."""
-    path = folder / FILE
+    """Return the runs of an ensemble, and by task the numbers of its members.
+
+    Raises:
+        MtlError: the file is damaged, or a run is missing or has changed since: a line for each.
+    """
+    path = folder / ENSEMBLE
     again = f"make it again: mtl ensemble RUN... --output {folder} --overwrite"
+    content = read_sealed(path, FORMAT, again)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise MtlError(
-                f"{path}: format {content['format']} was written by another mtlcli ({content.get('mtlcli')}); this is "
-                f"{__version__}"
-            )
-        digests = {str(name): str(one["sha256"]) for name, one in content["runs"].items()}
+        digests = {str(name): str(run["sha256"]) for name, run in content["runs"].items()}
         names = list(digests)
-        members = {task: tuple(names.index(name) for name in one["members"]) for task, one in content["tasks"].items()}
+        members = {task: tuple(map(names.index, values["members"])) for task, values in content["tasks"].items()}
         if not members or not all(members.values()):
             raise ValueError("a task without members")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise MtlError(f"{path}: damaged ({what[:120]}); {again}") from error
+        raise unreadable(path, content.get("mtlcli"), f"{type(error).__name__}: {error}") from error
     runs, errors = [], []
     for name, digest in digests.items():
         try:

@@ -1,34 +1,69 @@
 """run.json: what is needed to use a trained model."""
 
-import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
-from mtlcli import __version__
 from mtlcli.config.schema import Choice, Config
 from mtlcli.errors import MtlError, did_you_mean
 from mtlcli.facts import TaskFacts
-from mtlcli.files import sha256
-from mtlcli.runs.folder import not_a_run
+from mtlcli.files import read_sealed, sha256, unreadable, write_sealed
+from mtlcli.runs.names import CHECKPOINTS, CONFIG, RECORD, not_a_run, resume_command
+from mtlcli.runs.results import has_results
 from mtlcli.runs.seeds import must_be_no_group
 from mtlcli.tasks.targets import target_of
 
 FORMAT = 2
 
 
+class TaskRecord(TypedDict):
+    """One task in run.json: its kind and head with their distributions, how it is read, and its facts."""
+
+    kind: str
+    distribution: str
+    version: str
+    encoding: str
+    text: list[str]
+    label: str | None
+    metrics: list[str]
+    head: dict[str, Any] | None
+    head_distribution: str
+    head_version: str
+    facts: dict[str, Any]
+    config: dict[str, Any]
+
+
+class RunRecord(TypedDict):
+    """run.json. `step` of `steps` is where the weights are from, `score` what they were selected by, and `files` the sha256 of
+    every other file that a later command reads."""
+
+    format: int
+    mtlcli: str
+    step: int
+    steps: int
+    score: float | None
+    select_by: str
+    pooling: str
+    layer: int
+    max_length: int
+    architecture: dict[str, str]
+    tasks: dict[str, TaskRecord]
+    config: dict[str, Any]
+    files: dict[str, str]
+
+
 def task_record(
     config: Config, task: TaskFacts, texts: tuple[str, ...], label: str | None, metrics: tuple[str, ...]
-) -> dict[str, Any]:
-    """What run.json says of a task: enough to read, predict and measure it again."""
+) -> TaskRecord:
+    """Return what run.json holds of a task: enough to read, predict and evaluate it again."""
     section = config.tasks[task.name]
     kind, head = section.entry, config.head_of(task.name).entry
     return {
         "kind": section.name,
         "distribution": kind.distribution,
         "version": kind.version,
-        "encoding": section.encoding,
+        "encoding": section.encoding or "single",
         "text": list(texts),
         "label": label,
         "metrics": list(metrics),
@@ -52,72 +87,89 @@ def origin_record(choice: Choice) -> dict[str, str]:
     return {"name": choice.name, "distribution": entry.distribution, "version": entry.version}
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """run.json of a run. Raises MtlError for a folder that holds no finished run."""
+def read_record(folder: Path) -> RunRecord:
+    """Return run.json of a run.
+
+    Raises:
+        MtlError: the folder holds no saved model, or its record is damaged or of another version.
+    """
     if folder.is_file():
         raise MtlError(f"{folder}: is a file; expected a run folder, such as {folder.absolute().parent}")
     if not folder.is_dir():
         near = [other.name for other in folder.absolute().parent.iterdir()] if folder.absolute().parent.is_dir() else []
         raise MtlError(f"{folder}: there is no such run folder{did_you_mean(folder.name, near)}")
     must_be_no_group(folder)
-    path = folder / "run.json"
+    path = folder / RECORD
     if not path.is_file():
-        if (folder / "checkpoints").is_dir() or (folder / "config.yaml").is_file():
-            raise MtlError(
-                f"{folder}: this run has saved no model yet; go on with: mtl train --resume --output {folder}"
-            )
-        raise MtlError(not_a_run(folder, "run.json"))
+        if (folder / CHECKPOINTS).is_dir() or (folder / CONFIG).is_file():
+            raise MtlError(f"{folder}: this run has saved no model yet; resume it with: {resume_command(folder)}")
+        raise MtlError(not_a_run(folder, RECORD))
+    content = read_sealed(path, FORMAT, _cure(folder))
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        if record["format"] == FORMAT:
-            _must_be_whole(record)
+        _must_be_readable(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise MtlError(
-            f"{path}: damaged ({what[:120]}); write it again from the checkpoint: mtl train --resume --output {folder}"
+        raise unreadable(
+            path, content.get("mtlcli"), f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
-    if record["format"] != FORMAT:
-        raise MtlError(
-            f"{path}: format {record['format']} was written by another mtlcli ({record.get('mtlcli')}); this is {__version__}"
-        )
-    return record
+    return cast(RunRecord, content)
 
 
-def _must_be_whole(record: Mapping[str, Any]) -> None:
-    """Raises ValueError, KeyError, TypeError or AttributeError, as it comes, for what is not as `export` wrote it."""
-    stored_config(record)
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json. `files` is the sha256 of every other file that a later command reads, by relative path."""
+    write_sealed(folder / RECORD, record, FORMAT)
+
+
+def _cure(folder: Path) -> str:
+    return f"write it again from the checkpoint: {resume_command(folder)}"
+
+
+def _must_be_readable(record: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError, TypeError or AttributeError if the record does not have the structure written by `export`."""
+    Config.model_validate(record["config"])
     for task in record["tasks"].values():
         _facts(task["facts"])
         tuple(task["text"])
         bool(task["config"]["header"])
+        [task[key] for key in TaskRecord.__annotations__]
     dict(record["files"])
     int(record["step"])
+    int(record["steps"])
 
 
-def stored_config(record: Mapping[str, Any]) -> Config:
-    """The configuration of a run, resolved."""
+def stored_config(record: RunRecord) -> Config:
+    """Return the resolved configuration of a run."""
     return Config.model_validate(record["config"])
 
 
-def stored_facts(record: Mapping[str, Any]) -> tuple[TaskFacts, ...]:
-    """What is known of each task, in their order."""
+def stored_facts(record: RunRecord) -> tuple[TaskFacts, ...]:
+    """Return the facts of each task, in their order."""
     return tuple(_facts(task["facts"]) for task in record["tasks"].values())
 
 
-def must_be_as_written(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raises MtlError for the first file of a run that is missing or changed."""
+def must_be_as_written(folder: Path, record: RunRecord) -> None:
+    """Raise MtlError for the first file of a run that is missing or changed."""
     for name, digest in record["files"].items():
         path = folder / name
         if not path.is_file() or sha256(path) != digest:
             state = "is not as it was written (sha256 differs)" if path.is_file() else "is missing"
-            raise MtlError(f"{path}: {state}; write it again from the checkpoint: mtl train --resume --output {folder}")
+            raise MtlError(f"{path}: {state}; {_cure(folder)}")
+
+
+def unfinished_note(folder: Path, record: RunRecord) -> str | None:
+    """Return a sentence about the weights of a run that has not finished; None for one that has."""
+    if has_results(folder):
+        return None
+    return (
+        f"{folder}: the run has not finished; its model is of step {record['step']} of {record['steps']}, the best so far; "
+        f"resume it with: {resume_command(folder)}"
+    )
 
 
 def _facts(values: dict[str, Any]) -> TaskFacts:
     return TaskFacts(**values | {"target": target_of(values["target"])})
 
 
-def check_installed(record: Mapping[str, Any]) -> list[str]:
+def check_installed(record: RunRecord) -> list[str]:
     """Compare the distributions of the plugins that a saved model needs with those that are installed.
 
     Returns:

@@ -2,14 +2,93 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from mtlcli.errors import MtlError
+from mtlcli.files import cannot_write, discard, put, read_sealed, scratch_path, unreadable, write_sealed
+from mtlcli.runs.names import ENSEMBLE, RESULTS, resume_command
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.tasks.targets import Arrays, Target
+
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Results:
+    """results.json: metrics by task, split and name, and how the run ended.
+
+    `why` is "finished" or "patience", `selected_step` the step of the weights that were kept. All but the metrics is None in an
+    ensemble, which is measured and not trained.
+    """
+
+    tasks: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
+    why: str | None = None
+    steps: int | None = None
+    selected_step: int | None = None
+    select_by: str | None = None
+    score: float | None = None
+    seconds: float | None = None
+    skipped_steps: int | None = None
+
+
+def is_finished(run: Path) -> bool:
+    """Return whether a run has results that can be read: they are written last, and removed when a run is resumed."""
+    try:
+        read_results(run)
+    except MtlError:
+        return False
+    return True
+
+
+def has_results(folder: Path) -> bool:
+    """Return whether there is a results.json, damaged or not."""
+    return (folder / RESULTS).is_file()
+
+
+def read_results(folder: Path) -> Results:
+    """Return the results of a run or an ensemble. Raise MtlError, one line, where they are missing or damaged."""
+    path = folder / RESULTS
+    if not path.is_file() and not (folder / ENSEMBLE).is_file():
+        raise MtlError(f"{folder}: is not finished (no {RESULTS}); resume it with: {resume_command(folder)}")
+    content = read_sealed(path, FORMAT, _cure(folder), printed=True)  # mtl eval --json > results.json
+    try:
+        return TypeAdapter(Results).validate_python(content)
+    except ValidationError as error:
+        raise unreadable(path, content.get("mtlcli"), _first_of(error)) from error
+
+
+def write_results(folder: Path, results: Results) -> None:
+    """Write results.json. Raise MtlError where it cannot be written."""
+    values = {name: value for name in Results.__dataclass_fields__ if (value := getattr(results, name)) is not None}
+    del values["tasks"]
+    write_sealed(folder / RESULTS, {**values, "tasks": plain_results(results.tasks)}, FORMAT)
+
+
+def add_results(folder: Path, tasks: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:
+    """Add metrics to an ensemble's results.json; other tasks and splits in it stay. A damaged file is replaced."""
+    try:
+        before = read_results(folder)
+    except MtlError:
+        before = Results()
+    merged = dict(before.tasks)
+    for task, splits in tasks.items():
+        merged[task] = {**merged.get(task, {}), **{split: dict(metrics) for split, metrics in splits.items()}}
+    write_results(folder, replace(before, tasks=merged))
+
+
+def _cure(folder: Path) -> str:
+    command = f"mtl eval {folder}" if (folder / ENSEMBLE).is_file() else resume_command(folder)
+    return f"write it again: {command}"
+
+
+def _first_of(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
 
 
 @dataclass(frozen=True)
@@ -26,10 +105,10 @@ class Predictions:
             MtlError: a line is not as a run writes it, or there are none.
         """
         rows = []
-        with self.path.open(encoding="utf-8") as file:
-            for number, text in enumerate(file, start=1):
+        with self.path.open("rb") as file:  # as bytes, so that damaged text is an error of its line
+            for number, line in enumerate(file, start=1):
                 try:
-                    row = json.loads(text)
+                    row = json.loads(line)
                     if not {"line", "target"} < set(row):
                         raise ValueError("no line, no target or no prediction")
                 except (ValueError, TypeError) as error:
@@ -73,33 +152,23 @@ def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -
     }
 
 
-def read_results(run: Path) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Read the metrics of a finished run by task, split and name.
+def write_predictions(path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays) -> None:
+    """Write one JSON object for each row: its line in the file, its label and the prediction.
 
     Raises:
-        MtlError: the run is not finished, or results.json is damaged.
+        MtlError: the file cannot be written.
     """
-    path = run / "results.json"
-    if not path.is_file():
-        raise MtlError(f"{run}: is not finished (no results.json); resume it with: mtl train --resume --output {run}")
+    scratch = scratch_path(path.parent)
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"]
-        return {
-            task: {
-                split: {metric: Estimate(**values) for metric, values in metrics.items()}
-                for split, metrics in splits.items()
-            }
-            for task, splits in tasks.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MtlError(
-            f"{path}: damaged; write it again from the checkpoint: mtl train --resume --output {run}"
-        ) from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_rows(scratch, target, predicted, lines, gold)
+        put(scratch, path)
+    except OSError as error:
+        discard(scratch)
+        raise cannot_write(path, error) from error
 
 
-def write_predictions(path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays) -> None:
-    """Write one JSON object for each row: its line in the file, its label and the prediction."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_rows(path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row, line in enumerate(lines):
             values = {"line": line, "target": target.gold_json(gold, row), **target.as_json(predicted, row, exact=True)}

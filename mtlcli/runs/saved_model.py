@@ -1,87 +1,112 @@
-"""What a run leaves behind: an encoder that transformers loads, the heads beside it, and the facts to use both."""
+"""The saved model of a run: an encoder that transformers loads, the heads beside it, and the record to use both."""
 
 import json
-import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mtlcli.config.schema import Config
 from mtlcli.encoders.load import LoadedEncoder, load_encoder
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.facts import TaskFacts
-from mtlcli.files import load_tensors, sha256, share, sync
+from mtlcli.files import load_tensors, scratch_folder, sha256, share, sync, sync_folder
 from mtlcli.model.build import build_model, join_state, split_state
 from mtlcli.model.multitask import MultiTaskModel
-from mtlcli.runs.record import FORMAT, check_installed, must_be_as_written, read_record, stored_config, stored_facts
+from mtlcli.runs.names import ENCODER, HEADS, RECORD
+from mtlcli.runs.record import (
+    RunRecord,
+    check_installed,
+    must_be_as_written,
+    read_record,
+    stored_config,
+    stored_facts,
+    write_record,
+)
 
 
 def save_tokenizer_and_config(encoder: LoadedEncoder, folder: Path) -> None:
-    """What is needed to make the encoder again, weights aside."""
+    """Write what is needed to build the encoder again, except its weights."""
     encoder.model.config.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
 
 
-def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: dict[str, Any]) -> None:
-    """Writes encoder/, heads.safetensors and run.json, each whole; run.json comes last and holds the others' sha256."""
-    scratch = run / ".writing-export"
-    shutil.rmtree(scratch, ignore_errors=True)
-    place = scratch / "encoder"
-    place.mkdir(parents=True)
-    encoder.model.save_pretrained(place)
-    encoder.tokenizer.save_pretrained(place)
-    _sentence_transformers(place, model.pooling, encoder, facts["max_length"])
-    _, rest = split_state(model)
-    save_file(
-        {key: value.detach().cpu().contiguous().clone() for key, value in rest.items()}, scratch / "heads.safetensors"
-    )
-    written = [*sorted(path for path in place.rglob("*") if path.is_file()), scratch / "heads.safetensors"]
-    files = {path.relative_to(scratch).as_posix(): sha256(path) for path in written}
-    (scratch / "run.json").write_text(json.dumps({"format": FORMAT, **facts, "files": files}, indent=1) + "\n")
-    share(scratch)
-    sync(scratch)
-    old = run / ".old-encoder"
-    shutil.rmtree(old, ignore_errors=True)
-    if (run / "encoder").exists():
-        (run / "encoder").rename(old)
-    place.rename(run / "encoder")
-    for name in ("heads.safetensors", "run.json"):
-        (scratch / name).replace(run / name)
-    shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(scratch, ignore_errors=True)
+def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: Mapping[str, Any]) -> None:
+    """Write encoder/, heads.safetensors and run.json, each complete; run.json comes last and holds the sha256 of the others.
+
+    Raises:
+        MtlError: a file cannot be written.
+    """
+    with _scratch(run) as scratch:
+        place = scratch / ENCODER
+        place.mkdir(parents=True)
+        encoder.model.save_pretrained(place)
+        encoder.tokenizer.save_pretrained(place)
+        _sentence_transformers(place, model.pooling, encoder, facts["max_length"])
+        _, rest = split_state(model)
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in rest.items()}, scratch / HEADS)
+        written = [*sorted(path for path in place.rglob("*") if path.is_file()), scratch / HEADS]
+        files = {path.relative_to(scratch).as_posix(): sha256(path) for path in written}
+        write_record(scratch, {**facts, "files": files})
+        (scratch / "replaced").mkdir()
+        share(scratch)
+        sync(scratch)
+        # A record that is there speaks of the old files, so it goes first: a kill in between leaves no model rather than a
+        # damaged one.
+        (run / RECORD).unlink(missing_ok=True)
+        if (run / ENCODER).exists():
+            (run / ENCODER).rename(scratch / "replaced" / ENCODER)
+        place.rename(run / ENCODER)
+        for name in (HEADS, RECORD):
+            (scratch / name).replace(run / name)
+        sync_folder(run)
+
+
+@contextmanager
+def _scratch(run: Path) -> Iterator[Path]:
+    try:
+        with scratch_folder(run) as scratch:
+            scratch.chmod(run.stat().st_mode & 0o777)
+            yield scratch
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MtlError(f"{run}: the model cannot be written ({reason}); the checkpoints are complete") from error
 
 
 def _sentence_transformers(folder: Path, pooling: str, encoder: LoadedEncoder, max_length: int) -> None:
-    """The files by which sentence-transformers pools as this run did."""
+    """Write the files by which sentence-transformers pools as this run did."""
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     ]
-    (folder / "modules.json").write_text(json.dumps(modules, indent=1))
+    (folder / "modules.json").write_text(json.dumps(modules, indent=1), encoding="utf-8")
     (folder / "sentence_bert_config.json").write_text(
-        json.dumps({"max_seq_length": max_length, "do_lower_case": False})
+        json.dumps({"max_seq_length": max_length, "do_lower_case": False}), encoding="utf-8"
     )
     (folder / "1_Pooling").mkdir()
     mode = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
-    chosen = {name: kind == pooling for kind, name in mode.items()}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": encoder.dim, **chosen}))
+    modes = {name: kind == pooling for kind, name in mode.items()}
+    config = json.dumps({"word_embedding_dimension": encoder.dim, **modes})
+    (folder / "1_Pooling" / "config.json").write_text(config, encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A finished run: its model, the task facts in order, and run.json as it stands."""
+    """A loaded run: its model, the task facts in order, and run.json as it is."""
 
     folder: Path
     config: Config
     model: MultiTaskModel
     encoder: LoadedEncoder
     facts: tuple[TaskFacts, ...]
-    record: dict[str, Any]
+    record: RunRecord
 
     def task(self, name: str) -> int:
-        """Index of a task. Raises MtlError naming the tasks there are."""
+        """Return the index of a task. Raise MtlError with the names of all tasks if there is no such one."""
         names = [task.name for task in self.facts]
         if name not in names:
             raise MtlError(f'{self.folder}: no task "{name}"{suggest(name, names)}')
@@ -89,18 +114,20 @@ class SavedRun:
 
 
 def load_run(folder: Path) -> tuple[SavedRun, list[str]]:
-    """The model of a finished run, ready to predict, and warnings. Raises MtlError for what is missing or damaged."""
+    """Return the model of a run, ready to predict, and warnings.
+
+    Raises:
+        MtlError: a file is missing or damaged, or a plugin that the run needs is not installed.
+    """
     record = read_record(folder)
     must_be_as_written(folder, record)
     warnings = check_installed(record)
     config, facts = stored_config(record), stored_facts(record)
-    encoder = load_encoder(folder / "encoder")
+    encoder = load_encoder(folder / ENCODER)
     model = build_model(config, encoder, facts)
-    missing, unexpected = model.load_state_dict(
-        join_state(model, load_tensors(folder / "heads.safetensors")), strict=False
-    )
+    missing, unexpected = model.load_state_dict(join_state(model, load_tensors(folder / HEADS)), strict=False)
     wrong = [key for key in missing if not key.startswith("architecture.encoder.")] + list(unexpected)
     if wrong:
-        raise MtlError(f"{folder}/heads.safetensors: does not fit the heads of this mtlcli: {one_of(wrong[:4])}")
+        raise MtlError(f"{folder / HEADS}: does not fit the heads of this mtlcli: {one_of(wrong[:4])}")
     model.eval()
     return SavedRun(folder, config, model, encoder, facts, record), warnings

@@ -3,8 +3,6 @@
 Gain over single-task training: Maninis, Radosavovic, Kokkinos, CVPR 2019, arXiv:1904.08918, there Delta_m.
 """
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,11 +11,12 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from mtlcli import __version__
 from mtlcli.errors import MtlError
+from mtlcli.files import read_sealed, unreadable, write_sealed
+from mtlcli.runs.names import STUDY
 from mtlcli.statistics.spread import Spread
 
-FORMAT = 1
+FORMAT = 2
 SINGLE, STATIC = "single-task", "static-tuned"
 """What the table calls the two baselines."""
 
@@ -74,36 +73,23 @@ class Study:
         self.records = [one for one in self.records if one.place != record.place] + [record]
 
 
-def write_study(study: Study, path: Path) -> None:
-    """study.json, whole or not at all."""
-    scratch = path.with_suffix(".writing")
-    scratch.write_text(json.dumps({"format": FORMAT, "mtlcli": __version__, **asdict(study)}, indent=1) + "\n")
-    os.replace(scratch, path)
+def write_study(study: Study, folder: Path) -> None:
+    """Write study.json to a folder. Raise MtlError where it cannot be written."""
+    write_sealed(folder / STUDY, asdict(study), FORMAT)
 
 
 def read_study(path: Path) -> Study:
-    """The study of a folder or file. Raises MtlError for what is none, or is damaged."""
-    path = path / "study.json" if path.is_dir() else path
-    cure = "put back a copy, or begin again: mtl study --overwrite"
+    """Return the study of a folder or file. Raise MtlError, one line, where it is missing or damaged."""
+    path = path / STUDY if path.is_dir() else path
+    if not path.exists():
+        raise MtlError(f"{path}: there is no such file; expected the {STUDY} of what `mtl study --output` made")
+    content = read_sealed(path, FORMAT, "put back a copy, or start over: mtl study --overwrite")
     try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise MtlError(
-            f"{path}: there is no such file; expected the study.json of what `mtl study --output` made"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise MtlError(f"{path}: damaged or unreadable ({error}); {cure}") from error
-    try:
-        if found.pop("format") != FORMAT:
-            raise MtlError(f"{path}: was written by another mtlcli ({found.get('mtlcli')}); this is {__version__}")
-        del found["mtlcli"]
-        return TypeAdapter(Study).validate_python(found)
+        return TypeAdapter(Study).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise MtlError(f"{path}: damaged: {place}: {first['msg'][0].lower()}{first['msg'][1:]}; {cure}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise MtlError(f"{path}: not what `mtl study` writes (no format or version); {cure}") from error
+        raise unreadable(path, content.get("mtlcli"), f"{place}: {first['msg']}") from error
 
 
 # The table

@@ -9,7 +9,10 @@ from statistics import median
 
 from mtlcli.config.changes import differences, shown_value
 from mtlcli.errors import MtlError
-from mtlcli.runs.folder import stored_layer
+from mtlcli.files import discard
+from mtlcli.runs.folder import claim, is_free, stored_layer
+from mtlcli.runs.lock import make_folder
+from mtlcli.runs.names import CHECKPOINTS, CONFIG, LOCK, RECORD, SEEDS, STUDY
 from mtlcli.runs.seeds import Group, write_group
 from mtlcli.studies.plan import Job, StudyPlan, with_best_weights
 from mtlcli.studies.results import Record, read_study, write_study
@@ -47,19 +50,28 @@ class Interrupted:
 StudyEvent = RunStarted | RunEnded | Interrupted | Event
 
 
-def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> None:
-    """Inspect the folder before anything is slow, and add the finished runs of an earlier call to the plan.
+def check_study_folder(folder: Path) -> None:
+    """Raise MtlError for a folder that holds something else than a study. Called before anything is slow."""
+    if folder.exists() and not folder.is_dir():
+        raise MtlError(f"--output: {folder} is a file; expected a folder")
+    if not is_free(folder) and not (folder / STUDY).is_file():
+        raise MtlError(f"--output: {folder} is not the folder of a study; choose another folder")
+
+
+def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> list[str]:
+    """Add the finished runs of an earlier call to the plan, or remove them with `overwrite`.
+
+    Returns:
+        With `overwrite`, the names of what is left in the folder, because no study wrote it.
 
     Raises:
         MtlError: the folder holds something else, or runs of another recipe.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "study.json").is_file())):
-        raise MtlError(f"--output: {folder} is not the folder of a study; choose another folder")
-    if not (folder / "study.json").is_file():
-        return
+    check_study_folder(folder)
+    if not (folder / STUDY).is_file():
+        return []
     if overwrite:
-        shutil.rmtree(folder)
-        return
+        return _remove_study(folder)
     before = read_study(folder)
     errors = [
         f"--output: {folder} was made with another {key} ({shown_value(old)}, now {shown_value(new)})"
@@ -77,6 +89,22 @@ def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> Non
         cure = "give the old value, another --output, or --overwrite to replace it"
         raise MtlError(*dict.fromkeys(errors), cure)
     plan.study.records = before.records
+    return []
+
+
+def _remove_study(folder: Path) -> list[str]:
+    """Remove the runs of a study, their lists of seeds and study.json, and return the names of everything else."""
+    for run in sorted({path.parent for name in (CONFIG, RECORD) for path in folder.glob(f"*/**/{name}")}):
+        if run.name.startswith("seed-"):
+            with claim(run, overwrite=True) as claimed:
+                claimed.clear()
+    for path in folder.glob(f"*/**/{SEEDS}"):
+        discard(path)
+    for path in sorted(folder.glob("*/**/"), reverse=True):
+        if path != folder and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
+    discard(folder / STUDY)
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
 
 
 def run_study(
@@ -92,8 +120,8 @@ def run_study(
     A run that fails is recorded with its error and does not end the study; a later call tries it again.
     """
     study, total = plan.study, len(plan.jobs)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_study(study, folder / "study.json")
+    make_folder(folder)
+    write_study(study, folder)
     for number, job in enumerate(plan.jobs, 1):
         if stop():
             yield Interrupted(number - 1, total)
@@ -113,10 +141,10 @@ def run_study(
             yield Interrupted(number - 1, total)
             return
         study.add(record)
-        write_study(study, folder / "study.json")
+        write_study(study, folder)
         if not record.error:
             # A finished run of a study is not resumed, and its checkpoints are large.
-            shutil.rmtree(folder / job.place / "checkpoints", ignore_errors=True)
+            shutil.rmtree(folder / job.place / CHECKPOINTS, ignore_errors=True)
             group = folder / Path(job.place).parent
             finished = {
                 other.seed for other in study.records if not other.error and folder / Path(other.place).parent == group

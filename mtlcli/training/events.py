@@ -60,15 +60,17 @@ class Saved:
 
 @dataclass(frozen=True)
 class Notice:
-    """A line for the user."""
+    """A line for the user; a warning is shown even where everything else is quiet."""
 
     text: str
+    is_warning: bool = False
 
 
 @dataclass(frozen=True)
 class Finished:
     """The end of a run: its last step, the step whose weights were kept, the metrics on dev with intervals by task, split and
-    name, and why it ended: `finished`, `patience` or `interrupted`."""
+    name, and why it ended: `finished`, `patience`, `interrupted`, or `unchanged` for a run that had ended before, of which nothing
+    was written."""
 
     step: int
     best_step: int | None

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes on and when it ends: metrics.jsonl, train.log, predictions and results."""
+"""What a run logs while it trains: metrics.jsonl and train.log."""
 
 import json
 import math
@@ -13,21 +13,8 @@ from mtlcli.training.engine import Combined
 from mtlcli.training.events import Stepped
 
 
-def open_metrics(path: Path, step: int) -> TextIO:
-    """metrics.jsonl, without the lines that a resumed run is going to write again."""
-    kept = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError):  # a line cut off by a crash
-                break
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    return path.open("a", encoding="utf-8")
-
-
 def log_step(log: TextIO, stepped: Stepped, combined: Combined, *, coefficients: bool) -> None:
+    """Write the line of a step: losses, weights, and what is known of the gradients of the tasks."""
     line: dict[str, Any] = {
         "kind": "step",
         "step": stepped.step,
@@ -64,12 +51,13 @@ def _cosines(names: list[str], gram: torch.Tensor) -> dict[str, float]:
 
 
 def log_line(path: Path, text: str) -> None:
-    """A line of train.log, with the time."""
-    with path.open("a", encoding="utf-8") as file:
+    """Add a line with the time to train.log."""
+    with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
 def write_line(log: TextIO, values: Mapping[str, Any]) -> None:
+    """Write a line of metrics.jsonl; numbers that are not finite become null."""
     plain = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }

@@ -1,91 +1,119 @@
-"""The loop of a run: steps, evaluations, checkpoints, and at the end the best model.
+"""The training loop: steps, evaluations between them, checkpoints, and at the end the best model.
 
-`train` yields what happens and writes the run folder; the caller prints.
+`train` yields events, which the caller prints. The files of the run are written here.
 """
 
 import json
-import shutil
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
-from mtlcli import __version__
-from mtlcli.config.layers import dump
 from mtlcli.devices import describe_environment
+from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.measure import measure
+from mtlcli.files import write_sealed
 from mtlcli.model.frozen import Features
 from mtlcli.model.predict import Predicted, predict_rows
 from mtlcli.plugin import EvaluationResult
 from mtlcli.registry import plugin_call
 from mtlcli.runs.checkpoint import Checkpoint
+from mtlcli.runs.folder import RunFolder, add_command, claim, write_config
+from mtlcli.runs.metrics_log import flush_log, open_log
+from mtlcli.runs.names import ENVIRONMENT, LOG, METRICS, PREDICTIONS, RESULTS, predictions_path
+from mtlcli.runs.plan import write_plan
 from mtlcli.runs.record import origin_record, task_record
-from mtlcli.runs.results import plain_results, write_predictions
+from mtlcli.runs.results import Results, read_results, write_predictions, write_results
 from mtlcli.runs.saved_model import export
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.training.events import Evaluated, Event, Finished, Notice, Saved, Started
-from mtlcli.training.log import log_line, open_metrics, write_line
+from mtlcli.training.log import log_line, write_line
 from mtlcli.training.setup import TrainingRun
-from mtlcli.training.state import Progress, best_checkpoint, restore, save
+from mtlcli.training.state import Progress, best_checkpoint, prune, restore, save
 from mtlcli.training.step import end_epoch, enter_stage, take_step
+
+ENVIRONMENT_FORMAT = 2
 
 
 def train(
-    run: TrainingRun, folder: Path, *, command: str = "", resume_from: Checkpoint | None = None,
+    run: TrainingRun, folder: RunFolder | Path, *, command: str = "", resume_from: Checkpoint | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:  # fmt: skip
-    """Take all remaining steps, yielding what happens.
+    """Train for all steps that are left, yielding what happens.
 
     Args:
-        stop: called after every step; True saves a checkpoint and ends the run.
+        run: the run, ready for its first step.
+        folder: the folder that `claim` opened; or a path, which is claimed while the run trains.
+        command: the command that started the run, for command.txt.
+        resume_from: with a path, the checkpoint to resume from; a folder that was claimed has its own.
+        stop: called after every step; True saves and ends the run.
 
     Raises:
-        MtlError: a loss is not finite, the disk is full, or the checkpoint was trained on other rows.
+        MtlError: a loss is not finite, the disk is full, or the checkpoint is of other data.
     """
-    config, plan, model = run.config, run.plan, run.model
-    training = config.training
+    if isinstance(folder, Path):
+        with claim(folder, resume=resume_from is not None) as claimed:
+            yield from _train(run, claimed, command, stop)
+    else:
+        yield from _train(run, folder, command, stop)
+
+
+def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], bool]) -> Iterator[Event]:
+    plan, model, training, folder = run.plan, run.model, run.config.training, place.path
     progress = Progress(cursors=[0] * len(run.tasks))
     torch.manual_seed(training.seed)
-    if resume_from is not None:
-        progress = restore(run, resume_from)
-    elif folder.is_dir():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # of a run that goes on: what it had found is no more what it finds
-    (folder / "results.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "predictions", ignore_errors=True)
-    (folder / "config.yaml").write_text(dump(config.plain()))
+    if place.checkpoint is not None:
+        progress = restore(run, place.checkpoint)
+    if place.is_complete and _ending(run, progress) is not None:
+        yield end_of_complete(place)
+        return
+    if progress.step > plan.steps:
+        raise MtlError(
+            f"--resume: {folder} was trained for {progress.step} steps, and this configuration makes {plan.steps}; give as many "
+            "--epochs or --steps as before, or more"
+        )
+    left = place.clear() if place.replaces else []
+    place.check()
+    # Resuming makes earlier results stale, so they go before anything else changes.
+    (folder / RESULTS).unlink(missing_ok=True)
+    for path in (folder / PREDICTIONS).glob("*.jsonl"):
+        path.unlink(missing_ok=True)
+    write_config(folder, run.config)
     if command:
-        with (folder / "command.txt").open("a") as file:
-            file.write(command + "\n")
+        add_command(folder, command)
     environment = describe_environment(run.device, training.seed)
-    (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
-    (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=1) + "\n")
-    log = open_metrics(folder / "metrics.jsonl", progress.step)
-    tell = partial(log_line, folder / "train.log")
+    write_sealed(folder / ENVIRONMENT, environment, ENVIRONMENT_FORMAT)
+    write_plan(folder, plan)
+    log, damaged_lines = open_log(folder, progress.step)
+    tell = partial(log_line, folder / LOG)
     tell(
         f"started after step {progress.step} of {plan.steps} on {environment['device']} in {plan.precision}: {command}"
     )
     for line in (*plan.notes, *plan.warnings):
         tell(line)
     yield Started(plan, folder)
-    if resume_from is not None:
-        yield Notice(f"resumed from {resume_from.folder} after step {progress.step} of {plan.steps}")
+    if place.checkpoint is not None:
+        prune(run, folder, progress)
+        yield Notice(f"resumed from {place.checkpoint.folder} after step {progress.step} of {plan.steps}")
+    if left:
+        yield Notice(f"{folder}: left in place, for no run wrote it: {one_of(left)}")
+    if damaged_lines:
+        yield Notice(f"{folder / METRICS}: {damaged_lines} damaged lines were removed", is_warning=True)
     started = time.monotonic() - progress.seconds
-    why = "finished"
-    saved_step = progress.step if resume_from is not None else None
+    saved_step = progress.step if place.checkpoint is not None else -1
     model.train()
     try:
-        while progress.step < plan.steps:
+        # Decided from the saved state alone, so that a run killed after its last step makes no other one.
+        while (why := _ending(run, progress)) is None:
             for text in enter_stage(run, folder, progress):
                 tell(text)
                 yield Notice(text)
-            stepped = take_step(run, progress, log, saved_step)
+            stepped = take_step(run, progress, log)
             yield stepped
             step = progress.step
             progress.seconds = time.monotonic() - started
@@ -107,21 +135,20 @@ def train(
                 yield evaluated
                 progress.seconds = time.monotonic() - started
             stopping = stop()
-            out_of_patience = training.patience is not None and progress.evaluations_without_better >= training.patience
             if due or stopping or step == plan.steps or (training.save_every and step % training.save_every == 0):
-                place = save(run, folder, progress)
-                tell(f"step {step}: saved {place}")
-                yield Saved(step, place)
+                place.check()
+                flush_log(log)
+                saved = save(run, folder, progress)
+                tell(f"step {step}: saved {saved}")
+                yield Saved(step, saved)
                 saved_step = step
-            if out_of_patience:
-                why = "patience"
-                break
-            if stopping and step < plan.steps:
+            if stopping and _ending(run, progress) is None:
                 why = "interrupted"
                 break
     finally:
         log.close()
         run.kept.forget()
+    place.check()
     if saved_step != progress.step:
         save(run, folder, progress)
     tell(f"{why} after step {progress.step}; best step {progress.best_step}, score {progress.best_score}")
@@ -130,6 +157,22 @@ def train(
         return
     results = _finish(run, folder, progress, why)
     yield Finished(progress.step, progress.best_step, progress.best_score, results, progress.seconds, why, folder)
+
+
+def _ending(run: TrainingRun, progress: Progress) -> str | None:
+    """Return why a run is over after its last step, None where a step is left."""
+    patience = run.config.training.patience
+    if patience is not None and progress.evaluations_without_better >= patience:
+        return "patience"
+    return "finished" if progress.step >= run.plan.steps else None
+
+
+def end_of_complete(place: RunFolder) -> Finished:
+    """Return the end of a run that had ended before, from its results."""
+    results = read_results(place.path)
+    return Finished(
+        results.steps or 0, results.selected_step, results.score, results.tasks, results.seconds or 0.0, "unchanged", place.path
+    )  # fmt: skip
 
 
 def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
@@ -165,18 +208,17 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
 
 
 def _predict_dev(run: TrainingRun, features: Mapping[int, Features]) -> dict[str, Predicted]:
-    predictions = {}
+    found = {}
     for name, tokenized in run.dev.items():
         task = run.model.names.index(name)
-        predictions[name] = predict_rows(run.model, task, tokenized, run.device, run.autocast, features.get(task))
-    return predictions
+        found[name] = predict_rows(run.model, task, tokenized, run.device, run.autocast, features.get(task))
+    return found
 
 
 def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
     """Write encoder/, heads.safetensors and run.json from the current weights."""
     config = run.config
     facts: dict[str, Any] = {
-        "mtlcli": __version__,
         "step": progress.step,
         "steps": run.plan.steps,
         "score": progress.best_score,
@@ -213,16 +255,17 @@ def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dic
         split = run.tasks[index].splits["dev"]
         results[name] = {"dev": measure(run.metrics[name], predicted.rows, split.gold, 1000)}
         write_predictions(
-            folder / "predictions" / f"{name}.dev.jsonl",
+            predictions_path(folder, name, "dev"),
             run.facts[index].target,
             predicted.rows,
             split.lines.tolist(),
             split.gold,
         )
-    summary = {
-        "why": why, "steps": progress.step, "selected_step": ended.step, "select_by": run.config.training.select_by,
-        "score": progress.best_score, "seconds": round(progress.seconds, 1), "skipped_steps": progress.skipped,
-        "tasks": plain_results(results),
-    }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_results(
+        folder,
+        Results(
+            results, why, progress.step, ended.step, run.config.training.select_by, progress.best_score,
+            round(progress.seconds, 1), progress.skipped,
+        ),
+    )  # fmt: skip
     return results

@@ -12,58 +12,8 @@ from mtlcli.data.batches import TaskBatches
 from mtlcli.data.splits import LoadedTask, overlap
 from mtlcli.registry import plugin_call, require
 from mtlcli.regularizers.base import Regularizer
+from mtlcli.runs.plan import Plan, TaskPlan
 from mtlcli.schedulers.base import Position, Scheduler, stage_at, visits_at
-
-
-@dataclass(frozen=True)
-class TaskPlan:
-    """One task of the plan.
-
-    `batches_per_step` are its micro-batches in one step, averaged over the run; `share` is its part of all micro-batches,
-    `passes` the number of times its rows are seen, and `truncated` the number of texts longer than max_length.
-    """
-
-    name: str
-    rows: int
-    dev_rows: int
-    batch_size: int
-    batches_per_step: float
-    share: float
-    passes: float
-    truncated: int
-    texts: int
-    encoding: str
-    head: str
-    parameters: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The run before step 1.
-
-    `epoch_ends` are the steps after which each epoch ends. `rows_buffer_bytes` is the size of the gradient rows, 0 if they are
-    not needed. `forward_passes` and `backward_passes` are those that regularizers add to each batch. `batches_per_step` is the
-    mean number of micro-batches over all tasks, None if the scheduler chooses rows. `notes` inform; `warnings` name what is
-    probably a mistake.
-    """
-
-    tasks: tuple[TaskPlan, ...]
-    steps: int
-    steps_per_epoch: int
-    epoch_ends: tuple[int, ...]
-    scheduler: str
-    balancer: str
-    encoder: str
-    encoder_parameters: int
-    device: str
-    precision: str
-    rows_buffer_bytes: int
-    forward_passes: float
-    backward_passes: float
-    first_step: int
-    batches_per_step: float | None
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...]
 
 
 def visits_by_stage(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoch: int) -> dict[int, list[int]]:

@@ -5,9 +5,10 @@ is quick and finds most mistakes, and then trained, which yields events; nothing
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from mtlcli.config.changes import check_unchanged, differences
 from mtlcli.config.layers import Layer
@@ -16,9 +17,10 @@ from mtlcli.data.tokens import cache_folder
 from mtlcli.errors import MtlError
 from mtlcli.runs.checkpoint import Checkpoint
 from mtlcli.runs.configuration import ConfigSource, layers_of, resolve_run, stored_config
-from mtlcli.runs.folder import is_finished, open_folder, stored_layer
+from mtlcli.runs.folder import RunFolder, claim, claim_new, inspect_folder, is_free
+from mtlcli.runs.names import ENCODER
 from mtlcli.training.events import Event, Notice, Ready
-from mtlcli.training.loop import train
+from mtlcli.training.loop import end_of_complete, train
 from mtlcli.training.setup import TrainingRun, set_up
 
 Configure = Callable[[Layer | None, Layer | None], Config]
@@ -30,14 +32,16 @@ class OpenedRun:
     """A run whose folder was inspected and whose configuration is known; nothing is written yet.
 
     `checkpoint` is the one to resume from, `notes` say what differs from the stored configuration, and `is_complete` is True for a
-    finished run with an unchanged configuration.
+    finished run with an unchanged configuration. `use` says how `run_training` claims the folder: by `name` it takes a free one
+    of that name.
     """
 
     folder: Path
     config: Config
-    checkpoint: Checkpoint | None
-    notes: tuple[str, ...]
-    is_complete: bool
+    checkpoint: Checkpoint | None = None
+    notes: tuple[str, ...] = ()
+    is_complete: bool = False
+    use: Literal["new", "name", "resume", "overwrite"] = "new"
 
     @property
     def first_step(self) -> int:
@@ -78,11 +82,16 @@ def open_training(
         if resume:
             raise MtlError("--resume: name the folder of the run with --output")
         config = configure(None, None)
-        return OpenedRun(default_folder(config), config, None, (), False)
-    checkpoint, stored = _inspect(output, resume=resume, overwrite=overwrite)
-    was_finished = resume and is_finished(output)
-    if stored is None or (checkpoint is None and not was_finished):  # nothing was learned that could contradict
-        return OpenedRun(output, configure(stored or base, None), checkpoint, (), False)
+        return OpenedRun(default_folder(config), config, use="name")
+    state = inspect_folder(output, resume=resume, overwrite=overwrite)
+    stored, checkpoint = state.stored, state.checkpoint
+    use: Literal["new", "resume", "overwrite"] = "resume" if resume else "overwrite" if overwrite else "new"
+    if stored is None or (checkpoint is None and not state.is_complete):  # nothing was learned that could contradict
+        try:
+            config = configure(stored or base, None)
+        except MtlError as error:  # perhaps for lack of the configuration that the folder has lost
+            raise MtlError(*state.warnings, *error.lines) from error
+        return OpenedRun(output, config, checkpoint, use=use)
     config = configure(stored, stored)
     changes = check_unchanged(stored_config(stored, output), config)
     if changes and checkpoint is None:
@@ -90,30 +99,30 @@ def open_training(
             *changes,
             f"{output}: is finished and has no checkpoint to resume from; keep it as it is, or train again with --overwrite",
         )
-    return OpenedRun(output, config, checkpoint, tuple(changes), was_finished and not changes)
+    return OpenedRun(output, config, checkpoint, tuple(changes), state.is_complete and not changes, use)
 
 
 def open_or_restart(config: Config, output: Path) -> OpenedRun:
     """Open a run of exactly this configuration: resume the one in the folder, or start again where it differs or is damaged."""
     try:
-        checkpoint, stored = _inspect(output, resume=True)
-    except MtlError:  # no checkpoint is whole
-        _inspect(output, overwrite=True)
-        return OpenedRun(output, config, None, (), False)
+        state = inspect_folder(output, resume=True, overwrite=False)
+    except MtlError:  # no checkpoint is undamaged
+        return OpenedRun(output, config, use="overwrite")
     # A stored configuration that no longer resolves, such as one that names a removed plugin, is compared as it is written.
-    if stored is None or differences(stored.values, config.plain()):
-        checkpoint = None
-    return OpenedRun(output, config, checkpoint, (), False)
+    if state.stored is None or differences(state.stored.values, config.plain()):
+        return OpenedRun(output, config, use="new" if is_free(output) else "overwrite")
+    return OpenedRun(output, config, state.checkpoint, (), state.is_complete, "resume")
 
 
-def _inspect(folder: Path, *, resume: bool = False, overwrite: bool = False) -> tuple[Checkpoint | None, Layer | None]:
-    """Return the checkpoint to resume from and the stored configuration; None for what a new run does not have.
+def claim_run(opened: OpenedRun) -> RunFolder:
+    """Claim the folder of an opened run for this process.
 
     Raises:
-        MtlError: the folder cannot be used this way.
+        MtlError: the folder cannot be written, or another process uses it.
     """
-    checkpoint = open_folder(folder, resume=resume, overwrite=overwrite)
-    return checkpoint, stored_layer(folder) if resume else None
+    if opened.use == "name":
+        return claim_new(opened.folder)
+    return claim(opened.folder, resume=opened.use == "resume", overwrite=opened.use == "overwrite")
 
 
 def set_up_run(opened: OpenedRun, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True) -> TrainingRun:
@@ -122,7 +131,7 @@ def set_up_run(opened: OpenedRun, tell: Callable[[str], None] = lambda _: None, 
     Raises:
         MtlError: everything that is wrong with data, encoder or methods.
     """
-    encoder = None if opened.checkpoint is None else opened.checkpoint.folder / "encoder"
+    encoder = None if opened.checkpoint is None else opened.checkpoint.folder / ENCODER
     return set_up(
         opened.config, encoder_from=encoder, cache=cache_folder() if cache else None, first_step=opened.first_step, tell=tell
     )  # fmt: skip
@@ -131,20 +140,24 @@ def set_up_run(opened: OpenedRun, tell: Callable[[str], None] = lambda _: None, 
 def run_training(
     opened: OpenedRun, *, command: str = "", stop: Callable[[], bool] = lambda: False,
     tell: Callable[[str], None] = lambda _: None,
-) -> Iterator[Event]:  # fmt: skip
+) -> Generator[Event, None, None]:  # fmt: skip
     """Train an opened run, yielding what happens: notes, `Ready` before anything is written, then the events of the loop.
 
     Raises:
         MtlError: everything that a user can fix, from the data to a loss that is not finite.
     """
-    for note in opened.notes:
-        yield Notice(f"note: {note}")
-    if opened.is_complete and opened.checkpoint is None:
-        yield Notice(f"{opened.folder}: is finished; nothing is left to train")
-        return
-    run = set_up_run(opened, tell)
-    yield Ready(run.plan, opened.folder)
-    yield from train(run, opened.folder, command=command, resume_from=opened.checkpoint, stop=stop)
+    with claim_run(opened) as folder:
+        for line in folder.warnings:
+            yield Notice(line, is_warning=True)
+        for note in opened.notes:
+            yield Notice(f"note: {note}")
+        if opened.is_complete and folder.is_complete:
+            yield end_of_complete(folder)
+            return
+        # Another process may have saved a later checkpoint since the folder was inspected.
+        run = set_up_run(replace(opened, checkpoint=folder.checkpoint), tell)
+        yield Ready(run.plan, folder.path)
+        yield from train(run, folder, command=command, stop=stop)
 
 
 def with_seed(configure: Configure, seed: int) -> Configure:

@@ -1,14 +1,17 @@
 """One configuration, one run for each seed, in a folder that groups them."""
 
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mtlcli.errors import MtlError
-from mtlcli.runs.folder import is_finished, stored_layer
+from mtlcli.errors import MtlError, one_of
+from mtlcli.files import remove_abandoned
+from mtlcli.runs.folder import claim, free_name, lock_new, stored_layer, takeover
+from mtlcli.runs.lock import lock_folder
+from mtlcli.runs.results import is_finished
 from mtlcli.runs.seeds import Group, open_group, parse_seeds, write_group
-from mtlcli.training.events import Event, Ready
+from mtlcli.training.events import Event, Notice, Ready
 from mtlcli.training.plan import Plan
 from mtlcli.training.run import Configure, OpenedRun, default_folder, open_training, run_training, with_seed
 
@@ -52,11 +55,14 @@ SeedEvent = SeedStarted | SeedSkipped | SeedsStopped | SeedsFinished | Event
 
 @dataclass(frozen=True)
 class OpenedGroup:
-    """A group of runs whose folders were inspected. `replaced` is the group that --overwrite removes."""
+    """A group of runs whose folders were inspected. `replaced` is the group that --overwrite removes; `resume` says whether the
+    group may be in the folder already, and `by_name` that any free folder of that name will do."""
 
     group: Group
     runs: tuple[OpenedRun, ...]
     replaced: Group | None
+    resume: bool = False
+    by_name: bool = False
 
 
 def open_seeds(
@@ -74,10 +80,11 @@ def open_seeds(
         MtlError: the seeds are no list of numbers, a folder cannot be used this way, or a configuration is wrong or changed.
     """
     wanted = parse_seeds(seeds) if seeds is not None else ()
+    by_name = output is None
     if output is None:
         if resume:
             raise MtlError("--resume: name the folder of the runs with --output")
-        output = default_folder(configure(None, None))
+        output = free_name(default_folder(configure(None, None)))
     group, before = open_group(output, wanted, resume=resume, overwrite=overwrite)
     stored = [layer for run in group.runs if (layer := stored_layer(run)) is not None] if resume else []
     runs = tuple(
@@ -86,7 +93,7 @@ def open_seeds(
         )
         for seed in group.seeds
     )  # fmt: skip
-    return OpenedGroup(group, runs, before if overwrite else None)
+    return OpenedGroup(group, runs, before if overwrite else None, resume, by_name)
 
 
 def train_seeds(
@@ -94,23 +101,56 @@ def train_seeds(
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[SeedEvent]:  # fmt: skip
     """Train the runs that are not finished, one after the other, yielding what happens."""
+    group = opened.group
+    with lock_new(group.folder) if opened.by_name else lock_folder(group.folder) as lock:
+        remove_abandoned(lock.folder)
+        for line in takeover(lock):
+            yield Notice(line, is_warning=True)
+        # Another process may have made a group here since the folder was inspected.
+        open_group(lock.folder, group.seeds, resume=opened.resume, overwrite=opened.replaced is not None)
+        yield from _train_group(replace(opened, group=Group(lock.folder, group.seeds)), command, stop, tell)
+
+
+def _train_group(
+    opened: OpenedGroup, command: str, stop: Callable[[], bool], tell: Callable[[str], None]
+) -> Iterator[SeedEvent]:
     group, has_started = opened.group, False
     for number, (seed, run) in enumerate(zip(group.seeds, opened.runs, strict=True), start=1):
+        folder = group.run(seed)
         if run.is_complete:
-            yield SeedSkipped(seed, run.folder)
+            yield SeedSkipped(seed, folder)
             continue
-        for event in run_training(run, command=command, stop=stop, tell=tell):
+        for event in run_training(replace(run, folder=folder), command=command, stop=stop, tell=tell):
             yield event
             if isinstance(event, Ready):
                 # Nothing is written or removed before the first run can begin.
                 if not has_started:
-                    for folder in opened.replaced.runs if opened.replaced is not None else ():
-                        shutil.rmtree(folder, ignore_errors=True)
+                    for other in opened.replaced.runs if opened.replaced is not None else ():
+                        if other != folder:
+                            yield from _remove(other)
                     write_group(group)
                     has_started = True
-                yield SeedStarted(seed, number, len(group.seeds), run.folder, event.plan)
+                yield SeedStarted(seed, number, len(group.seeds), folder, event.plan)
         if stop():
-            yield SeedsStopped(seed, is_finished(run.folder))
+            yield SeedsStopped(seed, is_finished(folder))
             return
     write_group(group)
     yield SeedsFinished(group)
+
+
+def _remove(folder: Path) -> Iterator[Notice]:
+    """Remove a run that is replaced, and its folder unless somebody put something else there."""
+    if not folder.is_dir():
+        return
+    try:
+        with claim(folder, overwrite=True) as claimed:
+            left = claimed.clear()
+    except MtlError as error:
+        for line in error.lines:
+            yield Notice(line, is_warning=True)
+        return
+    if left:
+        yield Notice(f"{folder}: left in place, for no run wrote it: {one_of(left)}")
+        return
+    with suppress(OSError):  # such as of a mount point
+        folder.rmdir()

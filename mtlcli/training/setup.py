@@ -5,7 +5,6 @@ written.
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from mtlcli.encoders.load import LoadedEncoder, check_length, check_padding, enc
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.measure import Selection, chosen_metrics, make_metrics, make_selection
 from mtlcli.facts import RunFacts, TaskFacts
+from mtlcli.files import scratch_folder
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.heads.base import Composition
 from mtlcli.metrics.base import Metric
@@ -34,6 +34,7 @@ from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.plugin import Plugin, SetupContext
 from mtlcli.registry import plugin_call
 from mtlcli.regularizers.base import Regularizer
+from mtlcli.runs.names import ENCODER
 from mtlcli.schedulers.base import Scheduler, fewest_and_most
 from mtlcli.training.compatibility import check_combination, composition_of
 from mtlcli.training.engine import StepEngine, blocks
@@ -130,13 +131,13 @@ def set_up(
     gradient_regularizer: GradientRegularizer | None = None if choice is None else choice.make(run)
     regularizers: tuple[Regularizer, ...] = tuple(choice.make(run) for choice in config.regularizers)
     origin = open_origin(Path(config.init)) if config.init is not None and encoder_from is None else None
-    with tempfile.TemporaryDirectory(prefix="mtl-") as scratch:
+    with scratch_folder() as scratch:
         if origin is not None:
-            encoder = load_encoder(origin.folder / "encoder")
+            encoder = load_encoder(origin.folder / ENCODER)
         elif encoder_from is None:
             folder = encoder_folder(
                 config.encoder,
-                EncoderFacts(lambda: _all_texts(tasks), Path(scratch), config.training.seed, config.encoder.max_length),
+                EncoderFacts(lambda: _all_texts(tasks), scratch, config.training.seed, config.encoder.max_length),
             )
             encoder = load_encoder(folder)
         else:

@@ -1,8 +1,9 @@
-"""Where a run is: what a checkpoint holds besides tensors, and the best one so far."""
+"""The state of a run: its progress, saved with all tensors in a checkpoint, and restored from it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from mtlcli import __version__
 from mtlcli.errors import MtlError
 from mtlcli.runs import checkpoint
 from mtlcli.runs.checkpoint import Checkpoint
+from mtlcli.runs.names import CHECKPOINTS, ENCODER
 from mtlcli.runs.saved_model import save_tokenizer_and_config
 from mtlcli.training.optimizer import Plateau
 from mtlcli.training.rng import random_state, restore_random_state
@@ -19,7 +21,7 @@ from mtlcli.training.setup import TrainingRun
 
 @dataclass
 class Progress:
-    """What a checkpoint holds besides tensors: where the run is and what it has seen."""
+    """The values of a checkpoint besides tensors: the step and the evaluations so far."""
 
     step: int = 0
     cursors: list[int] = field(default_factory=list)
@@ -35,8 +37,8 @@ class Progress:
 
 
 def best_checkpoint(folder: Path, step: int) -> Checkpoint:
-    """The best checkpoint of the run. Raises MtlError where it is damaged."""
-    place = folder / "checkpoints" / f"step-{step}"
+    """Return the best checkpoint of the run. Raise MtlError where it is damaged."""
+    place = folder / CHECKPOINTS / f"step-{step}"
     problem = checkpoint.damage(place)
     if problem is not None:
         raise MtlError(f"{place}: the best checkpoint is damaged: {problem}")
@@ -44,7 +46,7 @@ def best_checkpoint(folder: Path, step: int) -> Checkpoint:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimizer remembers, as flat tensors `index.name`; its groups are made anew from the configuration."""
+    """Return an optimizer's state as flat tensors `index.name`; its groups are built from the configuration."""
     return {
         f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
         for index, state in optimizer.state_dict()["state"].items()
@@ -53,7 +55,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` took."""
+    """Restore the state that `optimizer_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
@@ -62,43 +64,91 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def save(run: TrainingRun, folder: Path, progress: Progress) -> Path:
+    """Write a checkpoint of everything that a run needs to resume, remove those no longer needed, and return its folder.
+
+    Raises:
+        MtlError: it cannot be written.
+    """
     parts: dict[str, Mapping[str, torch.Tensor]] = {
         "model": run.model.state_dict(),
         "optimizer": optimizer_tensors(run.optimizer),
         "random": random_state(),
         "plugins": {
-            f"{name}/{key}": value for name, one in run.plugins().items() for key, value in one.state_dict().items()
+            f"{name}/{key}": value
+            for name, plugin in run.plugins().items()
+            for key, value in plugin.state_dict().items()
         },
     }
-    state = {"mtlcli": __version__, "progress": asdict(progress), "content": run.content()}
+    state = {
+        "mtlcli": __version__, "progress": asdict(progress), "content": run.content(), "config": run.config.plain(),
+    }  # fmt: skip
     place = checkpoint.save(
-        folder / "checkpoints", progress.step, parts, state,
-        lambda scratch: save_tokenizer_and_config(run.encoder, scratch / "encoder"),
+        folder / CHECKPOINTS, progress.step, parts, state,
+        lambda scratch: save_tokenizer_and_config(run.encoder, scratch / ENCODER),
     )  # fmt: skip
-    checkpoint.prune(folder / "checkpoints", run.config.training.keep_last, progress.best_step)
+    prune(run, folder, progress)
     return place
 
 
-def restore(run: TrainingRun, found: Checkpoint) -> Progress:
-    """Puts everything where it was. Raises MtlError when the rows are not those the checkpoint was trained on."""
-    state = found.state()
-    now = run.content()
-    changed = [name for name, content in state["content"].items() if now.get(name) != content]
-    if changed or set(now) != set(state["content"]):
-        names = ", ".join(sorted(set(changed) | (set(now) ^ set(state["content"]))))
+def prune(run: TrainingRun, folder: Path, progress: Progress) -> None:
+    """Remove the checkpoints that are no longer needed: all but the newest, the best one, and the best one of each that stays."""
+    place, keep_last = folder / CHECKPOINTS, run.config.training.keep_last
+    keep = {progress.best_step} if progress.best_step is not None else set()
+    for step in (
+        [step for step in checkpoint.steps(place) if step < progress.step][1 - keep_last :] if keep_last > 1 else ()
+    ):
+        # If the newest is damaged, an older one is resumed, and may end with a best one from before it.
+        best = best_step_of(Checkpoint(place / f"step-{step}", step))
+        keep |= {best} if best is not None else set()
+    checkpoint.prune(place, progress.step, keep_last, keep)
+
+
+def best_step_of(saved: Checkpoint) -> int | None:
+    """Return the step of the best checkpoint at the time when one was saved; None where there was none or it is not readable."""
+    try:
+        best = saved.state()["progress"]["best_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return best if isinstance(best, int) else None
+
+
+def restore(run: TrainingRun, saved: Checkpoint) -> Progress:
+    """Restore a run to the state of a checkpoint.
+
+    Raises:
+        MtlError: the rows are not those the checkpoint was trained on, or another version wrote it.
+    """
+    state = saved.state()
+    try:
+        _must_be_same_rows(run, saved, state["content"])
+        return _restore(run, saved, state["progress"])
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if state.get("mtlcli") == __version__:  # a bug, which keeps its traceback
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise saved.unreadable(reason) from error
+
+
+def _must_be_same_rows(run: TrainingRun, saved: Checkpoint, content: Mapping[str, str]) -> None:
+    rows = run.content()
+    changed = sorted(name for name in {*rows, *content} if rows.get(name) != content.get(name))
+    if changed:
         raise MtlError(
-            f"{found.folder}: the rows of {names} are not those this run was trained on; give the old files or --overwrite"
+            f"{saved.folder}: the rows of {', '.join(changed)} are not those this run was trained on; give the old files or "
+            "--overwrite"
         )
-    run.model.load_state_dict(found.tensors("model"))
-    restore_optimizer(run.optimizer, found.tensors("optimizer"))
-    plugins = found.tensors("plugins")
+
+
+def _restore(run: TrainingRun, saved: Checkpoint, values: Mapping[str, Any]) -> Progress:
+    run.model.load_state_dict(saved.tensors("model"))
+    restore_optimizer(run.optimizer, saved.tensors("optimizer"))
+    tensors = saved.tensors("plugins")
     for name, plugin in run.plugins().items():
         plugin.load_state_dict(
-            {key.removeprefix(f"{name}/"): value for key, value in plugins.items() if key.startswith(f"{name}/")}
+            {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
         )
-    values = state["progress"]
-    progress = Progress(**values | {"plateau": Plateau(**values.get("plateau", {}))})
+    progress = Progress(**{**values, "plateau": Plateau(**values["plateau"])})
     for batches, cursor in zip(run.train, progress.cursors, strict=True):
         batches.cursor = cursor
-    restore_random_state(found.tensors("random"))
+    restore_random_state(saved.tensors("random"))
     return progress

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -15,6 +13,7 @@ import torch
 from mtlcli.data.splits import LoadedTask
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
+from mtlcli.files import put, scratch_folder
 from mtlcli.inference.predictor import RunInfo, open_run
 from mtlcli.tasks.targets import Arrays, Ragged
 
@@ -89,6 +88,6 @@ def _save(taught: Arrays, place: Path) -> None:
     starts = {} if taught.starts is None else {"starts": taught.starts}
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=place.parent) as scratch:
-            np.savez(Path(scratch) / "taught.npz", allow_pickle=False, **taught.fields, **starts)
-            os.replace(Path(scratch) / "taught.npz", place)
+        with scratch_folder(place.parent) as scratch:
+            np.savez(scratch / "taught.npz", allow_pickle=False, **taught.fields, **starts)
+            put(scratch / "taught.npz", place)

@@ -11,6 +11,7 @@ from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.files import load_tensors
 from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.runs.names import HEADS
 from mtlcli.runs.record import must_be_as_written, read_record, stored_config, stored_facts
 
 
@@ -34,7 +35,7 @@ def open_origin(folder: Path) -> Origin:
     try:
         record = read_record(folder)
         must_be_as_written(folder, record)
-        tensors = load_tensors(folder / "heads.safetensors")
+        tensors = load_tensors(folder / HEADS)
     except MtlError as error:
         raise MtlError(*(f"init: {line}" for line in error.lines)) from error
     return Origin(folder, stored_config(record), stored_facts(record), tensors)

@@ -18,7 +18,7 @@ from mtlcli.config.shorthand import absolute_paths
 from mtlcli.errors import MtlError
 from mtlcli.plugin import SetupContext, StepResult
 from mtlcli.runs import checkpoint
-from mtlcli.runs.folder import open_folder
+from mtlcli.runs.folder import inspect_folder
 from mtlcli.tasks.targets import Ragged
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
@@ -182,7 +182,7 @@ def config(steps: int = 6, **balancer) -> Config:
 
 
 def run(chosen: Config, folder: Path, stop_after: int | None = None, resume: bool = False) -> None:
-    found = open_folder(folder, resume=resume, overwrite=False)
+    found = inspect_folder(folder, resume=resume, overwrite=False).checkpoint
     prepared = set_up(
         chosen, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
     )

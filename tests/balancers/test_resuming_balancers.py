@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtlcli.runs import checkpoint
-from mtlcli.runs.folder import open_folder
+from mtlcli.runs.folder import inspect_folder
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.setup import set_up
@@ -20,7 +20,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def go(files: Path, folder: Path, choice: dict, stop_after: int | None = None) -> list[dict[str, float]]:
     """Runs, or goes on with, three epochs of four steps -> the weights of every step."""
-    found = open_folder(folder, resume=True, overwrite=False)
+    found = inspect_folder(folder, resume=True, overwrite=False).checkpoint
     prepared = set_up(
         small_config(files, balancer=choice),
         encoder_from=found.folder / "encoder" if found else None,

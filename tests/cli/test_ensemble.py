@@ -88,7 +88,7 @@ def test_a_measured_ensemble_stands_in_a_table_until_it_is_replaced(mtl, run, en
 
 def test_damaged_results_of_an_ensemble_are_written_anew(mtl, ensemble):
     (ensemble / "results.json").write_text("{")
-    assert last_error(mtl("table", ensemble)).endswith(f"damaged; write it again: mtl eval {ensemble}")
+    assert last_error(mtl("table", ensemble)).endswith(f"damaged (it is not JSON); write it again: mtl eval {ensemble}")
     assert mtl("eval", ensemble, "-q", "-t", "tone").code == 0
     assert mtl("table", ensemble).code == 0
 

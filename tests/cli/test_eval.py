@@ -160,7 +160,7 @@ def test_a_run_that_moved_or_cannot_be_written_is_measured_all_the_same(mtl, run
     (moved / "predictions").write_text("in the way")
     ended = mtl("eval", moved, "--json", "-t", "tone")
     assert results(ended)["tone"]["dev"]["accuracy"]["n"] == 30
-    assert "was not written" in ended.err
+    assert "tone.dev.jsonl: cannot be written (" in ended.err
 
 
 def test_nothing_is_found_again_by_its_name_alone(mtl, run, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sealed import edit
 from trained import copy_of
 
 LINES = b"the fine lamp\nthe poor stool pie\nthe awful ferry\n"
@@ -91,10 +92,12 @@ def test_columns_are_found_by_number_where_there_is_no_header(mtl, run, tmp_path
 
 def test_a_run_that_was_trained_without_headers_takes_no_row_for_one(mtl, run, tmp_path):
     copy = copy_of(run, tmp_path)
-    record = json.loads((copy / "run.json").read_text())
-    record["tasks"]["tone"] |= {"text": ["1"]}
-    record["tasks"]["tone"]["config"]["header"] = False
-    (copy / "run.json").write_text(json.dumps(record))
+
+    def drop_header(record):
+        record["tasks"]["tone"] |= {"text": ["1"]}
+        record["tasks"]["tone"]["config"]["header"] = False
+
+    edit(copy / "run.json", drop_header)
     (tmp_path / "rows.tsv").write_text("7\tthe fine lamp\n8\tthe pie\n")
     assert len(rows(mtl("predict", copy, tmp_path / "rows.tsv", "-t", "tone").out)) == 2
     assert len(rows(mtl("predict", copy, tmp_path / "rows.tsv", "-t", "tone", "--header").out)) == 1

@@ -64,7 +64,7 @@ def test_mean_and_spread_are_printed_and_kept(mtl, recipe):
     ]  # fmt: skip
     assert max(map(len, lines)) <= 80
     kept = json.loads(Path("group/seeds.json").read_text())
-    assert (kept["format"], kept["seeds"]) == (1, [1, 2, 3])
+    assert (kept["format"], kept["seeds"]) == (2, [1, 2, 3])
     assert kept["tasks"]["tone"]["dev"]["accuracy"]["values"] == values
     assert kept["tasks"]["tone"]["dev"]["accuracy"]["mean"] == pytest.approx(statistics.mean(values))
 
@@ -134,7 +134,7 @@ def test_overwriting_replaces_the_runs_of_before_and_nothing_else(mtl, recipe):
     mtl("train", "-c", recipe, "--seeds", "1,2", "-o", "group", "-q")
     Path("group/notes.txt").write_text("mine")
     refused = last_error(mtl("train", "-c", recipe, "--seeds", "3", "-o", "group"))
-    assert "add --resume to go on with its runs, or --overwrite to replace them" in refused
+    assert "add --resume to resume its runs, or --overwrite to replace them" in refused
     assert mtl("train", "-c", recipe, "--seeds", "3", "-o", "group", "--overwrite", "-q").code == 0
     assert sorted(path.name for path in Path("group").iterdir()) == ["notes.txt", "seed-3", "seeds.json"]
 
@@ -167,7 +167,7 @@ def test_a_group_is_no_run_and_names_its_runs(mtl, recipe, command):
     ("flags", "problem"),
     [
         (("--seeds", "1,two"), "--seeds 1,two: expected whole numbers with commas between them, such as 1,2,3"),
-        (("--seeds", "1,1"), "--seeds 1,1: a seed is named twice"),
+        (("--seeds", "1,1"), "--seeds 1,1: seed 1 is listed twice"),
         (("--seeds", "1,2", "--seed", "3"), "remove --seed and training.seed"),
         (("--seeds", "1,2", "--set", "training.seed=3"), "remove --seed and training.seed"),
         (("--seeds", "1,2", "--resume"), "--resume: name the folder of the runs with --output"),
@@ -180,4 +180,8 @@ def test_what_makes_no_sense_is_told_before_anything_is_slow(mtl, recipe, flags,
 def test_a_damaged_list_says_what_it_should_hold(mtl, recipe):
     mtl("train", "-c", recipe, "--seeds", "1", "-o", "group", "-q")
     Path("group/seeds.json").write_text("{}")
-    assert 'group/seeds.json: damaged; it holds {"format": 1, "seeds": [1, 2, 3]}' in last_error(mtl("eval", "group"))
+    error = last_error(mtl("eval", "group"))
+    assert "group/seeds.json: damaged (it is not as it was written: sha256 differs)" in error
+    assert error.endswith("write it again: mtl train --resume --seeds N,N,... --output group")
+    assert mtl("train", "--resume", "--seeds", "1", "-o", "group", "-q").code == 0
+    assert mtl("compare", "group", "group/seed-1", "--resamples", 100).code == 0

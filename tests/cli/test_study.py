@@ -87,7 +87,7 @@ def test_a_run_that_fails_is_an_error_after_the_table(mtl, recipe, tmp_path):
         ([], "METHODS: name at least one"),
         (["pcgard", "uncertainy"], 'did you mean "pcgrad"'),
         (["equal", "--seeds", "1,x"], "--seeds 1,x: expected whole numbers"),
-        (["equal", "--seeds", "2,2"], "--seeds 2,2: a seed is named twice"),
+        (["equal", "--seeds", "2,2"], "--seeds 2,2: seed 2 is listed twice"),
         (["equal", "--format", "html"], '--format: found "html"; expected text or markdown'),
         (["--table", "nowhere"], "nowhere: there is no such file"),
     ],

@@ -135,10 +135,10 @@ def test_all_that_is_not_there_is_told_at_once_with_what_to_do(mtl, two):
     code, out, err = mtl("table", two[0], *names)
     assert (code, out) == (2, "")
     assert err.splitlines() == [
-        "error: runs/begun: not finished; go on with: mtl train --resume --output runs/begun",
+        "error: runs/begun: not finished; resume with: mtl train --resume --output runs/begun",
         "error: runs/both: not measured yet: mtl eval runs/both",
-        "error: runs/empty: not a run folder (no results.json); expected what `mtl train --output` made",
-        "error: runs/damaged/results.json: damaged; write it again: mtl train --resume --output runs/damaged",
+        "error: runs/empty: not a run folder (no results.json); expected a folder that `mtl train --output` made",
+        "error: runs/damaged/results.json: damaged (it is not JSON); write it again: mtl train --resume --output runs/damaged",
         "error: runs/none: there is no such run folder",
         "error: runs/study: is a study; expected a run or a method's runs in it (its table: mtl study --table runs/study)",
     ]

@@ -5,8 +5,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from mtlcli import registry
+from mtlcli.config.schema import TaskConfig
 from mtlcli.data import tokens
-from mtlcli.data.tokens import CHUNK, TokenizedSplit, Tokenizer, cache_folder, tokenize
+from mtlcli.data.splits import load_task
+from mtlcli.data.tokens import CHUNK, TokenizedSplit, Tokenizer, cache_folder, tokenize, tokenize_split
 from mtlcli.errors import MtlError
 from words import word_tokenizer
 
@@ -245,3 +248,24 @@ def test_memory_does_not_grow_with_the_number_of_texts():
     (few, small), (many, large) = peak(1), peak(8)
     assert many == 8 * few
     assert large < 1.7 * small  # 8 bytes a text are kept, and one chunk at a time
+
+
+def test_a_file_replaced_between_its_two_readings_does_not_reach_the_cache(tmp_path):
+    path, cache = tmp_path / "train.tsv", tmp_path / "tokens"
+    first = "text\tlabel\na b\tx\nc d\ty\n"
+    path.write_text(first)
+    task = registry.load("tasks", "classification", "test")("t")
+
+    def split():
+        return load_task("t", TaskConfig(train=str(path)), task, data=None, sample=False, seed=1).splits["train"]
+
+    before = split()
+    path.write_text("text\tlabel\na b\tx\nc c\ty\n")  # as many rows, other texts
+    with pytest.raises(MtlError, match=r"train\.tsv: changed while it was being read; start again"):
+        tokenize_split(before, tokenizer(), "single", cache)
+    assert list(cache.iterdir()) == []
+    path.write_text(first)
+    right = tokenize_split(split(), tokenizer(), "single", cache)
+    again = tokenize_split(split(), tokenizer(), "single", cache)  # from the cache
+    assert listed(right.sides[0]) == listed(again.sides[0])
+    assert listed(right.sides[0])[1][1:3] == [A + 2, A + 3]

@@ -9,6 +9,7 @@ import pytest
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.compare import compare
 from mtlcli.runs.seeds import Group, write_group
+from sealed import edit
 from trained import trained
 
 
@@ -87,10 +88,12 @@ def test_every_other_run_is_compared_with_the_first(twins, tmp_path):
 
 def test_labels_are_matched_by_name_not_by_number(twins):
     """A run that was trained with the labels in another order, or with one more, says the same thing."""
-    record = json.loads((twins[0] / "run.json").read_text())
-    target = record["tasks"]["tone"]["facts"]["target"]
-    target["values"] = {label: label for label in ["unknown", *list(target["values"])[::-1]]}
-    (twins[0] / "run.json").write_text(json.dumps(record))
+
+    def relabel(record):
+        target = record["tasks"]["tone"]["facts"]["target"]
+        target["values"] = {label: label for label in ["unknown", *list(target["values"])[::-1]]}
+
+    edit(twins[0] / "run.json", relabel)
     assert only(compare(twins, resamples=100)).found.value == 0.0
 
 
@@ -135,9 +138,9 @@ def test_a_folder_with_predictions_alone_can_stand_against_a_run(twins, tmp_path
 def group(folder: Path, *edits) -> Path:
     """A group whose runs are copies of the trained one, with `tone` changed."""
     made = Group(folder, tuple(range(1, len(edits) + 1)))
-    for run, edit in zip(made.runs, edits, strict=True):
+    for run, edited in zip(made.runs, edits, strict=True):
         shutil.copytree(trained(), run)
-        change(run, "tone", edit)
+        change(run, "tone", edited)
     write_group(made)
     return folder
 
@@ -167,7 +170,7 @@ def test_a_group_with_a_run_to_go_is_refused(twins, tmp_path):
     other = group(tmp_path / "other", all_right, all_right)
     (other / "seed-2" / "results.json").unlink()
     with pytest.raises(
-        MtlError, match=rf"{other}: seed-2 not finished; go on with: mtl train --resume --output {other}"
+        MtlError, match=rf"{other}: seed-2 not finished; resume with: mtl train --resume --output {other}"
     ):
         compare([twins[0], other])
 

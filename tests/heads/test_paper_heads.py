@@ -15,7 +15,7 @@ from mtlcli.errors import MtlError
 from mtlcli.facts import RunFacts
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.runs import checkpoint
-from mtlcli.runs.folder import open_folder
+from mtlcli.runs.folder import inspect_folder
 from mtlcli.runs.saved_model import load_run
 from mtlcli.tasks.targets import Classes
 from mtlcli.training.dry_run import dry_run
@@ -50,7 +50,7 @@ def config(files: Path, changes: dict, only: tuple[str, ...] = ("tone", "same", 
 
 def finished(chosen: Config, folder: Path, stop_after: int | None = None) -> TrainingRun:
     """A run in a folder, or the rest of it; it is asked to stop after so many steps."""
-    found = open_folder(folder, resume=folder.exists(), overwrite=False)
+    found = inspect_folder(folder, resume=folder.exists(), overwrite=False).checkpoint
     prepared = set_up(
         chosen, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
     )

@@ -11,7 +11,7 @@ from mtlcli.config.schema import Config
 from mtlcli.data.batches import by_length, collate
 from mtlcli.errors import MtlError
 from mtlcli.model.frozen import compute_features, layers_read, size_of
-from mtlcli.runs.folder import open_folder
+from mtlcli.runs.folder import inspect_folder
 from mtlcli.schedulers.base import Position, Stage
 from mtlcli.schedulers.round_robin import RoundRobin
 from mtlcli.training.events import Notice, Stepped
@@ -55,7 +55,7 @@ def encoder_passes(prepared: TrainingRun) -> list[int]:
 
 def run(config: Config, folder: Path, *, stop_after: int | None = None, resume: bool = False):
     """The prepared run, its events, and after each step: how many passes of the encoder there were, whose rows are kept."""
-    found = open_folder(folder, resume=resume, overwrite=False)
+    found = inspect_folder(folder, resume=resume, overwrite=False).checkpoint
     prepared = set_up(config, encoder_from=found.folder / "encoder" if found else None)
     count, events, passes, kept = encoder_passes(prepared), [], [], []
     for event in train(prepared, folder, resume_from=found, stop=lambda: len(passes) == stop_after):

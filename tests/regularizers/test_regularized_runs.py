@@ -11,7 +11,7 @@ import torch
 from mtlcli import registry
 from mtlcli.config.schema import Config
 from mtlcli.runs import checkpoint
-from mtlcli.runs.folder import open_folder
+from mtlcli.runs.folder import inspect_folder
 from mtlcli.training.engine import TaskLoss
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
@@ -52,7 +52,7 @@ def config(files: Path, choice: dict, **sections) -> Config:
 
 
 def run(chosen: Config, folder: Path, stop_after: int | None = None, resume: bool = False) -> None:
-    found = open_folder(folder, resume=resume, overwrite=False)
+    found = inspect_folder(folder, resume=resume, overwrite=False).checkpoint
     prepared = set_up(
         chosen, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
     )

@@ -14,6 +14,7 @@ from mtlcli.report import sections as contents
 from mtlcli.report.embeddings import clouds, project
 from mtlcli.training.loop import train
 from mtlcli.training.setup import set_up
+from sealed import edit
 from small import small_config, write_files
 
 
@@ -131,10 +132,12 @@ def test_without_its_data_a_run_is_still_reported(run, tmp_path, mtl):
 
     other = tmp_path / "moved"
     shutil.copytree(run, other)
-    record = json.loads((other / "run.json").read_text())
-    for task in record["config"]["tasks"].values():
-        task["train"] = "/nowhere/train.tsv"
-    (other / "run.json").write_text(json.dumps(record))
+
+    def lose_data(record):
+        for task in record["config"]["tasks"].values():
+            task["train"] = "/nowhere/train.tsv"
+
+    edit(other / "run.json", lose_data)
     done = mtl("report", other, "--output", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
     assert f"{other}: drawing encodings" in done.stderr.splitlines()[0]

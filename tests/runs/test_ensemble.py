@@ -13,9 +13,11 @@ from mtlcli.data.readers import FileSource
 from mtlcli.errors import MtlError
 from mtlcli.inference.predict import find_readings, predict
 from mtlcli.inference.predictor import open_run
-from mtlcli.runs.ensemble import FILE, check_place, choose, read, write
+from mtlcli.runs.ensemble import check_place, choose, read, write
+from mtlcli.runs.names import ENSEMBLE as FILE
 from mtlcli.runs.seeds import Group, write_group
 from mtlcli.tasks.targets import Arrays, Classes, Ragged, Score, Target
+from sealed import edit
 from trained import other, sentence, trained
 
 CPU = torch.device("cpu")
@@ -82,12 +84,6 @@ def test_labels_are_matched_by_name():
 def runs(tmp_path) -> tuple[Path, Path]:
     """Copies of both runs in one folder, which may be damaged."""
     return shutil.copytree(trained(), tmp_path / "a"), shutil.copytree(other(), tmp_path / "b")
-
-
-def edit(path: Path, change) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def on_dev(run: Path, task: str, metric: str, value: float, n: int = 30) -> None:
@@ -174,7 +170,7 @@ def test_a_group_of_seeds_stands_for_its_runs(tmp_path):
     assert [run.folder for run in choose([alone, group.folder], {}).runs] == [alone, *group.runs]
     shutil.rmtree(group.run(2))
     assert errors([group.folder, alone], {}) == (
-        f"{group.folder}: seed-2 not finished; go on with: mtl train --resume --output {group.folder}",
+        f"{group.folder}: seed-2 not finished; resume with: mtl train --resume --output {group.folder}",
     )
 
 
@@ -293,14 +289,14 @@ def test_what_is_not_asked_for_is_not_loaded(ensemble, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.write_text("{"), "damaged (JSONDecodeError"),
-        (lambda path: path.write_text("[]"), "damaged (TypeError"),
-        (lambda path: edit(path, lambda content: content.pop("runs")), "damaged (KeyError: 'runs')"),
+        (lambda path: path.write_text("{"), "damaged (it is not JSON)"),
+        (lambda path: path.write_text("[]"), "damaged (found list, expected an object)"),
+        (lambda path: edit(path, lambda content: content.pop("runs")), "(KeyError: 'runs')"),
         (lambda path: edit(path, lambda content: content.update(tasks={})), "a task without members"),
         (lambda path: edit(path, lambda content: content["tasks"]["tone"].update(members={})), "a task without members"),
         (lambda path: edit(path, lambda content: content["tasks"]["tone"].update(members={"../c": 1})), "'../c' is not in"),
         (lambda path: edit(path, lambda content: content["tasks"]["stars"]["members"].update({"../b": 1})), "has no task"),
-        (lambda path: edit(path, lambda content: content.update(format=2, mtlcli="9.0")), "another mtlcli (9.0)"),
+        (lambda path: edit(path, lambda content: content.update(format=99, mtlcli="9.0")), "format 99 was written by mtlcli 9.0"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_one_line(ensemble, change, message):

@@ -12,6 +12,7 @@ from mtlcli.errors import MtlError
 from mtlcli.model.build import join_state, split_state
 from mtlcli.runs.record import read_record
 from mtlcli.runs.saved_model import load_run
+from sealed import edit as edit_sealed
 from trained import copy_of, trained
 
 
@@ -22,10 +23,8 @@ def run(tmp_path) -> Path:
 
 
 def edit(run: Path, change) -> None:
-    """Changes run.json."""
-    record = json.loads((run / "run.json").read_text())
-    change(record)
-    (run / "run.json").write_text(json.dumps(record))
+    """Changes run.json as its writer would."""
+    edit_sealed(run / "run.json", change)
 
 
 def flip(path: Path) -> None:
@@ -114,7 +113,7 @@ def test_files_that_others_put_beside_ours_do_not_matter(run):
 
 def test_a_folder_without_run_json_is_told_apart_from_a_run_that_has_not_finished(run, tmp_path):
     (run / "run.json").unlink()
-    assert error(run) == f"{run}: this run has saved no model yet; go on with: mtl train --resume --output {run}"
+    assert error(run) == f"{run}: this run has saved no model yet; resume it with: mtl train --resume --output {run}"
     (tmp_path / "empty").mkdir()
     assert "not a run folder (no run.json)" in error(tmp_path / "empty")
     (tmp_path / "empty" / "ensemble.json").touch()
@@ -148,7 +147,13 @@ def test_a_damaged_run_json_is_one_line(run, damage):
 
 def test_another_format_names_the_version_that_wrote_it(run):
     edit(run, lambda record: record.update(format=99, mtlcli="9.0"))
-    assert "format 99 was written by another mtlcli (9.0)" in error(run)
+    assert "format 99 was written by mtlcli 9.0; this is mtlcli " in error(run)
+
+
+def test_keys_of_a_newer_version_are_no_damage(run):
+    edit(run, lambda record: record.update(mtlcli="9.0") or record["config"]["training"].update(new_key=1))
+    assert f"{run}/run.json: was written by mtlcli 9.0 and cannot be read by this mtlcli" in error(run)
+    assert "training.new_key" in error(run)
 
 
 @pytest.mark.parametrize(

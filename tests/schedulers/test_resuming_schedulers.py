@@ -11,7 +11,7 @@ from mtlcli.config.resolve import resolve
 from mtlcli.config.schema import Config
 from mtlcli.plugin import ProbeResult
 from mtlcli.runs import checkpoint
-from mtlcli.runs.folder import open_folder
+from mtlcli.runs.folder import inspect_folder
 from mtlcli.training.events import Evaluated, Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.setup import TrainingRun, set_up
@@ -49,7 +49,7 @@ def config(files: Path, name: str, **training) -> Config:
 
 def run(config: Config, folder: Path, stop_after: int | None = None, resume: bool = False) -> tuple[TrainingRun, list]:
     """A run and its events; it is asked to stop after a step."""
-    found = open_folder(folder, resume=resume, overwrite=False)
+    found = inspect_folder(folder, resume=resume, overwrite=False).checkpoint
     prepared = set_up(
         config, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
     )

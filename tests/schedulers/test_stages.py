@@ -8,7 +8,7 @@ import torch
 import toy
 from mtlcli.errors import MtlError
 from mtlcli.plugin import EvaluationResult, ProbeResult, StepResult
-from mtlcli.runs.folder import open_folder
+from mtlcli.runs.folder import inspect_folder
 from mtlcli.schedulers.base import Position
 from mtlcli.schedulers.stages import Stages
 from mtlcli.training.events import Evaluated, Stepped
@@ -142,7 +142,7 @@ def test_a_staged_run_resumes_bit_by_bit_before_at_and_after_the_change(files, t
         return done == stop_after
 
     list(train(set_up(staged(files)), tmp_path / "broken", stop=stop))
-    found = open_folder(tmp_path / "broken", resume=True, overwrite=False)
+    found = inspect_folder(tmp_path / "broken", resume=True, overwrite=False).checkpoint
     assert found is not None
     assert found.step == stop_after
     list(train(set_up(staged(files)), tmp_path / "broken", resume_from=found))

@@ -26,6 +26,7 @@ from mtlcli.studies.results import (
 )
 from mtlcli.studies.run import Interrupted, RunEnded, RunStarted, open_study, run_study
 from mtlcli.training.events import Stepped
+from sealed import edit
 from small import small_config, write_files
 
 TASKS = {"tone": TaskMetric("accuracy", True), "error": TaskMetric("mean-squared-error", False)}
@@ -136,11 +137,13 @@ def test_a_file_that_is_no_study_is_refused(tmp_path):
     for text in ("{", "[]", "{}", '{"format": 99}', '{"format": 1, "mtlcli": "0"}'):
         (tmp_path / "study.json").write_text(text)
         assert str(tmp_path / "study.json") in error(read_study, tmp_path)
-    write_study(study_of(record("m", 1, 0.5, 1.0)), tmp_path / "study.json")
-    text = (tmp_path / "study.json").read_text()
-    (tmp_path / "study.json").write_text(text.replace('"accuracy": 0.5', '"accuracy": "good"'))
+    write_study(study_of(record("m", 1, 0.5, 1.0)), tmp_path)
+    edit(tmp_path / "study.json", lambda content: content["records"][0]["metrics"]["tone"].update(accuracy="good"))
     message = error(read_study, tmp_path)
-    assert "damaged: records.0.metrics.tone.accuracy: input should be a valid number" in message
+    assert "records.0.metrics.tone.accuracy: Input should be a valid number" in message
+    (tmp_path / "study.json").write_text((tmp_path / "study.json").read_text().replace("good", "bad"))
+    message = error(read_study, tmp_path)
+    assert "damaged (it is not as it was written: sha256 differs)" in message
     assert "mtl study --overwrite" in message
 
 
@@ -378,7 +381,7 @@ def test_a_folder_with_another_recipe_or_of_something_else_is_refused(files, tmp
     message = error(open_study, planned(fewer, "equal", seeds=(1,), trials=0, single_task=False), tmp_path / "s")
     assert "was made with another tasks.near ({" in message and ", now none)" in message
     open_study(other, tmp_path / "s", overwrite=True)
-    assert not (tmp_path / "s").exists()
+    assert list((tmp_path / "s").iterdir()) == []
     assert "is not the folder of a study" in error(open_study, plan, files)
     assert "is not the folder of a study" in error(open_study, plan, files, overwrite=True)
 
@@ -388,9 +391,7 @@ def test_a_study_of_an_mtlcli_that_knew_fewer_keys_goes_on(files, tmp_path):
         return planned(small_config(files, training={"steps": 2}), "equal", seeds=(1,), trials=0, single_task=False)
 
     list(run_study(plan(), tmp_path / "s"))
-    found = json.loads((tmp_path / "s" / "study.json").read_text())
-    del found["base"]["optimizer"]["beta2"]
-    (tmp_path / "s" / "study.json").write_text(json.dumps(found))
+    edit(tmp_path / "s" / "study.json", lambda content: content["base"]["optimizer"].pop("beta2"))
     config = tmp_path / "s" / "equal" / "seed-1" / "config.yaml"
     lines = [line for line in config.read_text().splitlines() if not line.strip().startswith("beta2:")]
     config.write_text("\n".join(lines))

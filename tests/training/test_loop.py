@@ -14,7 +14,7 @@ from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError
 from mtlcli.plugin import EpochResult, EvaluationResult, StepResult
 from mtlcli.runs import checkpoint
-from mtlcli.runs.folder import open_folder
+from mtlcli.runs.folder import inspect_folder
 from mtlcli.runs.saved_model import load_run
 from mtlcli.training.dry_run import dry_run
 from mtlcli.training.events import Evaluated, Finished, Notice, Started, Stepped
@@ -31,7 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(config: Config, folder: Path, stop_after: int | None = None, resume: bool = False, **more):
     """All events of a run; it is asked to stop after a step."""
-    found = open_folder(folder, resume=resume, overwrite=False)
+    found = inspect_folder(folder, resume=resume, overwrite=False).checkpoint
     prepared = set_up(
         config, encoder_from=found.folder / "encoder" if found else None, first_step=found.step if found else 0
     )
@@ -137,17 +137,17 @@ def test_resuming_passes_over_a_damaged_checkpoint(files, tmp_path):
     assert "model.safetensors is not as it was written" in skipped[0]
     (folder / "checkpoints" / "step-4" / "manifest.json").unlink()
     (folder / "checkpoints" / "step-3" / "state.json").write_text("")
-    with pytest.raises(MtlError, match="no whole checkpoint"):
-        open_folder(folder, resume=True, overwrite=False)
+    with pytest.raises(MtlError, match="no undamaged checkpoint"):
+        inspect_folder(folder, resume=True, overwrite=False)
 
 
 def test_a_folder_with_something_in_it_is_neither_resumed_nor_replaced_by_accident(files, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MtlError, match=r"--resume .* --overwrite"):
-        open_folder(tmp_path, resume=False, overwrite=False)
+        inspect_folder(tmp_path, resume=False, overwrite=False)
     with pytest.raises(MtlError, match="not a run folder"):
-        open_folder(tmp_path, resume=False, overwrite=True)
-    assert open_folder(tmp_path / "new", resume=True, overwrite=False) is None
+        inspect_folder(tmp_path, resume=False, overwrite=True)
+    assert inspect_folder(tmp_path / "new", resume=True, overwrite=False).checkpoint is None
 
 
 def test_resuming_on_other_rows_is_refused(files, tmp_path):

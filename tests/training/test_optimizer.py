@@ -12,7 +12,7 @@ from mtlcli.config.resolve import resolve
 from mtlcli.config.schema import Config, OptimizerConfig
 from mtlcli.errors import MtlError
 from mtlcli.runs import checkpoint
-from mtlcli.runs.folder import open_folder
+from mtlcli.runs.folder import inspect_folder
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.optimizer import Plateau, rate_factor
@@ -104,7 +104,7 @@ def rising(files: Path, schedule: str = "plateau", **more) -> Config:
 
 def rates(config: Config, folder: Path, stop_after: int = 0, resume: bool = False) -> list[float]:
     """Runs, and gives the learning rate of each step."""
-    found = open_folder(folder, resume=resume, overwrite=False)
+    found = inspect_folder(folder, resume=resume, overwrite=False).checkpoint
     prepared = set_up(config, encoder_from=found.folder / "encoder" if found else None)
     made: list[float] = []
     for event in train(prepared, folder, resume_from=found, stop=lambda: len(made) == stop_after):

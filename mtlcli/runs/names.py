@@ -1,0 +1,50 @@
+"""Names of the files in the folder of a run, a group of seeds, an ensemble or a study."""
+
+from pathlib import Path
+
+CONFIG = "config.yaml"
+COMMAND = "command.txt"
+ENVIRONMENT = "environment.json"
+PLAN = "plan.json"
+METRICS = "metrics.jsonl"
+LOG = "train.log"
+CHECKPOINTS = "checkpoints"
+ENCODER = "encoder"
+HEADS = "heads.safetensors"
+RECORD = "run.json"
+PREDICTIONS = "predictions"
+RESULTS = "results.json"
+LOCK = ".lock"
+
+SEEDS = "seeds.json"
+ENSEMBLE = "ensemble.json"
+STUDY = "study.json"
+
+RUN_FILES = (CONFIG, COMMAND, ENVIRONMENT, PLAN, METRICS, LOG, HEADS, RECORD, RESULTS)
+RUN_FOLDERS = (CHECKPOINTS, ENCODER, PREDICTIONS)
+
+
+def predictions_path(folder: Path, task: str, split: str) -> Path:
+    """Return the file of a run's predictions for one split of a task."""
+    return folder / PREDICTIONS / f"{task}.{split}.jsonl"
+
+
+def predicted_tasks(folder: Path, split: str) -> dict[str, Path]:
+    """Return the files of a run's predictions for a split, by task."""
+    end = f".{split}.jsonl"
+    paths = sorted((folder / PREDICTIONS).glob(f"*{end}"))
+    return {path.name.removesuffix(end): path for path in paths}
+
+
+def not_a_run(folder: Path, lacking: str) -> str:
+    """Return an error line about a folder that holds no run: what it holds, and what to name instead."""
+    if (folder / ENSEMBLE).is_file():
+        return f"{folder}: is an ensemble; expected a run, such as one of those it is made of (see its {ENSEMBLE})"
+    if (folder / STUDY).is_file():
+        return f"{folder}: is a study; expected a run or a method's runs in it (its table: mtl study --table {folder})"
+    return f"{folder}: not a run folder (no {lacking}); expected a folder that `mtl train --output` made"
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that resumes the run or group in a folder."""
+    return f"mtl train --resume --output {folder}"
