@@ -17,7 +17,8 @@ def test_the_plugin_of_every_family_passes_its_own_tests(tmp_path):
     places = {family: tmp_path / family for family in registry.FAMILIES}
     for family, place in places.items():
         make_distribution(f"new-{family.replace('_', '-')}", family, place)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places.values()))}
+    paths = [*map(str, places.values()), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", tmp_path, *places.values()],
         env=environment, capture_output=True, text=True, cwd=tmp_path,
