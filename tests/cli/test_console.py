@@ -14,7 +14,7 @@ QUORA = TaskPlan(
 PLAN = Plan(
     tasks=(QUORA, replace(QUORA, name="similarity", encoding="bi", head="cosine", rows=10)), steps=3, steps_per_epoch=3,
     epoch_ends=(3,), scheduler="round-robin", balancer="equal", encoder="tiny", encoder_parameters=400_000, device="cpu",
-    precision="fp32", rows_buffer_bytes=0, forward_passes=0, backward_passes=0, first_step=0, notes=(), warnings=(),
+    precision="fp32", rows_buffer_bytes=0, forward_passes=0, backward_passes=0, first_step=0, batches_per_step=2.5, notes=(), warnings=(),
 )  # fmt: skip
 
 
