@@ -280,12 +280,18 @@ def combinations_page() -> str:
     return output_of("plugins", "combinations", "--built-in", "--format", "markdown")
 
 
+def recipe_schema() -> str:
+    """Return docs/recipe.schema.json, which a command prints."""
+    return output_of("schema", "--built-in")
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "recipes.md": recipe_page,
     "methods.md": methods_page,
     "cli.md": cli_page,
     "packages.svg": packages_picture,
     "combinations.md": combinations_page,
+    "recipe.schema.json": recipe_schema,
 }
 """What to write, by the name of the file in docs/."""
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 IMAGES = Path(__file__).parent / "images"
 sys.path.insert(0, str(ROOT))
 
-WIDTH = 100  # columns of the terminal
-PAGE = (1200, 1130)  # pixels of the report that are shown
+WIDTH = 110  # columns of the terminal
+PAGE = (1200, 1420)  # pixels of the report that are shown
 PROGRESS_AT = 0.95  # share of the run after which the progress bar is pictured
 
 

@@ -72,10 +72,10 @@ def show_plan(plan: "Plan", *, warnings: bool = True) -> None:
     )
     table(
         "",
-        [("task", ""), ("encoding\n/head", ""), *((header, "right") for header in headers)],
+        [("task", ""), ("encoding, head", ""), *((header, "right") for header in headers)],
         [
             (
-                task.name, f"{task.encoding}\n/{task.head}", f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",
+                task.name, f"{task.encoding}, {task.head}", f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",
                 f"{task.batches_per_step:.2f}", f"{100 * task.share:.1f} %", f"{task.passes:.2f}", f"{task.truncated}",
             )
             for task in plan.tasks
