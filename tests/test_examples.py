@@ -57,6 +57,7 @@ def configured(words, sets=()):
     return config, Path(flags["output"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_trains_two_steps_by_the_command_on_its_first_line(path, place, monkeypatch):
     few, rows = 40, sample._rows

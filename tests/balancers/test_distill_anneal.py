@@ -13,7 +13,7 @@ from mtlcli.balancers.base import BatchLosses
 from mtlcli.balancers.distill_anneal import DistillAnneal
 from mtlcli.config.layers import Layer, read_recipe
 from mtlcli.config.resolve import resolve
-from mtlcli.config.schema import Config
+from mtlcli.config.schema import BalancerChoice, Config
 from mtlcli.config.shorthand import absolute_paths
 from mtlcli.errors import MtlError
 from mtlcli.plugin import SetupContext, StepResult
@@ -224,7 +224,7 @@ def test_a_run_with_teachers_resumes_bit_by_bit(tmp_path):
 def test_with_the_labels_whole_weight_the_run_is_the_one_without_teachers(tmp_path):
     run(config(mode="fixed", weight=1.0), tmp_path / "taught")
     chosen = config()
-    chosen.balancer.name, chosen.balancer.__pydantic_extra__ = "equal", {}
+    chosen.balancer = BalancerChoice(name="equal")
     run(chosen, tmp_path / "plain")
     assert [one["train/tone/loss"] for one in steps(tmp_path / "taught")] == [
         one["train/tone/loss"] for one in steps(tmp_path / "plain")

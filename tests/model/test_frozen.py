@@ -136,7 +136,7 @@ def test_a_run_comes_out_the_same_and_reads_every_text_once(files, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("stop_after", [2, 9])
+@pytest.mark.parametrize("stop_after", [2, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_run_goes_on_bit_by_bit(files, tmp_path, stop_after):
     whole, *_ = run(frozen(files), tmp_path / "whole")
     run(frozen(files), tmp_path / "parts", stop_after=stop_after)

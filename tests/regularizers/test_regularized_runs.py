@@ -31,12 +31,19 @@ CHOICES = [
 ]
 
 QUICK = ({"name": "smart"}, {"name": "bppo", "switch": 0.3}, {"name": "representation-alignment", "memory": 6})
-"""Those that every test run resumes: one that draws, one that keeps a second model, one that keeps rows. The others by
-`make test-all`."""
+"""Those of which every test run trains whole runs: one that draws, one that keeps a second model, one that keeps rows. The others
+by `make test-all`."""
 
 
 def label(choice: dict) -> str:
     return "-".join(str(value) for value in choice.values())
+
+
+sweep = pytest.mark.parametrize(
+    "choice",
+    [choice if choice in QUICK else pytest.param(choice, marks=pytest.mark.slow) for choice in CHOICES],
+    ids=label,
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +100,7 @@ def test_every_regularizer_is_tried():
     assert {choice["name"] for choice in CHOICES} == set(registry.FAMILIES["regularizers"].built_in)
 
 
-@pytest.mark.parametrize(
-    "choice",
-    [choice if choice in QUICK else pytest.param(choice, marks=pytest.mark.slow) for choice in CHOICES],
-    ids=label,
-)
+@sweep
 def test_a_stopped_run_goes_on_bit_by_bit(files, tmp_path, choice):
     chosen = config(files, choice)
     run(chosen, tmp_path / "whole")
@@ -110,7 +113,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(files, tmp_path, choice):
     assert all(torch.equal(whole[key], broken[key]) for key in whole)
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=label)
+@sweep
 def test_a_regularizer_changes_what_is_learned(files, tmp_path, without, choice):
     run(config(files, choice), tmp_path / "with")
     first, second = tensors(tmp_path / "with"), without(choice)

@@ -129,7 +129,9 @@ def test_a_frozen_encoder_stays_where_the_best_weights_before_it_were(files, tmp
     assert tasks == [{"same", "near"}] * 4 + [{"tone"}] * 4
 
 
-@pytest.mark.parametrize("stop_after", [3, 4, 6])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)]
+)
 def test_a_staged_run_resumes_bit_by_bit_before_at_and_after_the_change(files, tmp_path, stop_after):
     from mtlcli.runs import checkpoint
 

@@ -49,6 +49,7 @@ def finished(process: subprocess.Popen[bytes]) -> None:
     assert process.returncode == 0, errors.decode()
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_ends_like_the_unbroken_one(tmp_path):
     values = small_values(write_files(tmp_path / "files"))
     values["training"] |= {"steps": STEPS, "save_every": 1}

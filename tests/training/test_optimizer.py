@@ -144,7 +144,7 @@ def test_the_rate_of_a_run_falls_after_the_evaluation_of_the_last_rise(files, tm
     assert rates(rising(files, "constant"), tmp_path / "constant") == [1e-3] * 12
 
 
-@pytest.mark.parametrize("stop_after", [5, 6, 7, 9])
+@pytest.mark.parametrize("stop_after", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (6, 7, 9))])
 def test_a_run_stopped_around_a_fall_and_resumed_is_the_unbroken_run_bit_by_bit(files, tmp_path, stop_after):
     rates(rising(files), tmp_path / "whole")
     first = rates(rising(files), tmp_path / "broken", stop_after)
