@@ -90,7 +90,7 @@ def scratch_path(folder: Path) -> Path:
 def remove_abandoned(folder: Path) -> None:
     """Remove the scratch files and folders that killed processes left in a folder.
 
-    Scratch of a live process stays; of another host it stays for a day, because nobody here can tell whether its owner lives.
+    Scratch of a live process stays; of another host it stays for a day, because this host cannot tell whether its owner is alive.
     """
     try:
         names = os.listdir(folder)
@@ -233,13 +233,13 @@ def read_sealed(path: Path, version: int, cure: str, *, printed: bool = False) -
         raise MtlError(f"{path}: damaged (found {type(content).__name__}, expected an object); {cure}")
     if printed and "format" not in content and SEAL not in content:
         return content
-    found = content.get("format")
+    written = content.get("format")
     # The first format had no checksum. Any other file without one has lost it.
-    if (SEAL in content or found != 1) and content.get(SEAL) != seal(content):
+    if (SEAL in content or written != 1) and content.get(SEAL) != seal(content):
         raise MtlError(f"{path}: damaged (it is not as it was written: sha256 differs); {cure}")
-    if found != version:
+    if written != version:
         raise MtlError(
-            f"{path}: format {found} was written by mtlcli {content.get('mtlcli', '(unknown)')}; this is mtlcli "
+            f"{path}: format {written} was written by mtlcli {content.get('mtlcli', '(unknown)')}; this is mtlcli "
             f"{__version__}, which reads format {version}; use the version that wrote it"
         )
     return content

@@ -1,7 +1,7 @@
-"""Ensembles: runs listed in ensemble.json, and for each task those of them that were good enough on dev.
+"""Ensembles: runs listed in ensemble.json, and for each task those that predict it.
 
-Nothing is copied: the file names each run by a path relative to it, with the sha256 of its run.json, which in turn holds
-those of its weights. A run that was trained anew since is noticed.
+The file names each run by a path relative to it, with the sha256 of its run.json, which in turn holds those of its weights, so
+that a run that was trained again is noticed. No weights are copied.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 from mtlcli import registry
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.facts import TaskFacts
-from mtlcli.files import discard, read_sealed, remove_abandoned, sha256, unreadable, write_sealed
+from mtlcli.files import SCRATCH, discard, read_sealed, remove_abandoned, sha256, unreadable, write_sealed
 from mtlcli.runs.lock import lock_folder
 from mtlcli.runs.names import ENSEMBLE, LOCK, PREDICTIONS, RECORD, RESULTS, resume_command
 from mtlcli.runs.record import RunRecord, must_be_as_written, read_record, stored_facts
@@ -34,13 +34,13 @@ class EnsembleMember:
     facts: tuple[TaskFacts, ...]
 
     def find(self, name: str) -> TaskFacts | None:
-        """The facts of a task, None where the run has no such task."""
+        """Return the facts of a task, None if the run has no such task."""
         return next((facts for facts in self.facts if facts.name == name), None)
 
 
 @dataclass(frozen=True)
 class TaskMembers:
-    """Who has a say in a task: runs (by number) with their metric on dev, None where it is not known; and who has none."""
+    """The runs that predict a task, by number, with their metric on dev or None if it is missing; and those left out."""
 
     task: str
     metric: str
@@ -51,7 +51,7 @@ class TaskMembers:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The runs that were named, who was chosen for each task, and what about it is worth a note."""
+    """Runs, the members of each task, and notes for the user."""
 
     runs: tuple[EnsembleMember, ...]
     tasks: tuple[TaskMembers, ...]
@@ -59,17 +59,19 @@ class Ensemble:
 
 
 def read_member(folder: Path) -> EnsembleMember:
-    """A run by its folder, without its weights. Raises MtlError for what holds no finished run."""
+    """Read a run without its weights. Raise MtlError if the folder holds no saved model."""
     record = read_record(folder)
     return EnsembleMember(folder, record, sha256(folder / RECORD), stored_facts(record))
 
 
 def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble:
-    """Looks at finished runs: for each task, those whose primary metric on dev is at least its threshold, where it has one. A
-    group of seeds stands for its runs.
+    """Choose the members of each task: all runs that have it, or those whose primary metric on dev reaches its threshold.
 
-    The metrics are those in the runs' results.json. Raises MtlError with everything that forbids it: fewer than two runs, one
-    that is no whole run, tasks of one name that differ, a threshold that nobody reaches.
+    A group of seeds stands for its runs. The metrics are those in results.json.
+
+    Raises:
+        MtlError: all errors at once: fewer than two runs, a damaged run, tasks of one name that differ, a threshold that no run
+            reaches.
     """
     folders = [run for folder in folders for run in _runs_of(folder)]
     if len(folders) < 2:
@@ -107,7 +109,7 @@ def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble
     if errors:
         raise MtlError(*errors)
     unused = [str(run.folder) for index, run in enumerate(runs) if not any(index in task.members for task in tasks)]
-    notes += [f"{folder}: has a say in no task" for folder in unused]
+    notes += [f"{folder}: not used for any task" for folder in unused]
     return Ensemble(tuple(runs), tuple(tasks), tuple(notes))
 
 
@@ -189,7 +191,9 @@ def check_place(folder: Path, *, overwrite: bool) -> None:
     """Raise MtlError where an ensemble may not be written: a file, a folder with other content, an ensemble without `overwrite`."""
     if folder.exists() and not folder.is_dir():
         raise MtlError(f"--output: {folder} is a file; expected a folder")
-    if not folder.is_dir() or not any(path.name != LOCK for path in folder.iterdir()):
+    if not folder.is_dir() or not any(
+        path.name != LOCK and not path.name.startswith(SCRATCH) for path in folder.iterdir()
+    ):
         return
     if not (folder / ENSEMBLE).is_file():
         raise MtlError(f"--output: {folder} holds something else than an ensemble; choose another folder")

@@ -126,6 +126,7 @@ def load_run(folder: Path) -> tuple[SavedRun, list[str]]:
     encoder = load_encoder(folder / ENCODER)
     model = build_model(config, encoder, facts)
     missing, unexpected = model.load_state_dict(join_state(model, load_tensors(folder / HEADS)), strict=False)
+    # The encoder's weights are in its own folder, so heads.safetensors lacks them.
     wrong = [key for key in missing if not key.startswith("architecture.encoder.")] + list(unexpected)
     if wrong:
         raise MtlError(f"{folder / HEADS}: does not fit the heads of this mtlcli: {one_of(wrong[:4])}")

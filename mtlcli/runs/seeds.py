@@ -8,7 +8,7 @@ from typing import Any
 from mtlcli.errors import MtlError, one_of
 from mtlcli.files import read_sealed, unreadable, write_sealed
 from mtlcli.runs.names import LOCK, SEEDS, resume_command
-from mtlcli.runs.results import is_finished, read_results
+from mtlcli.runs.results import has_results, is_finished, read_results
 from mtlcli.statistics.spread import Spread, spread_of
 
 FORMAT = 2
@@ -61,6 +61,9 @@ def finished_group(folder: Path) -> Group | None:
     """
     group = read_group(folder)
     if group is not None and group.unfinished:
+        for run in group.unfinished:
+            if has_results(run):  # damaged ones are named, not called missing
+                read_results(run)
         raise MtlError(
             f"{folder}: {one_of(run.name for run in group.unfinished)} not finished; resume with: {resume_command(folder)}"
         )
@@ -102,9 +105,9 @@ def spreads(runs: Sequence[Path]) -> dict[str, dict[str, dict[str, Spread]]]:
     return {
         task: {
             split: {
-                metric: spread_of(found)
+                metric: spread_of(values(task, split, metric))
                 for metric in metrics
-                if len(found := values(task, split, metric)) == len(results)
+                if len(values(task, split, metric)) == len(results)
             }
             for split, metrics in splits.items()
         }

@@ -105,7 +105,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
     if damaged_lines:
         yield Notice(f"{folder / METRICS}: {damaged_lines} damaged lines were removed", is_warning=True)
     started = time.monotonic() - progress.seconds
-    saved_step = progress.step if place.checkpoint is not None else -1
+    saved_step = progress.step if place.checkpoint is not None else None
     model.train()
     try:
         # Decided from the saved state alone, so that a run killed after its last step makes no other one.
@@ -113,7 +113,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
             for text in enter_stage(run, folder, progress):
                 tell(text)
                 yield Notice(text)
-            stepped = take_step(run, progress, log)
+            stepped = take_step(run, progress, log, saved_step)
             yield stepped
             step = progress.step
             progress.seconds = time.monotonic() - started

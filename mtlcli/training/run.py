@@ -89,8 +89,9 @@ def open_training(
     if stored is None or (checkpoint is None and not state.is_complete):  # nothing was learned that could contradict
         try:
             config = configure(stored or base, None)
-        except MtlError as error:  # perhaps for lack of the configuration that the folder has lost
-            raise MtlError(*state.warnings, *error.lines) from error
+        except MtlError as error:
+            # Perhaps for lack of the configuration that the folder has lost, which the warnings then say.
+            raise MtlError(*(state.warnings if stored is None else ()), *error.lines) from error
         return OpenedRun(output, config, checkpoint, use=use)
     config = configure(stored, stored)
     changes = check_unchanged(stored_config(stored, output), config)

@@ -164,7 +164,8 @@ def test_a_torn_result_of_one_seed_is_written_again(mtl, recipe):
     expected = json.loads(Path("group/seed-2/results.json").read_text())["tasks"]
     torn = Path("group/seed-2/results.json")
     torn.write_text(torn.read_text()[:200])
-    assert "group/seed-2/results.json: damaged" in last_error(mtl("table", "group"))
+    for command in (("table", "group"), ("compare", "group", "group/seed-1")):
+        assert "group/seed-2/results.json: damaged" in last_error(mtl(*command))
     assert mtl("train", "--resume", "-o", "group", "-q").code == 0
     assert json.loads(torn.read_text())["tasks"] == expected
 

@@ -220,7 +220,7 @@ def test_a_run_that_is_good_enough_for_nothing_is_noted_and_not_listed(runs, tmp
         on_dev(runs[0], task, metric, 0.8)
         on_dev(runs[1], task, metric, 0.1)
     found = choose(runs, {"tone": 0.5, "same": 0.5, "near": 0.5})
-    assert found.notes == (f"{runs[1]}: has a say in no task",)
+    assert found.notes == (f"{runs[1]}: not used for any task",)
     write(found, tmp_path / "ensemble")
     assert list(json.loads((tmp_path / "ensemble" / FILE).read_text())["runs"]) == ["../a"]
 

@@ -131,8 +131,8 @@ def test_two_runs_of_one_second_get_two_folders(tmp_path):
     ("place", "message"),
     [
         ("rows.csv", "is a file; expected a folder"),
-        ("rows.csv/run", "cannot be written (Not a directory); choose another folder"),
-        ("nowhere", "is not a folder, or a link that leads nowhere; choose another one"),
+        ("rows.csv/a/run", "cannot be written (Not a directory); choose another folder"),
+        ("nowhere", "cannot be written (Not a directory); choose another folder"),
     ],
 )
 def test_a_place_where_nothing_can_be_written_is_one_line(tmp_path, place, message):
