@@ -152,7 +152,14 @@ def _check_head_in_use(head: Head, make: Callable[[], Head], facts: HeadFacts) -
     encodings = _encodings(facts.sides)
     with torch.inference_mode():
         output = head(encodings)
-        plain, masked = head.loss(output, gold_of(task)), head.loss(output, unknown_gold(task))
+        plain = head.loss(output, gold_of(task))
+        try:
+            masked = head.loss(output, unknown_gold(task))
+        except Exception as error:
+            raise AssertionError(
+                f"{name}: the loss raises {type(error).__name__} for a row whose label is unknown (class index -1): "
+                f"{' '.join(str(error).split())}; expected a loss of 0 in that row"
+            ) from error
         expect(
             finite(masked) and float(masked[0]) == 0 and close(masked[1:], plain[1:]),
             f"{name}: expected a loss of 0 in the first row, whose label is unknown, and {numbers(plain[1:])} in the others; "

@@ -60,7 +60,7 @@ def save(folder: Path, model: PreTrainedModel, **tokenizer_options) -> Path:
 
 def tokenized(encoder: LoadedEncoder, texts: list[tuple[str, ...]]) -> TokenizedSplit:
     tokenizer = Tokenizer(encoder.tokenizer, 32)
-    return TokenizedSplit((tokenizer.sequences(texts),), None, tokenizer.pad)
+    return TokenizedSplit((tokenizer.sequences(texts),), tokenizer.pad)
 
 
 def states(encoder: LoadedEncoder, split: TokenizedSplit, rows: list[int]) -> torch.Tensor:

@@ -359,10 +359,8 @@ def test_a_head_that_cannot_take_a_kind_of_target_is_told_how_to_decline_it():
     class ClassesOnly(Linear):
         """Takes the cross-entropy of whatever it gets."""
 
-        def loss(self, output, targets):
-            return nn.functional.cross_entropy(
-                output.view(len(targets), -1), targets.view(-1), reduction="none"
-            ).gather(0, targets)
+        def loss(self, output, gold):
+            return nn.functional.cross_entropy(output, gold["index"], reduction="none", ignore_index=-1)
 
     refused(
         check_head, ClassesOnly,
@@ -374,11 +372,23 @@ def test_a_head_that_cannot_take_a_kind_of_target_is_told_how_to_decline_it():
         """Predicts classes alone, and says so."""
 
         def __init__(self, facts) -> None:
-            if facts.task.labels is None:
+            if not isinstance(facts.task.target, Classes):
                 raise MtlError("predicts classes; choose another head")
             super().__init__(facts)
 
     check_head(Declines)
+
+
+def test_a_head_that_cannot_take_an_unknown_label_is_refused():
+    class Strict(Linear):
+        """Forgets that a label can be unknown."""
+
+        def loss(self, output, gold):
+            if "index" in gold:
+                return nn.functional.cross_entropy(output, gold["index"], reduction="none")
+            return super().loss(output, gold)
+
+    refused(check_head, Strict, r"the loss raises IndexError for a row whose label is unknown \(class index -1\)")
 
 
 def test_random_numbers_of_the_global_generator_are_refused():
