@@ -93,7 +93,7 @@ def test_a_pair_has_the_same_states_alone_and_in_a_padded_batch(name, tmp_path):
         torch.testing.assert_close(together[row, :length], alone[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SEGMENTS)
+@pytest.mark.parametrize("name", sorted(SEGMENTS))
 def test_segments_matter_where_a_model_has_them(name, tmp_path):
     save(tmp_path, build(name, **FAMILIES[name]))
     encoder = load_encoder(tmp_path)
