@@ -1,6 +1,5 @@
 """Open a run folder for a new run, to resume a run, or to replace one; one process at a time."""
 
-import errno
 import hashlib
 import itertools
 import os
@@ -14,7 +13,7 @@ from mtlcli.errors import MtlError
 from mtlcli.files import SCRATCH, discard, remove_abandoned, write_whole
 from mtlcli.runs import checkpoint
 from mtlcli.runs.checkpoint import Checkpoint
-from mtlcli.runs.lock import FolderLock, holder_of, lock_folder, make_folder
+from mtlcli.runs.lock import FolderLock, check_writable, holder_of, lock_folder, make_folder
 from mtlcli.runs.names import (
     CHECKPOINTS,
     COMMAND,
@@ -162,7 +161,7 @@ def inspect_folder(folder: Path, *, resume: bool, overwrite: bool) -> FolderStat
     _check_flags(resume, overwrite)
     if folder.exists() and not folder.is_dir():
         raise MtlError(f"--output: {folder} is a file; expected a folder")
-    _must_be_writable(folder)
+    check_writable(folder)
     if is_free(folder):
         return FolderState()
     if not (resume or overwrite):
@@ -187,18 +186,6 @@ def inspect_folder(folder: Path, *, resume: bool, overwrite: bool) -> FolderStat
     if newest is None and not is_complete:
         warnings.append(f"{folder}: there is no checkpoint yet; starting from step 1")
     return FolderState(newest, stored, is_complete, tuple(warnings))
-
-
-def _must_be_writable(folder: Path) -> None:
-    """Raise MtlError if the folder, or the nearest one above it that exists, cannot be written."""
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
-    if not place.is_dir():
-        reason = os.strerror(errno.ENOTDIR)
-    elif not os.access(place, os.W_OK | os.X_OK):
-        reason = os.strerror(errno.EACCES)
-    else:
-        return
-    raise MtlError(f"--output: {folder}: cannot be written ({reason}); choose another folder")
 
 
 def _check_flags(resume: bool, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ A lock is the file `.lock` with host, process and time. On one host the system's
 when the process dies. Hosts that share a disk may not see each other's locks, so a live process also touches the file.
 """
 
+import errno
 import json
 import os
 import tempfile
@@ -146,6 +147,18 @@ def make_folder(folder: Path, flag: str = "--output", *, new: bool = False) -> l
     if new and not made:
         raise FileExistsError(str(folder))
     return made
+
+
+def check_writable(folder: Path) -> None:
+    """Raise MtlError if the folder, or the nearest one above it that exists, cannot be written."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not place.is_dir():
+        reason = os.strerror(errno.ENOTDIR)
+    elif not os.access(place, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES)
+    else:
+        return
+    raise MtlError(f"--output: {folder}: cannot be written ({reason}); choose another folder")
 
 
 def holder_of(folder: Path) -> Holder | None:

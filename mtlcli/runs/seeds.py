@@ -7,6 +7,7 @@ from typing import Any
 
 from mtlcli.errors import MtlError, one_of
 from mtlcli.files import read_sealed, unreadable, write_sealed
+from mtlcli.runs.lock import check_writable
 from mtlcli.runs.names import LOCK, SEEDS, resume_command
 from mtlcli.runs.results import has_results, is_finished, read_results
 from mtlcli.statistics.spread import Spread, spread_of
@@ -136,6 +137,7 @@ def open_group(folder: Path, seeds: Sequence[int], *, resume: bool, overwrite: b
         raise MtlError("--resume and --overwrite exclude each other; give one")
     if folder.exists() and not folder.is_dir():
         raise MtlError(f"--output: {folder} is a file; expected a folder")
+    check_writable(folder)
     try:
         before = read_group(folder)
     except MtlError:
