@@ -2,10 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from mtlcli.tasks.targets import Target
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,10 @@ class RunFacts:
     seed: int = 42
     micro_batches: int = 1
 
-    def generator(self, purpose: str) -> torch.Generator:
+    def generator(self, purpose: str) -> "torch.Generator":
         """Return a random generator on the CPU that depends on the run's seed and `purpose` alone."""
+        import torch  # late, so that `mtl table` does not wait for it
+
         return torch.Generator().manual_seed(seed_for(self.seed, purpose))
 
 
