@@ -17,6 +17,7 @@ from mtlcli.config.shorthand import absolute_paths
 from mtlcli.encoders.tiny import Tiny
 from mtlcli.errors import MtlError
 from mtlcli.facts import RunFacts, TaskFacts
+from mtlcli.tasks.targets import Classes
 
 OWN = "kind: classification, train: a.tsv"
 
@@ -74,7 +75,7 @@ def test_a_null_byte_in_a_path_of_a_flag_is_one_line(tmp_path):
 def test_a_resolved_choice_carries_its_class_and_builds_its_plugin(config, monkeypatch):
     resolved = config("{tasks: [sst], sample: true, balancer: {name: uncertainty, form: by-task}, regularizers: smart}")
     monkeypatch.setattr("mtlcli.registry.load", None)  # nothing is looked up a second time
-    facts = RunFacts((TaskFacts("sst", 10, 1, labels=("a", "b")),))
+    facts = RunFacts((TaskFacts("sst", 10, 1, Classes.named("a", "b")),))
     made = resolved.balancer.make(facts)
     assert type(made) is resolved.balancer.plugin is Uncertainty
     assert resolved.regularizers[0].plugin.__name__ == "SMART"
