@@ -360,11 +360,7 @@ def test_a_head_that_cannot_take_a_kind_of_target_is_told_how_to_decline_it():
         """Takes the cross-entropy of whatever it gets."""
 
         def loss(self, output, gold):
-<<<<<<< HEAD
-            return nn.functional.cross_entropy(output, gold["index"], reduction="none", ignore_index=-1)
-=======
             return nn.functional.cross_entropy(output.float(), gold["index"], reduction="none", ignore_index=-1)
->>>>>>> registry
 
     refused(
         check_head, ClassesOnly,
