@@ -25,12 +25,12 @@ def differences(folders: Sequence[Path]) -> str:
         verdict = "no evidence" if row.better is None else f"{other if row.better else baseline} is better"
         rows.append(
             (
-                row.task, row.metric, other, f"{row.difference.first:.4f}", f"{row.difference.second:.4f}",
+                row.task, row.metric, other, verdict, f"{row.difference.first:.4f}", f"{row.difference.second:.4f}",
                 f"{row.difference.value:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}", f"{row.p_holm:.3f}",
-                f"{row.difference.n}", verdict,
+                f"{row.difference.n}",
             )
         )  # fmt: skip
-    head = ("task", "metric", "run", baseline, "run's value", "difference", "interval", "p", "rows", "verdict")
+    head = ("task", "metric", "run", "verdict", baseline, "run's value", "difference", "interval", "p", "rows")
     count = len(comparison.compared)
     text = (
         f"Each run less {baseline}, on the same dev rows. Intervals (paired bootstrap) and p (approximate randomization) are "
@@ -38,7 +38,7 @@ def differences(folders: Sequence[Path]) -> str:
         "A difference counts where p is at most 0.05 and the interval excludes 0; it says nothing about other seeds."
     )
     return (
-        page.table(head, rows, text_columns=3) + page.paragraph(text) + "".join(map(page.paragraph, comparison.notes))
+        page.table(head, rows, text_columns=4) + page.paragraph(text) + "".join(map(page.paragraph, comparison.notes))
     )
 
 

@@ -80,7 +80,7 @@ def one_run(
                 for task, (labels, counts) in run.confusions.items()
                 if len(labels) <= MOST_CLASSES
             ],
-            "Rows: the target. Columns: the prediction. The darker, the larger the share of the row.",
+            "Rows: the target. Columns: the prediction. The stronger the color, the larger the share of the row.",
         )),
         ("Scores", page.charts(
             [chart for task, predictions in run.predictions.items() for chart in score_charts(task, predictions)],

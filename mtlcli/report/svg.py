@@ -142,11 +142,13 @@ def matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -
     size = len(labels)
     left = 110
     slanted = max(map(len, labels)) * 6.2 > (WIDTH - left - 8) / size - 4
-    top = 22 + (min(max(map(len, labels)), 18) * 4.6 + 8 if slanted else 22)
-    cell = (WIDTH - left - 8) / size
+    reach = min(max(map(len, labels)), 18) * 4.6 + 8 if slanted else 22.0
+    top = 22 + reach
+    right = max(8.0, reach - (WIDTH - left - 8) / size / 2) if slanted else 8.0  # the last name leans over its column
+    cell = (WIDTH - left - right) / size
     height = top + min(cell, 44) * size + 12
     tall = min(cell, 44)
-    body = [_text(left + (WIDTH - left - 8) / 2, 12, "predicted", "middle")]
+    body = [_text(left + (WIDTH - left - right) / 2, 12, "predicted", "middle")]
     for number, label in enumerate(labels):
         body.append(_text(left - 6, top + tall * (number + 0.5) + 4, _cut(label, 17), "end"))
         x, y = left + cell * (number + 0.5), top - 6
