@@ -1,7 +1,12 @@
 """The one exception a user is meant to see."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+LONGEST_QUOTE = 80
+"""Characters of a file that a message quotes."""
 
 
 class MtlError(Exception):
@@ -31,3 +36,9 @@ def suggest(found: str, known: Iterable[str]) -> str:
 def one_of(names: Iterable[str]) -> str:
     """A readable list of names, for the end of an error line."""
     return ", ".join(names) or "none"
+
+
+def quotable(text: str) -> str:
+    """Return text of a file for a message: control characters escaped, and cut where it is long."""
+    escaped = UNPRINTABLE.sub(lambda mark: mark[0].encode("unicode_escape").decode(), text[:LONGEST_QUOTE])
+    return escaped if len(text) <= LONGEST_QUOTE else f"{escaped}…"

@@ -1,6 +1,7 @@
 """The command line: each command parses, calls the library and prints. Torch is imported only when a command runs."""
 
 import os
+import re
 import sys
 
 import typer
@@ -12,6 +13,7 @@ SPINS = "1000"
 """How long torch's threads spin at a barrier before they sleep; read when torch is imported. Next to another busy process on two
 cores, a step of `tiny` takes 127 ms with libgomp's default and 42 ms with this; alone it takes 24 ms with both."""
 
+CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 SUMMARY = "Fine-tune one text encoder on several tasks, evaluate it, and use it for prediction."
 
 # click.ClickException: depending on its version, typer depends on click or contains a copy, so it cannot be imported by name.
@@ -58,6 +60,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         code = app(standalone_mode=False, prog_name="mtl")
+        sys.stdout.flush()  # a full disk shows here, not when Python ends
     except typer.Abort:
         code = 130
     except UsageMistake as error:
@@ -73,17 +76,48 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         for line in error.lines:
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {printable(line)}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:
+        _discard_standard_output()
+        code = 141
+    except OSError:
+        failure = _standard_output_failure()
+        if failure is None or "--debug" in sys.argv:
+            raise
+        _discard_standard_output()
+        print(f"error: standard output cannot be written: {failure.strerror}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         if "--debug" in sys.argv:
             raise
         print("interrupted", file=sys.stderr)
         code = 130
-    except SystemExit as end:
-        # typer exits this way when the reader of our output closed the pipe.
+    except SystemExit as end:  # raised by typer and rich for a broken pipe: the reader of our output has closed it
         if not isinstance(end.__context__, BrokenPipeError):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushing the buffer would raise again
+        _discard_standard_output()
         code = 141
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def printable(text: str) -> str:
+    """Return one line with control characters escaped: a file's name or content must not steer the terminal."""
+    return CONTROLS.sub(lambda mark: mark[0].encode("unicode_escape").decode(), text)
+
+
+def _standard_output_failure() -> OSError | None:
+    """Return the error of standard output, None where it can be written: then another file raised the error.
+
+    The error itself does not say which file it is about, so one more line end is written.
+    """
+    try:
+        print(flush=True)
+    except OSError as error:
+        return error
+    return None
+
+
+def _discard_standard_output() -> None:
+    """Send the rest of the buffer nowhere, so that Python does not fail on it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

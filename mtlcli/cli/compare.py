@@ -17,7 +17,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, the first of which is the baseline.")],
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", metavar="NAME", help="Only this task. Repeat it. [default: all that they share]"),
+        typer.Option("--task", "-t", metavar="NAME", help="Only this task. Repeat it. [default: all common tasks]"),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -31,98 +31,104 @@ def compare(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare finished runs on the same rows: differences with 95 % intervals and p-values.
+    """Compare finished runs on the same rows: differences with intervals and p-values.
 
-    A folder that `mtl train --seeds` made is compared over its seeds. Two single runs are compared as they are, which says
-    nothing about another seed.
+    Rows are matched by their texts. A folder of `mtl train --seeds` is compared over its seeds. A comparison of two single
+    runs says nothing about other seeds. With several comparisons, intervals and p-values are corrected for their number.
 
     Example: mtl compare runs/equal runs/pcgrad
     """
     from mtlcli.evaluation.compare import compare as compare_runs
 
-    found = compare_runs(
-        runs, split=split, tasks=task or (), metrics=metric or (), resamples=resamples
-    )  # fmt: skip
+    comparison = compare_runs(runs, split=split, tasks=task or (), metrics=metric or (), resamples=resamples)
     if not quiet:
-        for note in found.notes:
+        for note in comparison.notes:
             say(f"note: {note}", err)
     if as_json:
-        print(json.dumps(_plain(found, resamples), indent=None if quiet else 1))
+        print(json.dumps(_plain(comparison, resamples), indent=None if quiet else 1))
     else:
-        _show(found, resamples)
+        _show(comparison, resamples)
 
 
-def _show(found: "Comparison", resamples: int) -> None:
-    """A legend, a table for each side against the baseline, and what it comes to in words."""
-    letters = [chr(ord("A") + index) if index < 26 else f"#{index + 1}" for index in range(len(found.sides))]
-    for letter, side in zip(letters, found.sides, strict=True):
+def _show(comparison: "Comparison", resamples: int) -> None:
+    """Print a legend, a table for each side against the baseline, and the conclusion in words."""
+    sides = comparison.sides
+    letters = [chr(ord("A") + index) if index < 26 else f"#{index + 1}" for index in range(len(sides))]
+    for letter, side in zip(letters, sides, strict=True):
         seeds = f" ({len(side.seeds)} seeds: {', '.join(map(str, side.seeds))})" if side.seeds else ""
         say(f"{letter}  {side.name}{seeds}")
     for other, letter in list(enumerate(letters))[1:]:
         say("")
-        rows = [one for one in found.compared if one.other == other]
+        rows = [row for row in comparison.compared if row.other == other]
         columns = [("task", ""), ("metric", ""), ("A", "right"), (letter, "right"), (f"{letter} - A", "right")]
         table(
-            f"{letter} against A on {found.split}",
-            [*columns, ("95 % interval", ""), ("p", "right"), ("n", "right")],
+            f"{letter} against A on {comparison.split}",
+            [*columns, ("interval", ""), ("p", "right"), ("n", "right")],
             [
                 (
-                    one.task, one.metric, f"{one.found.first:.4f}", f"{one.found.second:.4f}", f"{one.found.value:+.4f}",
-                    f"{one.found.low:+.4f} to {one.found.high:+.4f}", _p(one.p_holm), f"{one.found.n}",
+                    row.task, row.metric, f"{row.difference.first:.4f}", f"{row.difference.second:.4f}",
+                    f"{row.difference.value:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}", _p(row.p_holm),
+                    f"{row.difference.n}",
                 )
-                for one in rows
+                for row in rows
             ],
         )  # fmt: skip
-        for one in rows:
-            say(_in_words(one, letter, several=len({row.metric for row in rows if row.task == one.task}) > 1))
+        for row in rows:
+            say(_in_words(row, letter, several=len({other.metric for other in rows if other.task == row.task}) > 1))
     say("")
-    say(_method(found, resamples))
+    say(method(comparison, resamples))
 
 
 def _p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
-def _in_words(one: "Compared", letter: str, *, several: bool) -> str:
-    where = f"{one.task} {one.metric}" if several else one.task
-    if one.better is None:
+def _in_words(row: "Compared", letter: str, *, several: bool) -> str:
+    where = f"{row.task} {row.metric}" if several else row.task
+    if row.better is None:
         return f"{where}: no evidence of a difference between A and {letter}"
-    better, worse = (letter, "A") if one.better else ("A", letter)
-    return f"{where}: {better} is better than {worse} by {abs(one.found.value):.4f}"
+    better, worse = (letter, "A") if row.better else ("A", letter)
+    return f"{where}: {better} is better than {worse} by {abs(row.difference.value):.4f}"
 
 
-def _method(found: "Comparison", resamples: int) -> str:
-    """How intervals and p-values were found, and what they are about."""
-    several = len(found.compared) > 1
-    if any(side.seeds for side in found.sides):
+def method(comparison: "Comparison", resamples: int) -> str:
+    """Return lines on how intervals and p-values were computed, and what they are about."""
+    count = len(comparison.compared)
+    if any(side.seeds for side in comparison.sides):
         lines = [f"Means over seeds; intervals and p from {resamples} resamples of rows and seeds."]
     else:
         lines = [
             f"Intervals: paired bootstrap, p: approximate randomization, {resamples} draws each.",
             "Single runs: this is about the rows, not about other seeds (mtl train --seeds).",
         ]
-    if several:
-        lines.insert(1, f"p is corrected for {len(found.compared)} comparisons (Holm); each interval stands alone.")
+    if count > 1:
+        lines.insert(1, f"Both are corrected for {count} comparisons (Holm), at 5 % for all together.")
+    else:
+        lines.insert(1, "The interval is at 95 %.")
+    lines.insert(2, "It is a difference where p is at most 0.05 and the interval excludes 0.")
     return "\n".join(lines)
 
 
-def _plain(found: "Comparison", resamples: int) -> dict[str, Any]:
-    """The comparison as JSON values; sides by their index in `runs`."""
+def _plain(comparison: "Comparison", resamples: int) -> dict[str, Any]:
+    """Return the comparison as JSON values; sides are given by their index in `runs`."""
     return {
         "runs": [
-            {"path": side.name, "seeds": list(side.seeds) or None, "folders": list(map(str, side.runs))} for side in found.sides
+            {"path": side.name, "seeds": list(side.seeds) or None, "folders": list(map(str, side.runs))}
+            for side in comparison.sides
         ],
-        "split": found.split,
+        "split": comparison.split,
         "resamples": resamples,
+        "alpha": 0.05,
+        "correction": "Holm",
         "compared": [
             {
-                "task": one.task, "metric": one.metric, "baseline": 0, "other": one.other, "n": one.found.n,
-                "baseline_value": one.found.first, "other_value": one.found.second,
-                "baseline_values": list(one.found.firsts), "other_values": list(one.found.seconds),
-                "difference": one.found.value, "low": one.found.low, "high": one.found.high,
-                "p": one.found.p, "p_holm": one.p_holm, "better": one.better,
+                "task": row.task, "metric": row.metric, "baseline": 0, "other": row.other, "n": row.difference.n,
+                "baseline_value": row.difference.first, "other_value": row.difference.second,
+                "baseline_values": list(row.difference.firsts), "other_values": list(row.difference.seconds),
+                "difference": row.difference.value, "level": row.level, "low": row.low, "high": row.high,
+                "p": row.difference.p, "p_holm": row.p_holm, "better": row.better,
             }
-            for one in found.compared
+            for row in comparison.compared
         ],
-        "notes": list(found.notes),
+        "notes": list(comparison.notes),
     }  # fmt: skip

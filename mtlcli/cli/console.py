@@ -232,3 +232,35 @@ class TrainingView:
         """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
+
+
+class RowsView:
+    """A bar on standard error with the rows predicted and their rate; nothing where that is no terminal."""
+
+    def __init__(self, total: int | None, *, quiet: bool) -> None:
+        self._bar: Progress | None = None
+        if not quiet and err.is_terminal:
+            count = "{task.completed:.0f}" + ("/{task.total:.0f}" if total is not None else "") + " rows"
+            self._bar = Progress(
+                TextColumn(count), BarColumn(None), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
+                console=err, transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task("predict", total=total, rate="")
+        self._start = time.monotonic()
+        self._done = 0.0
+
+    def __enter__(self) -> "RowsView":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, rows: float) -> None:
+        """Move the bar on by this number of rows."""
+        self._done += rows
+        if self._bar is not None:
+            rate = self._done / max(1e-9, time.monotonic() - self._start)
+            self._bar.update(self._task, completed=self._done, rate=f"{rate:.0f} rows/s")

@@ -24,7 +24,7 @@ def ensemble(
         list[str] | None,
         typer.Option(
             metavar="TASK=VALUE",
-            help="Of this task, only the runs whose primary metric on dev reaches this. Repeat it. [default: all runs]",
+            help="For this task, use only runs whose primary metric on dev reaches VALUE. Repeat it. [default: all runs]",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the ensemble in --output.")] = False,
@@ -35,7 +35,7 @@ def ensemble(
 
     Probabilities are averaged by label, scores in the units of the data.
 
-    The folder is used like a run by eval and predict. It copies nothing: the runs have to stay where they are.
+    Use the folder like a run in eval and predict. Nothing is copied: the runs have to stay where they are.
 
     Example: mtl ensemble runs/a runs/b runs/c --threshold sst=0.5 --output runs/ensemble
     """
@@ -43,19 +43,23 @@ def ensemble(
     from mtlcli.runs.ensemble import check_place, choose, write
 
     check_place(output, overwrite=overwrite)
-    chosen = choose(runs, thresholds)
-    write(chosen, output)
+    selection = choose(runs, thresholds)
+    write(selection, output)
     if quiet:
         return
-    for note in chosen.notes:
+    for note in selection.notes:
         say(f"note: {note}", err)
-    _show(chosen)
+    _show(selection)
     say(f"saved in {output}; measure it with: mtl eval {output}")
 
 
 def _thresholds(texts: list[str]) -> dict[str, float]:
-    """Raises MtlError with everything that is no TASK=VALUE, and for a task given twice."""
-    found: dict[str, float] = {}
+    """Parse TASK=VALUE.
+
+    Raises:
+        MtlError: one line for each text of another form, and for a task given twice.
+    """
+    thresholds: dict[str, float] = {}
     errors = []
     for text in texts:
         name, _, value = text.partition("=")
@@ -65,25 +69,25 @@ def _thresholds(texts: list[str]) -> dict[str, float]:
             number = math.nan
         if not name or not math.isfinite(number):
             errors.append(f"--threshold {text}: expected TASK=VALUE, such as sst=0.5")
-        elif name in found:
+        elif name in thresholds:
             errors.append(f"--threshold {text}: the task {name} is named twice; give one value")
         else:
-            found[name] = number
+            thresholds[name] = number
     if errors:
         raise MtlError(*errors)
-    return found
+    return thresholds
 
 
-def _show(chosen: "Ensemble") -> None:
+def _show(selection: "Ensemble") -> None:
     rows = []
-    for task in chosen.tasks:
+    for task in selection.tasks:
         first = (task.task, task.metric)
-        for index, run in enumerate(chosen.runs):
+        for index, run in enumerate(selection.runs):
             if index in task.members or index in task.left_out:
                 value = task.members.get(index, task.left_out.get(index))
-                left = task.left_out.get(index)
-                side = "" if left is None else "below" if left < (task.threshold or 0) else "above"
-                said = f"left out, {side} {task.threshold:g}" if side else ""
-                rows.append((*first, str(run.folder), "not known" if value is None else f"{value:.4f}", said))
+                excluded = task.left_out.get(index)
+                side = "" if excluded is None else "below" if excluded < (task.threshold or 0) else "above"
+                reason = f"left out, {side} {task.threshold:g}" if side else ""
+                rows.append((*first, str(run.folder), "not known" if value is None else f"{value:.4f}", reason))
                 first = ("", "")
     table("", [("task", ""), ("metric", ""), ("run", ""), ("dev", "right"), ("", "")], rows)

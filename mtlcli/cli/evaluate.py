@@ -18,7 +18,7 @@ def evaluate(
             "--task",
             "-t",
             metavar="NAME[=FILE]",
-            help="Only this task, or this task on other labelled rows. Repeat it.",
+            help="Only this task, or this task on other labeled rows. Repeat it.",
         ),
     ] = None,
     data: Annotated[
@@ -26,12 +26,12 @@ def evaluate(
     ] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option("--split", help="dev, test or train; repeat it. [default: dev, and test where there is one]"),
+        typer.Option("--split", help="dev, test or train. Repeat it. [default: dev, and test if it exists]"),
     ] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="How other rows are laid out: --set tasks.sst.label=grade. Repeat it."
+            "--set", metavar="KEY=VALUE", help="Columns of other rows: --set tasks.sst.label=grade. Repeat it."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -41,9 +41,9 @@ def evaluate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure a run per task and split, with 95 % bootstrap intervals.
+    """Evaluate a run per task and split, with 95 % bootstrap intervals.
 
-    An ensemble keeps the results in its folder, where `mtl table` finds them.
+    The results of an ensemble are saved in its folder, for `mtl table`.
 
     Example: mtl eval runs/demo --json
     """

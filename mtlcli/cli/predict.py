@@ -3,50 +3,63 @@
 import csv
 import errno
 import io
-import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO, cast
 
 import typer
 
 from mtlcli.cli import options
-from mtlcli.cli.console import err, say
+from mtlcli.cli.console import RowsView, err, say
 from mtlcli.errors import MtlError, one_of
 from mtlcli.files import put, remove_abandoned, scratch_path
 
 if TYPE_CHECKING:
     from mtlcli.data.readers import FileSource
+    from mtlcli.inference.predict import Reading, Tally
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", "": "jsonl", ".csv": "csv", ".tsv": "tsv"}
-INPUT_FORMATS = ("text", "csv", "tsv", "jsonl")
+INPUT_FORMATS = ("text", "csv", "tsv", "jsonl", "json", "parquet")
 PRECISIONS = ("auto", "fp32", "bf16")
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""What can be wrong with a file that is written, and is no bug."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""Errors of a file being written that are not bugs."""
 
 
 def predict(
     run: Annotated[Path, typer.Argument(help="The folder of a run or an ensemble.")],
     texts: Annotated[
-        Path | None, typer.Argument(metavar="[INPUT]", help="Text lines, TSV, CSV or JSONL. [default: standard input]")
+        Path | None,
+        typer.Argument(
+            metavar="[INPUT]", help="Text lines, TSV, CSV, JSONL, JSON or Parquet. [default: standard input]"
+        ),
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", help="A task of the run; repeat it. [default: all whose columns are there]"),
+        typer.Option("--task", "-t", help="A task of the run. Repeat it. [default: all whose columns exist]"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write. [default: standard output]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --output.")] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="keep|none|NAME,...",
+            help="Columns of the input to copy to the output. [default: keep; none for plain text]",
+        ),
     ] = None,
     output_format: Annotated[
         str | None, typer.Option("--format", help="jsonl, csv or tsv. [default: by --output, else jsonl]")
     ] = None,
     input_format: Annotated[
         str | None,
-        typer.Option("--input-format", help="text, csv, tsv or jsonl. [default: by the file's name, else text]"),
+        typer.Option(
+            "--input-format", help="text, csv, tsv, jsonl, json or parquet. [default: by the file's name, else text]"
+        ),
     ] = None,
     text: Annotated[
         str | None,
@@ -73,9 +86,10 @@ def predict(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Predict with a run: one line out for every row in, in the same order.
+    """Predict with a run: one row of output for every row of input, in the same order.
 
-    A pair in plain text is two texts with a tab between them.
+    The input's columns are copied, and predictions are in columns of their own. A pair in plain text is two texts with a
+    tab between them.
 
     Example: echo "we found the soup delightful" | mtl predict runs/demo --task sst
     """
@@ -90,44 +104,74 @@ def predict(
     record = outline.record
     for name in task or ():
         outline.task(name)
-    to_file = _check_output(output)
+    to_file = _check_output(output, texts, overwrite=overwrite)
     if header is None:
         header = any(record["tasks"][name]["config"]["header"] for name in task or record["tasks"])
     source, first, ready = _opened_input(texts, input_format, header)
     if input_format is None and source.format.name == "text":
-        _must_be_text(source.name, first, {text for one in record["tasks"].values() for text in one["text"]})
+        _must_be_text(source.name, first, {text for section in record["tasks"].values() for text in section["text"]})
 
     from mtlcli.devices import autocast, find_device, find_precision
-    from mtlcli.inference.predict import as_cells, as_json, cell_names, check, find_readings
+    from mtlcli.inference.output import output_columns
+    from mtlcli.inference.predict import Tally, check, find_readings
     from mtlcli.inference.predict import predict as run_prediction
 
     place = find_device(device or "auto")
     context = autocast(place, find_precision(precision, place))
     readings = find_readings(record, source, task or (), text.split(",") if text else (), first)
-    if to_file and ready is None:  # hours of work, and then a bad row: better to know at once
-        check(source, readings)
-    asked = [index for reading in readings for index in reading.tasks]
-    predictor, warnings = outline.load(place, asked)
+    tasks = sorted(index for reading in readings for index in reading.tasks)
+    layout = output_columns(source, [outline.facts[index] for index in tasks], columns)
+    # A bad row after hours of work would be too late, so a file is read once before the model is loaded.
+    total = check(source, readings) if ready is None else None
+    predictor, warnings = outline.load(place, tasks)
     if not quiet:
         for note in outline.notes:
             say(f"note: {note}", err)
-        say(f"{run} ({outline.title}): predicting {one_of(outline.facts[index].name for index in asked)}", err)
+        say(f"{run} ({outline.title}): predicting {one_of(outline.facts[index].name for index in tasks)}", err)
         for warning in warnings:
             say(f"warning: {warning}", err)
-    rows = run_prediction(predictor, source, readings, device=place, autocast=context, tokens=batch_tokens, ready=ready)
-    count = 0
-    with _opened(output, to_file) as file:
-        if kind == "jsonl":
-            for row, found in rows:
-                file.write(json.dumps(as_json(row, found), ensure_ascii=False) + "\n")
-                count += 1
-        else:
-            write = _table_writer(file, kind, cell_names(outline.facts, source, readings))
-            for row, found in rows:
-                write(as_cells(row, found))
-                count += 1
+        for note in _notes(source, readings, text, record, layout.prefixes):
+            say(f"note: {note}", err)
+    tally, count = Tally(), 0
+    view = RowsView(total, quiet=quiet or (not to_file and output is None and sys.stdout.isatty()))
+    rows = run_prediction(
+        predictor, source, readings, device=place, autocast=context, tokens=batch_tokens, ready=ready, tally=tally,
+        advance=view.advance,
+    )  # fmt: skip
+    with _opened(output, to_file) as file, view:
+        write_row = _table_writer(file, kind, layout.header()) if kind != "jsonl" else None
+        for row, predictions in rows:
+            if write_row is None:
+                file.write(layout.json_line(row, predictions) + "\n")
+            else:
+                write_row(layout.cells(row, predictions))
+            count += 1
     if not quiet:
-        say(f"{count} row{'' if count == 1 else 's'}" + (f" in {output}" if output is not None else ""), err)
+        say(_summary(count, tally, output), err)
+
+
+def _summary(count: int, tally: "Tally", output: Path | None) -> str:
+    """Return `3 rows in a.csv; 1 longer than 32 tokens, cut there; 1 with an empty text`."""
+    parts = [f"{count} row{'' if count == 1 else 's'}" + (f" in {output}" if output is not None else "")]
+    if tally.truncated:
+        parts.append(f"{tally.truncated} longer than {tally.max_length} tokens, cut there")
+    if tally.blank:
+        parts.append(f"{tally.blank} with an empty text")
+    return "; ".join(parts)
+
+
+def _notes(
+    source: "FileSource", readings: "list[Reading]", text: str | None, record: dict[str, Any], prefixes: Mapping[str, str]
+) -> list[str]:  # fmt: skip
+    """Return what deserves a note: a first line taken for a header, and predictions that had to be renamed."""
+    wanted = text.split(",") if text else [name for section in record["tasks"].values() for name in section["text"]]
+    notes = [source.header_note(tuple(dict.fromkeys(wanted)), "say --no-header")] if readings else []
+    notes += [
+        f'{source.name} has a column called like the predictions of {task}; these are called "{prefix}"'
+        for task, prefix in prefixes.items()
+        if prefix != task
+    ]
+    return [note for note in notes if note]
 
 
 def _output_format(output: Path | None, name: str | None) -> str:
@@ -142,9 +186,11 @@ def _output_format(output: Path | None, name: str | None) -> str:
 def _opened_input(
     path: Path | None, name: str | None, header: bool
 ) -> "tuple[FileSource, str, Callable[[float], bool] | None]":
-    """The rows, the first line, and, where they come through a pipe, whether more are there already."""
+    """Return the rows, the first line of plain text, and, for a pipe, the function that says whether more has arrived."""
+    from mtlcli.data.bad_rows import BadRows
+    from mtlcli.data.formats import format_of
     from mtlcli.data.pipe import Pipe
-    from mtlcli.data.readers import BadRows, FileSource, format_of, iterate
+    from mtlcli.data.readers import FileSource, iterate
 
     format_ = format_of(path or "-", name=name, header=header)  # type: ignore[arg-type]
     piped = path is None or str(path) == "-"
@@ -161,51 +207,64 @@ def _opened_input(
 
 
 def _must_be_text(name: str, first: str, columns: set[str]) -> None:
-    """Raises MtlError for a table or JSONL that nothing but its first line tells from plain text."""
+    """Raise for a table or JSONL that only its first line tells from plain text."""
     fields = [field.strip().strip('"') for field in re.split("[\t,;]", first)]
-    named = [field for field in fields if field in columns and not field.isdecimal()]
+    names = [field for field in fields if field in columns and not field.isdecimal()]
     if first.startswith("{") and any(f'"{column}":' in first for column in columns):
         kind = "JSONL: say --input-format jsonl"
-    elif named and len(fields) > 1:
-        kind = f"a table with the column {named[0]}: say --input-format csv or tsv"
+    elif names and len(fields) > 1:
+        kind = f"a table with the column {names[0]}: say --input-format csv or tsv"
     else:
         return
     raise MtlError(f"{name}:1: this looks like {kind}, or text if it is plain text")
 
 
-def _table_writer(file: TextIO, kind: str, names: list[str]) -> Callable[[dict[str, str]], None]:
-    """Writes the header; the function writes a row. TSV has no quoting, so its cells hold neither tab nor line end."""
-    if kind == "csv":
-        writer = csv.DictWriter(file, names, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        return writer.writerow
+def _table_writer(file: TextIO, kind: str, header: list[str]) -> Callable[[list[str]], object]:
+    """Write the header and return the function that writes a row.
 
-    def write(cells: dict[str, str]) -> None:
-        file.write("\t".join(re.sub(r"[\t\r\n]", " ", cells.get(name, "")) for name in names) + "\n")
+    TSV has no quoting, so a tab or a line end in a cell becomes a space.
+    """
 
-    write(dict(zip(names, names, strict=True)))
+    def write_tsv(cells: list[str]) -> None:
+        file.write("\t".join(re.sub(r"[\t\r\n]", " ", cell) for cell in cells) + "\n")
+
+    write = csv.writer(file, lineterminator="\n").writerow if kind == "csv" else write_tsv
+    write(header)
     return write
 
 
-def _check_output(path: Path | None) -> bool:
-    """Whether the output is a file of its own, which appears whole or not at all, rather than a stream."""
-    if path is None or str(path) == "-":
+def _check_output(path: Path | None, source: Path | None, *, overwrite: bool) -> bool:
+    """Return whether the output is a file of its own, which appears whole or not at all, rather than a stream.
+
+    Raises:
+        MtlError: the output cannot be written, exists already, or is the input.
+    """
+    if path is None or str(path) == "-" or _is_standard_output(path):
+        if source is not None and source.is_file() and _is_standard_output(source):
+            raise MtlError(f"{source}: is the input and the output; write to another file")
         return False
+    if source is not None and source.is_file() and path.exists() and path.samefile(source):
+        raise MtlError(f"--output: {path} is the input; write to another file")
     if path.is_dir():
         raise MtlError(f"--output: {path} is a folder; expected a file")
     if not path.absolute().parent.is_dir():
-        raise MtlError(f"--output: there is no folder {path.absolute().parent}; make it first")
+        raise MtlError(f"--output: there is no folder {path.absolute().parent}; create it first")
     if path.exists() and (not path.is_file() or path.absolute().is_relative_to("/dev")):
         return False
+    if path.exists() and not overwrite:
+        raise MtlError(f"--output: {path} exists already: add --overwrite to replace it")
     if not os.access(path.resolve().parent, os.W_OK):
-        raise MtlError(f"--output: may not write in {path.resolve().parent}; choose another folder")
+        raise MtlError(f"--output: no permission to write in {path.resolve().parent}; choose another folder")
     return True
 
 
 @contextmanager
 def _opened(path: Path | None, to_file: bool) -> Iterator[TextIO]:
-    """Where predictions go. A file is written beside its place and put there at the end; what a pipe's bad row cuts off is
-    kept under another name. A stream gets every row at once."""
+    """Open the place where predictions go.
+
+    A file is written beside its place and moved there at the end; what precedes the bad row of a pipe is kept under
+    another name. A stream gets every row at once.
+    """
     if path is None or str(path) == "-" or (not to_file and _is_standard_output(path)):
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", newline="\n", line_buffering=True)

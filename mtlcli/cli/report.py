@@ -1,4 +1,4 @@
-"""`mtl report`: one page about one run or several."""
+"""`mtl report`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,44 +11,65 @@ from mtlcli.errors import MtlError
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the first is shown first.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the first is the baseline.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
-    points: Annotated[
-        int, typer.Option(min=0, help="Rows per task in the pictures of encodings; 0 leaves them out.")
-    ] = 300,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in --output.")] = False,
+    points: Annotated[int, typer.Option(min=0, help="Rows per task in the pictures of encodings; 0 omits them.")] = 300,
+    errors: Annotated[
+        int, typer.Option(min=0, help="Worst predictions per task to show with their texts, which may be private.")
+    ] = 0,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
     debug: options.Debug = False,
 ) -> None:
-    """Write one HTML page about runs: plan, metrics, losses, balance, confusion and encodings before and after.
+    """Write an HTML page about runs: plan, metrics, curves, balance, classes, confusion and encodings.
+
+    Several runs are compared with the first one.
 
     Example: mtl report runs/demo --output demo.html
     """
     from mtlcli.files import write_whole
     from mtlcli.report import page, sections
+    from mtlcli.report.differences import display_names
     from mtlcli.report.embeddings import Cloud, clouds
+    from mtlcli.report.errors import worst_rows
+    from mtlcli.report.run_files import RunFiles
     from mtlcli.runs.record import read_record, unfinished_note
 
-    if output.is_dir():
-        raise MtlError(f"--output: {output} is a folder; expected the name of a page, such as {output}/report.html")
-    if not output.parent.is_dir():
-        raise MtlError(f"--output: there is no folder {output.parent}")
+    _check_output(output, runs, overwrite=overwrite)
     for folder in runs:
-        if (note := unfinished_note(folder, read_record(folder))) is not None:
-            say(f"note: {note}", err)
-    parts = [sections.overview(runs)]
-    for folder in runs:
-        found: list[Cloud] = []
+        if (warning := unfinished_note(folder, read_record(folder))) is not None:
+            say(f"note: {warning}", err)
+    files = [RunFiles(folder) for folder in runs]
+    parts = [sections.overview(files)]
+    for name, run in zip(display_names(runs), files, strict=True):
+        drawn: list[Cloud] = []
         note = ""
         if points:
-            say(f"{folder}: drawing encodings, which takes seconds; --points 0 leaves them out", err)
+            say(f"{run.folder}: drawing encodings, which takes seconds; --points 0 omits them", err)
             try:
-                found, note = clouds(folder, points)
+                drawn, note = clouds(run.folder, points)
             except MtlError as error:
-                say(f"note: {folder}: no pictures of encodings: {'; '.join(error.lines)}", err)
-        parts.append(sections.one_run(folder, found, note))
+                say(f"note: {run.folder}: no pictures of encodings: {'; '.join(error.lines)}", err)
+        worst = worst_rows(run.folder, errors) if errors else None
+        parts.append(sections.one_run(run, drawn, note, worst, name=name))
     text = page.page(title or f"mtl report: {', '.join(folder.name for folder in runs)}", parts)
     try:
         write_whole(output.resolve(), text)
     except MtlError as error:
         raise MtlError(f"--output: {error}") from error
     say(f"wrote {output} ({len(text) / 1e3:.0f} kB)")
+
+
+def _check_output(output: Path, runs: list[Path], *, overwrite: bool) -> None:
+    """Raise where the page cannot be written, or would replace a file of a run or, unasked, another one."""
+    if output.is_dir():
+        raise MtlError(f"--output: {output} is a folder; expected the name of a page, such as {output}/report.html")
+    if not output.parent.is_dir():
+        raise MtlError(f"--output: there is no folder {output.parent}")
+    if not output.is_file():
+        return
+    inside = [run for run in runs if output.resolve().is_relative_to(run.resolve())]
+    if inside and output.suffix.lower() not in (".html", ".htm"):
+        raise MtlError(f"--output: {output} is a file of the run {inside[0]}; choose another name")
+    if not overwrite:
+        raise MtlError(f"--output: {output} exists already: add --overwrite to replace it")

@@ -24,25 +24,27 @@ def table(
             help="A metric, or all. Repeat it. [default: each task's primary one, and their mean]",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="dev, or another that the results hold.")] = "dev",
+    split: Annotated[str, typer.Option(help="dev, or another split in the results.")] = "dev",
     normalized: Annotated[
         bool, typer.Option("--normalized", help="Every metric from 0 to 1: (r + 1) / 2 for a correlation.")
     ] = False,
     digits: Annotated[int, typer.Option(min=0, max=15, help="Decimals; csv has all.")] = 3,
     output: Annotated[str, typer.Option("--format", help="text, markdown or csv.")] = "text",
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Keep a row for a run that is not there or not finished.")
+        bool, typer.Option("--allow-missing", help="Keep a row for a run that does not exist or is not finished.")
     ] = False,
     published: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A CSV of numbers to show beside ours; its first column names the runs."),
+        typer.Option(
+            metavar="FILE", help="A CSV of numbers to show beside the results; its first column names the runs."
+        ),
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Show the results of finished runs side by side, a row for each.
+    """Show the results of finished runs side by side, one row per run.
 
-    A folder that `mtl train --seeds` made shows the mean over its seeds and the standard deviation. Whether a difference means
-    anything is what `mtl compare` tells.
+    A folder of `mtl train --seeds` shows the mean over its seeds and the standard deviation. Use `mtl compare` to test
+    differences.
 
     Example: mtl table runs/equal runs/pcgrad --format markdown
     """  # fmt: skip
@@ -50,10 +52,10 @@ def table(
 
     if output not in FORMATS:
         raise MtlError(f'--format: found "{output}"; expected text, markdown or csv')
-    others = results_table.read_published(published) if published is not None else None
-    if not runs and others is None:
+    numbers = results_table.read_published(published) if published is not None else None
+    if not runs and numbers is None:
         raise MtlError("expected one or more run folders, or --published")
-    folders = runs or [Path(name) for name in (others.rows if others else ())]
+    folders = runs or [Path(name) for name in (numbers.rows if numbers else ())]
     try:
         measured = results_table.read(folders, split=split, allow_missing=allow_missing)
     except MtlError as error:
@@ -61,13 +63,15 @@ def table(
             raise
         raise MtlError(*error.lines, f"{published} names these runs; --allow-missing keeps a row for each") from error
     bounds = results_table.bounds_of(measured)
-    found = results_table.tabulate(measured, metrics=metric or (), bounds=bounds, normalized=normalized)
-    lines = results_table.exact_lines(found) if output == "csv" else results_table.lines(found, digits)
-    if others is not None:
-        lines = results_table.beside(others, lines)
+    results = results_table.tabulate(measured, metrics=metric or (), bounds=bounds, normalized=normalized)
+    lines = results_table.exact_lines(results) if output == "csv" else results_table.lines(results, digits)
+    if numbers is not None:
+        lines = results_table.beside(numbers, lines)
     if output == "csv":
         print(results_table.as_csv(lines))
     elif output == "markdown":
         print(results_table.markdown(lines))
     else:
-        console.table("", list(zip(lines[0], results_table.sides(lines), strict=True)), lines[1:])
+        folder, lines = results_table.shortened(lines, console.out.width)
+        columns = list(zip(lines[0], results_table.sides(lines), strict=True))
+        console.table(f"runs in {folder}" if folder else "", columns, lines[1:])

@@ -21,25 +21,29 @@ class Pipe:
         return iter(self.readline, b"")
 
     def readline(self) -> bytes:
-        """The next line with its end, waiting for it; b"" behind the last one."""
+        """Return the next line with its end, waiting for it; b"" after the last one."""
         self._fill()
         return self._lines.popleft() if self._lines else b""
 
+    def read(self, size: int = -1) -> bytes:
+        """Return the next line with its end, whatever the size: less than a line cannot be waited for."""
+        return self.readline()
+
     def peek(self) -> bytes:
-        """What `readline` will return."""
+        """Return what `readline` will return next."""
         self._fill()
         return self._lines[0] if self._lines else b""
 
     def ready(self, seconds: float = 0.0) -> bool:
-        """Whether there is more to read, or the end, within so many seconds."""
+        """Return whether a line or the end arrives within this number of seconds."""
         return bool(self._lines) or self._ended or bool(select.select([self._descriptor], [], [], max(0.0, seconds))[0])
 
     def _fill(self) -> None:
         while not self._lines and not self._ended:
             block = os.read(self._descriptor, BLOCK)
-            *whole, rest = block.split(b"\n")
-            if whole:
-                self._lines.extend(line + b"\n" for line in (b"".join((*self._parts, whole[0])), *whole[1:]))
+            *complete, rest = block.split(b"\n")
+            if complete:
+                self._lines.extend(line + b"\n" for line in (b"".join((*self._parts, complete[0])), *complete[1:]))
                 self._parts = []
             if rest:
                 self._parts.append(rest)

@@ -1,130 +1,70 @@
-"""From a CSV, TSV, JSONL or plain text file to rows of text: strictly, row by row, in constant memory.
+"""From a file of CSV, TSV, JSONL, JSON, Parquet or plain text to rows of text: strictly, row by row, in constant memory.
 
-Text stays as it is spelled: "NA", "null" and "nan" are words, an empty field is "". What cannot be a row is reported
-with its file and line. Only ``\\n`` and ``\\r\\n`` end a line, so lines are cut as bytes and decoded afterwards.
+Text stays as it is spelled: "NA", "null" and "nan" are words, an empty field is "". A record that cannot be a row is
+reported with its file and line. Only ``\\n`` and ``\\r\\n`` end a line, so lines are cut as bytes and decoded afterwards.
 """
 
 import codecs
+import gzip
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, cast
 
+from mtlcli.data.bad_rows import BadRows
+from mtlcli.data.formats import HEAD, Format, FormatName, check_is_text, format_of
+from mtlcli.data.json_array import BLOCK, array_elements, begins_array
+from mtlcli.data.parquet import parquet_columns, parquet_rows
 from mtlcli.data.records import (
     SEPARATORS,
     BadRecord,
+    cells_of,
     counted,
     fields_of,
     json_object,
-    json_values,
     left_open,
+    listed,
     names_of,
     other_separator,
     text_of,
 )
-from mtlcli.errors import MtlError, did_you_mean, one_of
+from mtlcli.errors import MtlError, did_you_mean, quotable
 
-FormatName = Literal["csv", "tsv", "jsonl", "text"]
-EXTENSIONS: dict[str, FormatName] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-}
-SHOWN = 20  # messages that BadRows keeps; it counts the others
-LONGEST_RECORD = 1 << 24  # bytes of a row with a quote left open, before the quote counts as never closed
-Record = tuple[int, bytes]  # the line where it starts, and its bytes
+__all__ = ["BadRows", "FileSource", "Format", "FormatName", "TextRow", "format_of", "iterate"]
+
+LONGEST_RECORD = 1 << 24
+"""Bytes of a row with a quote left open, after which the quote counts as never closed."""
+Record = tuple[int, Any]
+"""The line where a record starts, and its bytes; of Parquet, the number of the row and its values."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """The line of the file where a row starts, counted from 1, and its text in every column."""
+    """A row: the line of the file where it starts, counted from 1, and its text in every column.
+
+    `original` has the values of JSON and Parquet before they became text; it is empty for other formats.
+    """
 
     line: int
     values: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a file is cut into rows. The delimiter "" of a CSV is found in its first line; JSONL and text have none."""
-
-    name: FormatName
-    delimiter: str = ""
-    quoting: bool = False
-    header: bool = True
-
-    @property
-    def has_header(self) -> bool:
-        """Whether the first line names columns, as only that of a CSV or TSV can."""
-        return self.header and self.name in ("csv", "tsv")
-
-
-def format_of(path: str | Path, *, name: FormatName | None = None, header: bool = True) -> Format:
-    """The format called `name`, or the one that the extension of `path` stands for; plain text where it is unknown.
-
-    TSV has no quoting, as in GLUE. CSV has that of RFC 4180 and may be separated by tabs, as in CS224N.
-    """
-    match name or EXTENSIONS.get(Path(path).suffix.lower(), "text"):
-        case "csv":
-            return Format("csv", quoting=True, header=header)
-        case "tsv":
-            return Format("tsv", "\t", header=header)
-        case other:
-            return Format(other)
-
-
-@dataclass
-class BadRows:
-    """What was wrong with which rows, of one file or of several.
-
-    Under "error", `raise_if_any` raises it all at once; under "skip", `summary` tells what was left out. `count` is of
-    rows: a row reported twice in a row, for two bad labels, counts once.
-    """
-
-    policy: Literal["error", "skip"] = "error"
-    count: int = 0
-    reports: int = 0
-    messages: list[str] = field(default_factory=list)  # the first SHOWN
-    _last: tuple[str, int] | None = None
-
-    def report(self, path: str | Path, line: int, message: str) -> None:
-        """Notes that the row at `line` of `path` cannot be used."""
-        row = (str(path), line)
-        self.count += row != self._last
-        self.reports += 1
-        self._last = row
-        if self.reports <= SHOWN:
-            self.messages.append(f"{path}:{line}: {message}")
-
-    def lines(self) -> list[str]:
-        """The messages, and how many more there were."""
-        more = self.reports - len(self.messages)
-        return [*self.messages, f"... and {more} more"] if more else [*self.messages]
-
-    def raise_if_any(self) -> None:
-        """Raises: MtlError with one line per message, unless the policy is to skip."""
-        if self.reports and self.policy == "error":
-            raise MtlError(*self.lines())
-
-    def summary(self) -> str:
-        """`2 rows skipped (a.csv:7: label is empty; a.csv:9: label is empty)`, or "" if there is nothing to tell."""
-        return f"{counted(self.count, 'row')} skipped ({'; '.join(self.lines())})" if self.count else ""
+    original: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 class FileSource:
-    """The rows of a file, read anew by every iteration, or of a stream such as standard input, read once.
+    """The rows of a file, read again by every iteration, or of a stream such as standard input, read once.
 
     A stream is read no further than to the end of the row that is due; `path` then is a name for messages. A pipe given
     by its path is a stream as well. Without `format`, the extension of `path` decides.
 
-    Raises: MtlError if there is no such file.
+    Raises:
+        MtlError: there is no such file, or it is one of a kind that cannot be read.
     """
 
     def __init__(self, path: str | Path, *, format: Format | None = None, stream: BinaryIO | None = None) -> None:
@@ -136,67 +76,108 @@ class FileSource:
         self._stream = stream
         self._once = stream is not None or not self.path.is_file()
         self._used = False
-        self._asked: list[str] = []
+        self._requested: list[str] = []
+        if self._once and self.format.name == "parquet":
+            raise MtlError(f"{self.name}: Parquet cannot be read from a stream; give the file's name")
+
+    @property
+    def is_stream(self) -> bool:
+        """True if the rows can be read only once."""
+        return self._once
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The keys of `Row.values`: names from the header, and the number from 0 of a column without a name.
+        """The keys of `TextRow.values`: names from the header, and the number from 0 of a column without a name.
 
-        For JSONL these are the keys of the first object and those that `column` was asked for. Every row has them all.
+        For JSON these are the keys of the first object and those requested from `column`. Every row has them all.
 
-        Raises: MtlError if the header is missing, repeats a name or is not separated as the format says.
+        Raises:
+            MtlError: the header is missing, repeats a name or is not separated as the format says.
         """
-        return tuple(dict.fromkeys((*self._head.columns, *self._asked)))
+        return tuple(dict.fromkeys((*self._head.columns, *self._requested)))
 
     def column(self, wanted: str) -> str:
-        """The key in `Row.values` for a column given by its name or, if nothing has that name, its number from 0.
+        """Return the key in `TextRow.values` for a column given by its name or, if nothing has that name, its number from 0.
 
-        A JSONL key that the first object lacks is looked for in the other objects, unless the source is a stream. In a
+        A key of JSON that the first object lacks is looked for in the other objects, unless the source is a stream. In a
         file with neither rows nor header nothing contradicts the name, and it is returned as it is.
 
-        Raises: MtlError if there is no such column.
+        Raises:
+            MtlError: there is no such column.
         """
         columns = self.columns
-        if self.format.name == "jsonl":
+        if self.format.is_json:
             if wanted not in columns and not self._once:
                 columns = self._keys_until(wanted)
         elif wanted not in columns and wanted.isdecimal() and int(wanted) < len(columns):
-            return columns[int(wanted)]
+            wanted = columns[int(wanted)]
         if columns and wanted not in columns:
-            raise MtlError(f'{self.name}: no column "{wanted}" among {one_of(columns)}{did_you_mean(wanted, columns)}')
-        if self.format.name == "jsonl":
-            self._asked.append(wanted)
+            raise MtlError(f'{self.name}: no column "{wanted}" among {listed(columns)}{did_you_mean(wanted, columns)}')
+        if self.format.has_nesting:
+            self._requested.append(wanted)
         return wanted
 
+    def all_columns(self) -> tuple[str, ...]:
+        """Return the columns of all rows: for a file of JSON, the keys of every object; for a stream, those of the first."""
+        if not self.format.is_json or self._once:
+            return self.columns
+        return tuple(dict.fromkeys((*self.columns, *self._keys_until(None))))
+
+    def header_note(self, wanted: tuple[str, ...], remedy: str) -> str:
+        """Return a sentence about the first line where columns are given by number although it was read as a header.
+
+        It is empty where the header has no such names at these places, as with an index column without a name.
+
+        Args:
+            wanted: columns as they were asked for, by name or number.
+            remedy: how to say that there is no header.
+        """
+        columns = self.columns
+        named = [column for column in wanted if column.isdecimal() and column not in columns]
+        if not self.format.has_header or not named:
+            return ""
+        places = [int(number) for number in named if int(number) < len(columns)]
+        names = ", ".join(f'"{quotable(columns[place])}"' for place in places)
+        return (
+            f"{self.name}: the first line was read as the header (column {', '.join(named)}: {names}); "
+            f"if it is a row, {remedy}"
+        )
+
     def digest(self) -> str:
-        """sha256 of the bytes of the file, in hexadecimal."""
+        """Return the sha256 of the bytes of the file, in hexadecimal."""
         if self._once:
             raise ValueError(f"{self.name} is a stream; a digest would use it up")
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def __iter__(self) -> Iterator[TextRow]:
-        """The good rows; after the last of them MtlError, if there were bad ones."""
+        """Yield the good rows; raise MtlError after the last of them if there were bad ones."""
         bad = BadRows()
         yield from iterate(self, bad)
         bad.raise_if_any()
 
     @cached_property
     def _head(self) -> "_Head":
-        lines = self._lines()
-        first = list(islice(lines, 1))
+        if self.format.name == "parquet":
+            return _Head("", parquet_columns(self.path, self.name), iter(()))
         delimiter = self.format.delimiter
-        if self.format.name == "csv" and not delimiter:
-            delimiter = next((mark for mark in SEPARATORS if first and mark.encode() in first[0][1]), ",")
-        records = _records(self, delimiter, chain(first, lines))
+        records: Iterator[Record]
+        if self.format.name == "json":
+            records = self._json_records()
+        else:
+            lines = self._lines()
+            first = list(islice(lines, 1))
+            if self.format.name == "csv" and not delimiter:
+                delimiter = next((mark for mark in SEPARATORS if first and mark.encode() in first[0][1]), ",")
+            records = _records(self, delimiter, chain(first, lines))
         ahead = [] if self.format.name == "text" else list(islice(records, 1))
         columns = _first_columns(self, delimiter, ahead)
-        if not self._once:  # rows come from the file anew
+        if not self._once:  # every iteration opens the file again
             records = iter(())
         return _Head(delimiter, columns, chain(ahead[int(self.format.has_header) :], records))
 
-    def _keys_until(self, wanted: str) -> tuple[str, ...]:
-        """JSONL: the keys of all objects up to the first that has the wanted one."""
+    def _keys_until(self, wanted: str | None) -> tuple[str, ...]:
+        """Return the keys of all objects of JSON up to the first that has the wanted one."""
         keys: dict[str, None] = {}
         for _, raw in self._open_records():
             with suppress(BadRecord):
@@ -206,8 +187,12 @@ class FileSource:
         return tuple(keys)
 
     def _open_records(self) -> Iterator[Record]:
-        """The records after the header."""
+        """Open the records after the header."""
         head = self._head
+        if self.format.name == "parquet":
+            return parquet_rows(self.path, self.name)
+        if not self._once and self.format.name == "json":
+            return self._json_records()
         if not self._once:
             return islice(_records(self, head.delimiter, self._lines()), int(self.format.has_header), None)
         if self._used:
@@ -215,12 +200,44 @@ class FileSource:
         self._used = True
         return head.records
 
+    def _json_records(self) -> Iterator[Record]:
+        """Yield the elements of an array, or the lines of JSONL where the file does not begin with a bracket."""
+        with self._opened() as stream:
+            head = stream.readline() if self._once else stream.read(BLOCK)
+            if begins_array(head):
+                yield from array_elements(head, stream, self.name, LONGEST_RECORD)
+                return
+            if self._once:
+                lines: Iterator[bytes] = chain([head] if head else [], stream)
+                yield from _records(self, "", enumerate(lines, 1))
+                return
+        yield from _records(self, "", self._lines())
+
     def _lines(self) -> Iterator[Record]:
-        """All lines with their numbers, the first without its byte order mark."""
-        with self.path.open("rb") if self._stream is None else nullcontext(self._stream) as stream:
-            if first := stream.readline().removeprefix(codecs.BOM_UTF8):
+        """Yield all lines with their numbers, the first without its byte order mark."""
+        with self._opened() as stream:
+            first = stream.readline()
+            if self._once:
+                check_is_text(self.name, first[:HEAD])
+            if first := first.removeprefix(codecs.BOM_UTF8):
                 yield 1, first
                 yield from enumerate(stream, 2)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """Open the bytes of the source, unpacked; the first ones of a file are checked."""
+        if self._stream is not None:
+            yield self._stream
+            return
+        try:
+            with cast(BinaryIO, gzip.open(self.path) if self.format.gzip else self.path.open("rb")) as stream:
+                if not self._once:
+                    check_is_text(self.name, stream.read(HEAD))
+                    stream.seek(0)
+                yield stream
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            reason = str(error).rstrip(".")
+            raise MtlError(f"{self.name}: is not a whole gzip file ({reason}); copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -233,19 +250,20 @@ class _Head:
 
 
 def iterate(source: FileSource, bad: BadRows) -> Iterator[TextRow]:
-    """The good rows of `source`, each as soon as it is complete; the others are reported to `bad`.
+    """Yield the good rows of `source`, each as soon as it is complete; the others are reported to `bad`.
 
-    Raises: MtlError for what spoils the whole file (its header, a quote that never closes), behind the bad rows so far.
+    Raises:
+        MtlError: something spoils the whole file (its header, a quote that never closes); after the bad rows so far.
     """
     records, parse = source._open_records(), _parser(source)
     try:
         for line, raw in records:
             try:
-                yield TextRow(line, parse(text_of(raw)))
+                yield parse(line, raw)
             except BadRecord as error:
-                more = raw.rstrip().count(b"\n")
+                more = raw.rstrip().count(b"\n") if source.format.quoting else 0
                 where = f"; the row runs on to line {line + more}, is a quote left open?" if more else ""
-                bad.report(source.name, line + error.line, f"{error}{where}")
+                bad.report(source.name, line + error.line, f"{error}{where}", kind=error.kind)
     except MtlError as error:
         raise MtlError(*(bad.lines() if bad.policy == "error" else ()), *error.lines) from None
 
@@ -260,17 +278,17 @@ def _must_be_readable(path: Path) -> None:
         near = did_you_mean(path.name, (other.name for other in where.parent.iterdir()))
         raise MtlError(f"{where}: no such file{near}")
     if not os.access(path, os.R_OK):
-        raise MtlError(f"{where}: may not be read; ask its owner for permission")
+        raise MtlError(f"{where}: permission denied")
 
 
 def _records(source: FileSource, delimiter: str, lines: Iterator[Record]) -> Iterator[Record]:
-    """Lines, joined where a quote is left open, without the blank ones; in plain text a blank line is a row."""
+    """Yield lines, joined where a quote is left open, without the blank ones; in plain text a blank line is a row."""
     name, quoting = source.format.name, source.format.quoting
     opening = re.compile(b'(?:^|%b)"' % re.escape(delimiter.encode()))  # elsewhere in a field a quote is plain
     if name == "text":
         yield from lines
     for line, raw in lines:
-        if raw.isspace() if name == "jsonl" else raw in (b"\n", b"\r\n"):
+        if raw.isspace() if source.format.is_json else raw in (b"\n", b"\r\n"):
             continue
         if quoting and b'"' in raw:
             opened, parts, size = line, [raw], len(raw)
@@ -290,7 +308,7 @@ def _records(source: FileSource, delimiter: str, lines: Iterator[Record]) -> Ite
 
 
 def _first_columns(source: FileSource, delimiter: str, ahead: list[Record]) -> tuple[str, ...]:
-    """The columns, from the first record if there is one."""
+    """Return the columns, from the first record if there is one."""
     if source.format.name == "text":
         return ("text",)
     if not ahead:
@@ -299,33 +317,48 @@ def _first_columns(source: FileSource, delimiter: str, ahead: list[Record]) -> t
         return ()
     line, raw = ahead[0]
     try:
-        if source.format.name == "jsonl":
+        if source.format.is_json:
             return tuple(json_object(text_of(raw)))
         text = text_of(raw)
         fields = fields_of(text, delimiter, source.format.quoting)
         return names_of(text, fields, delimiter) if source.format.has_header else tuple(map(str, range(len(fields))))
     except BadRecord as error:
-        if source.format.name == "jsonl":
+        if source.format.is_json:
             return ()  # reported when its turn comes
         raise MtlError(f"{source.name}:{line + error.line}: {error}") from None
 
 
-def _parser(source: FileSource) -> Callable[[str], dict[str, str]]:
-    """The function from the text of a record to its values; it raises BadRecord."""
+def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
+    """Return the function from a record to its row; it raises BadRecord."""
     columns, delimiter, quoting = source.columns, source._head.delimiter, source.format.quoting
-    if source.format.name == "text":
-        return lambda text: {"text": text}
-    if source.format.name == "jsonl":
-        empty, asked = dict.fromkeys(columns, ""), frozenset(source._asked)
-        return lambda text: empty | json_values(text, asked)
+    empty, requested = dict.fromkeys(columns, ""), frozenset(source._requested)
 
-    def parse(text: str) -> dict[str, str]:
+    def plain(line: int, raw: bytes) -> TextRow:
+        return TextRow(line, {"text": text_of(raw)})
+
+    def json(line: int, raw: bytes) -> TextRow:
+        row = json_object(text_of(raw))
+        return TextRow(line, empty | cells_of(row, requested), row)
+
+    def parquet(line: int, row: dict[str, Any]) -> TextRow:
+        return TextRow(line, empty | cells_of(row, requested), row)
+
+    def separated(line: int, raw: bytes) -> TextRow:
+        text = text_of(raw)
         fields = fields_of(text, delimiter, quoting)
         if len(fields) != len(columns):
             hint = other_separator(text, len(columns), delimiter) if len(fields) == 1 else ""
             if quoting and len(fields) > len(columns):
                 hint = f" (is a text with a {SEPARATORS.get(delimiter, delimiter)} not quoted?)"
             raise BadRecord(f"expected {counted(len(columns), 'column')}, found {len(fields)}{hint}")
-        return dict(zip(columns, fields, strict=True))
+        return TextRow(line, dict(zip(columns, fields, strict=True)))
 
-    return parse
+    match source.format.name:
+        case "text":
+            return plain
+        case "json" | "jsonl":
+            return json
+        case "parquet":
+            return parquet
+        case _:
+            return separated

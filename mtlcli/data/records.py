@@ -1,8 +1,11 @@
-"""One row as it is written, a line or several of a file, to its texts: quotes, separators and JSON, as strictly as the reader asks."""
+"""From a row as it is written, a line or several of a file, to its texts: quotes, separators and JSON, read strictly."""
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
+
+from mtlcli.errors import one_of, quotable
 
 SEPARATORS = {
     "\t": "tab",
@@ -14,23 +17,42 @@ CLOSING_TEXT, CLOSING_BYTES = re.compile(CLOSING), re.compile(CLOSING.encode())
 NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # what a JSON escape can smuggle in: NUL and halves of a surrogate pair
 
 
-class BadRecord(Exception):
-    """Why a record cannot be a row, and on which of its lines, counted from 0."""
+LONGEST_LIST = 20
+"""Columns that a message lists."""
 
-    def __init__(self, message: str, line: int = 0) -> None:
+
+class BadRecord(Exception):
+    """A record that cannot be a row: the reason, and on which of its lines it is, counted from 0.
+
+    `kind` names a fault that a whole file is likely to have in many rows, so that one message stands for them.
+    """
+
+    def __init__(self, message: str, line: int = 0, kind: str = "") -> None:
         super().__init__(message)
         self.line = line
+        self.kind = kind
+
+
+class Number(str):
+    """A number of JSON as it is spelled: `0.50` stays different from `0.5`, and a long one keeps all its digits."""
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Return names of columns for a message: the first ones where there are many."""
+    names = [quotable(column) for column in columns]
+    more = len(names) - LONGEST_LIST
+    return one_of(names) if more <= 1 else f"{one_of(names[:LONGEST_LIST])} and {more} more"
 
 
 def left_open(line: bytes, opening: re.Pattern[bytes], inside: bool) -> int | None:
-    """Where the text begins that is still quoted at the end of `line`; 0 if on an earlier line, None if nowhere."""
+    """Return where the text begins that is still quoted at the end of `line`: 0 if on an earlier line, None if nowhere."""
     start = 0
     while True:
         if not inside:
-            found = opening.search(line, start)
-            if found is None:
+            opened = opening.search(line, start)
+            if opened is None:
                 return None
-            start = found.end()
+            start = opened.end()
         closing = CLOSING_BYTES.match(line, start)
         if closing is None:
             return start
@@ -38,19 +60,24 @@ def left_open(line: bytes, opening: re.Pattern[bytes], inside: bool) -> int | No
 
 
 def text_of(raw: bytes) -> str:
-    """The text of a record, without its line end."""
+    """Return the text of a record, without its line end."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
+        byte = raw[error.start]
         line = raw.count(b"\n", 0, error.start)
-        raise BadRecord(f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8", line) from None
+        letter = bytes([byte]).decode("cp1252", "replace")
+        guess = f"{letter} in Latin-1 or Windows-1252" if letter.isprintable() and letter != "\ufffd" else ""
+        raise BadRecord(
+            f"byte 0x{byte:02x} is not UTF-8{guess and f' ({guess})'}; save the file as UTF-8", line, "encoding"
+        ) from None
     if "\0" in text:
-        raise BadRecord("found a NUL byte; expected text", raw.count(b"\n", 0, raw.index(b"\0")))
+        raise BadRecord("found a NUL byte; expected text", raw.count(b"\n", 0, raw.index(b"\0")), "NUL")
     return text.removesuffix("\n").removesuffix("\r")
 
 
 def names_of(text: str, fields: list[str], delimiter: str) -> tuple[str, ...]:
-    """The columns of a header; one without a name gets its number, unless that is the name of another."""
+    """Return the columns of a header. One without a name gets its number, unless that is the name of another."""
     if len(fields) == 1 and (hint := other_separator(text, 2, delimiter)):
         raise BadRecord(f"expected 2 or more columns, found 1{hint}")
     if "\r" in text and "\n" not in text:
@@ -58,12 +85,12 @@ def names_of(text: str, fields: list[str], delimiter: str) -> tuple[str, ...]:
     names = [name.strip() for name in fields]
     for second, name in enumerate(names):
         if name and (first := names.index(name)) < second:
-            raise BadRecord(f'columns {first} and {second} (counted from 0) are both called "{name}"')
+            raise BadRecord(f'columns {first} and {second} (counted from 0) are both called "{quotable(name)}"')
     return tuple(name or (f"{i} (no name)" if str(i) in names else str(i)) for i, name in enumerate(names))
 
 
 def fields_of(text: str, delimiter: str, quoting: bool) -> list[str]:
-    """The fields of a row of CSV or TSV."""
+    """Return the fields of a row of CSV or TSV."""
     if not quoting or '"' not in text:
         return text.split(delimiter)
     fields, position = [], 0
@@ -85,7 +112,7 @@ def fields_of(text: str, delimiter: str, quoting: bool) -> list[str]:
 
 
 def other_separator(text: str, columns: int, delimiter: str) -> str:
-    """` (is this comma-separated?)` if `text` has enough of them for so many columns."""
+    """Return ` (is this comma-separated?)` if `text` has enough commas for this number of columns, or another separator."""
     for mark, word in SEPARATORS.items():
         if mark != delimiter and columns > 1 and text.count(mark) >= columns - 1:
             return f" (is this {word}-separated?)"
@@ -93,53 +120,89 @@ def other_separator(text: str, columns: int, delimiter: str) -> str:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """The object on a line, its numbers as they are spelled."""
+    """Return the object that a row of JSON is, its numbers as they are spelled."""
     try:
-        found = DECODER.decode(text)
+        value = DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise BadRecord(f"not JSON: {error.msg} (character {error.colno})") from None
+        raise BadRecord(f"not JSON: {error.msg} (character {error.colno})", error.lineno - 1) from None
     except RecursionError:
         raise BadRecord("not a row: nested too deeply") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise BadRecord("expected one JSON object on each line, found another value")
-    return found
-
-
-def json_values(text: str, asked: frozenset[str]) -> dict[str, str]:
-    """The values as text. A list or object is a bad row, but left out where other keys were asked for."""
-    values = {}
-    for key, value in json_object(text).items():
-        if isinstance(value, str):
-            values[key] = value
-        elif isinstance(value, bool):
-            values[key] = "true" if value else "false"
-        elif value is None:
-            values[key] = ""
-        elif key in asked or not asked:
-            kind = "a list" if isinstance(value, list) else "an object"
-            raise BadRecord(f'"{key}" is {kind}; expected text, a number, true, false or null')
     if "\\u" in text:
-        for key, value in values.items():
-            if escape := NOT_TEXT.search(value):
-                raise BadRecord(f'"{key}" holds \\u{ord(escape[0]):04x}, which is no character of a text')
-    return values
+        for key, content in value.items():
+            if isinstance(content, str) and (escape := NOT_TEXT.search(content)):
+                raise BadRecord(f'"{quotable(key)}" holds \\u{ord(escape[0]):04x}, which is no character of a text')
+    return value
+
+
+def cells_of(row: Mapping[str, Any], wanted: frozenset[str]) -> dict[str, str]:
+    """Return the values of a row of JSON or Parquet as text.
+
+    Raises:
+        BadRecord: a wanted value, or any where none is wanted in particular, is a list or an object. Other lists and
+            objects are left out.
+    """
+    cells = {}
+    for key, value in row.items():
+        if isinstance(value, list | dict | tuple | bytes):
+            if key in wanted or not wanted:
+                kind = {list: "a list", dict: "an object"}.get(type(value), "binary")
+                raise BadRecord(f'"{quotable(key)}" is {kind}; expected text, a number, true, false or null')
+        else:
+            cells[key] = cell_text(value)
+    return cells
+
+
+def cell_text(value: Any) -> str:
+    """Return a value of JSON or Parquet as the text of a cell: null is empty, a list or an object is JSON."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | dict):
+        return json_text(value)
+    return "" if value is None else str(value)
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON on one line, a `Number` as it was spelled."""
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_json_string(str(key))}: {json_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(json_text, value)) + "]"
+    if isinstance(value, str):
+        return _json_string(value)
+    if isinstance(value, float) and value - value != 0:  # NaN and infinity, which JSON cannot write
+        return "null"
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return _json_string(str(value))  # dates and decimals of Parquet
+
+
+def _json_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise BadRecord(f'key "{max(keys, key=keys.count)}" appears twice')
-    return found
+        raise BadRecord(f'key "{quotable(max(keys, key=keys.count))}" appears twice')
+    return row
 
 
 def _not_json(word: str) -> NoReturn:
     raise BadRecord(f'{word} is not JSON; write null for nothing, or "{word}" for the word')
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_int=str, parse_float=str, parse_constant=_not_json)
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_int=Number, parse_float=Number, parse_constant=_not_json
+)
 
 
 def counted(count: int, thing: str) -> str:
-    """`1 row`, `2 rows`."""
+    """Return `1 row` or `2 rows`."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -11,7 +11,7 @@ from mtlcli.tasks.base import HubSource, Task, sample_rows
 
 
 class MadeRows:
-    """Rows made by a function, anew for every iteration; a row's line is its number from 1."""
+    """Rows made by a function, which every iteration calls again; a row's line is its number from 1."""
 
     def __init__(self, name: str, make: Callable[[], Iterable[Mapping[str, Any]]], columns: tuple[str, ...]) -> None:
         self.name = name
@@ -19,13 +19,17 @@ class MadeRows:
         self._make = make
 
     def column(self, wanted: str) -> str:
-        """The column of this name. Raises MtlError when there is none."""
+        """Return the column of this name.
+
+        Raises:
+            MtlError: there is none.
+        """
         if wanted not in self.columns:
             raise MtlError(f'{self.name}: no column "{wanted}"{suggest(wanted, self.columns)}')
         return wanted
 
     def rows(self) -> Iterator[TextRow]:
-        """The rows, never bad ones."""
+        """Yield the rows; none of them can be bad."""
         for number, values in enumerate(sample_rows(self._make()), start=1):
             yield TextRow(number, values)
 
@@ -34,12 +38,16 @@ Source = FileSource | MadeRows
 
 
 def rows_of(source: Source, bad: BadRows) -> Iterator[TextRow]:
-    """The rows of either kind of source; what cannot be read goes to `bad`."""
+    """Yield the rows of either kind of source; unreadable ones are reported to `bad`."""
     return iterate(source, bad) if isinstance(source, FileSource) else source.rows()
 
 
 def sample_source(task: Task, split: str) -> MadeRows:
-    """The made-up rows of a task. Raises MtlError for a task that has none."""
+    """Return the made-up rows of a task.
+
+    Raises:
+        MtlError: the task has none.
+    """
     first = next(iter(task.sample(split) or ()), None)
     if first is None:
         raise MtlError(
@@ -50,7 +58,7 @@ def sample_source(task: Task, split: str) -> MadeRows:
 
 
 def _stay_offline(datasets: Any) -> None:
-    """Tells the libraries, which read their environment when they are imported, not to wait for the hub."""
+    """Keep the libraries from waiting for the hub; they have read their environment at import, so it is too late for that."""
     datasets.config.HF_HUB_OFFLINE = True
     constants: Any = sys.modules.get("huggingface_hub.constants")
     if constants is not None:
@@ -58,7 +66,11 @@ def _stay_offline(datasets: Any) -> None:
 
 
 def hub_source(task: Task, hub: HubSource, split: str) -> MadeRows | None:
-    """A task's rows from the hub, None where it has no such split. Raises MtlError with the three ways out."""
+    """Return a task's rows from the hub, None where it has no such split.
+
+    Raises:
+        MtlError: the rows cannot be had; the message lists the alternatives.
+    """
     if split not in hub.splits:
         return None
     ways = (
@@ -70,15 +82,15 @@ def hub_source(task: Task, hub: HubSource, split: str) -> MadeRows | None:
     except ImportError:
         raise MtlError(f'tasks.{task.name}: no data, and the library "datasets" is not installed: {ways}') from None
     if not hub_answers():
-        _stay_offline(datasets)  # what is in its cache may still do
+        _stay_offline(datasets)  # its cache may hold the data
     try:
-        found = datasets.load_dataset(hub.repository, hub.configuration, split=hub.splits[split])
-    except Exception as error:  # the library raises many kinds, its own and others'
+        rows = datasets.load_dataset(hub.repository, hub.configuration, split=hub.splits[split])
+    except Exception as error:  # the library raises exceptions of many other libraries
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise MtlError(f"tasks.{task.name}: {hub.repository} cannot be read from the hub ({reason}): {ways}") from error
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for row in found:
-            yield {ours: "" if row[theirs] is None else row[theirs] for ours, theirs in hub.columns.items()}
+    def renamed() -> Iterator[dict[str, Any]]:
+        for row in rows:
+            yield {name: "" if row[column] is None else row[column] for name, column in hub.columns.items()}
 
-    return MadeRows(f"hub {hub.repository} {split}", rows, tuple(hub.columns))
+    return MadeRows(f"hub {hub.repository} {split}", renamed, tuple(hub.columns))

@@ -14,6 +14,7 @@ import numpy as np
 
 from mtlcli.config.schema import TASK_FILES, TaskConfig
 from mtlcli.data.readers import BadRows, FileSource, format_of
+from mtlcli.data.records import listed
 from mtlcli.data.sources import Source, hub_source, rows_of, sample_source
 from mtlcli.errors import MtlError, one_of
 from mtlcli.facts import seed_for
@@ -193,7 +194,7 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
             if task.pair
             else "column is the text: --set tasks.{0}.text=NAME"
         )
-        raise MtlError(f"{source.name}: which {wanted.format(task.name)}; the file has {one_of(source.columns)}")
+        raise MtlError(f"{source.name}: which {wanted.format(task.name)}; the file has {listed(source.columns)}")
     if len(texts) != 1 + task.pair:
         raise MtlError(
             f"{where}.text: found {one_of(texts)}: expected "
@@ -211,7 +212,7 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
         label = next((columns[0] for name in LABEL_NAMES if (columns := _named(source, (name,)))), "")
     if not label:
         raise MtlError(
-            f"{source.name}: which column is the label: --set {where}.label=NAME; the file has {one_of(source.columns)}"
+            f"{source.name}: which column is the label: --set {where}.label=NAME; the file has {listed(source.columns)}"
         )
     label = source.column(label)
     if label in text_columns:
@@ -278,6 +279,10 @@ def read_split(
             f'{source.name}: every row has the {columns.label} "{label}"; expected at least two different ones'
         )
     warnings = [skipped] if skipped else []
+    if isinstance(source, FileSource):
+        wanted = (*(config.text or task.texts), *filter(None, [config.label or task.label]))
+        note = source.header_note(tuple(wanted), f"--set tasks.{task.name}.header=false")
+        warnings += [f"{task.name} {split}: {note}"] if note else []
     remarks = target.remarks(raws, gold, columns.label, training=split == "train")
     warnings += [f"{task.name} {split}: {remark}" for remark in remarks]
     return Split(

@@ -30,12 +30,14 @@ class TokenSequences:
     Attributes:
         types: 0 and 1 for the first and second text of a pair; None for an encoder without them.
         truncated: texts that were longer than the limit.
+        cut: whether each sequence was truncated (n,); None for arrays from a file.
     """
 
     tokens: np.ndarray
     starts: np.ndarray
     types: np.ndarray | None
     truncated: int
+    cut: np.ndarray | None = None
 
     def lengths(self) -> np.ndarray:
         """Return the tokens of each sequence (n,) int64."""
@@ -93,14 +95,14 @@ class Tokenizer:
         """Return a digest that changes whenever the same text can give other numbers."""
         return hashlib.sha256(f"{self.backend.to_str()}\0{self.max_length}\0{self.has_types}".encode()).hexdigest()
 
-    def __call__(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[list[int]], list[list[int]], int]:
-        """Return numbers and types of single texts (a,) or joined pairs (a, b), and how many were truncated."""
+    def __call__(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[list[int]], list[list[int]], list[bool]]:
+        """Return numbers and types of single texts (a,) or joined pairs (a, b), and which of them were truncated."""
         inputs = [text if len(text) == 2 else text[0] for text in texts]
         encoded = self.backend.encode_batch(inputs, add_special_tokens=True)
         # A text without any token gets a padding token, because pooling needs at least one vector.
         ids = [sequence.ids or [self.pad] for sequence in encoded]
         types = [sequence.type_ids or [0] for sequence in encoded]
-        return ids, types, sum(bool(sequence.overflowing) for sequence in encoded)
+        return ids, types, [bool(sequence.overflowing) for sequence in encoded]
 
     def sequences(self, texts: Sequence[tuple[str, ...]]) -> TokenSequences:
         """Tokenize a few texts in memory, as prediction does window by window."""
@@ -111,7 +113,7 @@ class Tokenizer:
         flat_types = None
         if self.has_types:
             flat_types = np.fromiter(chain.from_iterable(types), dtype=np.uint8, count=int(starts[-1]))
-        return TokenSequences(flat, starts, flat_types, cut)
+        return TokenSequences(flat, starts, flat_types, sum(cut), np.array(cut, dtype=bool))
 
 
 def cache_folder() -> Path | None:

@@ -1,4 +1,4 @@
-"""What differs between finished runs: every metric on the same rows, from the predictions that they left."""
+"""Differences between finished runs: every metric on the same rows, from their files of predictions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,16 +14,16 @@ from mtlcli.metrics.rounding import is_constant
 from mtlcli.runs.names import ENSEMBLE, PREDICTIONS, RECORD, predicted_tasks
 from mtlcli.runs.results import Predictions
 from mtlcli.runs.seeds import finished_group
-from mtlcli.statistics.paired import Difference, holm, paired
+from mtlcli.statistics.paired import Difference, holm, holm_levels, paired
 from mtlcli.tasks.targets import Arrays
 
 EVIDENCE = 0.05
-"""A p-value above it is no evidence."""
+"""A corrected p-value above it is no evidence."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of those compared, by the name it was given: a run or an ensemble, or the runs of several seeds."""
+    """A side of a comparison, by the name it was given: a run, an ensemble, or the runs of several seeds."""
 
     name: str
     runs: tuple[Path, ...]
@@ -32,21 +32,29 @@ class Side:
 
 @dataclass(frozen=True)
 class Compared:
-    """A metric of one task: sides[other] against sides[0]. `p_holm` is corrected for all that was compared at once."""
+    """A metric of one task: sides[other] against sides[0].
+
+    `p_holm` is corrected for everything that was compared at once (Holm 1979). The interval from `low` to `high` has the
+    `level` that fits: 1 - 0.05 / (m - rank), where p has that rank among the m p-values. It includes 0 wherever `p_holm`
+    is above 0.05: a test that does not reject 0 leaves it among the plausible values.
+    """
 
     task: str
     metric: str
     other: int
-    found: Difference
+    difference: Difference
     p_holm: float
     higher_is_better: bool
+    level: float = 1 - EVIDENCE
+    low: float = 0.0
+    high: float = 0.0
 
     @property
     def better(self) -> int | None:
-        """Index of the side that is better, None where there is no evidence of a difference."""
-        if self.p_holm > EVIDENCE:
+        """Index of the better side, None where there is no evidence: p_holm above 0.05, or 0 in the interval."""
+        if self.p_holm > EVIDENCE or self.low <= 0 <= self.high:
             return None
-        return self.other if (self.found.value > 0) == self.higher_is_better else 0
+        return self.other if (self.difference.value > 0) == self.higher_is_better else 0
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,14 @@ def compare(
     folders: Sequence[Path], *, split: str = "dev", tasks: Sequence[str] = (), metrics: Sequence[str] = (),
     resamples: int = 2000,
 ) -> Comparison:  # fmt: skip
-    """Every folder against the first, task by task, on the rows of one split. Without `tasks` those that all folders have;
-    without `metrics` the primary one of each task; `all` stands for all of a task's.
+    """Compare every folder with the first, task by task, on the rows of one split.
 
-    Raises MtlError for a run that is not finished or has no predictions of the split, and for rows that are not the same.
+    Args:
+        tasks: tasks to compare; all that the folders share where it is empty.
+        metrics: metrics to compare, `all` for all of a task; each task's primary one where it is empty.
+
+    Raises:
+        MtlError: a run is not finished or has no predictions of the split, or the rows are not the same.
     """
     if len(folders) < 2:
         raise MtlError("expected two or more runs, the first of which is the baseline")
@@ -122,17 +134,27 @@ def compare(
             errors.extend(error.lines)
     if errors:
         raise MtlError(*errors)
-    compared = []
+    compared: list[Compared] = []
     for task, names in _chosen(measured, metrics).items():
         rows = measured[task].rows
         for name in names:
             metric = measured[task].metrics[name]
             for other in range(1, len(sides)):
-                found = paired(metric, rows.sides[0], rows.sides[other], rows.gold, resamples=resamples)
-                compared.append(Compared(task, name, other, found, 1.0, metric.higher_is_better))
-    corrected = holm([one.found.p for one in compared])
-    compared = [replace(one, p_holm=p) for one, p in zip(compared, corrected, strict=True)]
-    return Comparison(sides, split, tuple(compared), tuple(notes))
+                difference = paired(metric, rows.sides[0], rows.sides[other], rows.gold, resamples=resamples)
+                compared.append(Compared(task, name, other, difference, 1.0, metric.higher_is_better))
+    return Comparison(sides, split, tuple(corrected(compared)), tuple(notes))
+
+
+def corrected(compared: Sequence[Compared]) -> list[Compared]:
+    """Correct p-values and intervals for the number of comparisons, so that both lead to the same decision."""
+    ps = [row.difference.p for row in compared]
+    rows = []
+    for row, p, level in zip(compared, holm(ps), holm_levels(ps, EVIDENCE), strict=True):
+        low, high = row.difference.interval(level)
+        if p > EVIDENCE:
+            low, high = min(low, 0.0), max(high, 0.0)
+        rows.append(replace(row, p_holm=p, level=level, low=low, high=high))
+    return rows
 
 
 def _side(folder: Path) -> Side:
@@ -174,30 +196,39 @@ def _common(
 
 
 def _rows(task: str, split: str, sides: Sequence[Sequence[Predictions]], facts: TaskFacts) -> PairedRows:
-    """Raises MtlError where two runs do not have the same rows."""
+    """Match the rows of all runs by their texts.
+
+    Raises:
+        MtlError: two runs do not have the same rows.
+    """
     first = sides[0][0]
     for one in (one for side in sides for one in side):
         if problem := _unlike(first, one):
             raise MtlError(
                 f"{task}: {first.path} and {one.path} do not have the same rows: {problem}; "
-                f"compare runs of the same {split} file"
+                f"compare runs of the same {split} rows"
             )
     # Other runs can have labels that the first one lacks.
     target = facts.target.widen([row for side in sides for predictions in side for row in predictions.rows])
-    made = tuple(tuple(predictions.read(target)[0] for predictions in side) for side in sides)
+    made = tuple(tuple(predictions.read(target, like=first)[0] for predictions in side) for side in sides)
     return PairedRows(made, first.read(target)[1], replace(facts, target=target))
 
 
 def _unlike(first: Predictions, other: Predictions) -> str | None:
-    """How the rows of two files differ, None where they do not."""
-    if len(first.rows) != len(other.rows):
-        return f"{len(first.rows)} rows and {len(other.rows)}"
-    for number, (a, b) in enumerate(zip(first.rows, other.rows, strict=True), start=1):
-        if a["line"] != b["line"]:
-            return f"row {number} is line {a['line']} and line {b['line']}"
-        if a["target"] != b["target"]:
-            return f"line {a['line']} has the target {a['target']!r} and {b['target']!r}"
-    return None
+    """Return how the rows of two files differ, None where they have the same texts and targets."""
+    here, there = first.missing_from(other), other.missing_from(first)
+    if here or there:
+        counts = f"{len(first.rows)} rows" + (f" and {len(other.rows)}" if len(first.rows) != len(other.rows) else "")
+        return f"of {counts}, the texts of {here} are in the first file alone and those of {there} in the second"
+    pairs = list(zip(first.rows, other.in_order_of(first), strict=True))
+    changed = [(a, b) for a, b in pairs if a["target"] != b["target"]]
+    if not changed:
+        return None
+    a, b = changed[0]
+    return (
+        f"{len(changed)} of {len(pairs)} have another target; the text of line {a['line']} has {a['target']!r} and, in line "
+        f"{b['line']}, {b['target']!r}"
+    )
 
 
 def _constant(task: str, sides: Sequence[Side], rows: PairedRows) -> list[str]:

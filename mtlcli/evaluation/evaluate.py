@@ -71,7 +71,9 @@ def evaluate(
             own.setdefault(facts.name, {})[rows.split.name] = measured
             path = predictions_path(folder, facts.name, rows.split.name)
             try:
-                write_predictions(path, facts.target, predicted, rows.split.lines.tolist(), rows.split.gold)
+                write_predictions(
+                    path, facts.target, predicted, rows.split.lines.tolist(), rows.split.gold, rows.split.hashes
+                )
             except MtlError as error:
                 notes += error.lines
     if own and (folder / ENSEMBLE).is_file():  # a run wrote its results when it ended

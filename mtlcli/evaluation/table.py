@@ -1,9 +1,12 @@
-"""Results of finished runs side by side: a row for each run or group of seeds, a column for each task; and published ones beside
-them."""
+"""Results of finished runs side by side, and published ones beside them.
+
+A table has a row for each run or group of seeds and a column for each task.
+"""
 
 import csv
 import io
 import math
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ NOT_RUN = "not run yet"
 
 @dataclass(frozen=True)
 class FolderResults:
-    """A folder by the name it was given, and what each run in it found: one run, one for each seed, or none yet."""
+    """The results in a folder, by the name it was given: of one run, of one for each seed, or none yet."""
 
     name: str
     runs: tuple[Mapping[Column, float], ...]
@@ -35,8 +38,10 @@ class FolderResults:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A folder in the table: a value for each column, None where its runs have no such metric; `mean` over the columns of each
-    run, None where one is missing. `runs` is 0 where nothing was run."""
+    """A folder in the table: a value for each column, None where its runs do not have the metric.
+
+    `mean` is taken over the columns of each run, None where one is missing. `runs` is 0 where nothing was run.
+    """
 
     name: str
     runs: int
@@ -46,7 +51,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in the order of their folders. `has_mean` says whether a mean over the columns has a meaning."""
+    """Rows in the order of their folders. `has_mean` says whether a mean over the columns is meaningful."""
 
     titles: tuple[str, ...]
     rows: tuple[TableRow, ...]
@@ -66,27 +71,28 @@ Lines = list[list[str]]
 
 
 def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = False) -> list[FolderResults]:
-    """What results.json says of each folder. With `allow_missing` a folder that is not there, or not finished, holds no runs.
+    """Read results.json of each folder. With `allow_missing` a folder that does not exist or is not finished has no runs.
 
-    Raises MtlError with all folders that have no results of the split.
+    Raises:
+        MtlError: one line for every folder without results of the split.
     """
-    found: list[FolderResults] = []
+    measured: list[FolderResults] = []
     errors: list[str] = []
     for folder in folders:
         try:
             group = read_group(folder)
             runs = (folder,) if group is None else group.runs
             if all(has_results(run) for run in runs):
-                found.append(FolderResults(str(folder), tuple(_results(run, split) for run in runs)))
+                measured.append(FolderResults(str(folder), tuple(_results(run, split) for run in runs)))
             elif allow_missing:
-                found.append(FolderResults(str(folder), ()))
+                measured.append(FolderResults(str(folder), ()))
             else:
                 raise MtlError(_lacking(folder, is_group=group is not None))
         except MtlError as error:
             errors.extend(error.lines)
     if errors:
         raise MtlError(*errors)
-    return found
+    return measured
 
 
 def _results(run: Path, split: str) -> dict[Column, float]:
@@ -118,12 +124,12 @@ def _lacking(folder: Path, *, is_group: bool) -> str:
 
 
 def bounds_of(measured: Sequence[FolderResults]) -> dict[str, Bounds]:
-    """The bounds of every metric that occurs and is installed."""
-    found: dict[str, Bounds] = {}
+    """Return the bounds of every metric that occurs and is installed."""
+    bounds: dict[str, Bounds] = {}
     for name in dict.fromkeys(metric for one in measured for run in one.runs for _, metric in run):
         if name in registry.names("metrics"):
-            found[name] = registry.load("metrics", name, "metric").bounds
-    return found
+            bounds[name] = registry.load("metrics", name, "metric").bounds
+    return bounds
 
 
 def tabulate(
@@ -133,12 +139,14 @@ def tabulate(
     bounds: Mapping[str, Bounds],
     normalized: bool = False,
 ) -> Table:
-    """The table of these metrics, `all` standing for all; without any, of each task's primary one, with their mean.
+    """Build the table of these metrics, `all` standing for all; without any, of each task's primary one, with their mean.
 
-    `normalized` brings every value onto a scale from 0, the worst, to 1: (r + 1) / 2 for a correlation. The mean is there where
-    all columns are primary metrics with a worst value, so that they may be added.
-    Where nothing was run yet there is one column for all.
-    Raises MtlError for a metric that no task has, and for one without bounds that is to be normalized.
+    `normalized` maps every value to a scale from 0, the worst, to 1: (r + 1) / 2 for a correlation. There is a mean where
+    all columns are primary metrics with a worst value, so that they may be added. Where nothing was run yet there is one
+    column for everything.
+
+    Raises:
+        MtlError: no task has a metric, or one that is to be normalized has no bounds.
     """
     by_task: dict[str, dict[str, None]] = {}
     for task, metric in (column for one in measured for run in one.runs for column in run):
@@ -185,7 +193,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _spread(values: Sequence[float | None]) -> Spread | None:
-    """Mean and deviation over seeds; None of no values, and where a seed has none."""
+    """Return mean and deviation over seeds, None without values or where a seed has none."""
     mean = _mean(values)
     if mean is None:
         return None
@@ -197,7 +205,7 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def lines(table: Table, digits: int = 3) -> Lines:
-    """The table as text, a mean with its deviation where a row has several seeds."""
+    """Return the table as text, a mean with its deviation where a row has several seeds."""
 
     def shown(cell: Spread | None) -> str:
         if cell is None:
@@ -216,8 +224,10 @@ def lines(table: Table, digits: int = 3) -> Lines:
 
 
 def exact_lines(table: Table) -> Lines:
-    """The table for other programs: all digits, and columns of deviations where a row has several seeds; a cell without a value
-    is empty."""
+    """Return the table for other programs: all digits, and columns of deviations where a row has several seeds.
+
+    A cell without a value is empty.
+    """
     several = any(row.runs > 1 for row in table.rows)
     head = ["run", *(["seeds"] if several else [])]
     for title in (*table.titles, *(["mean"] if table.has_mean else [])):
@@ -234,7 +244,11 @@ def exact_lines(table: Table) -> Lines:
 
 
 def read_published(path: Path) -> Published:
-    """The numbers of a CSV file whose first column names the runs. Raises MtlError for a file that is none."""
+    """Read the numbers of a CSV file whose first column names the runs.
+
+    Raises:
+        MtlError: the file cannot be read, or a row has the wrong number of cells.
+    """
     try:
         head, *rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
     except (OSError, ValueError) as error:
@@ -246,7 +260,7 @@ def read_published(path: Path) -> Published:
 
 
 def beside(published: Published, found: Lines) -> Lines:
-    """The published numbers of each run between its name and its own."""
+    """Put the published numbers of each run between its name and its own."""
     none = ("",) * len(published.titles)
     head, *rows = found
     return [
@@ -256,7 +270,7 @@ def beside(published: Published, found: Lines) -> Lines:
 
 
 def sides(found: Lines) -> list[str]:
-    """`right` for the columns that hold a number, else `left`."""
+    """Return `right` for the columns that hold a number, else `left`."""
     return ["right" if any(map(_begins_with_number, column)) else "left" for column in zip(*found[1:], strict=True)]
 
 
@@ -268,14 +282,35 @@ def _begins_with_number(text: str) -> bool:
     return True
 
 
+def shortened(table_lines: Lines, width: int) -> tuple[str, Lines]:
+    """Drop the folder that all runs share from their names where the table is wider than `width` characters.
+
+    Returns:
+        The folder, "" where nothing was dropped, and the table.
+    """
+    columns = [max(map(len, column)) for column in zip(*table_lines, strict=True)]
+    names = [line[0] for line in table_lines[1:]]
+    parents = {os.path.dirname(name) for name in names}
+    if sum(columns) + 2 * (len(columns) - 1) <= width or not all(parents):
+        return "", table_lines
+    try:
+        folder = os.path.commonpath(parents)
+    except ValueError:  # absolute and relative paths, or two drives
+        return "", table_lines
+    if not folder:
+        return "", table_lines
+    rows = [[os.path.relpath(line[0], folder), *line[1:]] for line in table_lines[1:]]
+    return folder, [table_lines[0], *rows]
+
+
 def markdown(found: Lines) -> str:
-    """The table for a page of documentation."""
+    """Return the table for a page of documentation."""
     parts = [found[0], ["---:" if side == "right" else "---" for side in sides(found)], *found[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in parts)
 
 
 def as_csv(found: Lines) -> str:
-    """The table for other programs."""
+    """Return the table as CSV."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(found)
     return out.getvalue().rstrip("\n")

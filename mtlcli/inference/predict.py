@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from mtlcli.data.batches import by_length, collate
 from mtlcli.data.readers import BadRows, FileSource, TextRow, iterate
 from mtlcli.data.tokens import TokenizedSplit, Tokenizer, TokenSequences
 from mtlcli.errors import MtlError, one_of
-from mtlcli.facts import TaskFacts
 from mtlcli.inference.predictor import Predictor
 from mtlcli.runs.saved_model import SavedRun
 from mtlcli.tasks.targets import Arrays, Target
@@ -53,6 +53,15 @@ class _Pass:
     tokenizer: Tokenizer
     reading: Reading
     ours: tuple[int, ...]
+
+
+@dataclass
+class Tally:
+    """Counts of what was predicted: rows with a text that was cut at `max_length` tokens, and with an empty text."""
+
+    truncated: int = 0
+    blank: int = 0
+    max_length: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,22 +175,23 @@ def _columns(source: FileSource, texts: tuple[str, ...], *, search: bool) -> tup
         return None
 
 
-def check(source: FileSource, readings: Sequence[Reading]) -> None:
-    """Read all rows of a file.
+def check(source: FileSource, readings: Sequence[Reading]) -> int:
+    """Read all rows of a file and return their number.
 
     Raises:
         MtlError: one line for each row that cannot be predicted.
     """
     bad = BadRows()
-    for _ in _usable(source, readings, bad):
-        pass
+    count = sum(1 for _ in _usable(source, readings, bad))
     bad.raise_if_any()
+    return count
 
 
 def predict(
     predictor: Predictor, source: FileSource, readings: Sequence[Reading], *, device: torch.device,
     autocast: AbstractContextManager[object], tokens: int | None = None, window: int = WINDOW,
-    ready: Callable[[float], bool] | None = None,
+    ready: Callable[[float], bool] | None = None, tally: Tally | None = None,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[TextRow, dict[str, Prediction]]]:  # fmt: skip
     """Yield every row with the predictions of every task in `readings`, in order. Labels in the input are ignored.
 
@@ -190,6 +200,8 @@ def predict(
         window: most rows in memory. No effect on predictions.
         ready: returns whether the source, a pipe, has more rows within that many seconds, so that rows do not wait for later
             ones.
+        tally: counts cut and empty rows.
+        advance: is called after every batch with the rows done, a fraction where a row takes several passes.
 
     Raises:
         MtlError: a row cannot be read; after the rows before it.
@@ -197,14 +209,15 @@ def predict(
     rows = _until_bad(source, readings)
     yield from predict_rows(
         predictor, rows, readings, lambda row, reading: _texts(source, row, reading), device=device, autocast=autocast,
-        tokens=tokens, window=window, ready=ready,
+        tokens=tokens, window=window, ready=ready, tally=tally, advance=advance,
     )  # fmt: skip
 
 
 def predict_rows(
     predictor: Predictor, rows: Iterator[TextRow], readings: Sequence[Reading], texts_of: Callable[[TextRow, Reading], tuple[str, ...]],
     *, device: torch.device, autocast: AbstractContextManager[object], tokens: int | None = None, batch_rows: int | None = None,
-    window: int = WINDOW, ready: Callable[[float], bool] | None = None,
+    window: int = WINDOW, ready: Callable[[float], bool] | None = None, tally: Tally | None = None,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[TextRow, dict[str, Prediction]]]:  # fmt: skip
     """Yield every row with its predictions, in order.
 
@@ -214,19 +227,29 @@ def predict_rows(
     Raises:
         MtlError: after the rows before it, for a row that cannot be read.
     """
+    tally = tally or Tally()
     passes = _passes(predictor, readings)
+    tally.max_length = min((run_pass.tokenizer.max_length for run_pass in passes), default=0)
     reading_of = {index: reading for reading in readings for index in reading.tasks}
     limit = tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE)
     for chunk in _windows(rows, window, ready):
+        cut, blank = np.zeros(len(chunk), dtype=bool), np.zeros(len(chunk), dtype=bool)
         votes: dict[tuple[int, int], Arrays] = {}  # by index of the task in the predictor, and the run
         for run_pass in passes:
             run, reading = run_pass.run, run_pass.reading
             texts = [texts_of(row, reading) for row in chunk]
+            blank |= np.array([not all(map(str.strip, row_texts)) for row_texts in texts])
+            tokenized = _tokenized(reading, texts, run_pass.tokenizer)
+            for side in tokenized.sides:
+                cut |= side.cut if side.cut is not None else False
             outputs = _outputs(
-                run, reading, texts, run_pass.tokenizer, device, autocast, limit, batch_rows or limit // 8
-            )
+                run, reading, tokenized, device, autocast, limit, batch_rows or limit // 8,
+                lambda rows: advance(rows / len(passes)),
+            )  # fmt: skip
             for in_run, ours in zip(reading.tasks, run_pass.ours, strict=True):
                 votes[ours, id(run)] = _vote(run, in_run, outputs[in_run])
+        tally.truncated += int(cut.sum())
+        tally.blank += int(blank.sum())
         averages = {
             task: predictor.average(task, [votes[task, id(member.run)] for member in predictor.members[task]])
             for task in sorted(reading_of)
@@ -337,18 +360,22 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit].rpartition(" ")[0] or text[:limit]
 
 
-def _outputs(
-    run: SavedRun, reading: Reading, texts: list[tuple[str, ...]], tokenizer: Tokenizer, device: torch.device,
-    autocast: AbstractContextManager[object], tokens: int, batch_rows: int,
-) -> dict[int, Tensor]:  # fmt: skip
-    """Return the outputs (rows, ...) of each task of a reading, from one pass through the encoder."""
+def _tokenized(reading: Reading, texts: list[tuple[str, ...]], tokenizer: Tokenizer) -> TokenizedSplit:
+    """Tokenize the rows as one sequence each, or as one for each text where they are encoded apart."""
     if reading.encoding == "bi":
         sides = tuple(
             text_sequences(tokenizer, [(text[side],) for text in texts]) for side in range(len(reading.columns))
         )
     else:
         sides = (text_sequences(tokenizer, texts),)
-    tokenized = TokenizedSplit(sides, tokenizer.pad)
+    return TokenizedSplit(sides, tokenizer.pad)
+
+
+def _outputs(
+    run: SavedRun, reading: Reading, tokenized: TokenizedSplit, device: torch.device,
+    autocast: AbstractContextManager[object], tokens: int, batch_rows: int, advance: Callable[[int], None],
+) -> dict[int, Tensor]:  # fmt: skip
+    """Return the outputs (rows, ...) of each task of a reading, from one pass through the encoder."""
     outputs: dict[int, Tensor] = {}
     model, groups = run.model, shared_features(run, reading.tasks)
     with torch.inference_mode(), autocast:
@@ -360,8 +387,9 @@ def _outputs(
                 for task in group:
                     output = model.output(task, batch.sides, hidden, batch.mask).float().cpu()
                     if task not in outputs:
-                        outputs[task] = torch.empty(len(texts), *output.shape[1:], dtype=output.dtype)
+                        outputs[task] = torch.empty(len(tokenized), *output.shape[1:], dtype=output.dtype)
                     outputs[task][where] = output
+            advance(len(rows))
     return outputs
 
 
@@ -389,25 +417,3 @@ def _vote(run: SavedRun, task: int, outputs: Tensor) -> Arrays:
             "Use another checkpoint or --precision fp32"
         )
     return run.model.head(task).decode(outputs).numpy()
-
-
-def as_json(row: TextRow, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
-    """Return one row of JSONL: the row's id if it has one, then each task's prediction."""
-    values: dict[str, Any] = {"id": row.values["id"]} if "id" in row.values else {}
-    return values | {task: prediction.as_json() for task, prediction in predictions.items()}
-
-
-def cell_names(all_facts: Sequence[TaskFacts], source: FileSource, readings: Sequence[Reading]) -> list[str]:
-    """Return the columns of CSV or TSV, in the order of `as_cells`."""
-    names = ["id"] if "id" in source.columns else []
-    for facts in (all_facts[index] for index in sorted(index for reading in readings for index in reading.tasks)):
-        names += [f"{facts.name}.{name}" for name in facts.target.cells()]
-    return names
-
-
-def as_cells(row: TextRow, predictions: Mapping[str, Prediction]) -> dict[str, str]:
-    """Return one row of CSV or TSV: `id`, `sst.label`, `sst.probability.positive`, `sts.score`."""
-    values: dict[str, str] = {"id": row.values["id"]} if "id" in row.values else {}
-    for task, prediction in predictions.items():
-        values |= {f"{task}.{name}": cell for name, cell in prediction.as_cells().items()}
-    return values

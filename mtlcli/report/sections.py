@@ -1,86 +1,122 @@
-"""From run folders to the sections of a report: what was planned, what came out, and how it went."""
+"""From run folders to the sections of a report: plan, results and course of each run, and the runs side by side."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 from mtlcli.report import page, svg
+from mtlcli.report.differences import differences, display_names, overlaid
 from mtlcli.report.embeddings import Cloud
-from mtlcli.runs.metrics_log import read_log
-from mtlcli.runs.names import PLAN, predicted_tasks
-from mtlcli.runs.plan import read_plan
-from mtlcli.runs.record import read_record
-from mtlcli.runs.results import Predictions, Results, has_results, read_results
-from mtlcli.tasks.targets import target_of
+from mtlcli.report.errors import WorstRow
+from mtlcli.report.page import Section
+from mtlcli.report.predictions import baselines, class_scores, score_charts
+from mtlcli.report.run_files import Curve, Line, RunFiles, curve, metric_bounds
 
 POINTS = 150
-"""Most points of a curve; more steps are averaged into so many."""
+"""Most points of a curve; more steps are averaged into this number."""
 MOST_CLASSES = 12
 """Classes of the largest confusion matrix that is drawn."""
+WEIGHT_TEXT = "The balancer multiplies each task's loss by its weight before the losses are added."
+COSINE_TEXT = (
+    "The cosine of the angle between the gradients of two tasks: 1 where they agree, below 0 where a step that helps one task "
+    "hurts the other."
+)
+COEFFICIENT_TEXT = (
+    "The gradient regularizer replaces the sum of the tasks' gradients by a weighted sum; the coefficient is that weight. "
+    "1 leaves a gradient as it is. Peaks arise where a gradient is very small or opposes the others."
+)
 
 
-def overview(runs: Sequence[Path]) -> str:
-    """Return a table of the runs, and every primary metric of every run with its interval."""
-    rows, measured = [], {folder: _results(folder) for folder in runs}
-    for folder, results in measured.items():
-        config = _config(folder)
+def overview(runs: Sequence[RunFiles]) -> Section:
+    """Return a table of the runs, their primary metrics with intervals, and, of several runs, their differences."""
+    names = display_names([run.folder for run in runs])
+    head = ("run", "encoder", "scheduler", "methods", "seed", "steps", "kept step", "score", "seconds")
+    rows = []
+    for name, run in zip(names, runs, strict=True):
+        config, results = run.config, run.results
         methods = [config.get("balancer", {}).get("name", "")]
-        choices = (config.get("gradient_regularizer"), *config.get("regularizers", []))
-        methods += [choice["name"] for choice in choices if choice]
+        plugins = (config.get("gradient_regularizer"), *config.get("regularizers", []))
+        methods += [plugin["name"] for plugin in plugins if plugin]
         rows.append(
             (
-                folder.name, config.get("encoder", {}).get("name", ""), config.get("scheduler", {}).get("name", ""),
-                " + ".join(methods), _number(results.steps, "d"), _number(results.selected_step, "d"),
-                _number(results.score, ".4f"), _number(results.seconds, ".0f"),
+                name, config.get("encoder", {}).get("name", ""), config.get("scheduler", {}).get("name", ""),
+                " + ".join(methods), f"{config.get('training', {}).get('seed', '')}", _number(results.steps, "d"),
+                _number(results.selected_step, "d"), _number(results.score, ".4f"), _number(results.seconds, ".0f"),
             )
         )  # fmt: skip
-    head = ("run", "encoder", "scheduler", "methods", "steps", "kept step", "score", "seconds")
     figures = []
-    for task in dict.fromkeys(task for results in measured.values() for task in results.tasks):
-        on_dev = {
-            folder.name: results.tasks[task]["dev"]
-            for folder, results in measured.items()
-            if results.tasks.get(task, {}).get("dev")
-        }
-        if not on_dev:
-            continue
-        metric = next(iter(next(iter(on_dev.values()))))
-        values = [
-            (name, metrics[metric].value, metrics[metric].low, metrics[metric].high)
-            for name, metrics in on_dev.items()
-            if metric in metrics
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        metric = next((metric for run in runs for metric in run.dev_metrics(task)), None)
+        if metric is not None:
+            values = [
+                (name, result.value, result.low, result.high)
+                for name, run in zip(names, runs, strict=True)
+                if (result := run.dev_metrics(task).get(metric))
+            ]
+            figures.append(svg.intervals(f"{task}: {metric} on dev", values, bounds=metric_bounds(metric)))
+    several = len(runs) > 1
+    return page.section(
+        "Runs", ("", page.table(head, rows, text_columns=4)),
+        ("Primary metrics", page.charts(figures, "With 95 % bootstrap intervals over the dev rows.")),
+        ("Differences", differences([run.folder for run in runs]) if several else ""),
+        ("Curves of all runs", page.charts(overlaid(runs)) if several else ""),
+    )  # fmt: skip
+
+
+def one_run(
+    run: RunFiles, clouds: Sequence[Cloud], note: str, worst: Mapping[str, Sequence[WorstRow]] | None = None,
+    *, name: str = "",
+) -> Section:  # fmt: skip
+    """Return everything about one run; `worst` are rows to show with their texts."""
+    return page.section(
+        name or run.name,
+        ("Run", _facts(run)),
+        ("Mixing plan", _plan(run)),
+        ("Metrics on dev", _metrics(run)),
+        ("Baselines", _baselines(run)),
+        ("Classes", _classes(run)),
+        ("Confusion", page.charts(
+            [
+                svg.matrix(task, labels, counts.tolist())
+                for task, (labels, counts) in run.confusions.items()
+                if len(labels) <= MOST_CLASSES
+            ],
+            "Rows: the target. Columns: the prediction. The stronger the color, the larger the share of the row.",
+        )),
+        ("Scores", page.charts(
+            [chart for task, predictions in run.predictions.items() for chart in score_charts(task, predictions)],
+            "The dashed line is where score and label agree.",
+        )),
+        ("Worst predictions", _worst(worst or {})),
+        ("Loss of each task", page.charts(_losses(run), "Training (means of steps) and dev, before balancing.")),
+        ("Metrics over time", page.charts(_over_time(run))),
+        ("Balance", _balance(run.tasks, run.steps)),
+        ("Learning rate", page.charts([svg.lines("Learning rate of the encoder", {"lr": thinned(curve(run.steps, "lr"))})])),
+        ("Encodings of dev rows", page.charts(_clouds(clouds), note)),
+    )  # fmt: skip
+
+
+def _facts(run: RunFiles) -> str:
+    environment, training = run.environment, run.config.get("training", {})
+    versions = {"mtlcli": environment.get("mtlcli"), "Python": environment.get("python")}
+    versions |= environment.get("versions") or {}
+    device = f"{environment.get('device', '')} ({environment['device_name']})" if environment.get("device_name") else ""
+    rows = [(task.name, task.rows, task.dev_rows) for task in run.plan.tasks] if run.plan else []
+    return page.facts(
+        [
+            ("command", run.command),
+            ("seed", f"{training.get('seed', '')}"),
+            ("rows", ", ".join(f"{name} {train} for training and {dev} for dev" for name, train, dev in rows)),
+            ("device", device),
+            ("git commit", str(environment.get("git") or "")),
+            ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
         ]
-        figures.append(svg.intervals(f"{task}: {metric} on dev", values))
-    return page.section(
-        "Runs", page.table(head, rows, text_columns=4),
-        page.charts("Primary metrics", figures, "With 95 % bootstrap intervals over the dev rows."),
-    )  # fmt: skip
+    )
 
 
-def one_run(folder: Path, clouds: Sequence[Cloud], note: str) -> str:
-    """Everything about one run."""
-    log = read_log(folder)
-    steps = [line.values for line in log if line.kind == "step"]
-    evaluations = [line.values for line in log if line.kind == "evaluation"]
-    results = _results(folder)
-    tasks = list(_config(folder).get("tasks", {}))
-    return page.section(
-        folder.name,
-        "<h3>Mixing plan</h3>" + _plan(folder),
-        "<h3>Metrics on dev</h3>" + _metrics(results),
-        page.charts("Loss of each task", _losses(tasks, steps, evaluations), "Training (means of steps) and dev, before balancing."),
-        page.charts("Balance", _balance(tasks, steps), "Weights that the balancer gave, and the cosine of the tasks' gradients."),
-        page.charts("Metrics over time", _over_time(tasks, evaluations)),
-        page.charts("Confusion", _confusion(folder), "Rows: what was expected. The darker, the larger the share of the row."),
-        page.charts("Encodings of dev rows", _clouds(clouds), note),
-    )  # fmt: skip
-
-
-def _plan(folder: Path) -> str:
-    if not (folder / PLAN).is_file():
+def _plan(run: RunFiles) -> str:
+    plan = run.plan
+    if plan is None:
         return page.paragraph("This run has no plan.json.")
-    plan = read_plan(folder)
     head = ("task", "encoding", "head", "rows", "dev rows", "batch", "share of batches", "passes", "truncated")
     rows = [
         (
@@ -95,78 +131,120 @@ def _plan(folder: Path) -> str:
         f"{plan.steps} steps, epochs: {len(plan.epoch_ends)}, {plan.encoder_parameters / 1e6:.1f} M shared "
         f"parameters, {plan.device} in {plan.precision}.{extra}"
     )
-    return page.table(head, rows, text_columns=3) + page.paragraph(text) + "".join(map(page.paragraph, plan.notes))
+    sentences = map(page.paragraph, (text, *plan.notes, *plan.warnings))
+    return page.table(head, rows, text_columns=3) + "".join(sentences)
 
 
-def _metrics(results: Results) -> str:
+def _metrics(run: RunFiles) -> str:
     rows = [
-        (task, metric, f"{value.value:.4f}", f"{value.low:.4f} to {value.high:.4f}", f"{value.n}")
-        for task, splits in results.tasks.items()
-        for metric, value in splits.get("dev", {}).items()
+        (task, metric, f"{result.value:.4f}", f"{result.low:.4f} to {result.high:.4f}", f"{result.n}")
+        for task in run.tasks
+        for metric, result in run.dev_metrics(task).items()
     ]
     return page.table(("task", "metric", "value", "95 % interval", "rows"), rows, text_columns=2) or page.paragraph(
         "No dev rows, or the run was not finished."
     )
 
 
-def _losses(
-    tasks: Sequence[str], steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    found = []
-    for task in tasks:
-        curves = {
-            "train": thinned(_curve(steps, f"train/{task}/loss")),
-            "dev": _curve(evaluations, f"eval/{task}/loss"),
-        }
-        found.append(svg.lines(f"{task}: loss", curves))
-    return found
-
-
-def _balance(tasks: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    weights = {task: thinned(_curve(steps, f"balancer/{task}/weight")) for task in tasks}
-    coefficients = {task: thinned(_curve(steps, f"gradients/{task}/coefficient")) for task in tasks}
-    names = dict.fromkeys(key for line in steps for key in line if key.startswith("gradients/cosine/"))
-    cosines = {
-        key.removeprefix("gradients/cosine/").replace("_", " and "): thinned(_curve(steps, key)) for key in names
-    }
-    return [
-        svg.lines("Weight of each task", weights),
-        svg.lines("Cosine of the gradients", cosines),
-        svg.lines("Coefficient of each gradient", coefficients),
+def _baselines(run: RunFiles) -> str:
+    rows = [
+        (task, metric, baseline, f"{model:.4f}", f"{value:.4f}")
+        for task, predictions in run.predictions.items()
+        for metric, model, value, baseline in baselines(predictions)
     ]
+    text = "A model that answers every row alike, with the most frequent label or the mean score of the dev rows themselves."
+    table = page.table(("task", "metric", "baseline", "this run", "the baseline"), rows, text_columns=3)
+    return table and table + page.paragraph(text)
 
 
-def _over_time(tasks: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = []
-    for task in tasks:
-        keys = dict.fromkeys(key for line in evaluations for key in line if key.startswith(f"eval/{task}/"))
-        curves = {key.rpartition("/")[2]: _curve(evaluations, key) for key in keys if not key.endswith("/loss")}
-        found.append(svg.lines(f"{task}: metrics on dev", curves))
-    return found
+def _classes(run: RunFiles) -> str:
+    rows = [
+        (task, scores.label, f"{scores.precision:.4f}", f"{scores.recall:.4f}", f"{scores.f1:.4f}", f"{scores.support}")
+        for task, (labels, counts) in run.confusions.items()
+        for scores in class_scores(labels, counts)
+    ]
+    return page.table(("task", "class", "precision", "recall", "F1", "support"), rows, text_columns=2)
 
 
-def _confusion(folder: Path) -> list[str]:
-    figures, tasks = [], read_record(folder)["tasks"]
-    for name, path in predicted_tasks(folder, "dev").items():
-        if name not in tasks:
+def _worst(worst: Mapping[str, Sequence[WorstRow]]) -> str:
+    rows = [
+        (task, f"{row.line}", row.target, row.predicted, " | ".join(row.texts))
+        for task, rows in worst.items()
+        for row in rows
+    ]
+    return page.table(("task", "line", "target", "prediction", "text"), rows, text_columns=4, long_columns=1)
+
+
+def _losses(run: RunFiles) -> list[str]:
+    drawn = []
+    for task in run.tasks:
+        curves = {
+            "train": thinned(curve(run.steps, f"train/{task}/loss")),
+            "dev": curve(run.evaluations, f"eval/{task}/loss"),
+        }
+        drawn.append(svg.lines(f"{task}: loss", curves))
+    return drawn
+
+
+def _balance(tasks: Sequence[str], steps: Sequence[Line]) -> str:
+    """Return charts of weights, cosines and coefficients, and a sentence for those that never change."""
+    names = dict.fromkeys(key for line in steps for key in line if key.startswith("gradients/cosine/"))
+    groups: list[tuple[str, str, dict[str, Curve], bool]] = [
+        ("Weight of each task", WEIGHT_TEXT, {task: curve(steps, f"balancer/{task}/weight") for task in tasks}, False),
+        ("Cosine of the gradients", COSINE_TEXT, {_names_in(key): curve(steps, key) for key in names}, False),
+        (
+            "Coefficient of each gradient", COEFFICIENT_TEXT,
+            {task: curve(steps, f"gradients/{task}/coefficient") for task in tasks}, True,
+        ),
+    ]  # fmt: skip
+    sentences, drawn = [], []
+    for title, text, curves, cut_outliers in groups:
+        if (values := svg.constant(curves)) is not None:
+            sentences.append(f"{title}: constant ({values}). {text}")
             continue
-        target = target_of(tasks[name]["facts"]["target"])
-        labels = target.labels or ()
-        counts = target.confusion(*Predictions(path).read(target)) if 0 < len(labels) <= MOST_CLASSES else None
-        if counts is not None and counts.any():
-            figures.append(svg.matrix(name, labels, counts.tolist()))
-    return figures
+        bounds = (-1.0, 1.0) if title.startswith("Cosine") else svg.UNBOUNDED
+        # Outliers are cut before curves are thinned: a mean over a peak would look like a long hill.
+        chart = svg.lines(title, curves if cut_outliers else _thin(curves), bounds=bounds, cut_outliers=cut_outliers)
+        if chart:
+            sentences.append(f"{title}: {text}")
+            drawn.append(chart)
+    return "".join(map(page.paragraph, sentences)) + page.charts(drawn)
+
+
+def _names_in(key: str) -> str:
+    return key.removeprefix("gradients/cosine/").replace("_", " and ")
+
+
+def _thin(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    return {name: thinned(points) for name, points in curves.items()}
+
+
+def _over_time(run: RunFiles) -> list[str]:
+    drawn = []
+    for task in run.tasks:
+        keys = dict.fromkeys(key for line in run.evaluations for key in line if key.startswith(f"eval/{task}/"))
+        names = {key: key.rpartition("/")[2] for key in keys if not key.endswith("/loss")}
+        bounds = [metric_bounds(name) for name in names.values()]
+        if names:
+            ends = min(low for low, _ in bounds), max(high for _, high in bounds)
+            curves = {name: curve(run.evaluations, key) for key, name in names.items()}
+            drawn.append(svg.lines(f"{task}: metrics on dev", curves, bounds=ends))
+    return drawn
 
 
 def _clouds(clouds: Sequence[Cloud]) -> list[str]:
-    return [
-        svg.points(f"{cloud.task}, {cloud.method}, {cloud.when}", cloud.places, cloud.groups, cloud.names)
-        for cloud in clouds
-    ]
+    """Return the pictures before and after training as pairs that stay side by side."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for cloud in clouds:
+        title = f"{cloud.task}, {cloud.method}, {cloud.when}"
+        pairs.setdefault((cloud.task, cloud.method), []).append(
+            svg.points(title, cloud.places, cloud.groups, cloud.names)
+        )
+    return [svg.pair(charts) for charts in pairs.values()]
 
 
-def thinned(points: svg.Points) -> list[tuple[float, float]]:
-    """At most POINTS points: means of equally long parts."""
+def thinned(points: svg.Points) -> Curve:
+    """Return at most POINTS points: means of equally long parts."""
     if len(points) <= POINTS:
         return list(points)
     bounds = [round(part * len(points) / POINTS) for part in range(POINTS + 1)]
@@ -174,18 +252,5 @@ def thinned(points: svg.Points) -> list[tuple[float, float]]:
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
-def _curve(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
-
-
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _results(folder: Path) -> Results:
-    """Return the results of a run; empty ones for a run that has not finished."""
-    return read_results(folder) if has_results(folder) else Results()
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    return read_record(folder)["config"]

@@ -1,58 +1,119 @@
-"""Charts as inline SVG: lines, values with intervals, a matrix, and points. Colours are the page's, so that dark and light both work.
+"""Charts as inline SVG: lines, values with intervals, a matrix, and points.
 
-Every chart is drawn 360 wide, so that its text stays readable where a telephone shows it at that width.
+Colors are those of the page's style sheet, so that dark and light both work. Every chart is drawn 360 wide, so that its
+text stays readable on a telephone, which shows it at that width.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26
-COLOURS = 8
-"""Classes c0 to c7 of the page's style sheet; an eleventh label shares the colour of the third."""
+WIDTH, HEIGHT = 360, 230
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 36
+COLORS = 8
+"""Classes c0 to c7 of the page's style sheet; a ninth label shares the color of the first."""
 
 Points = Sequence[tuple[float, float]]
 
 
+UNBOUNDED = (-math.inf, math.inf)
+OUTLIER = 8.0
+"""A value this many times as far from the median as 9 of 10 values is cut off, so that the others can be seen."""
+
+
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`, at most so many."""
+    """Return round numbers from `low` to `high`, at most `most` and at least two."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low]
-    step = 10 ** math.floor(math.log10((high - low) / most))
-    while (high - low) / step > most:
-        step *= 2 if f"{step:e}"[0] in "15" else 2.5
-    first = math.ceil(low / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
+    marks: list[float] = []
+    exponent = math.floor(math.log10((high - low) / most)) - 1
+    for step in (factor * 10.0**power for power in range(exponent, exponent + 4) for factor in (1, 2, 5)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        finer, marks = marks, [round(number * step, 12) for number in range(first, last + 1)]
+        if len(marks) <= most:
+            # With one tick alone, a reader cannot tell the scale.
+            return marks if len(marks) > 1 else [low, high] if len(finer) > 2 * most else finer
+    return marks
 
 
-def lines(title: str, series: Mapping[str, Points], *, unit: str = "step") -> str:
-    """A line for each series of (x, y), all in one frame; empty where there is nothing to draw."""
-    found = {name: points for name, points in series.items() if points}
-    if not found:
+def lines(
+    title: str, series: Mapping[str, Points], *, unit: str = "step", bounds: tuple[float, float] = UNBOUNDED,
+    cut_outliers: bool = False,
+) -> str:  # fmt: skip
+    """Draw a line for each series of (x, y), all in one frame; empty where there is nothing to draw.
+
+    Args:
+        bounds: the lowest and highest possible y, which the axis does not go beyond.
+        cut_outliers: end the axis where nearly all values are, and say below how many are outside.
+    """
+    drawn = {name: points for name, points in series.items() if points}
+    if not drawn:
         return ""
-    xs = [x for points in found.values() for x, _ in points]
-    ys = [y for points in found.values() for _, y in points]
-    frame = _Frame(min(xs), max(xs), *_with_air(min(ys), max(ys)))
-    body = [frame.axes()]
-    for number, points in enumerate(found.values()):
-        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
+    xs = [x for points in drawn.values() for x, _ in points]
+    ys = [y for points in drawn.values() for _, y in points]
+    low, high = inner_range(ys) if cut_outliers else (min(ys), max(ys))
+    frame = _Frame(min(xs), max(xs), *_with_air(low, high, bounds))
+    body = [frame.axes(unit)]
+    for number, points in enumerate(drawn.values()):
+        path = " ".join(f"{frame.x(x):.1f},{frame.y(min(max(y, frame.low), frame.high)):.1f}" for x, y in points)
         shape = (
-            f'<circle class="c{number % COLOURS} fill" cx="{path.split(",")[0]}" cy="{path.split(",")[1]}" r="3"/>'
+            f'<circle class="c{number % COLORS} fill" cx="{path.split(",")[0]}" cy="{path.split(",")[1]}" r="3"/>'
             if len(points) == 1
-            else f'<polyline class="c{number % COLOURS} line" points="{path}"/>'
+            else f'<polyline class="c{number % COLORS} line" points="{path}"/>'
         )
         body.append(shape)
-    body.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{escape(unit)}</text>')
-    return _figure(title, "".join(body), HEIGHT, list(found))
+    outside = [y for y in ys if not frame.low <= y <= frame.high]
+    note = ""
+    if outside:
+        farthest = max(outside, key=abs)
+        note = f"{len(outside)} of {len(ys)} points are outside the frame and drawn on its edge, the farthest at {farthest:.4g}."
+    return _figure(title, "".join(body), HEIGHT, list(drawn), note)
 
 
-def intervals(title: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """A line for each (name, value, low, high): a point on its interval."""
+def inner_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the smallest and largest value that is not far outside the range of the others."""
+    ordered = sorted(values)
+    middle = ordered[len(ordered) // 2]
+    distances = sorted(abs(value - middle) for value in ordered)
+    reach = OUTLIER * distances[int(0.9 * (len(distances) - 1))]
+    inside = [value for value in ordered if abs(value - middle) <= reach]
+    return inside[0], inside[-1]
+
+
+def constant(series: Mapping[str, Points]) -> str | None:
+    """Return `sst 1, quora 1` where no series changes, None where one does or there is none."""
+    drawn = {name: [y for _, y in points] for name, points in series.items() if points}
+    if not drawn or any(max(ys) - min(ys) > 1e-6 * max(1e-12, *map(abs, ys)) for ys in drawn.values()):
+        return None
+    return ", ".join(f"{name} {ys[0]:.4g}" for name, ys in drawn.items())
+
+
+def scatter(title: str, places: Points, x_name: str, y_name: str, *, diagonal: bool = False) -> str:
+    """Draw a dot for each (x, y) on numbered axes, with the line on which both are equal, or y is 0."""
+    if not places:
+        return ""
+    xs, ys = [x for x, _ in places], [y for _, y in places]
+    if diagonal:
+        xs = ys = [*xs, *ys]
+    frame = _Frame(*_with_air(min(xs), max(xs)), *_with_air(min(*ys, 0.0) if not diagonal else min(ys), max(ys)))
+    ends = (frame.left, frame.right) if diagonal else (0.0, 0.0)
+    body = [
+        frame.axes(x_name),
+        f'<line class="rule" x1="{frame.x(frame.left):.1f}" y1="{frame.y(ends[0]):.1f}" '
+        f'x2="{frame.x(frame.right):.1f}" y2="{frame.y(ends[1]):.1f}"/>',
+        *(f'<circle class="c0 dot" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2"/>' for x, y in places),
+    ]
+    return _figure(title, "".join(body), HEIGHT, [], f"Across: {x_name}; up: {y_name}.")
+
+
+def intervals(
+    title: str, rows: Sequence[tuple[str, float, float, float]], *, bounds: tuple[float, float] = UNBOUNDED
+) -> str:
+    """Draw a line for each (name, value, low, high): a point on its interval. The axis stays within `bounds`."""
     if not rows:
         return ""
     height = TOP + 24 * len(rows) + BOTTOM
-    low, high = _with_air(min(row[2] for row in rows), max(row[3] for row in rows))
+    low, high = _with_air(min(row[2] for row in rows), max(row[3] for row in rows), bounds)
     left, right = 120, WIDTH - 14
 
     def x(value: float) -> float:
@@ -64,29 +125,37 @@ def intervals(title: str, rows: Sequence[tuple[str, float, float, float]]) -> st
         body.append(_text(x(tick), height - 10, f"{tick:g}", "middle"))
     for number, (name, value, bottom, top) in enumerate(rows):
         y = TOP + 24 * number + 12
-        colour = f"c{number % COLOURS}"
+        color = f"c{number % COLORS}"
         body.append(_text(left - 8, y + 4, _cut(name, 18), "end"))
-        body.append(f'<line class="{colour} line" x1="{x(bottom):.1f}" x2="{x(top):.1f}" y1="{y}" y2="{y}"/>')
+        body.append(f'<line class="{color} line" x1="{x(bottom):.1f}" x2="{x(top):.1f}" y1="{y}" y2="{y}"/>')
         body.append(
-            f'<circle class="{colour} fill" cx="{x(value):.1f}" cy="{y}" r="4"><title>{value:.4f}</title></circle>'
+            f'<circle class="{color} fill" cx="{x(value):.1f}" cy="{y}" r="4"><title>{value:.4f}</title></circle>'
         )
     return _figure(title, "".join(body), height, [])
 
 
 def matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """Rows what was expected, columns what was predicted; a cell is as dark as its share of the row."""
+    """Draw targets as rows and predictions as columns; a cell is as dark as its share of the row.
+
+    Names of columns are slanted where they would not fit above their column.
+    """
     size = len(labels)
-    left, top = 96, 44
-    cell = (WIDTH - left - 8) / size
+    left = 110
+    slanted = max(map(len, labels)) * 6.2 > (WIDTH - left - 8) / size - 4
+    reach = min(max(map(len, labels)), 18) * 4.6 + 8 if slanted else 22.0
+    top = 22 + reach
+    right = max(8.0, reach - (WIDTH - left - 8) / size / 2) if slanted else 8.0  # the last name leans over its column
+    cell = (WIDTH - left - right) / size
     height = top + min(cell, 44) * size + 12
     tall = min(cell, 44)
-    body = [_text(left + (WIDTH - left - 8) / 2, 12, "predicted", "middle")]
+    body = [_text(left + (WIDTH - left - right) / 2, 12, "predicted", "middle")]
     for number, label in enumerate(labels):
-        body.append(_text(left - 6, top + tall * (number + 0.5) + 4, _cut(label, 14), "end"))
-        body.append(_text(left + cell * (number + 0.5), top - 6, _cut(label, max(2, int(cell / 6.5))), "middle"))
-    for row, found in enumerate(counts):
-        total = sum(found)
-        for column, count in enumerate(found):
+        body.append(_text(left - 6, top + tall * (number + 0.5) + 4, _cut(label, 17), "end"))
+        x, y = left + cell * (number + 0.5), top - 6
+        body.append(_text(x, y, _cut(label, 18), "start", turn=-45) if slanted else _text(x, y, label, "middle"))
+    for row, row_counts in enumerate(counts):
+        total = sum(row_counts)
+        for column, count in enumerate(row_counts):
             share = count / total if total else 0.0
             x, y = left + cell * column, top + tall * row
             body.append(
@@ -101,24 +170,24 @@ def matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -
 
 
 def points(title: str, places: Points, groups: Sequence[int], names: Sequence[str]) -> str:
-    """A dot for each place, in the colour of its group."""
+    """Draw a dot for each place, in the color of its group."""
     if not places:
         return ""
     xs, ys = [x for x, _ in places], [y for _, y in places]
     frame = _Frame(*_with_air(min(xs), max(xs)), *_with_air(min(ys), max(ys)), plain=True)
     dots = "".join(
-        f'<circle class="c{group % COLOURS} dot" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.2"/>'
+        f'<circle class="c{group % COLORS} dot" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.2"/>'
         for (x, y), group in zip(places, groups, strict=True)
     )
     return _figure(title, dots, HEIGHT, list(names))
 
 
 class _Frame:
-    """From numbers to places on the page."""
+    """The map from numbers to places in a chart."""
 
     def __init__(self, left: float, right: float, low: float, high: float, plain: bool = False) -> None:
         self.left, self.right = (left, right) if right > left else (left - 1, left + 1)
-        self.low, self.high = low, high
+        self.low, self.high = low, high if high > low else low + 1
         self.margins = (6, 6, 6, 6) if plain else (LEFT, RIGHT, TOP, BOTTOM)
 
     def x(self, value: float) -> float:
@@ -129,39 +198,46 @@ class _Frame:
         start, end = HEIGHT - self.margins[3], self.margins[2]
         return start + (value - self.low) / (self.high - self.low) * (end - start)
 
-    def axes(self) -> str:
-        """Grid and numbers."""
+    def axes(self, unit: str) -> str:
+        """Return grid and numbers, with the unit of x below."""
         body = []
         for tick in ticks(self.low, self.high):
             y = self.y(tick)
             body.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             body.append(_text(LEFT - 5, y + 4, f"{tick:g}", "end"))
         body += [
-            _text(self.x(tick), HEIGHT - BOTTOM + 16, f"{tick:g}", "middle")
-            for tick in ticks(self.left, self.right, 4)
-            if tick <= self.right - 0.12 * (self.right - self.left)  # the unit stands at the end
+            _text(self.x(tick), HEIGHT - BOTTOM + 15, f"{tick:g}", "middle") for tick in ticks(self.left, self.right)
         ]
+        body.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, unit, "middle"))
         return "".join(body)
 
 
-def _with_air(low: float, high: float) -> tuple[float, float]:
+def _with_air(low: float, high: float, bounds: tuple[float, float] = UNBOUNDED) -> tuple[float, float]:
+    """Widen a range by a twentieth on each side, but not beyond the bounds of what is possible."""
     air = 0.05 * (high - low) or 0.05 * abs(low) or 0.5
-    return low - air, high + air
+    return max(low - air, min(low, bounds[0])), min(high + air, max(high, bounds[1]))
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text class="axis" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str, *, turn: float = 0.0) -> str:
+    turned = f' transform="rotate({turn:g} {x:.1f} {y:.1f})"' if turn else ""
+    return f'<text class="axis" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turned}>{escape(text)}</text>'
 
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: max(1, most - 1)]}…"
 
 
-def _figure(title: str, body: str, height: float, names: Sequence[str]) -> str:
+def pair(charts: Iterable[str]) -> str:
+    """Return charts that are read together, side by side however narrow the page is."""
+    return f'<div class="pair">{"".join(charts)}</div>'
+
+
+def _figure(title: str, body: str, height: float, names: Sequence[str], note: str = "") -> str:
     legend = "".join(
-        f'<li><span class="c{number % COLOURS} swatch"></span>{escape(name)}</li>' for number, name in enumerate(names)
+        f'<li><span class="c{number % COLORS} swatch"></span>{escape(name)}</li>' for number, name in enumerate(names)
     )
     below = f'<ul class="legend">{legend}</ul>' if legend else ""
+    below += f'<p class="soft small">{escape(note)}</p>' if note else ""
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{body}</svg>{below}</figure>'

@@ -16,9 +16,9 @@ from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.facts import TaskFacts
 from mtlcli.files import SCRATCH, discard, read_sealed, remove_abandoned, sha256, unreadable, write_sealed
 from mtlcli.runs.lock import lock_folder
-from mtlcli.runs.names import ENSEMBLE, LOCK, PREDICTIONS, RECORD, RESULTS, resume_command
+from mtlcli.runs.names import ENSEMBLE, LOCK, PREDICTIONS, RECORD, RESULTS, predictions_path, resume_command
 from mtlcli.runs.record import RunRecord, must_be_as_written, read_record, stored_facts
-from mtlcli.runs.results import read_results
+from mtlcli.runs.results import Predictions, read_results
 from mtlcli.runs.seeds import finished_group
 
 FORMAT = 2
@@ -125,10 +125,10 @@ def _choose(runs: Sequence[EnsembleMember], name: str, threshold: float | None, 
     metric: str = first.record["tasks"][name]["metrics"][0]
     found = {index: dev_result(run, name, metric) for index, run in having.items()}
     values = {index: None if one is None else one[0] for index, one in found.items()}
-    rows = {one[1] for one in found.values() if one is not None}
-    if len(rows) > 1:
-        counts = one_of(f"{runs[index].folder} {one[1]}" for index, one in found.items() if one is not None)
-        notes.append(f"{name}: the runs were measured on different numbers of dev rows ({counts})")
+    problems = _other_rows([run.folder for run in having.values()], name)
+    if problems and threshold is not None:
+        raise MtlError(*(f"--threshold {name}={threshold:g}: {problem}" for problem in problems))
+    notes += [f"{name}: {problem}" for problem in problems]
     targets = {str(run.folder): facts.target for run in having.values() if (facts := run.find(name)) is not None}
     if caveat := targets[str(first.folder)].caveat(targets):
         notes.append(f"{name}: {caveat}")
@@ -152,6 +152,21 @@ def _choose(runs: Sequence[EnsembleMember], name: str, threshold: float | None, 
             f"{runs[best].folder} with {known[best]:.4f}"
         )
     return TaskMembers(name, metric, threshold, members, {i: value for i, value in known.items() if i not in members})
+
+
+def _other_rows(folders: Sequence[Path], task: str) -> list[str]:
+    """Return a sentence for each run whose dev rows have other texts than those of the first run with predictions.
+
+    Metrics on other rows cannot be held against one threshold. A run without predictions is left out of this.
+    """
+    paths = [predictions_path(folder, task, "dev") for folder in folders]
+    files = [Predictions(path) for path in paths if path.is_file()]
+    return [
+        f"{file.path} has {missing} of {len(file.rows)} rows that {files[0].path} does not have, so their metrics are about "
+        f"different rows; measure both on the same dev file"
+        for file in files[1:]
+        if (missing := max(file.missing_from(files[0]), files[0].missing_from(file)))
+    ]
 
 
 def must_agree(runs: Sequence[EnsembleMember], name: str) -> None:

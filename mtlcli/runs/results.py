@@ -1,12 +1,14 @@
 """results.json and predictions/: written when a run ends, and read by later commands."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from mtlcli.errors import MtlError
@@ -109,8 +111,8 @@ class Predictions:
             for number, line in enumerate(file, start=1):
                 try:
                     row = json.loads(line)
-                    if not {"line", "target"} < set(row):
-                        raise ValueError("no line, no target or no prediction")
+                    if not {"line", "digest", "target"} < set(row):
+                        raise ValueError("no line, digest or target, or no prediction")
                 except (ValueError, TypeError) as error:
                     raise MtlError(f"{self.path}:{number}: damaged; write it again: {_remedy(self.path)}") from error
                 rows.append(row)
@@ -118,19 +120,38 @@ class Predictions:
             raise MtlError(f"{self.path}: is empty; write it again: {_remedy(self.path)}")
         return rows
 
-    def read(self, target: Target) -> tuple[Arrays, Arrays]:
-        """Return predictions and labels.
+    def read(self, target: Target, *, like: "Predictions | None" = None) -> tuple[Arrays, Arrays]:
+        """Return predictions and labels, in the order of the file or of another one with the same texts (`like`).
 
         Raises:
             MtlError: they are not those of this target.
         """
+        rows = self.rows if like is None else self.in_order_of(like)
         try:
-            return target.from_json(self.rows), target.gold_from_json([row["target"] for row in self.rows])
+            return target.from_json(rows), target.gold_from_json([row["target"] for row in rows])
         except (KeyError, TypeError) as error:
-            keys = ", ".join(key for key in self.rows[0] if key not in ("line", "target"))
+            keys = ", ".join(key for key in self.rows[0] if key not in ("line", "digest", "target"))
             raise MtlError(f"{self.path}: expected predictions of {target.describe()}, found {keys}") from error
         except ValueError as error:
             raise MtlError(f"{self.path}: {error}; write it again: {_remedy(self.path)}") from error
+
+    @cached_property
+    def keys(self) -> dict[tuple[str, int], int]:
+        """Place of each row by the digest of its texts and how many rows before it have the same texts."""
+        seen: Counter[str] = Counter()
+        keys = {}
+        for place, row in enumerate(self.rows):
+            keys[row["digest"], seen[row["digest"]]] = place
+            seen[row["digest"]] += 1
+        return keys
+
+    def missing_from(self, other: "Predictions") -> int:
+        """Return how many of these rows have texts that the other file does not have, or not as often."""
+        return len(self.keys.keys() - other.keys.keys())
+
+    def in_order_of(self, other: "Predictions") -> list[dict[str, Any]]:
+        """Return the rows in the order of a file with the same texts."""
+        return [self.rows[self.keys[key]] for key in other.keys]
 
 
 def _remedy(path: Path) -> str:
@@ -152,8 +173,12 @@ def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -
     }
 
 
-def write_predictions(path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays) -> None:
-    """Write one JSON object for each row: its line in the file, its label and the prediction.
+def write_predictions(
+    path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays, hashes: np.ndarray
+) -> None:
+    """Write one JSON object for each row: its line in the file, the digest of its texts, its label and the prediction.
+
+    Rows of two runs are matched by the digest (`Split.hashes`, in hexadecimal), because line numbers can agree by chance.
 
     Raises:
         MtlError: the file cannot be written.
@@ -161,15 +186,18 @@ def write_predictions(path: Path, target: Target, predicted: Arrays, lines: list
     scratch = scratch_path(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_rows(scratch, target, predicted, lines, gold)
+        _write_rows(scratch, target, predicted, lines, gold, hashes)
         put(scratch, path)
     except OSError as error:
         discard(scratch)
         raise cannot_write(path, error) from error
 
 
-def _write_rows(path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays) -> None:
+def _write_rows(
+    path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays, hashes: np.ndarray
+) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row, line in enumerate(lines):
-            values = {"line": line, "target": target.gold_json(gold, row), **target.as_json(predicted, row, exact=True)}
+            place = {"line": line, "digest": f"{int(hashes[row]):016x}", "target": target.gold_json(gold, row)}
+            values = place | target.as_json(predicted, row, exact=True)
             file.write(json.dumps(values, ensure_ascii=False) + "\n")

@@ -1,7 +1,7 @@
 """Difference of two runs in a metric on the same rows: an interval around it and a p-value."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Difference:
         low, high: interval of the difference.
         p: two-sided p-value of the hypothesis that there is no difference.
         n: rows.
+        drawn: differences on resamples (resamples,).
     """
 
     firsts: tuple[float, ...]
@@ -28,6 +29,12 @@ class Difference:
     high: float
     p: float
     n: int
+    drawn: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the interval at another level, 0.95 being that of `low` and `high`."""
+        low, high = np.quantile(self.drawn, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
 
     @property
     def first(self) -> float:
@@ -89,7 +96,9 @@ def paired(
     else:
         p = randomization(metric, runs, gold, counts, float(difference), resamples, generator)
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
-    return Difference(tuple(values[:split].tolist()), tuple(values[split:].tolist()), float(low), float(high), p, n)
+    return Difference(
+        tuple(values[:split].tolist()), tuple(values[split:].tolist()), float(low), float(high), p, n, differences
+    )
 
 
 def group_equal_rows(gold: Arrays, runs: Sequence[Arrays]) -> tuple[Arrays, list[Arrays], np.ndarray]:
@@ -166,12 +175,25 @@ def randomization(
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Correct the p-values of several hypotheses that are tested together (Holm 1979)."""
+    """Return the p-values of several hypotheses, each computed as if it were the only one, corrected after Holm 1979."""
     corrected, largest = [0.0] * len(ps), 0.0
-    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
+    for factor, index in zip(holm_factors(ps), sorted(range(len(ps)), key=ps.__getitem__), strict=True):
+        largest = max(largest, min(1.0, factor * ps[index]))
         corrected[index] = largest
     return corrected
+
+
+def holm_levels(ps: Sequence[float], alpha: float) -> list[float]:
+    """Return the levels of intervals that exclude 0 where Holm's procedure rejects at `alpha`: 1 - alpha / (m - rank)."""
+    levels = [0.0] * len(ps)
+    for factor, index in zip(holm_factors(ps), sorted(range(len(ps)), key=ps.__getitem__), strict=True):
+        levels[index] = 1 - alpha / factor
+    return levels
+
+
+def holm_factors(ps: Sequence[float]) -> range:
+    """Return what the p-values are multiplied by, from the smallest on: m, m - 1, ..., 1."""
+    return range(len(ps), 0, -1)
 
 
 def _two_sided(differences: np.ndarray) -> float:

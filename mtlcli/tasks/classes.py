@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtlcli.errors import MtlError, one_of
+from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
 from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target
@@ -93,7 +93,7 @@ class Classes(Target):
         if index is None:
             expected = list(self.values or {})
             shown = f"{', '.join(expected[:8])}{', ...' if len(expected) > 8 else ''}"
-            raise BadLabel("label", f": found {text!r}, expected one of {shown}")
+            raise BadLabel("label", f": found '{quotable(text)}', expected one of {shown}")
         return index
 
     def fit(self, raws: Iterable[Raw]) -> "Classes":
@@ -126,7 +126,7 @@ class Classes(Target):
         unseen = Counter(raw["label"] for raw, index in pairs if index == UNSEEN)
         if not unseen:
             return []
-        listed = ", ".join(f"{label!r} ({count})" for label, count in unseen.most_common(5))
+        listed = ", ".join(f"'{quotable(label)}' ({count})" for label, count in unseen.most_common(5))
         return [f"{sum(unseen.values())} rows have a label unseen in training, counted as wrong: {listed}"]
 
     def check(self, gold: Arrays) -> list[str]:

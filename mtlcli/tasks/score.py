@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtlcli.errors import MtlError, one_of
+from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
 from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target
@@ -75,7 +75,7 @@ class Score(Target):
             raise BadLabel("label", " is empty")
         number = number_in(text)
         if number is None:
-            raise BadLabel("label", f": found {text!r}, expected a number")
+            raise BadLabel("label", f": found '{quotable(text)}', expected a number")
         return number
 
     def fit(self, raws: Iterable[Raw]) -> "Score":

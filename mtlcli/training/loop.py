@@ -260,6 +260,7 @@ def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dic
             predicted.rows,
             split.lines.tolist(),
             split.gold,
+            split.hashes,
         )
     write_results(
         folder,

@@ -31,13 +31,13 @@ def test_a_legend_a_table_and_the_finding_in_words(mtl, better):
     assert code == 0
     lines = out.splitlines()
     assert lines[:4] == ["A  runs/equal", "B  runs/pcgrad", "", "B against A on dev"]
-    assert lines[4].split() == ["task", "metric", "A", "B", "B", "-", "A", "95", "%", "interval", "p", "n"]
+    assert lines[4].split() == ["task", "metric", "A", "B", "B", "-", "A", "interval", "p", "n"]
     row = lines[5].split()
     assert row[:2] == ["tone", "accuracy"] and row[3] == "1.0000" and row[-1] == "30"
     gain = float(row[3]) - float(row[2])
     assert f"tone: B is better than A by {gain:.4f}" in lines
     assert "stars: no evidence of a difference between A and B" in lines
-    assert "p is corrected for 4 comparisons (Holm); each interval stands alone." in lines
+    assert "Both are corrected for 4 comparisons (Holm), at 5 % for all together." in lines
     assert lines[-1] == "Single runs: this is about the rows, not about other seeds (mtl train --seeds)."
     assert max(map(len, lines)) <= 80
 
@@ -51,7 +51,7 @@ def test_json_holds_everything_and_is_all_there_is_on_standard_output(mtl, bette
     assert (one["task"], one["metric"], one["better"], one["n"]) == ("tone", "accuracy", 1, 30)
     assert one["difference"] == pytest.approx(one["other_value"] - one["baseline_value"])
     assert one["low"] <= one["difference"] <= one["high"]
-    assert one["p"] <= one["p_holm"]
+    assert one["p"] <= one["p_holm"] and one["level"] == pytest.approx(0.975)  # the smaller p of two
 
 
 def test_quiet_json_is_one_line_and_nothing_else(mtl, better):

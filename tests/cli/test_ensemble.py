@@ -153,7 +153,9 @@ def test_a_slow_pipe_is_answered_line_by_line(ensemble):
 
 def test_rows_laid_out_without_header_are_read_by_every_run(mtl, ensemble, tmp_path):
     (tmp_path / "rows.tsv").write_text("7\tthe fine lamp\n8\tthe pie\n")
-    found = rows(mtl("predict", ensemble, tmp_path / "rows.tsv", "--no-header", "--text", "1", "-q").out)
+    found = rows(
+        mtl("predict", ensemble, tmp_path / "rows.tsv", "--no-header", "--text", "1", "--columns", "none", "-q").out
+    )
     assert found == rows(mtl("predict", ensemble, "-q", stdin=b"the fine lamp\nthe pie\n").out)
 
 

@@ -67,13 +67,14 @@ def test_a_table_gives_the_same_as_its_lines_and_its_labels_are_not_needed(mtl, 
         mark = "," if kind == "csv" else "\t"
         file.write_text("".join(f"{a}{mark}{b}\n" for a, b in [("id", "sentence"), *enumerate(texts)]))
     found = rows(mtl("predict", run, file, "-t", "tone").out)
-    assert [row.pop("id") for row in found] == ["0", "1", "2"]
+    assert [row.pop("id") for row in found] == ([0, 1, 2] if kind == "jsonl" else ["0", "1", "2"])
+    assert [row.pop("sentence") for row in found] == texts
     assert found == rows(mtl("predict", run, "-t", "tone", stdin=LINES).out)
 
 
 def test_a_label_that_is_there_is_ignored_even_if_it_is_nonsense(mtl, run, tmp_path):
     (tmp_path / "rows.tsv").write_text("label\tsentence\nnonsense\tthe pie\n\tthe pie\n")
-    code, out, _ = mtl("predict", run, tmp_path / "rows.tsv", "-t", "tone")
+    code, out, _ = mtl("predict", run, tmp_path / "rows.tsv", "-t", "tone", "--columns", "none")
     assert code == 0
     assert rows(out)[0] == rows(out)[1]
 
@@ -86,7 +87,7 @@ def test_a_file_with_an_index_that_has_no_name_is_read_by_its_columns(mtl, run, 
 
 def test_columns_are_found_by_number_where_there_is_no_header(mtl, run, tmp_path):
     (tmp_path / "rows.tsv").write_text("7\tthe fine lamp\n8\tthe pie\n")
-    found = rows(mtl("predict", run, tmp_path / "rows.tsv", "--no-header", "--text", "1").out)
+    found = rows(mtl("predict", run, tmp_path / "rows.tsv", "--no-header", "--text", "1", "--columns", "none").out)
     assert found == rows(mtl("predict", run, stdin=b"the fine lamp\nthe pie\n").out)
 
 
@@ -105,7 +106,7 @@ def test_a_run_that_was_trained_without_headers_takes_no_row_for_one(mtl, run, t
 
 def test_two_columns_by_name_are_a_pair(mtl, run, tmp_path):
     (tmp_path / "rows.csv").write_text("one,other\nthe fine lamp,the poor lamp\nthe pie,the pie\n")
-    found = rows(mtl("predict", run, tmp_path / "rows.csv", "--text", "one,other").out)
+    found = rows(mtl("predict", run, tmp_path / "rows.csv", "--text", "one,other", "--columns", "none").out)
     assert found == rows(mtl("predict", run, stdin=PAIRS).out)
 
 
@@ -133,7 +134,9 @@ def test_a_tsv_cell_never_breaks_its_row(mtl, run):
 
 def test_a_header_alone_gives_a_header_alone(mtl, run, tmp_path):
     (tmp_path / "rows.tsv").write_text("id\tsentence\n")
-    assert mtl("predict", run, tmp_path / "rows.tsv", "--format", "csv", "-t", "stars").out == "id,stars.score\n"
+    assert mtl("predict", run, tmp_path / "rows.tsv", "--format", "csv", "-t", "stars").out == (
+        "id,sentence,stars.score\n"
+    )
     assert mtl("predict", run, tmp_path / "rows.tsv", "-t", "stars").out == ""
 
 
@@ -146,7 +149,154 @@ def test_quiet_prints_nothing_but_predictions(mtl, run):
     assert "step 6" in mtl("predict", run, stdin=LINES).err  # which model this is
 
 
+# The input's columns
+
+
+QUOTED = 'id,note,sentence\n7,"two\nlines, quoted",the pie\n8,"say ""hi""",the fine lamp\n'
+
+
+def test_the_columns_of_a_csv_stand_beside_the_predictions_whatever_its_quotes_hold(mtl, run, tmp_path):
+    (tmp_path / "rows.csv").write_text(QUOTED)
+    out = mtl("predict", run, tmp_path / "rows.csv", "-t", "tone", "--format", "csv").out
+    found = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["id"], row["note"], row["sentence"]) for row in found] == [
+        ("7", "two\nlines, quoted", "the pie"),
+        ("8", 'say "hi"', "the fine lamp"),
+    ]
+    assert list(found[0])[3:] == ["tone.label", "tone.probability.bad", "tone.probability.good"]
+    chances = rows(mtl("predict", run, "-t", "tone", stdin=b"the pie\nthe fine lamp\n").out)
+    assert [row["tone.label"] for row in found] == [row["tone"]["label"] for row in chances]
+
+
+def test_json_values_come_back_as_they_came_in(mtl, run, tmp_path):
+    line = '{"id": 7, "x": null, "big": 12345678901234567890123, "r": 0.50, "ok": true, "words": ["é"], "sentence": "the pie"'
+    (tmp_path / "rows.jsonl").write_text(line + "}\n")
+    assert mtl("predict", run, tmp_path / "rows.jsonl", "-t", "stars").out.startswith(line + ', "stars": {"score": ')
+    (tmp_path / "rows.json").write_text("[" + line + "}]")
+    assert mtl("predict", run, tmp_path / "rows.json", "-t", "stars").out.startswith(line + ', "stars": {"score": ')
+    header, cells = csv.reader(
+        mtl("predict", run, tmp_path / "rows.jsonl", "-t", "stars", "--format", "csv").out.splitlines()
+    )
+    assert header == ["id", "x", "big", "r", "ok", "words", "sentence", "stars.score"]
+    assert cells[:7] == ["7", "", "12345678901234567890123", "0.50", "true", '["é"]', "the pie"]
+
+
+def test_a_key_of_a_later_object_has_its_column_too(mtl, run, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"sentence": "the pie"}\n{"sentence": "the pie", "id": 3}\n')
+    out = mtl("predict", run, tmp_path / "rows.jsonl", "-t", "stars", "--format", "csv").out
+    assert [line.split(",")[:2] for line in out.splitlines()] == [["sentence", "id"], ["the pie", ""], ["the pie", "3"]]
+    stdin = (tmp_path / "rows.jsonl").read_bytes()
+    code, out, err = mtl("predict", run, "--input-format", "jsonl", "-t", "stars", "--format", "csv", stdin=stdin)
+    assert (code, len(out.splitlines())) == (2, 2)
+    assert 'error: <stdin>:2: the key "id" is not in the first row' in err
+    assert mtl("predict", run, "--input-format", "jsonl", "-t", "stars", stdin=stdin).code == 0
+
+
+def test_columns_are_chosen_by_name_or_number_and_none_is_none(mtl, run, tmp_path):
+    (tmp_path / "rows.csv").write_text(QUOTED)
+
+    def header(choice: str) -> str:
+        return mtl(
+            "predict", run, tmp_path / "rows.csv", "-t", "stars", "--format", "csv", "--columns", choice
+        ).out.split("\n")[0]
+
+    assert header("none") == "stars.score"
+    assert header("note,0") == "note,id,stars.score"
+    assert header("keep") == "id,note,sentence,stars.score"
+    assert last_error(mtl("predict", run, tmp_path / "rows.csv", "-t", "stars", "--columns", "idd")) == (
+        f'error: --columns: {tmp_path}/rows.csv has no column "idd"; did you mean "id"?'
+    )
+    assert rows(mtl("predict", run, "-t", "tone", "--columns", "keep", stdin=LINES).out)[0]["text"] == "the fine lamp"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("csv", "stars.score"), ("jsonl", "stars")])
+def test_predictions_never_take_the_name_of_a_column_of_the_input(mtl, run, tmp_path, kind, name):
+    (tmp_path / "rows.csv").write_text(f"sentence,{name},predicted.{name}\nthe pie,mine,mine too\n")
+    _, out, err = mtl("predict", run, tmp_path / "rows.csv", "-t", "stars", "--format", kind)
+    if kind == "csv":
+        assert out.splitlines()[0] == f"sentence,{name},predicted.{name},predicted.predicted.{name}"
+        assert out.splitlines()[1].startswith("the pie,mine,mine too,")
+    else:
+        (row,) = rows(out)
+        assert row["stars"] == "mine" and row["predicted.stars"] == "mine too"
+        assert list(row["predicted.predicted.stars"]) == ["score"]
+    assert 'these are called "predicted.predicted.stars"' in err
+
+
+def test_a_stream_whose_later_row_has_the_name_of_a_prediction_is_stopped(mtl, run):
+    stdin = b'{"sentence": "the pie"}\n{"sentence": "the pie", "stars": 1}\n'
+    code, out, err = mtl("predict", run, "--input-format", "jsonl", "-t", "stars", stdin=stdin)
+    assert (code, len(rows(out))) == (2, 1)
+    assert 'error: <stdin>:2: the key "stars" is the name of a prediction' in err
+
+
+def test_cut_and_empty_rows_are_counted(mtl, run):
+    err = mtl(
+        "predict", run, "-t", "tone", stdin=b"the pie\n\n" + b"the lamp " * 40 + b"\n" + b"pie " * 9000 + b"\n"
+    ).err
+    assert err.splitlines()[-1] == "4 rows; 2 longer than 32 tokens, cut there; 1 with an empty text"
+
+
+def test_a_first_row_taken_for_a_header_is_noted(mtl, run, tmp_path):
+    (tmp_path / "rows.tsv").write_text("the fine lamp\t1\nthe pie\t2\n")
+    err = mtl("predict", run, tmp_path / "rows.tsv", "-t", "tone", "--text", "0").err
+    assert (
+        f'note: {tmp_path}/rows.tsv: the first line was read as the header (column 0: "the fine lamp"); if it is a row, '
+        "say --no-header"
+    ) in err.splitlines()
+
+
 # Where it goes
+
+
+def test_an_output_that_exists_is_kept_unless_it_may_be_replaced(mtl, run, tmp_path):
+    (tmp_path / "a.jsonl").write_text("old\n")
+    error = last_error(mtl("predict", run, "-t", "tone", "-o", tmp_path / "a.jsonl", stdin=LINES))
+    assert error == f"error: --output: {tmp_path}/a.jsonl exists already: add --overwrite to replace it"
+    assert (tmp_path / "a.jsonl").read_text() == "old\n"
+    assert mtl("predict", run, "-t", "tone", "-o", tmp_path / "a.jsonl", "--overwrite", stdin=LINES).code == 0
+    assert len(rows((tmp_path / "a.jsonl").read_text())) == 3
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "link.csv", "hard.csv"])
+def test_the_input_is_never_the_output(mtl, run, tmp_path, name):
+    (tmp_path / "rows.csv").write_text(QUOTED)
+    (tmp_path / "link.csv").symlink_to(tmp_path / "rows.csv")
+    (tmp_path / "hard.csv").hardlink_to(tmp_path / "rows.csv")
+    error = last_error(mtl("predict", run, tmp_path / "rows.csv", "-o", tmp_path / name, "--overwrite"))
+    assert error == f"error: --output: {tmp_path}/{name} is the input; write to another file"
+    assert (tmp_path / "rows.csv").read_text() == QUOTED
+
+
+def test_standard_output_may_not_be_the_input_either(run, tmp_path):
+    (tmp_path / "rows.csv").write_text(QUOTED)
+    with (tmp_path / "rows.csv").open("ab") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "mtlcli", "predict", run, tmp_path / "rows.csv"],
+            stdout=file, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 2 and "is the input and the output" in done.stderr
+    assert (tmp_path / "rows.csv").read_text() == QUOTED
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["--version"], ["plugins", "list"], ["predict"], ["table"]])
+def test_standard_output_on_a_full_disk_is_one_line(run, command, unbuffered):
+    arguments = [*command, run] if command[0] in ("predict", "table") else command
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mtlcli", *arguments], input="the pie\n", stdout=full, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: standard output cannot be written: No space left on device"
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def test_an_error_line_cannot_steer_the_terminal(mtl, run):
+    error = last_error(mtl("predict", run, "-t", "t\x1b[31m\x07", stdin=LINES))
+    assert "\x1b" not in error and "t\\x1b[31m\\x07" in error
 
 
 def test_the_format_follows_the_name_of_the_output(mtl, run, tmp_path):
@@ -192,7 +342,7 @@ def test_dev_stdout_into_a_file_is_utf_8_whatever_the_terminal_says_and_leaves_d
 def test_a_link_to_the_output_stays_a_link(mtl, run, tmp_path):
     (tmp_path / "real.jsonl").write_text("old\n")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
-    mtl("predict", run, "-o", tmp_path / "link.jsonl", stdin=LINES)
+    mtl("predict", run, "-o", tmp_path / "link.jsonl", "--overwrite", stdin=LINES)
     assert (tmp_path / "link.jsonl").is_symlink()
     assert len(rows((tmp_path / "real.jsonl").read_text())) == 3
 
@@ -221,7 +371,7 @@ def test_an_interrupted_command_leaves_the_old_output(mtl, run, tmp_path, monkey
 
     monkeypatch.setattr("mtlcli.inference.predict.predict", interrupted)
     (tmp_path / "a.jsonl").write_text("old\n")
-    assert mtl("predict", run, "-o", tmp_path / "a.jsonl", stdin=LINES).code == 130
+    assert mtl("predict", run, "-o", tmp_path / "a.jsonl", "--overwrite", stdin=LINES).code == 130
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.jsonl": "old\n"}
 
 
@@ -229,12 +379,13 @@ def test_a_bad_row_of_a_file_is_found_before_anything_is_predicted(mtl, run, tmp
     monkeypatch.setattr("mtlcli.runs.saved_model.load_run", lambda _: pytest.fail("the model was loaded"))
     (tmp_path / "rows.tsv").write_bytes(b"id\tsentence\n1\tthe pie\n2\n3\tthe \xff pie\n")
     (tmp_path / "a.jsonl").write_text("old\n")
-    code, out, err = mtl("predict", run, tmp_path / "rows.tsv", "-o", tmp_path / "a.jsonl")
-    assert code == 2 and out == ""
-    assert err.splitlines() == [
-        f"error: {tmp_path}/rows.tsv:3: expected 2 columns, found 1",
-        f"error: {tmp_path}/rows.tsv:4: byte 0xff is not UTF-8; save the file as UTF-8",
-    ]
+    for output in (["-o", tmp_path / "a.jsonl", "--overwrite"], []):  # to standard output as well
+        code, out, err = mtl("predict", run, tmp_path / "rows.tsv", *output)
+        assert code == 2 and out == ""
+        assert err.splitlines() == [
+            f"error: {tmp_path}/rows.tsv:3: expected 2 columns, found 1",
+            f"error: {tmp_path}/rows.tsv:4: byte 0xff is not UTF-8 (ÿ in Latin-1 or Windows-1252); save the file as UTF-8",
+        ]
     assert (tmp_path / "a.jsonl").read_text() == "old\n"
 
 
@@ -243,9 +394,11 @@ def test_a_bad_row_of_a_pipe_loses_no_row_before_it(mtl, run, tmp_path):
     code, out, err = mtl("predict", run, "-t", "tone", stdin=stdin)
     assert code == 2
     assert len(rows(out)) == 2
-    assert err.splitlines()[-1] == "error: <stdin>:3: byte 0xff is not UTF-8; save the file as UTF-8"
+    assert err.splitlines()[-1] == (
+        "error: <stdin>:3: byte 0xff is not UTF-8 (ÿ in Latin-1 or Windows-1252); save the file as UTF-8"
+    )
     (tmp_path / "a.jsonl").write_text("old\n")
-    code, _, err = mtl("predict", run, "-t", "tone", "-o", tmp_path / "a.jsonl", stdin=stdin)
+    code, _, err = mtl("predict", run, "-t", "tone", "-o", tmp_path / "a.jsonl", "--overwrite", stdin=stdin)
     assert code == 2
     assert (tmp_path / "a.jsonl").read_text() == "old\n"
     assert (tmp_path / "a.jsonl.partial").read_text() == out
@@ -336,7 +489,10 @@ def test_a_missing_file_or_run_is_named(mtl, run, tmp_path):
     ("flags", "message"),
     [
         (("--format", "xml"), '--format: found "xml": expected jsonl, csv or tsv'),
-        (("--input-format", "xml"), '--input-format: found "xml": expected one of text, csv, tsv, jsonl'),
+        (
+            ("--input-format", "xml"),
+            '--input-format: found "xml": expected one of text, csv, tsv, jsonl, json, parquet',
+        ),
         (("--precision", "fp64"), '--precision: found "fp64": expected one of auto, fp32, bf16'),
     ],
 )

@@ -49,6 +49,19 @@ def test_a_row_for_each_run_with_its_primary_metrics_and_their_mean(mtl, two):
     assert lines[2] == ["runs/pcgrad", "0.460", "-", "-"]
 
 
+def test_a_table_that_is_too_wide_drops_the_folder_that_all_runs_share(mtl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = "experiments/2026-11/all-tasks-with-a-long-name"
+    names = [f"{folder}/equal", f"{folder}/pcgrad/second"]
+    for name in names:
+        write(Path(name), sst={"accuracy": 0.5}, quora={"accuracy": 0.6}, sts={"pearson": 0.8})
+    lines = mtl("table", *names).out.splitlines()
+    assert lines[0] == f"runs in {folder}"
+    assert [line.split()[0] for line in lines[1:]] == ["run", "equal", "pcgrad/second"]
+    assert len(lines) == 4 and max(map(len, lines)) <= 80  # nothing is folded
+    assert mtl("table", *names, "--format", "csv").out.splitlines()[1].startswith(f"{folder}/equal,")
+
+
 def test_markdown_puts_numbers_to_the_right(mtl, two):
     assert mtl("table", *two, "--format", "markdown", "--digits", 2).out.splitlines() == [
         "| run | sst accuracy | sts pearson | mean |",

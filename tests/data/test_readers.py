@@ -1,7 +1,9 @@
 """Files become rows of text or a line that says what is wrong, and nothing in between."""
 
+import gzip
 import hashlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -13,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from conftest import real_data
-from mtlcli.data.readers import SHOWN, BadRows, FileSource, Format, TextRow, format_of, iterate
+from mtlcli.data.bad_rows import SHOWN, BadRows
+from mtlcli.data.formats import Format, format_of
+from mtlcli.data.readers import FileSource, TextRow, iterate
+from mtlcli.data.records import json_text
 from mtlcli.errors import MtlError
 
 
@@ -57,7 +62,11 @@ def error(source_or_call):
         ("a.tsv", Format("tsv", "\t", False)),
         ("a.jsonl", Format("jsonl")),
         ("a.ndjson", Format("jsonl")),
-        ("a.json", Format("jsonl")),
+        ("a.json", Format("json")),
+        ("a.csv.gz", Format("csv", "", True, gzip=True)),
+        ("a.TSV.GZ", Format("tsv", "\t", gzip=True)),
+        ("a.txt.gz", Format("text", gzip=True)),
+        ("a.parquet", Format("parquet")),
         ("a.txt", Format("text")),
         ("a.review", Format("text")),
         ("a", Format("text")),
@@ -223,7 +232,7 @@ def test_a_header_may_be_quoted_and_span_lines(write):
 def test_a_byte_that_is_not_utf8_is_a_bad_row(write):
     rows, said = messages(write("a.tsv", b"t\tl\na\t1\ncaf\xe9\t2\nb\t3\n"))
     assert [row.line for row in rows] == [2, 4]
-    assert said == ["3: byte 0xe9 is not UTF-8; save the file as UTF-8"]
+    assert said == ["3: byte 0xe9 is not UTF-8 (é in Latin-1 or Windows-1252); save the file as UTF-8"]
 
 
 def test_a_bad_byte_in_a_row_of_several_lines_is_found_on_its_own_line(write):
@@ -231,8 +240,46 @@ def test_a_bad_byte_in_a_row_of_several_lines_is_found_on_its_own_line(write):
     assert said[0].startswith("3: byte 0xff is not UTF-8")
 
 
-def test_a_file_in_utf16_is_refused_at_its_header(write):
-    assert "a.tsv:1: byte 0xff is not UTF-8" in error(write("a.tsv", "t\tl\na\t1\n".encode("utf-16")))
+def test_a_file_in_latin_1_is_one_message_whatever_its_length(write):
+    rows, said = messages(write("a.tsv", b"t\tl\n" + b"caf\xe9\t2\n" * 30 + b"b\t3\nx\n"))
+    assert [row.line for row in rows] == [32]
+    assert said == [
+        "2: byte 0xe9 is not UTF-8 (é in Latin-1 or Windows-1252); save the file as UTF-8 (29 more rows)",
+        "33: expected 2 columns, found 1",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.txt", "a.jsonl", "a.json"])
+def test_a_file_in_utf_16_is_named_as_that(write, name, encoding):
+    source = write(name, "text\tlabel\na\t1\n".encode(encoding))
+    assert error(source) == f"{source.name}: is UTF-16; save the file as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.xlsx", b"PK\x03\x04\x14\0", "an Excel or OpenDocument workbook; save the sheet as CSV in UTF-8"),
+        ("a.xls", b"\xd0\xcf\x11\xe0", "an Excel or OpenDocument workbook; save the sheet as CSV in UTF-8"),
+        ("a.csv", b"PK\x03\x04\x14\0", "a zip archive; unpack it, and save an Excel sheet as CSV in UTF-8"),
+        ("a.csv", gzip.compress(b"t,l\n"), "compressed with gzip; give a file whose name ends in .gz, or unpack it"),
+        ("a.jsonl", b"PAR1\x15\x04", "Parquet; give a file whose name ends in .parquet"),
+        ("a.txt", "a".encode("utf-32"), "UTF-32; save the file as UTF-8"),
+    ],
+)
+def test_a_file_that_is_not_text_is_named_as_what_it_is(write, name, content, kind):
+    source = write(name, content)
+    assert error(source) == f"{source.name}: is {kind}"
+
+
+def test_what_a_message_quotes_of_a_file_is_escaped_and_cut(write):
+    source = write("a.tsv", "\x1b[31mred\x07\t" + "x" * 200 + "\n")
+    message = error(lambda: source.column("label"))
+    assert "\\x1b[31mred\\x07, xxx" in message and "\x1b" not in message
+    assert "x" * 81 not in message
+    assert "of them" not in message and len(message) < 400
+    many = write("b.tsv", "\t".join(f"c{number}" for number in range(500)) + "\n")
+    assert error(lambda: many.column("label")).endswith("c19 and 480 more")
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.txt", "a.jsonl"])
@@ -419,6 +466,121 @@ def test_a_first_jsonl_line_that_is_broken_is_reported_like_any_other(write):
     assert said[0].startswith("1: not JSON")
 
 
+# Arrays, compressed files, Parquet
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_of_objects_is_read_like_the_same_objects_on_lines(write, indent):
+    objects = [{"t": 'a "[{,\\', "n": 1.50, "more": {"x": [1, {}]}}, {"t": "b\n]", "n": None, "more": []}]
+    for ascii in (True, False):
+        source = write("a.json", json.dumps(objects, indent=indent, ensure_ascii=ascii))
+        assert source.column("t") == "t" and source.column("n") == "n"
+        assert [row.values["t"] for row in source] == [row["t"] for row in objects]
+        assert [row.values["n"] for row in source] == ["1.5", ""]
+    lines = write("b.json", "".join(json.dumps(row) + "\n" for row in objects))
+    lines.column("t")
+    assert [row.values["t"] for row in lines] == [row["t"] for row in objects]
+
+
+def test_rows_of_an_array_are_placed_at_their_lines_and_bad_ones_reported(write):
+    rows, said = messages(write("a.json", '[\n{"a": 1},\n\n{"a":\n  oops},\n 7,\n{"a": 2}\n]\n'))
+    assert [row.line for row in rows] == [2, 7]
+    assert said == [
+        "5: not JSON: Expecting value (character 3)",
+        "6: expected one JSON object on each line, found another value",
+    ]
+
+
+def test_an_array_over_many_blocks_is_whole(write, monkeypatch):
+    monkeypatch.setattr("mtlcli.data.readers.BLOCK", 7)
+    monkeypatch.setattr("mtlcli.data.json_array.BLOCK", 7)
+    source = write("a.json", "[" + ",\n".join(json.dumps({"t": f"text {n} with é and \\ {{"}) for n in range(50)) + "]")
+    assert [(row.line, row.values["t"]) for row in source] == [(n + 1, f"text {n} with é and \\ {{") for n in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('[{"a": 1},\n{"a": 2}', "a.json:2: the array does not close; is the file cut off?"),
+        ('[{"a": "1}]', "a.json:1: the array does not close; is the file cut off?"),
+        ('[{"a": 1}]\n[]', "a.json:1: the file goes on behind the array; expected one array of objects"),
+    ],
+)
+def test_an_array_that_is_not_whole_is_an_error(write, content, problem):
+    assert error(write("a.json", content)).endswith(problem)
+
+
+def test_an_empty_array_has_no_rows(write):
+    assert values(write("a.json", " [ ]\n")) == []
+
+
+def test_an_array_from_a_stream_is_read_too():
+    assert values(stream(b'[{"t": 1},\n {"t": 2}]', "json")) == [{"t": "1"}, {"t": "2"}]
+    assert values(stream(b'{"t": 1}\n{"t": 2}', "json")) == [{"t": "1"}, {"t": "2"}]
+
+
+def test_json_values_are_kept_as_they_came_beside_their_text(write):
+    (row,) = write("a.jsonl", '{"t": "a", "id": 7, "x": null, "b": true}\n')
+    assert json_text(row.original) == '{"t": "a", "id": 7, "x": null, "b": true}'
+    assert row.values == {"t": "a", "id": "7", "x": "", "b": "true"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", "t,l\na,1\n"), ("a.tsv", "t\tl\na\t1\n"), ("a.jsonl", '{"t": "a", "l": 1}'),
+                          ("a.json", '[{"t": "a", "l": 1}]')]
+)  # fmt: skip
+def test_a_compressed_file_is_read_like_the_plain_one(write, name, content):
+    source = write(f"{name}.gz", gzip.compress(content.encode()))
+    assert values(source) == values(source) == [{"t": "a", "l": "1"}]
+
+
+def test_a_compressed_file_that_is_cut_off_or_none_at_all_is_one_line(write):
+    whole = gzip.compress(b"t\tl\n" + os.urandom(30_000).hex().encode())
+    for content in (whole[:9000], b"t\tl\na\t1\n"):
+        source = write("a.tsv.gz", content)
+        assert error(source).startswith(f"{source.name}: is not a whole gzip file (")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(write, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    source = write("a.parquet", b"PAR1")
+    assert error(source) == f"{source.name}: reading Parquet needs pyarrow: pip install 'mtlcli[parquet]'"
+
+
+def test_parquet_is_read_by_its_columns(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table(
+        {
+            "t": ["a", "b"], "id": [7, None], "s": pyarrow.array([0.1, 2.0], pyarrow.float32()), "l": [True, False],
+            "tokens": [["x"], []],
+        }
+    )  # fmt: skip
+    parquet.write_table(table, tmp_path / "a.parquet")
+    source = FileSource(tmp_path / "a.parquet")
+    assert source.columns == ("t", "id", "s", "l", "tokens")
+    assert '"tokens" is a list' in error(source)
+    source.column("t")
+    assert [(row.line, row.values["id"], row.values["s"], row.values["l"]) for row in source] == [
+        (1, "7", "0.1", "true"),
+        (2, "", "2.0", "false"),
+    ]
+    assert json_text(next(iter(source)).original) == '{"t": "a", "id": 7, "s": 0.1, "l": true, "tokens": ["x"]}'
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:200])
+    assert "b.parquet: is not a Parquet file that can be read (" in error(FileSource(tmp_path / "b.parquet"))
+
+
+def test_a_header_that_may_be_a_row_is_noted_where_columns_are_numbers(write):
+    source = write("a.tsv", "the fine lamp\tgood\nthe pie\tbad\n")
+    assert source.header_note(("0", "1"), "say --no-header") == (
+        f'{source.name}: the first line was read as the header (column 0, 1: "the fine lamp", "good"); '
+        "if it is a row, say --no-header"
+    )
+    assert write("b.tsv", "\tsentence\n0\tthe pie\n").header_note(("0", "sentence"), "x") == ""
+    assert write("c.tsv", "a\t1\n", format=format_of("c.tsv", header=False)).header_note(("0", "1"), "x") == ""
+
+
 # Files that are missing or empty
 
 
@@ -442,7 +604,7 @@ def test_a_folder_is_not_a_file(tmp_path):
 
 def test_a_file_without_permission_is_refused(write, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert "a.tsv: may not be read" in error(lambda: write("a.tsv", "t\n"))
+    assert "a.tsv: permission denied" in error(lambda: write("a.tsv", "t\n"))
 
 
 @pytest.mark.parametrize("content", ["", "\n\r\n\n"])

@@ -53,28 +53,28 @@ def test_a_run_does_not_differ_from_its_copy(twins):
         ("near", "pearson"),
     ]
     for one in found.compared:
-        assert (one.found.value, one.found.low, one.found.high, one.found.p, one.better) == (0.0, 0.0, 0.0, 1.0, None)
+        assert (one.difference.value, one.low, one.high, one.difference.p, one.better) == (0.0, 0.0, 0.0, 1.0, None)
 
 
 def test_the_values_are_those_that_the_run_measured(twins):
     stored = json.loads((twins[0] / "results.json").read_text())["tasks"]
     for one in compare(twins, metrics=["all"], resamples=100).compared:
-        assert one.found.first == pytest.approx(stored[one.task]["dev"][one.metric]["value"], abs=1e-12)
+        assert one.difference.first == pytest.approx(stored[one.task]["dev"][one.metric]["value"], abs=1e-12)
 
 
 def test_the_better_run_is_named_whichever_is_the_baseline(twins):
     change(twins[0], "tone", all_wrong)
     change(twins[1], "tone", all_right)
     forth, back = only(compare(twins, resamples=500)), only(compare(twins[::-1], resamples=500))
-    assert (forth.found.value, forth.better) == (1.0, 1)
-    assert (back.found.value, back.better) == (-1.0, 0)
+    assert (forth.difference.value, forth.better) == (1.0, 1)
+    assert (back.difference.value, back.better) == (-1.0, 0)
 
 
 def test_p_is_corrected_for_everything_that_was_compared(twins):
     change(twins[0], "tone", all_wrong)
     change(twins[1], "tone", all_right)
     found = only(compare(twins, resamples=500))
-    assert found.found.p == pytest.approx(1 / 501)
+    assert found.difference.p == pytest.approx(1 / 501)
     assert found.p_holm == pytest.approx(4 / 501)  # four tasks, and this one has the smallest p
 
 
@@ -83,7 +83,7 @@ def test_every_other_run_is_compared_with_the_first(twins, tmp_path):
     change(twins[1], "tone", all_right)
     found = compare([*twins, third], tasks=["tone"], resamples=100)
     assert [one.other for one in found.compared] == [1, 2]
-    assert found.compared[1].found.value == 0.0
+    assert found.compared[1].difference.value == 0.0
 
 
 def test_labels_are_matched_by_name_not_by_number(twins):
@@ -94,7 +94,7 @@ def test_labels_are_matched_by_name_not_by_number(twins):
         target["values"] = {label: label for label in ["unknown", *list(target["values"])[::-1]]}
 
     edit(twins[0] / "run.json", relabel)
-    assert only(compare(twins, resamples=100)).found.value == 0.0
+    assert only(compare(twins, resamples=100)).difference.value == 0.0
 
 
 def test_a_target_that_training_never_saw_is_wrong_for_both(twins):
@@ -105,7 +105,7 @@ def test_a_target_that_training_never_saw_is_wrong_for_both(twins):
     for run in twins:
         change(run, "tone", all_right)
         change(run, "tone", forget)
-    assert only(compare(twins, resamples=100)).found.first == pytest.approx(27 / 30)
+    assert only(compare(twins, resamples=100)).difference.first == pytest.approx(27 / 30)
 
 
 def test_a_run_that_says_always_the_same_is_worth_a_note(twins):
@@ -129,7 +129,7 @@ def test_a_task_that_one_run_lacks_is_left_out_with_a_note(twins):
 
 def test_a_folder_with_predictions_alone_can_stand_against_a_run(twins, tmp_path):
     shutil.copytree(twins[1] / "predictions", tmp_path / "bare" / "predictions")
-    assert only(compare([twins[0], tmp_path / "bare"], resamples=100)).found.value == 0.0
+    assert only(compare([twins[0], tmp_path / "bare"], resamples=100)).difference.value == 0.0
 
 
 # Groups of seeds
@@ -154,7 +154,7 @@ def test_groups_are_compared_by_their_means(tmp_path):
     second = group(tmp_path / "second", all_right, all_right, one_wrong)
     found = compare([first, second], tasks=["tone"], resamples=200)
     assert found.sides[1].seeds == (1, 2, 3)
-    one = found.compared[0].found
+    one = found.compared[0].difference
     assert one.firsts == pytest.approx((0, 29 / 30)) and one.seconds == pytest.approx((1, 1, 29 / 30))
     assert found.compared[0].better is None  # the first two runs differ so much that nothing can be said
 
@@ -182,8 +182,9 @@ def shorter(rows):
     return rows[:-1]
 
 
-def moved(rows):
-    rows[4]["line"] = 99
+def other_texts(rows):
+    for row in rows[:3]:
+        row["digest"] = "0" * 16
 
 
 def relabelled(rows):
@@ -193,9 +194,12 @@ def relabelled(rows):
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (shorter, "30 rows and 29"),
-        (moved, "row 5 is line 6 and line 99"),
-        (relabelled, "line 6 has the target '(good|bad)' and '(good|bad)'"),
+        (shorter, "of 30 rows and 29, the texts of 1 are in the first file alone and those of 0 in the second"),
+        (other_texts, "of 30 rows, the texts of 3 are in the first file alone and those of 3 in the second"),
+        (
+            relabelled,
+            "1 of 30 have another target; the text of line 6 has '(good|bad)' and, in line 6, '(good|bad)'",
+        ),
     ],
 )
 def test_other_rows_are_refused_with_the_task_and_the_first_difference(twins, edit, problem):
@@ -205,6 +209,34 @@ def test_other_rows_are_refused_with_the_task_and_the_first_difference(twins, ed
     ) as error:
         compare(twins)
     assert len(error.value.lines) == 1
+
+
+def test_rows_are_matched_by_their_texts_whatever_their_lines(twins):
+    def shuffled(rows):
+        return [row | {"line": number} for number, row in enumerate(rows[::-1], start=7)]
+
+    change(twins[1], "tone", shuffled)
+    change(twins[1], "stars", shuffled)
+    compared = compare(twins, resamples=100).compared
+    assert all((row.difference.value, row.difference.p) == (0.0, 1.0) for row in compared)
+
+
+def test_interval_p_and_decision_agree(twins):
+    """Few rows differ: the interval of one comparison excludes 0, but that is not enough for eight comparisons."""
+
+    def better(rows):
+        wrong = [row for row in rows if row["label"] != row["target"]]
+        for row in wrong[:7]:
+            row["label"] = row["target"]
+
+    change(twins[0], "tone", all_wrong)
+    change(twins[1], "tone", all_wrong)
+    change(twins[1], "tone", better)
+    alone = compare(twins, tasks=["tone"], resamples=2000).compared[0]
+    assert alone.level == 0.95 and alone.low > 0 and alone.difference.p < 0.05 and alone.better == 1
+    corrected = only(compare(twins, metrics=["all"], resamples=2000))
+    assert corrected.p_holm > 0.05 and corrected.difference.low > 0
+    assert corrected.level > 0.99 and corrected.low <= 0 and corrected.better is None
 
 
 def test_all_tasks_with_other_rows_are_told_at_once(twins):

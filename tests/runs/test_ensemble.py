@@ -203,16 +203,34 @@ def test_tasks_of_one_name_that_mean_something_else_are_refused(runs):
     )
 
 
+def other_texts(run, task: str, count: int) -> None:
+    """Give the first rows of a run's dev predictions the digests of other texts."""
+    path = run / "predictions" / f"{task}.dev.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows[:count]):
+        row["digest"] = f"{number:016x}"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_what_makes_the_metrics_or_scores_hard_to_compare_is_noted(runs):
-    on_dev(runs[0], "same", "accuracy", 0.5, n=99)
+    other_texts(runs[1], "same", 3)
     edit(runs[1] / "run.json", lambda record: record["tasks"]["near"]["facts"]["target"].update(low=0.0, high=1.0))
     found = choose(runs, {})
-    assert (
-        found.notes[0] == f"same: the runs were measured on different numbers of dev rows ({runs[0]} 99, {runs[1]} 30)"
+    files = [run / "predictions" / "same.dev.jsonl" for run in runs]
+    problem = (
+        f"{files[1]} has 3 of 30 rows that {files[0]} does not have, so their metrics are about different rows; "
+        "measure both on the same dev file"
     )
+    assert found.notes[0] == f"same: {problem}"
     assert found.notes[1].startswith(
         f"near: the runs have scores of different ranges ({runs[0]} 7 to 20, {runs[1]} 0 to 1)"
     )
+
+
+def test_a_threshold_is_refused_where_the_runs_were_measured_on_other_texts(runs):
+    other_texts(runs[1], "same", 3)
+    (line,) = errors(runs, {"same": 0.1})
+    assert line.startswith("--threshold same=0.1: ") and "3 of 30 rows" in line
 
 
 def test_a_run_that_is_good_enough_for_nothing_is_noted_and_not_listed(runs, tmp_path):

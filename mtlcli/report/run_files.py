@@ -1,0 +1,131 @@
+"""The files of one run folder that a report reads."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlcli import registry
+from mtlcli.errors import MtlError
+from mtlcli.runs.metrics_log import LogLine, read_log
+from mtlcli.runs.names import COMMAND, ENVIRONMENT, PLAN, predicted_tasks, resume_command
+from mtlcli.runs.plan import Plan, read_plan
+from mtlcli.runs.record import RunRecord, read_record
+from mtlcli.runs.results import Predictions, Results, has_results, read_results
+from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.tasks.targets import target_of
+
+Line = Mapping[str, Any]
+"""The values of a line of metrics.jsonl."""
+Curve = list[tuple[float, float]]
+"""Step and value."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """One run, by its folder. A file that is missing reads as empty; a damaged one raises MtlError."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The last part of the folder's path."""
+        return self.folder.name
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """run.json."""
+        return read_record(self.folder)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved recipe."""
+        return self.record["config"]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks in the order of the recipe."""
+        return list(self.record["tasks"])
+
+    @cached_property
+    def results(self) -> Results:
+        """results.json; empty for a run that has not finished."""
+        return read_results(self.folder) if has_results(self.folder) else Results()
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """plan.json, None where there is none."""
+        return read_plan(self.folder) if (self.folder / PLAN).is_file() else None
+
+    @cached_property
+    def environment(self) -> Mapping[str, Any]:
+        """environment.json: versions, device and seed; empty where there is none."""
+        path = self.folder / ENVIRONMENT
+        if not path.is_file():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise MtlError(f"{path}: damaged ({error}); write it again: {resume_command(self.folder)}") from error
+        return content if isinstance(content, dict) else {}
+
+    @property
+    def command(self) -> str:
+        """The command that made the run, and those that resumed it."""
+        path = self.folder / COMMAND
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        return "; ".join(line for line in lines if line)
+
+    @cached_property
+    def log(self) -> Sequence[LogLine]:
+        """metrics.jsonl."""
+        return read_log(self.folder)
+
+    @property
+    def steps(self) -> list[Line]:
+        """The lines about steps."""
+        return [line.values for line in self.log if line.kind == "step"]
+
+    @property
+    def evaluations(self) -> list[Line]:
+        """The lines about evaluations on dev."""
+        return [line.values for line in self.log if line.kind == "evaluation"]
+
+    def dev_metrics(self, task: str) -> Mapping[str, Estimate]:
+        """Return the metrics of a task on dev with their intervals; the primary metric comes first."""
+        return self.results.tasks.get(task, {}).get("dev", {})
+
+    @cached_property
+    def predictions(self) -> Mapping[str, Predictions]:
+        """The predictions on dev of every task that has some, in the order of the recipe."""
+        paths = predicted_tasks(self.folder, "dev")
+        return {task: Predictions(paths[task]) for task in self.tasks if task in paths}
+
+    @cached_property
+    def confusions(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
+        """Labels and confusion counts (C, C), targets in rows, of every task with classes and predictions on dev."""
+        confusions = {}
+        for task, predictions in self.predictions.items():
+            target = target_of(self.record["tasks"][task]["facts"]["target"])
+            counts = target.confusion(*predictions.read(target)) if target.labels else None
+            if counts is not None and counts.any():
+                confusions[task] = (tuple(target.labels or ()), counts)
+        return confusions
+
+
+def curve(lines: Sequence[Line], key: str) -> Curve:
+    """Return the values of a key over the steps, without those that were not finite."""
+    return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
+
+
+def metric_bounds(name: str) -> tuple[float, float]:
+    """Return the worst and the best value of a metric in ascending order, infinite where it is not installed."""
+    if name not in registry.names("metrics"):
+        return -math.inf, math.inf
+    low, high = sorted(registry.load("metrics", name, "metric").bounds)
+    return low, high
