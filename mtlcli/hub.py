@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub can be reached, and the switches that keep it offline."""
+"""Check whether the Hugging Face Hub can be reached, or whether the environment disables it."""
 
 import os
 import threading
@@ -7,22 +7,22 @@ import urllib.request
 from http.client import HTTPException
 
 PROBE_SECONDS = 5.0
-"""How long the hub may take to answer at all before we say that it is out of reach."""
+"""Seconds to wait for an answer before the Hub counts as unreachable."""
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to ask the hub."""
-    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return said.upper() in ("1", "ON", "YES", "TRUE")
+    """Return whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE disables requests to the Hub."""
+    switch = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return switch.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def hub_answers(endpoint: str | None = None) -> bool:
-    """Whether the hub can be reached, within PROBE_SECONDS. False at once where the environment says to stay offline."""
+    """Return whether the Hub can be reached within PROBE_SECONDS; False without a request if the environment disables it."""
     if offline():
         return False
     url = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     answer: list[bool] = []
-    # a thread, because looking up a host name cannot be bounded, nor an answer that comes byte by byte
+    # In a thread, because urllib's timeout bounds neither a DNS lookup nor a response that arrives byte by byte.
     thread = threading.Thread(target=lambda: answer.append(_answers(url)), daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
@@ -35,6 +35,6 @@ def _answers(url: str) -> bool:
             return True
     except urllib.error.HTTPError as error:
         error.close()
-        return True  # it answered
+        return True  # even an error status is an answer
     except (OSError, ValueError, HTTPException):
         return False
