@@ -1,4 +1,4 @@
-"""Which device and precision a run uses."""
+"""The device and precision of a run, and what the machine reports about itself."""
 
 import platform
 import resource
@@ -15,7 +15,7 @@ from mtlcli.errors import MtlError
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name; `auto` takes a GPU where there is one. Raises MtlError for one that is not here."""
+    """Return the device of a name; `auto` is a GPU if there is one. Raise MtlError for a device that this machine lacks."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -26,40 +26,44 @@ def find_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise MtlError(f'training.device: found "{name}": this machine has {count} usable GPU(s); use auto or cpu')
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise MtlError(f'training.device: found "{name}": this machine has none; use auto or cpu')
+        raise MtlError(f'training.device: found "{name}": this machine does not support MPS; use auto or cpu')
     return device
 
 
 def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor on a device: through pinned memory and without waiting to a GPU, float64 as float32 to any other one."""
+    """Return a tensor on a device: to a GPU asynchronously through pinned memory, elsewhere with float64 as float32."""
     if device.type == "cpu":
         return tensor
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
+    # MPS has no float64.
     return (tensor.float() if tensor.dtype == torch.float64 else tensor).to(device)
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """fp32 or bf16. `auto` is bf16 on GPUs that have it and fp32 elsewhere.
+    """Return fp32 or bf16. `auto` is bf16 on GPUs that support it and fp32 elsewhere.
 
-    On a CPU bf16 has to be asked for and is refused without native support, where it would be many times slower.
+    On a CPU, bf16 must be set explicitly and is rejected without native support, because it would be many times slower.
+
+    Raises:
+        MtlError: the device has no native bf16.
     """
     if name == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise MtlError("training.precision: found bf16: this CPU has no native support for it; use auto or fp32")
+        raise MtlError("training.precision: found bf16: this CPU has no native bf16 support; use auto or fp32")
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise MtlError("training.precision: found bf16: this GPU has no native support for it; use auto or fp32")
+        raise MtlError("training.precision: found bf16: this GPU has no native bf16 support; use auto or fp32")
     return name
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context of every forward pass; may be entered again and again."""
+    """Return the autocast context of forward passes, which can be entered repeatedly."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def not_enough_memory(task: str, texts: int, length: int) -> MtlError:
-    """The error for a batch that did not fit, with what to change."""
+    """Return the error for a batch that did not fit, with the options to change."""
     return MtlError(
         f"{task}: not enough memory for {texts} texts of {length} tokens: lower --batch-size (and raise --micro-batches), "
         "lower --max-length, or choose a smaller --encoder"
@@ -67,14 +71,15 @@ def not_enough_memory(task: str, texts: int, length: int) -> MtlError:
 
 
 def peak_memory() -> int:
-    """Most memory this process has held, in bytes: on the GPU where one is used, else of the whole process."""
+    """Return the peak memory of this process in bytes: GPU memory if a GPU is in use, else resident memory."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
+    # ru_maxrss is in bytes on macOS and in KiB on Linux.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
-    """Versions, machine, device and the state of the git checkout one stands in, if any."""
+    """Return versions, machine, device, and the state of the git checkout in the current folder, if any."""
     versions = {
         name: metadata.version(name)
         for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic")
@@ -96,13 +101,13 @@ def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
 
 def _git() -> str | None:
     try:
-        found = subprocess.run(
+        process = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=5,
+            timeout=5,  # a huge checkout, or one on a slow network drive
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return process.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see."""
+"""The exception that users see, and the phrases that end its lines."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ LONGEST_QUOTE = 80
 
 
 class MtlError(Exception):
-    """An error that a user can fix: bad input, a wrong option, a missing file.
+    """Report an error that a user can fix: bad input, a wrong option, a missing file.
 
     Every line states where, what was found, what was expected and what to do. The command line prints each after
     ``error:`` and exits with code 2, without a traceback. Any other exception is a bug and keeps its traceback.
@@ -21,20 +21,20 @@ class MtlError(Exception):
         self.lines = lines
 
 
-def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """`; did you mean "x"?` for the known name nearest to `found`, or an empty string."""
-    near = get_close_matches(found, list(known), n=1, cutoff=0.6)
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Return `; did you mean "x"?` for the candidate nearest to a name; empty if none is near."""
+    near = get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
-def suggest(found: str, known: Iterable[str]) -> str:
-    """`; did you mean "x"?`, or, where nothing is near, `; there are: a, b, c`. Ends an error line."""
-    names = list(known)
-    return did_you_mean(found, names) or (f"; there are: {one_of(names)}" if names else "; there are none")
+def suggest(name: str, candidates: Iterable[str]) -> str:
+    """Return the end of an error line about an unknown name: `; did you mean "x"?`, or `; there are: a, b, c` if none is near."""
+    names = list(candidates)
+    return did_you_mean(name, names) or (f"; there are: {one_of(names)}" if names else "; there are none")
 
 
 def one_of(names: Iterable[str]) -> str:
-    """A readable list of names, for the end of an error line."""
+    """Return a readable list of names, for the end of an error line."""
     return ", ".join(names) or "none"
 
 

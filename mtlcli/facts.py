@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a plugin may know of one task before step 1.
+    """Describe a task to plugins before step 1.
 
     Attributes:
-        rows: training rows.
-        batches: micro-batches in which each of them occurs once.
-        target: what the task predicts, fitted on the training rows.
-        dev_rows: 0 for a task without dev rows, None where it is not known.
+        rows: number of training rows.
+        batches: micro-batches in one pass over them.
+        target: the prediction target, fitted on the training rows.
+        dev_rows: number of dev rows, 0 for a task without; None if unknown.
     """
 
     name: str
@@ -30,11 +30,12 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a scheduler, balancer, gradient regularizer or regularizer may know of the run: the first argument of each.
+    """Describe the run to a scheduler, balancer, gradient regularizer or regularizer: the first argument of each.
 
     Attributes:
         tasks: in the order of the run; `tasks (k,)` tensors hold indices into them.
-        micro_batches: how many micro-batches one step takes, as `training.micro_batches` says.
+        seed: seed of the run.
+        micro_batches: micro-batches per step, `training.micro_batches`.
     """
 
     tasks: tuple[TaskFacts, ...]

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, checksums, scratch names that say who owns them, and file modes."""
+"""Atomic writes, checksums, scratch files that name their owner, and file modes."""
 
 import errno
 import hashlib
@@ -34,7 +34,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Process:
-    """A process by host, number and start time: numbers are used again, start times are not."""
+    """Identify a process by host, PID and start time, because the system reuses PIDs."""
 
     host: str
     pid: int
@@ -55,7 +55,7 @@ class Process:
 
 
 def this_process() -> Process:
-    """Return this process; not cached, because a fork has a number of its own."""
+    """Return this process; not cached, because a fork has another PID."""
     pid = os.getpid()
     return Process(_host(), pid, _start_of(pid) or "0")
 
@@ -71,8 +71,7 @@ def _host() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """Return the start time of a process in clock ticks, "ended" for one that its parent has not collected yet, and None where
-    the system does not tell."""
+    """Return the start time of a process in clock ticks, "ended" for a zombie, and None if /proc is not available."""
     try:
         # The name in parentheses may hold spaces, so fields are counted from behind it (proc(5): state is field 3, start 22).
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
@@ -82,7 +81,7 @@ def _start_of(pid: int) -> str | None:
 
 
 def scratch_path(folder: Path) -> Path:
-    """Return an unused name in a folder for a file or folder that is not complete yet; the name says which process owns it."""
+    """Return an unused path in a folder for an incomplete file or folder; its name identifies the process that owns it."""
     owner = this_process()
     return folder / f"{SCRATCH}~{owner.host}~{owner.pid}~{owner.start}~{next(_numbers)}"
 
@@ -90,7 +89,8 @@ def scratch_path(folder: Path) -> Path:
 def remove_abandoned(folder: Path) -> None:
     """Remove the scratch files and folders that killed processes left in a folder.
 
-    Scratch of a live process stays; of another host it stays for a day, because this host cannot tell whether its owner is alive.
+    Scratch files of running processes are kept. Those of another host are kept for a day, because this host cannot check
+    whether their owner is running.
     """
     try:
         names = os.listdir(folder)
@@ -110,7 +110,7 @@ def _is_abandoned(path: Path) -> bool:
         status = path.lstat()
     except OSError:
         return False
-    if hasattr(os, "getuid") and status.st_uid != os.getuid():  # in the shared temporary folder
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():  # another user's, in the shared temporary folder
         return False
     if owner.host != _host():
         return time.time() - status.st_mtime > FOREIGN_AGE
@@ -118,7 +118,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a folder with its content, as far as the system lets us."""
+    """Remove a file or a folder with its content, ignoring errors."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -128,9 +128,9 @@ def discard(path: Path) -> None:
 
 @contextmanager
 def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Make a folder that is removed at the end; without `parent` in the system's temporary folder.
+    """Make a temporary folder in `parent`, by default the system's temporary folder, and remove it at the end.
 
-    What killed processes left beside it is removed first.
+    Scratch files of killed processes beside it are removed first.
     """
     place = Path(gettempdir()) if parent is None else parent
     remove_abandoned(place)
@@ -143,15 +143,16 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it holds either its old content or all of the new one, whenever the process is killed.
+    """Write a file atomically: it has its old content or all of the new one, whenever the process is killed.
 
-    Text is written as UTF-8; bytes of a file name that is not UTF-8 stay as they are. A device or pipe is written directly.
+    Text is written as UTF-8; bytes of a file name that is not UTF-8 are preserved. A device or pipe is written directly.
 
     Raises:
         MtlError: the file cannot be written.
     """
     raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
     try:
+        # A rename would replace the device, such as /dev/stdout, with a regular file.
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_bytes(raw)
             return
@@ -167,7 +168,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def put(scratch: Path, path: Path) -> None:
-    """Move a complete scratch file to its name; the content reaches the disk before the name does."""
+    """Rename a complete scratch file to its final name, after its content has reached the disk."""
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(scratch, path)
@@ -180,15 +181,16 @@ def cannot_write(path: Path, error: OSError) -> MtlError:
 
 
 def seal(content: Mapping[str, Any]) -> str:
-    """Return the sha256 of JSON values, whatever their layout in a file."""
+    """Return the sha256 of JSON values, independent of their order and layout in a file."""
     text = json.dumps({key: value for key, value in content.items() if key != SEAL}, sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def sealed_text(content: Mapping[str, Any], version: int) -> str:
-    """Return a JSON file with its format, the version that writes it, and the checksum of both and of all other content."""
+    """Return the text of a JSON file with its format, the version that writes it, and a checksum of all content."""
     plain = json.loads(json.dumps({"format": version, "mtlcli": __version__, **content}))
     plain[SEAL] = seal(plain)
+    # Readable where UTF-8 can express the text, escaped where a file name has bytes that are not UTF-8.
     text = json.dumps(plain, indent=1, ensure_ascii=False)
     if not text.isascii() and not _is_utf8(text):
         text = json.dumps(plain, indent=1)
@@ -196,7 +198,7 @@ def sealed_text(content: Mapping[str, Any], version: int) -> str:
 
 
 def _is_utf8(text: str) -> bool:
-    """Return whether a text is free of the surrogates by which Python stands for bytes of a file name."""
+    """Return whether a text has none of the surrogates with which Python represents undecodable bytes of a file name."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -205,21 +207,21 @@ def _is_utf8(text: str) -> bool:
 
 
 def write_sealed(path: Path, content: Mapping[str, Any], version: int) -> None:
-    """Write JSON values as a file that `read_sealed` checks. Raise MtlError where it cannot be written."""
+    """Write JSON values as a file that `read_sealed` verifies. Raise MtlError if it cannot be written."""
     write_whole(path, sealed_text(content, version))
 
 
 def read_sealed(path: Path, version: int, cure: str, *, printed: bool = False) -> dict[str, Any]:
-    """Return the content of a file by `write_sealed`.
+    """Return the content of a file written by `write_sealed`.
 
     Args:
         path: the file.
         version: the format that this version reads.
-        cure: what to do about a missing or damaged file, which ends the error line.
+        cure: what to do about a missing or damaged file; ends the error line.
         printed: also accept content with neither format nor checksum, as a command prints it.
 
     Raises:
-        MtlError: one line, for a file that is missing, unreadable, not as it was written, or of another version.
+        MtlError: the file is missing, unreadable, damaged, or of another version.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -233,20 +235,20 @@ def read_sealed(path: Path, version: int, cure: str, *, printed: bool = False) -
         raise MtlError(f"{path}: damaged (found {type(content).__name__}, expected an object); {cure}")
     if printed and "format" not in content and SEAL not in content:
         return content
-    written = content.get("format")
+    format_found = content.get("format")
     # The first format had no checksum. Any other file without one has lost it.
-    if (SEAL in content or written != 1) and content.get(SEAL) != seal(content):
-        raise MtlError(f"{path}: damaged (it is not as it was written: sha256 differs); {cure}")
-    if written != version:
+    if (SEAL in content or format_found != 1) and content.get(SEAL) != seal(content):
+        raise MtlError(f"{path}: damaged (sha256 differs); {cure}")
+    if format_found != version:
         raise MtlError(
-            f"{path}: format {written} was written by mtlcli {content.get('mtlcli', '(unknown)')}; this is mtlcli "
+            f"{path}: format {format_found} was written by mtlcli {content.get('mtlcli', '(unknown)')}; this is mtlcli "
             f"{__version__}, which reads format {version}; use the version that wrote it"
         )
     return content
 
 
 def unreadable(path: Path, writer: object, reason: str) -> MtlError:
-    """Return the error for a file that is as it was written and yet not understood: another version wrote it."""
+    """Return the error for a file whose checksum is right but whose content cannot be used: another version wrote it."""
     return MtlError(
         f"{path}: was written by mtlcli {writer} and cannot be read by this mtlcli {__version__} ({reason[:120]}); use the "
         "version that wrote it"
@@ -254,7 +256,7 @@ def unreadable(path: Path, writer: object, reason: str) -> MtlError:
 
 
 def load_tensors(path: Path) -> "dict[str, Tensor]":
-    """Return the tensors of a file, on the CPU. Raise MtlError for a damaged one."""
+    """Return the tensors of a safetensors file, on the CPU. Raise MtlError if it is damaged or missing."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -271,7 +273,7 @@ def sha256(path: Path) -> str:
 
 
 def share(folder: Path) -> None:
-    """Let others read and write the files below a folder as they may the folder: safetensors makes files for their owner alone."""
+    """Give the files below a folder the folder's read and write permissions: safetensors makes them private to their owner."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file():
@@ -295,6 +297,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
+        # Some network file systems cannot sync a folder; the files themselves are synced.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub can be reached, and the switches that keep it offline."""
+"""Check whether the Hugging Face Hub can be reached, or whether the environment disables it."""
 
 import os
 import threading
@@ -7,22 +7,22 @@ import urllib.request
 from http.client import HTTPException
 
 PROBE_SECONDS = 5.0
-"""Seconds to wait for any answer of the hub before it counts as unreachable."""
+"""Seconds to wait for an answer before the Hub counts as unreachable."""
 
 
 def offline() -> bool:
-    """Return whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids network access."""
+    """Return whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE disables requests to the Hub."""
     switch = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return switch.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def hub_answers(endpoint: str | None = None) -> bool:
-    """Return whether the hub can be reached within PROBE_SECONDS; False at once in offline mode."""
+    """Return whether the Hub can be reached within PROBE_SECONDS; False without a request if the environment disables it."""
     if offline():
         return False
     url = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     answer: list[bool] = []
-    # A thread, because neither a host name lookup nor an answer that arrives byte by byte can be given a time limit.
+    # In a thread, because urllib's timeout bounds neither a DNS lookup nor a response that arrives byte by byte.
     thread = threading.Thread(target=lambda: answer.append(_answers(url)), daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
@@ -35,6 +35,6 @@ def _answers(url: str) -> bool:
             return True
     except urllib.error.HTTPError as error:
         error.close()
-        return True  # any HTTP status is an answer
+        return True  # even an error status is an answer
     except (OSError, ValueError, HTTPException):
         return False

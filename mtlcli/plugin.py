@@ -1,4 +1,4 @@
-"""What every plugin is built from: the facts of the run, and a base that keeps state where a checkpoint finds it."""
+"""The base class of plugins with state, and the results that its hooks receive."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,15 @@ from mtlcli.tasks.targets import Arrays
 
 @dataclass(frozen=True)
 class SetupContext:
-    """What a plugin may look at once, when data and model are there and before step 1.
+    """Hold what `Plugin.setup` can read once, before step 1.
 
-    `model` is the MultiTaskModel with its first weights; `dim` the width of its encodings, `steps` the planned length of the
-    run. `blocks(granularity)` names the
-    blocks of shared parameters at a granularity of `layer` or `tensor`, in their order. `teacher_predictions(run, task)` lets a finished
-    run, by its folder, predict the training rows of a task, as `Target.soft` gives them.
+    Attributes:
+        model: the model with its initial weights.
+        dim: width of its encodings.
+        steps: planned length of the run, in optimizer updates.
+        blocks: takes a granularity, `layer` or `tensor`, and returns the names of the blocks of shared parameters, in order.
+        teacher_predictions: takes the folder of a finished run and a task index, and returns the run's predictions for the
+            training rows of the task, in the form of `Target.soft`.
     """
 
     model: MultiTaskModel
@@ -30,12 +33,16 @@ class SetupContext:
 
 @dataclass(frozen=True)
 class StepResult:
-    """After an optimizer update. tasks (k,), losses (k,) before balancing: per unit, for classes and scores the mean per row;
-    weights (k,) given to them.
+    """Report an optimizer update.
 
-    gram (k, k) float64 on the CPU holds the inner products of the unweighted task gradients, where the engine made them.
-    losses_after (k,) are the losses of the same batches after the update, with the same dropout masks, where the balancer
-    needs them.
+    Attributes:
+        step: number of the update, counted from 1.
+        tasks: indices (k,) of the tasks of the step.
+        losses: (k,) before balancing, per unit; for classes and scores, the mean per row.
+        weights: (k,) that the balancer gave to the losses.
+        gram: (k, k) float64 on the CPU, inner products of the unweighted task gradients; None if the engine did not need them.
+        losses_after: (k,) of the same batches after the update, with the same dropout masks; None unless the balancer needs
+            them.
     """
 
     step: int
@@ -48,7 +55,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """After the last step of an epoch (counted from 0): mean training loss of each task visited in it, by task index."""
+    """Report the end of an epoch (counted from 0): mean training loss of each task visited in it, by task index."""
 
     epoch: int
     losses: Mapping[int, float]
@@ -56,7 +63,7 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """After an evaluation on dev: mean loss and metrics of each task that has a dev split, by task index."""
+    """Report an evaluation on dev: mean loss and metrics of each task that has a dev split, by task index."""
 
     step: int
     losses: Mapping[int, float]
@@ -65,17 +72,21 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """After a small validation that a scheduler asked for: mean dev loss of each task it asked of, by task index."""
+    """Report a probe, a small validation that a scheduler requested: mean dev loss of each requested task, by task index."""
 
     step: int
     losses: Mapping[int, float]
 
 
 class Plugin(nn.Module):
-    """Base of the families with state. Learned state is a Parameter, history a buffer: `state_dict()` is the checkpoint.
+    """Provide the base of the families with state.
 
-    `generator` is the plugin's own source of randomness; its state is saved and restored with the rest. `cost` says in a few
-    words what the method adds to a step, for `mtl plugins list`: a literal, because listing imports nothing.
+    Learned state is a Parameter, history a buffer: `state_dict()` is the checkpoint.
+
+    Attributes:
+        generator: the plugin's random generator; its state is saved and restored with the rest.
+        cost: what the method adds to a step, in a few words, for `mtl plugins list`: a literal, because listing imports
+            nothing.
     """
 
     cost: ClassVar[str] = "none"
@@ -86,19 +97,25 @@ class Plugin(nn.Module):
         self.generator = run.generator(type(self).__qualname__)
 
     def setup(self, context: SetupContext) -> None:
-        """Called once before step 1, also of a resumed run, whose state is put back afterwards: buffers whose size depends
-        on the model are made here. Raises MtlError where the method cannot work with this model."""
+        """Prepare the plugin for this model; called once before the first step.
+
+        Create buffers here whose size depends on the model. A resumed run calls it too, and restores the state afterwards.
+
+        Raises:
+            MtlError: the method cannot work with this model.
+        """
 
     def get_extra_state(self) -> Tensor:
-        """State of the random generator, a uint8 tensor."""
+        """Return the state of the random generator, a uint8 tensor."""
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Puts the random generator where it was when the state was saved."""
+        """Restore the random generator to a saved state."""
+        # A checkpoint may have been loaded onto a GPU; the generator is on the CPU.
         self.generator.set_state(state.cpu())
 
     def on_step(self, result: StepResult) -> None:
-        """React to an optimizer update. Not called after a step that was skipped because a value was not finite."""
+        """React to an optimizer update. Not called for a step that was skipped because a value was not finite."""
 
     def on_epoch(self, result: EpochResult) -> None:
         """React to the end of an epoch, before its evaluation."""

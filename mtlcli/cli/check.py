@@ -1,4 +1,4 @@
-"""`mtl check`."""
+"""Implement `mtl check`."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +22,10 @@ def check(
     run: RunOptions,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are warnings")] = False,
 ) -> None:
-    """Find what is wrong with a run before training starts.
+    """Find the problems of a run before training starts.
 
     Takes the arguments of mtl train and writes nothing. Reads all rows, prints the mixing plan, runs one forward and backward
-    pass per task on its longest batch, and says whether the output folder can be used. Errors exit with code 2.
+    pass per task on its longest batch, and reports whether the output folder can be used. Errors exit with code 2.
 
     Example: mtl check --task sst --task quora --balancer pcgrad --sample
     """
@@ -37,10 +37,11 @@ def check(
     group: OpenedGroup | None = None
     if trains_seeds:
         group = open_seeds(run.seeds, run.output, run.configure, resume=run.resume, overwrite=run.overwrite)
+        # One setup is enough: the runs differ in their seed only.
         opened = next((seed_run for seed_run in group.runs if not seed_run.is_complete), group.runs[0])
     else:
         opened = open_training(run.configure, run.output, resume=run.resume, overwrite=run.overwrite)
-    # Without a token cache nothing is written.
+    # Without a token cache, because this command writes nothing.
     prepared = set_up_run(opened, lambda line: None if run.quiet else say(line, err), cache=False)
     results = dry_run(prepared)
     if not run.quiet:
@@ -63,21 +64,21 @@ def check(
 
 
 def _output(opened: "OpenedRun", *, overwrite: bool) -> str:
-    """Say what training would do to the output folder."""
+    """Describe what training would do to the output folder."""
     folder = opened.folder
     if overwrite and folder.is_dir() and any(folder.iterdir()):
         return f"output: {folder} would be replaced"
     if opened.is_complete:
-        return f"output: {folder} is finished; nothing is left to train"
+        return f"output: {folder} is already finished"
     if opened.checkpoint is not None:
         return f"output: {folder} would be resumed after step {opened.first_step}"
-    return f"output: {folder} would be written"
+    return f"output: {folder} would be created"
 
 
 def _seeds_output(group: "OpenedGroup") -> str:
-    """Say how many runs of a group are left to train."""
+    """Describe how many runs of a group remain to be trained."""
     finished = sum(run.is_complete for run in group.runs)
-    replaced = "; the runs in it would be replaced" if group.replaced is not None else ""
+    replaced = "; its runs would be replaced" if group.replaced is not None else ""
     return f"output: {group.group.folder}: {len(group.runs)} seeds, {finished} finished, {len(group.runs) - finished} to train{replaced}"
 
 

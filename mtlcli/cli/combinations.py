@@ -1,4 +1,4 @@
-"""`mtl plugins combinations`: which methods can be part of one run, as their classes declare it."""
+"""Implement `mtl plugins combinations`: which methods work together, as their classes declare it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ FORMATS = ("text", "markdown", "json")
 
 
 def combinations(
-    tasks: Annotated[int, typer.Option(min=1, help="Number of tasks of the run.")] = 3,
-    built_in: Annotated[bool, typer.Option("--built-in", help="Leave out plugins of other packages.")] = False,
-    output: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
+    tasks: Annotated[int, typer.Option(min=1, help="Number of tasks of the run")] = 3,
+    built_in: Annotated[bool, typer.Option("--built-in", help="Leave out plugins of other packages")] = False,
+    output: Annotated[str, typer.Option("--format", help="Format: text, markdown or json")] = "text",
 ) -> None:
     """Show which schedulers, balancers, gradient regularizers, regularizers and architectures work together.
 
@@ -39,9 +39,12 @@ def combinations(
             except MtlError:
                 continue  # `mtl plugins list` shows a broken plugin
             names[family].append(name)
+    # Two micro-batches let a scheduler that draws visit several tasks in a step; more change nothing further.
     by_count = {count: pairs(names, tasks=tasks, micro_batches=count) for count in (1, 2)}
     if output == "json":
-        records = {f"micro_batches={count}": [_record(pair) for pair in found] for count, found in by_count.items()}
+        records = {
+            f"micro_batches={count}": [_record(pair) for pair in all_pairs] for count, all_pairs in by_count.items()
+        }
         print(json.dumps(records))
     elif output == "markdown":
         print(_markdown(names, by_count[1], by_count[2], tasks))
@@ -58,7 +61,7 @@ def _record(pair: "Pair") -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Methods that are rejected together with the same other methods for the same reason.
+    """Group methods that are rejected with the same other methods for the same reason.
 
     `always` are rejected with any number of micro-batches, `alone` only with one micro-batch per step.
     """
@@ -79,15 +82,16 @@ class Rejection:
 def _rejections(single: "Sequence[Pair]", double: "Sequence[Pair]") -> list[Rejection]:
     """Group the pairs that are rejected with one micro-batch per step by reason and by the other methods."""
     works_doubled = {(pair.first, pair.second) for pair in double if pair.works}
-    others: dict[tuple[str, Method], tuple[list[str], list[str]]] = {}
+    partners: dict[tuple[str, Method], tuple[list[str], list[str]]] = {}
     for pair in single:
         for problem in pair.problems:
             other = pair.first if pair.second == problem.method else pair.second
+            # Without the scheduler's name, so that pairs with different schedulers fall into one group.
             reason = problem.reason.replace(f'the scheduler "{pair.first[1]}"', "the scheduler")
-            always_and_alone = others.setdefault((reason, problem.method), ([], []))
+            always_and_alone = partners.setdefault((reason, problem.method), ([], []))
             always_and_alone[(pair.first, pair.second) in works_doubled].append(_label(other, single))
     grouped: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
-    for (reason, method), (always, alone) in others.items():
+    for (reason, method), (always, alone) in partners.items():
         grouped.setdefault((reason, tuple(always), tuple(alone)), []).append(_label(method, single))
     return [Rejection(reason, tuple(methods), *sets) for (reason, *sets), methods in grouped.items()]
 
@@ -102,7 +106,7 @@ def _label(method: "Method", pairs: "Sequence[Pair]") -> str:
 
 
 def _text(single: "Sequence[Pair]", double: "Sequence[Pair]", tasks: int) -> None:
-    """Print what is rejected; all other combinations work."""
+    """Print the rejected combinations; all others work."""
     rejections = _rejections(single, double)
     count = f"{tasks} task{'s' if tasks > 1 else ''}"
     say(f"{count}: all combinations work" + (" except these:" if rejections else ""))
@@ -113,7 +117,7 @@ def _text(single: "Sequence[Pair]", double: "Sequence[Pair]", tasks: int) -> Non
 def _markdown(
     names: Mapping[str, Sequence[str]], single: "Sequence[Pair]", double: "Sequence[Pair]", tasks: int
 ) -> str:
-    """Return a table of the schedulers against the other families, and all rejections in words."""
+    """Return a Markdown table of the schedulers against the other families, and all rejections as sentences."""
     from mtlcli.registry import FAMILIES, METHODS
 
     columns, *families = METHODS

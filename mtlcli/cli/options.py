@@ -1,4 +1,4 @@
-"""The options that several commands share, and the configuration they make."""
+"""Define the options that several commands share, and resolve them to a configuration."""
 
 import functools
 import inspect
@@ -36,41 +36,43 @@ Encoder = Annotated[
 Pooling = Annotated[str | None, typer.Option(help="cls, mean or max [default: mean]")]
 MaxLength = Annotated[int | None, typer.Option(help="Longest input in tokens [default: 128]")]
 SchedulerName = Annotated[
-    str | None, typer.Option("--scheduler", help="Which tasks a step visits [default: round-robin]")
+    str | None, typer.Option("--scheduler", help="Method that selects the tasks of each step [default: round-robin]")
 ]
 BalancerName = Annotated[
     str | None,
     typer.Option(
-        "--balancer", help="A loss balancer, a gradient regularizer, or both: uncertainty+pcgrad [default: equal]"
+        "--balancer", help="Loss balancer, gradient regularizer, or both: uncertainty+pcgrad [default: equal]"
     ),
 ]
 Regularizers = Annotated[
     list[str] | None,
-    typer.Option("--regularizer", metavar="NAME", help="Add a loss term or a pull on the weights. Repeatable"),
+    typer.Option("--regularizer", metavar="NAME", help="Add a regularizer of the loss or the weights. Repeatable"),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the largest task [default: 3]")]
 Steps = Annotated[int | None, typer.Option(help="Optimizer updates, instead of epochs")]
 BatchSize = Annotated[int | None, typer.Option(help="Rows per micro-batch [default: 16; tiny: 32]")]
 MicroBatches = Annotated[int | None, typer.Option(help="Micro-batches per step and task [default: 1]")]
 Lr = Annotated[
-    float | None, typer.Option(help="Peak learning rate of the encoder [default: 5e-5, or what suits the encoder]")
+    float | None, typer.Option(help="Peak learning rate of the encoder [default: 5e-5, or as the encoder recommends]")
 ]
 HeadLr = Annotated[
-    float | None, typer.Option(help="Peak learning rate of the heads [default: 10 x --lr, or what suits the encoder]")
+    float | None,
+    typer.Option(help="Peak learning rate of the heads [default: 10 x --lr, or as the encoder recommends]"),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random [default: 42]")]
+Seed = Annotated[int | None, typer.Option(help="Random seed [default: 42]")]
 Seeds = Annotated[
     str | None, typer.Option(metavar="N,N,...", help="Train once for each of these seeds, into OUTPUT/seed-N")
 ]
 SelectBy = Annotated[
-    str | None, typer.Option(help="Score of a checkpoint: mean, normalized-mean or TASK.METRIC [default: mean]")
+    str | None,
+    typer.Option(help="Score that selects the checkpoint: mean, normalized-mean or TASK.METRIC [default: mean]"),
 ]
 Patience = Annotated[
     int | None, typer.Option(metavar="N", help="Stop after N evaluations without improvement [default: never]")
 ]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16 [default: auto]")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps [default: auto]")]
-OnBadRow = Annotated[str | None, typer.Option(help="What to do with rows that cannot be read: error or skip")]
+OnBadRow = Annotated[str | None, typer.Option(help="Action for rows that cannot be read: error or skip")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -120,7 +122,7 @@ def parse_task(text: str) -> tuple[str, list[str]]:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of a training run, as typer reads them: the same for `mtl train` and `mtl check`."""
+    """Hold the options of a training run as typer parses them, the same for `mtl train` and `mtl check`."""
 
     task: Tasks = None
     config: ConfigFile = None
@@ -155,25 +157,26 @@ class RunOptions:
 
     @property
     def trains_seeds(self) -> bool:
-        """True if the command is about one run for each seed: by --seeds, or by resuming a folder of such runs.
+        """Return whether the command trains one run per seed, with --seeds or by resuming a folder of runs.
 
         Raises:
             MtlError: a single seed is set as well.
         """
+        # Imported in the functions of this module, so that `mtl --help` stays fast.
         from mtlcli.runs.seeds import is_group
 
         if self.seeds is None and not (self.resume and self.output is not None and is_group(self.output)):
             return False
         if self.seed is not None or any(text.partition("=")[0].strip() == "training.seed" for text in self.sets or ()):
-            raise MtlError("--seeds trains once for each seed: remove --seed and training.seed")
+            raise MtlError("--seeds sets the seed of each run: remove --seed and training.seed")
         return True
 
     def configure(self, stored: "Layer | None" = None, resumed: "Layer | None" = None) -> "Config":
         """Resolve the configuration: recipe < flags < --set.
 
         Args:
-            stored: the configuration in the folder of a resumed run, the lowest layer. A recipe given again takes its place, as
-                the whole configuration to compare.
+            stored: the configuration in the folder of a resumed run, the lowest layer. If a recipe is given again, it replaces
+                this layer and is compared with the stored configuration as a whole.
             resumed: the same if that run has a checkpoint or is finished.
 
         Raises:
@@ -185,7 +188,7 @@ class RunOptions:
         return resolve_run([stored, *layers] if stored is not None and self.config is None else layers, only, resumed)
 
     def _layers(self) -> "tuple[list[str] | None, list[Layer]]":
-        """Return the names of the tasks, if any flag gives them, and the layers of recipe, flags and --set."""
+        """Return the tasks named by --task, if any, and the layers of recipe, flags and --set."""
         from mtlcli.config.layers import Layer, parse_assignment, read_recipe
         from mtlcli.config.locations import suggest_key
         from mtlcli.config.schema import Config
@@ -204,7 +207,7 @@ class RunOptions:
             layer.put(path, value, f"--set {'.'.join(path)}")
             layers.append(absolute_paths(layer, Path.cwd()))
         if self.on_bad_row is not None:
-            # The policy is a key of each task, and the tasks are known once all layers are read.
+            # The policy is a key of each task, and the tasks are only known once all layers are read.
             for layer in layers:
                 plain_tasks(layer)
             names = [name for layer in layers for name in (layer.values.get("tasks") or {})]
@@ -225,6 +228,7 @@ class RunOptions:
             if name in names:
                 raise MtlError(f"--task {text}: task {name} is listed twice")
             names.append(name)
+            # Also without files, so that --task adds the task to those of the recipe.
             layer.put(("tasks", name), {}, f"--task {name}")
             for key, file in zip(TASK_FILES, files, strict=False):
                 if file:
@@ -243,6 +247,7 @@ class RunOptions:
         if self.balancer is not None:
             methods = split_methods(self.balancer, "--balancer")
             layer.put(("balancer", "name"), methods.get("balancer") or FAMILIES["balancers"].default, "--balancer")
+            # Null if none is named, so that the flag also removes the recipe's gradient regularizer.
             regularizer = methods.get("gradient_regularizer")
             layer.put(("gradient_regularizer",), regularizer and {"name": regularizer}, "--balancer")
         return layer, names
@@ -251,8 +256,8 @@ class RunOptions:
 def takes_run_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of RunOptions, less those in `without`, and pass them as its first argument.
 
-    typer reads the parameters from the signature that this sets: the shared options, then those of the command, then `--quiet`
-    and `--debug`.
+    typer reads the parameters from the signature that this sets: the shared options, then the command's own, then `--quiet` and
+    `--debug`.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -269,7 +274,7 @@ def takes_run_options(*without: str) -> Callable[[Callable[..., None]], Callable
             run = RunOptions(**{name: value for name, value in values.items() if name in names})
             command(run, **{name: value for name, value in values.items() if name not in names})
 
-        # typer asks for both; `functools.wraps` left those of the command.
+        # typer reads both; `functools.wraps` copied the command's.
         call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         )

@@ -1,4 +1,4 @@
-"""Training on a screen: one run, or one run for each seed."""
+"""Train on a terminal: one run, or one run for each seed."""
 
 import os
 import shlex
@@ -27,13 +27,14 @@ def make_interrupts() -> Interrupts:
     """Return the interrupts of a command: the first signal stops after the step, the second one at once."""
     return Interrupts(
         (signal.SIGINT, signal.SIGTERM),
+        # A plain print: a signal handler must not wait for the lock of the progress bar.
         first=lambda: print("\nfinishing this step, then saving; interrupt again to stop at once", file=sys.stderr),
-        again=lambda number: os._exit(128 + number),
+        again=lambda number: os._exit(128 + number),  # without cleanup, which could hang
     )
 
 
 class RunScreen:
-    """Show the events of runs. For a run in a `group` neither plan nor results are shown, and resuming names the group."""
+    """Show the events of runs. For a run in a `group`, plan and results are not shown, and resuming refers to the group."""
 
     def __init__(self, quiet: bool, group: Path | None = None) -> None:
         self.quiet, self.group = quiet, group
@@ -44,7 +45,7 @@ class RunScreen:
         self._steps = ExitStack()
 
     def show(self, event: Event) -> None:
-        """Print what an event says."""
+        """Print an event."""
         match event:
             case Ready(plan=plan):
                 # Until here Ctrl-C ends the command at once: there is nothing to save.
@@ -66,7 +67,7 @@ class RunScreen:
                 self._start = time.monotonic()
 
     def close(self) -> None:
-        """Remove the progress bar, and let signals end the command at once again."""
+        """Remove the progress bar, and restore the signal handlers."""
         if self._view is not None:
             self._view.close()
             self._view = None
@@ -87,17 +88,17 @@ class RunScreen:
         if event.why == "unchanged":
             if event.results and self.group is None:
                 show_results(event.results, "")
-            say(f"nothing is left to do: the run in {folder} ended after step {event.step}; nothing was written")
+            say(f"the run in {folder} is already finished, after step {event.step}; nothing was written")
             return
-        early = " (out of patience)" if event.why == "patience" else ""
-        best = f"; kept step {event.best_step}, score {event.score:.4f}" if event.best_step is not None else ""
+        early = " (early stopping)" if event.why == "patience" else ""
+        best = f"; selected step {event.best_step}, score {event.score:.4f}" if event.best_step is not None else ""
         if event.results and self.group is None:
             show_results(event.results, "")
         say(f"{event.step} steps{early} in {time.monotonic() - self._start:.0f} s{best}; saved in {folder}")
 
 
 def show_run(opened: OpenedRun, quiet: bool) -> None:
-    """Train a run and show how. Exits with 128 + signal where it was interrupted."""
+    """Train a run and show its progress. Exit with 128 + signal if interrupted."""
     screen = RunScreen(quiet)
     try:
         events = run_training(
@@ -114,7 +115,7 @@ def show_run(opened: OpenedRun, quiet: bool) -> None:
 
 
 def show_seeds(opened: OpenedGroup, quiet: bool) -> None:
-    """Train the runs of a group, show how, and every metric over the seeds at the end."""
+    """Train the runs of a group, show their progress, and at the end every metric over the seeds."""
     folder, has_started = opened.group.folder, False
     screen = RunScreen(quiet, folder)
     try:
@@ -129,11 +130,12 @@ def show_seeds(opened: OpenedGroup, quiet: bool) -> None:
                 case SeedSkipped(seed=seed):
                     say(f"seed {seed}: already finished, in {event.folder}", screen.console)
                 case SeedStarted():
+                    # Once: the plans of the runs differ in the seed only.
                     if not quiet and not has_started:
                         show_plan(event.plan)
                     has_started = True
                     say(f"seed {event.seed}, run {event.number} of {event.total}: {event.folder}", screen.console)
-                case SeedsStopped(finished=True):  # an unfinished run said it itself
+                case SeedsStopped(finished=True):  # an unfinished run has printed how to resume
                     say(f"stopped after seed {event.seed}; resume with: mtl train --resume --output {folder}")
                 case SeedsFinished(group=group):
                     show_spreads(group)

@@ -1,4 +1,4 @@
-"""`mtl study`."""
+"""Implement `mtl study`."""
 
 import time
 from pathlib import Path
@@ -27,8 +27,8 @@ def study(
         list[str] | None,
         typer.Argument(
             metavar="METHODS",
-            help="Balancers, gradient regularizers, schedulers, regularizers and architectures by name, joined by +, with "
-            "FAMILY: in front of a name that several families have; or recipe files with what a method changes",
+            help="Names of balancers, gradient regularizers, schedulers, regularizers and architectures, joined by +; FAMILY:NAME "
+            "if several families have the name; or recipe files with a method's changes",
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Seeds of the runs")] = "1,2,3",
@@ -36,22 +36,22 @@ def study(
         bool, typer.Option("--single-task/--no-single-task", help="Also train every task alone")
     ] = True,
     tuned: Annotated[bool, typer.Option("--tuned/--no-tuned", help="Also tune static weights")] = True,
-    trials: Annotated[int, typer.Option(min=1, help="Static weights to try")] = 4,
+    trials: Annotated[int, typer.Option(min=1, help="Number of static weightings to try")] = 4,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the study [default: studies/TASKS-TIME]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in --output")] = False,
     show: Annotated[
-        Path | None, typer.Option("--table", metavar="STUDY", help="Train nothing: print the table of this study.json")
+        Path | None,
+        typer.Option("--table", metavar="STUDY", help="Print the table of this study.json without training"),
     ] = None,
     table_format: Annotated[str, typer.Option("--format", help="Format of the table: text or markdown")] = "text",
 ) -> None:
     """Compare methods: one recipe with several methods and seeds, under equal steps.
 
-    Every run makes the same number of optimizer updates and evaluations. Besides the methods, each task is trained alone, and
-    with tuned static weights. Prints the mean and spread of each task's metric over the seeds, the mean gain over single-task
-    training and the time of a step. The same command with the same --output resumes the study; it may name more methods and
-    seeds.
+    Every run makes the same number of optimizer updates and evaluations. The baselines are single-task training of each task,
+    and tuned static weights. Prints the mean and spread of each task's metric over the seeds, the mean gain over single-task
+    training and the time of a step. The same command with the same --output resumes the study; methods and seeds can be added.
 
     Example: mtl study equal pcgrad -t sst -t quora --sample --steps 300 --seeds 1,2 -o studies/first
     """
@@ -74,25 +74,28 @@ def study(
     from mtlcli.studies.run import check_study_folder, open_study
 
     config = run.configure()
-    if output is not None and holder_of(output) is None:  # a folder that is refused is not even locked
+    # Before locking, so that a rejected folder is not touched. A locked folder is reported by the lock.
+    if output is not None and holder_of(output) is None:
         check_study_folder(output)
     new = Path("studies") / f"{'-'.join(config.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
     with lock_new(new) if output is None else lock_folder(output) as lock:
         folder = lock.folder
         for line in takeover(lock):
             say(f"warning: {line}", err)
+        # Again under the lock, because another process may have written to the folder.
         check_study_folder(folder)
         remove_abandoned(folder)
         plan = plan_study(
             config, find_methods(methods), parse_seeds(seeds), single_task=single_task, trials=trials if tuned else 0,
             cache=cache_folder(),
         )  # fmt: skip
-        if left := open_study(plan, folder, overwrite=overwrite):
-            say(f"{folder}: left in place, for no study wrote it: {one_of(left)}", err)
+        if remaining := open_study(plan, folder, overwrite=overwrite):
+            say(f"{folder}: kept, because no study wrote it: {one_of(remaining)}", err)
         if not run.quiet:
             _show_plan(plan, folder)
         _run(plan, folder, run.quiet)
     _show_table(plan.study, table_format)
+    # After the table, which shows the other runs; the command still exits with code 2.
     if failed := [record for record in plan.study.records if record.error]:
         raise MtlError(*(f"{record.place}: {record.error}" for record in failed))
 
@@ -109,7 +112,7 @@ def _show_plan(plan: "StudyPlan", folder: Path) -> None:
 
 
 def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
-    """Run the study and print a line for each run. Exits with 128 + signal if interrupted."""
+    """Run the study and print a line for each run. Exit with 128 + signal if interrupted."""
     from mtlcli.cli.session import command_line, make_interrupts
     from mtlcli.studies.run import Interrupted, RunEnded, RunStarted, run_study
     from mtlcli.training.events import Notice, Started, Stepped
@@ -135,6 +138,7 @@ def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
                             say(f"{event.number}/{event.total} {_line(event.record, plan.study)}", err)
                     case Interrupted():
                         done = f"{event.done} of {event.total} runs done"
+                        # The default folder's name has the time, so the same command alone would start a new study.
                         say(f"stopped with {done}; resume with the same command and --output {folder}")
         finally:
             if view:
@@ -144,7 +148,7 @@ def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
 
 
 def _line(record: "Record", study: "Study") -> str:
-    """Describe a finished run."""
+    """Describe a finished run in one line."""
     if record.error:
         return f"{record.place}: failed: {record.error}"
     scores = [
@@ -152,7 +156,7 @@ def _line(record: "Record", study: "Study") -> str:
         for task, metrics in record.metrics.items()
         if task in study.tasks
     ]
-    seconds = [] if record.step_seconds is None else [f"{1e3 * record.step_seconds:.3g} ms a step"]
+    seconds = [] if record.step_seconds is None else [f"{1e3 * record.step_seconds:.3g} ms per step"]
     return f"{record.place}: {'  '.join([*scores, *seconds])}"
 
 

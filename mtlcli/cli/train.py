@@ -1,4 +1,4 @@
-"""`mtl train`."""
+"""Implement `mtl train`."""
 
 from mtlcli.cli import options
 from mtlcli.cli.options import RunOptions
@@ -10,6 +10,7 @@ def train(run: RunOptions) -> None:
 
     Example: mtl train --task sst --task quora --task sts --balancer pcgrad --sample --output runs/demo
     """
+    # Before the imports of torch, so that a wrong combination of flags is reported at once.
     trains_seeds = run.trains_seeds
     from mtlcli.cli.session import show_run, show_seeds
     from mtlcli.training.run import open_training

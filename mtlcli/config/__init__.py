@@ -1,1 +1,1 @@
-"""Recipes: layers, schema, resolution, changes."""
+"""Read, merge and validate recipes."""

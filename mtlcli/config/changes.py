@@ -1,4 +1,4 @@
-"""Which keys may differ between a run and its resumption."""
+"""Compare configurations: which keys may change on resuming a run, and which between the calls of a study."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,17 +17,18 @@ MAY_CHANGE = {
 """Keys that do not affect the training so far; the rows themselves are compared by content."""
 
 
-def check_unchanged(stored: Config, now: Config) -> list[str]:
+def check_unchanged(stored: Config, current: Config) -> list[str]:
     """Return one line for each change that is allowed.
 
     Raises:
-        MtlError: one line for each change that is not.
+        MtlError: one line for each change that is not allowed.
     """
-    before, after = _flat(stored.plain()), _flat(now.plain())
+    before, after = _flat(stored.plain()), _flat(current.plain())
     allowed: list[str] = []
     rejected: list[str] = []
-    if set(stored.tasks) == set(now.tasks) and list(stored.tasks) != list(now.tasks):
-        rejected.append(f"tasks: were in the order {', '.join(stored.tasks)}, now {', '.join(now.tasks)}")
+    # Checkpoints store tasks by index.
+    if set(stored.tasks) == set(current.tasks) and list(stored.tasks) != list(current.tasks):
+        rejected.append(f"tasks: were in the order {', '.join(stored.tasks)}, now {', '.join(current.tasks)}")
     for key in sorted(set(before) | set(after)):
         old, new = before.get(key), after.get(key)
         if old == new:
@@ -36,7 +37,7 @@ def check_unchanged(stored: Config, now: Config) -> list[str]:
         file = len(parts) == 3 and parts[0] == "tasks" and parts[2] in TASK_FILES
         line = f"{key}: was {old!r}, now {new!r}"
         if key in MAY_CHANGE and new is None:
-            continue  # the key that excludes it has a line of its own
+            continue  # the key that excludes it has its own line
         (allowed if key in MAY_CHANGE or file else rejected).append(line)
     if rejected:
         raise MtlError(*(f"--resume: {line}; give the old value, or start over with --overwrite" for line in rejected))
@@ -53,14 +54,14 @@ NO_MATTER = ("training.device", "training.seed", "training.on_nan")
 """Keys that may differ between the calls of a study: the device, and the seed with which the recipe was read."""
 
 
-def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return (dotted key, old value, new value) of every difference between two configurations; None for a missing value.
 
-    `stored` may be from an earlier mtlcli: keys that it does not have count as their defaults.
+    `stored` may be from an earlier mtlcli: missing keys count as their defaults.
     """
     with suppress(MtlError):  # a plugin that is no longer installed: compare the values as written
         stored = resolve([Layer(deepcopy(dict(stored)))]).plain()
-    return [difference for difference in _unequal(stored, now) if difference[0] not in NO_MATTER]
+    return [difference for difference in _unequal(stored, current) if difference[0] not in NO_MATTER]
 
 
 def _unequal(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> list[tuple[str, Any, Any]]:
@@ -75,6 +76,6 @@ def _unequal(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") ->
 
 
 def shown_value(value: Any) -> str:
-    """Return a value as a message shows it, cut at 60 characters."""
+    """Return a value for a message, truncated to 60 characters."""
     text = "none" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe, which editors use to complete and check keys as they are typed."""
+"""Build the JSON Schema of a recipe, with which editors complete and check keys."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +24,7 @@ SHORT_FORMS: dict[str, Schema] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]
     },
 }
-"""What a recipe may write for keys of a task whose values are converted before they are validated."""
+"""Schemas of the task keys whose values are converted before they are validated."""
 
 
 def recipe_schema(*, built_in: bool = False) -> Schema:
@@ -35,6 +35,7 @@ def recipe_schema(*, built_in: bool = False) -> Schema:
     """
     builder = _Builder(built_in)
     properties: dict[str, Schema] = {"tasks": builder.tasks()}
+    # Any name, because a folder or a Hub id is an encoder too.
     properties["encoder"] = _or_null(builder.choice("encoders", _own_fields(EncoderConfig), any_name=True))
     for family in FAMILIES.values():
         if not family.key or family.key in properties:
@@ -60,7 +61,7 @@ def recipe_schema(*, built_in: bool = False) -> Schema:
 
 
 class _Builder:
-    """Build the schemas of choices; nested models of options become definitions of the whole schema."""
+    """Build the schemas of choices, collecting the nested models of options as definitions of the whole schema."""
 
     def __init__(self, built_in: bool) -> None:
         self.built_in = built_in
@@ -90,8 +91,9 @@ class _Builder:
             family: family of the plugin.
             fields: the core's own keys of the section, besides the plugin's name.
             key: the key of the plugin's name.
-            name_required: whether a mapping without a name selects the default plugin or none, rather than one found later.
-            any_name: whether a name may be something other than a plugin, such as a folder.
+            name_required: whether the schema decides about a mapping without a name: it selects the default plugin, or is
+                invalid if there is none. False if `resolve` fills in the name.
+            any_name: whether a name may refer to something other than a plugin, such as a folder.
         """
         row = FAMILIES[family]
         # The key of a flag's default family also takes the plugins of the other families, and a sum of both.
@@ -102,6 +104,7 @@ class _Builder:
         name: Schema = {
             "anyOf": [{"enum": names}, {"type": "string"} if any_name else {"type": "string", "pattern": pattern}]
         }
+        # One rule per plugin, because each has other options.
         rules = [
             {
                 "if": {"properties": {key: {"const": entry.name}}, "required": [key]},
@@ -121,7 +124,7 @@ class _Builder:
         return registry.built_in(family) if self.built_in else registry.entries(family)
 
     def _options(self, entry: registry.Entry, fields: dict[str, Schema], key: str) -> Schema:
-        """Return what a mapping may hold that selects this plugin."""
+        """Return the schema of a mapping that selects this plugin."""
         try:
             model = registry.options_model(registry.load(entry.family, entry.name, entry.family))
             prefix = f"{entry.family}.{entry.name}"
@@ -140,7 +143,7 @@ class _Builder:
 
 
 def _own_fields(model: type[Choice]) -> dict[str, Schema]:
-    """Return the schemas of the keys of a section that are the core's, without the plugin's name and nested choices."""
+    """Return the schemas of the core's own keys of a section, without the plugin's name and nested choices."""
     properties = _without_titles(model.model_json_schema(by_alias=True)["properties"])
     skipped = (
         "name",
@@ -155,6 +158,7 @@ def _own_fields(model: type[Choice]) -> dict[str, Schema]:
 
 
 def _or_null(schema: Schema) -> Schema:
+    # YAML reads an empty section, such as `training:`, as null.
     return {"anyOf": [schema, {"type": "null"}]}
 
 
@@ -164,6 +168,7 @@ def _without_titles(schema: Any) -> Any:
         return [_without_titles(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
+    # Below `properties` the keys are names, and an option may be called "title".
     return {
         key: {name: _without_titles(below) for name, below in value.items()}
         if key in ("properties", "$defs")

@@ -1,4 +1,4 @@
-"""Recipe files and overrides as layers of plain values with the place where each was written."""
+"""Read recipe files and overrides as layers of plain values, with the place where each value was written."""
 
 import math
 import os
@@ -17,28 +17,28 @@ Path_ = tuple[Any, ...]
 
 @dataclass
 class Layer:
-    """Values from one file or flag, and for each key path the name of its place in an error: `recipe.yaml:7`, `--lr`."""
+    """Hold the values of one file or flag, and the place of each for error messages: `recipe.yaml:7`, `--lr`."""
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[Path_, str] = field(default_factory=dict)
 
     def put(self, path: Path_, value: Any, place: str) -> None:
         """Set one value by its path, creating the mappings above it."""
-        at = self.values
+        section = self.values
         for key in path[:-1]:
-            below = at.get(key)
+            below = section.get(key)
             if isinstance(below, str):
                 below = {"name": below}  # a bare string stands for {name: ...}
             if not isinstance(below, dict):
                 below = {}
-            at[key] = below
-            at = below
-        at[path[-1]] = value
+            section[key] = below
+            section = below
+        section[path[-1]] = value
         self.places[path] = place
 
 
 class _Loader(yaml.SafeLoader):
-    """Read the scalars of YAML 1.2: `no` is a text, `1e-5` a number, `007`, `12:30` and dates are texts."""
+    """Read scalars as YAML 1.2 does: `no`, `007`, `12:30` and dates are texts, and `1e-5` is a number."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -73,20 +73,20 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 TEXTS = ("text", "label", "labels")
-"""Keys of a task whose values are texts exactly as spelled: a class may be called `true`, `007` or `1e-5`."""
+"""Keys of a task whose values are always read as text: a class may be called `true`, `007` or `1e-5`."""
 
 DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
 SHOWN = 60
 
 
 def shown(value: Any) -> str:
-    """Return a value as it was written, cut at 60 characters."""
+    """Return a value as it was written, truncated to 60 characters."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def check_text(text: str, place: str) -> None:
-    """Raise MtlError for a text that no file can hold: with a NUL byte, or with half of a surrogate pair."""
+    """Raise MtlError for a text that cannot be stored: with a NUL byte, or with half of a surrogate pair."""
     if "\0" in text:
         raise MtlError(f"{place}: {shown(text)} contains a NUL byte; remove it")
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -106,7 +106,7 @@ def read_recipe(path: Path) -> Layer:
     except FileNotFoundError:
         folder = path.absolute().parent
         near = did_you_mean(path.name, os.listdir(folder)) if folder.is_dir() else ""
-        raise MtlError(f"{path}: there is no such recipe file (looked for {path.absolute()}){near}") from None
+        raise MtlError(f"{path}: recipe file not found (looked for {path.absolute()}){near}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise MtlError(
             f"{shown(str(path))}: cannot be read as a recipe file: {getattr(error, 'strerror', error)}"
@@ -115,6 +115,7 @@ def read_recipe(path: Path) -> Layer:
     try:
         value = _read(text, (), str(path), layer.places)
     except MtlError:
+        # A data file passed by mistake fails as YAML in ways that would not help.
         if path.suffix.lower() in DATA_FILES:
             raise _not_a_recipe(path, text) from None
         raise
@@ -131,12 +132,12 @@ def _not_a_recipe(path: Path, text: str) -> MtlError:
     number, first = next(((number, line) for number, line in lines if line and line[0] != "#"), (1, ""))
     cure = f"; to train on this file: --task NAME={path}" if path.suffix.lower() in DATA_FILES else ""
     return MtlError(
-        f"{path}:{number}: not a recipe: expected keys such as `tasks:`, and the file begins with {shown(first)}{cure}"
+        f"{path}:{number}: not a recipe: expected keys such as `tasks:`, but the file begins with {shown(first)}{cure}"
     )
 
 
 def _read(text: str, at: Path_, name: str, places: dict[Path_, str]) -> Any:
-    """Return the value of a YAML text at the path `at` of a recipe. Raises MtlError with `name:line`."""
+    """Return the value of a YAML text at the path `at` of a recipe. Raise MtlError with `name:line`."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -149,7 +150,7 @@ def _read(text: str, at: Path_, name: str, places: dict[Path_, str]) -> Any:
     except yaml.reader.ReaderError as error:
         raise MtlError(f"{name}: not valid YAML: {error.reason} at position {error.position}") from error
     except RecursionError:
-        raise MtlError(f"{name}: not valid YAML: nested too deeply, or in itself") from None
+        raise MtlError(f"{name}: not valid YAML: nested too deeply, or an alias contains itself") from None
 
 
 class _Reader:
@@ -160,6 +161,7 @@ class _Reader:
         self.flat: set[int] = set()
 
     def value(self, node: yaml.Node, at: Path_) -> Any:
+        """Return the plain value of a node at a path. Raise MtlError for tags and keys that a recipe does not support."""
         self.places.setdefault(at, self._place(node))
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*at, index)) for index, item in enumerate(node.value)]
@@ -167,13 +169,14 @@ class _Reader:
             return self._mapping(node, at)
         check_text(node.value, self._place(node))
         if len(at) > 2 and at[0] == "tasks" and at[2] in TEXTS:
+            # A bare `label:` is null, but an item of `labels` may be a class called `null`.
             is_item = len(at) > 3
             if is_item or not node.tag.endswith(":null"):
                 return node.value
         try:
             value = self.loader.construct_object(node)
         except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
-            # The constructors of PyYAML fail in many ways on a scalar that does not fit its tag, such as `!!timestamp x`.
+            # PyYAML's constructors raise various errors for a scalar that does not match its tag, such as `!!timestamp x`.
             raise MtlError(
                 f"{self._place(node)}: {shown(node.value)} does not fit its tag {_short(node.tag)}"
             ) from error
@@ -184,7 +187,7 @@ class _Reader:
         return value
 
     def _mapping(self, node: yaml.MappingNode, at: Path_) -> dict[str, Any]:
-        if id(node) not in self.flat:  # one that an alias repeats has its merge keys resolved already
+        if id(node) not in self.flat:  # an alias repeats a node whose merge keys are already resolved
             self.flat.add(id(node))
             keys: set[str] = set()
             for key, _ in node.value:
@@ -192,7 +195,7 @@ class _Reader:
                     raise MtlError(f"{self._place(key)}: a key is a list or a mapping; expected a name")
                 check_text(key.value, self._place(key))
                 if key.value in keys:
-                    raise MtlError(f"{self._place(key)}: the key `{key.value}` is given twice; keep one")
+                    raise MtlError(f"{self._place(key)}: the key `{key.value}` is set twice; remove one")
                 keys.add(key.value)
             self.loader.flatten_mapping(node)
         mapping: dict[str, Any] = {}
@@ -211,9 +214,10 @@ def _short(tag: str) -> str:
 
 
 def parse_assignment(text: str) -> tuple[Path_, Any]:
-    """Split `a.b=value` of `--set` into path and value. The value stays text unless it begins with `[` or `{`, or is `null`."""
+    """Split `a.b=value` of `--set` into path and value. The value is text unless it begins with `[` or `{`, or is `null`."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
+        # Word processors and chat programs turn two hyphens into a long dash.
         dash = " (a long dash was pasted: use - or --)" if any(c in text for c in "\u2013\u2014") else ""
         raise MtlError(f"--set {text}: expected key=value, such as training.epochs=2{dash}")
     path = tuple(key.strip().split("."))
@@ -226,23 +230,26 @@ def parse_assignment(text: str) -> tuple[Path_, Any]:
 
 
 def merge(
-    below: dict[str, Any], above: dict[str, Any], kept: Callable[[Path_], tuple[str, ...] | None], at: Path_ = ()
+    below: dict[str, Any],
+    above: dict[str, Any],
+    survivors_of: Callable[[Path_], tuple[str, ...] | None],
+    at: Path_ = (),
 ) -> dict[str, Any]:
-    """Merge two mappings; `above` wins.
+    """Merge two mappings; values of `above` take precedence.
 
     A mapping with numbers as keys changes items of a list.
 
     Args:
         below: the lower layer.
         above: the upper layer.
-        kept: returns None for a path that selects no plugin, else the keys of `below` that remain when `above` selects
-            another plugin there, which does not have the options of the first.
+        survivors_of: takes a path and returns None if it selects no plugin, else the keys of `below` that survive when `above`
+            selects another plugin there, which does not have the options of the first.
         at: path of both mappings.
     """
     merged = dict(below)
     for key, value in above.items():
         old, path = merged.get(key), (*at, key)
-        survivors = kept(path)
+        survivors = survivors_of(path)
         if survivors is not None:
             old, value = ({"name": choice} if isinstance(choice, str) else choice for choice in (old, value))
         if isinstance(old, list) and isinstance(value, dict) and all(_is_index(index, old) for index in value):
@@ -252,7 +259,7 @@ def merge(
             old = old if isinstance(old, dict) else {}
             if survivors is not None and value.get("name", old.get("name")) != old.get("name"):
                 old = {name: item for name, item in old.items() if name in survivors}
-            merged[key] = merge(old, value, kept, path)
+            merged[key] = merge(old, value, survivors_of, path)
         else:
             merged[key] = value
     return merged

@@ -1,4 +1,4 @@
-"""The name of the place where a value was written, for errors: file and line, or the flag, and the key."""
+"""Locate values for error messages: the file and line, or the flag, and the key."""
 
 from difflib import get_close_matches
 from typing import Any
@@ -17,6 +17,7 @@ class Places:
     def of(self, path: tuple[Any, ...]) -> str:
         """Return `recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone if no layer sets it."""
         parts = tuple(map(str, path))
+        # A default below a written section has no place, so its nearest section stands for it.
         for length in range(len(parts), 0, -1):
             if place := self._written(parts[:length]):
                 return _join_place(place, ".".join(parts))
@@ -53,7 +54,7 @@ def _join_place(place: str, dotted: str) -> str:
 
 
 def suggest_key(path: tuple[Any, ...]) -> str:
-    """Return the end of an error line about an unknown key: the key probably meant, of this section or another."""
+    """Return the end of an error line about an unknown key: a similar key of this section or of another."""
     model = Config.model_fields[path[0]].annotation if len(path) > 1 else Config
     keys: list[str] = list(getattr(model, "model_fields", {}))
     name = str(path[-1])

@@ -1,4 +1,4 @@
-"""From layers to one configuration: defaults < recipe < flags < `--set`, checked as a whole before anything is slow."""
+"""Resolve layers to one configuration: defaults < recipe < flags < `--set`, validated before any slow work."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -24,7 +24,7 @@ from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
 
 NOT_IN_NAMES = frozenset("./\\ =,:*?\"'<>|")
 NULL_MEANS_NONE = ("data", "init", "gradient_regularizer")
-"""Keys of the top level that `null` sets; a section that is null, such as an empty `training:`, is left out."""
+"""Top-level keys for which `null` is a value; any other section that is null, such as an empty `training:`, is ignored."""
 
 # Keys that exclude each other: a layer that sets one unsets the other in the layers below.
 EXCLUSIVE = ((("training", "steps"), ("training", "epochs")), (("sample",), ("data",)))
@@ -33,14 +33,17 @@ CHOICES = frozenset((family.key,) for family in registry.FAMILIES.values() if fa
 """Paths of the sections that select one plugin."""
 
 Inherit = Callable[[Path], Mapping[str, Any]]
-"""Takes the folder that `init` names and returns the sections `encoder` and `architecture` of the run in it."""
+"""A function from the folder that `init` names to the sections `encoder` and `architecture` of the run in it."""
 
 
 def resolve(layers: list[Layer], only: list[str] | None = None, inherit: Inherit | None = None) -> Config:
-    """Merge the layers, later ones winning, and validate the result with the options of every plugin it names.
+    """Merge layers, of which later ones take precedence, and validate the result with the options of every plugin.
 
-    `only` names the tasks of the run where the command line did; a recipe may hold more. `inherit` reads the run that `init`
-    names; without it, a configuration with `init` must already hold that run's encoder and architecture.
+    Args:
+        layers: from the lowest to the highest.
+        only: the tasks of the run if the command line names any; the recipe may define more.
+        inherit: reads the run that `init` names; without it, a configuration with `init` must already contain that run's
+            encoder and architecture.
 
     Returns:
         The configuration with every default filled in.
@@ -58,14 +61,16 @@ def resolve(layers: list[Layer], only: list[str] | None = None, inherit: Inherit
                 del layer.values[key]
         plain_tasks(layer)
         join_methods(layer)
-        _take_back(values, layer.values)
-        values = merge(values, layer.values, _kept)
+        # Before merging: --steps on the command line must unset epochs in the recipe.
+        _unset_excluded(values, layer.values)
+        values = merge(values, layer.values, _surviving_keys)
     if only and isinstance(values.get("tasks"), dict):
         for path, place in (item for layer in layers for item in layer.places.items()):
             if len(path) > 1 and path[0] == "tasks" and path[1] not in only and place.startswith("--"):
                 raise MtlError(f"{place}: the run has no task of this name{suggest(str(path[1]), only)}")
         values["tasks"] = {name: values["tasks"].get(name, {}) for name in only}
-    values = merge(_recommended(values), values, _kept)
+    # Last but lowest, because the encoder is only known once all layers are merged.
+    values = merge(_recommended(values), values, _surviving_keys)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -97,19 +102,19 @@ def _check_encoder(config: Config, stored: EncoderConfig, places: Places, errors
     if config.encoder.name != stored.name:
         errors.append(
             f'{places.of_choice(("encoder",))}: found "{config.encoder.name}", but the run to start from has the encoder '
-            f'"{stored.name}"; leave the encoder out, or init'
+            f'"{stored.name}"; remove encoder or init'
         )
         return
     for key, value in config.encoder.options.items():
         if key in stored.options and stored.options[key] != value:
             errors.append(
-                f"{places.of(('encoder', key))}: found {shown(value)}, but the encoder of the run to start from was made with "
-                f"{shown(stored.options[key])}; leave it out, or init"
+                f"{places.of(('encoder', key))}: found {shown(value)}, but the encoder of the run to start from has "
+                f"{shown(stored.options[key])}; remove this key or init"
             )
 
 
 def _recommended(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what the encoder's plugin recommends, without the keys that exclude a key of the user's."""
+    """Return the settings that the encoder's plugin recommends, without those that exclude a key set by the user."""
     section = values.get("encoder")
     name = section.get("name") if isinstance(section, dict) else None
     if not isinstance(name, str) or not is_encoder_plugin(name):
@@ -119,7 +124,7 @@ def _recommended(values: dict[str, Any]) -> dict[str, Any]:
     except MtlError:
         return {}  # `_check_plugins` reports it together with all other errors
     recommended = {key: dict(section) for key, section in plugin.recommended.items()}
-    _take_back(recommended, values)
+    _unset_excluded(recommended, values)
     return recommended
 
 
@@ -131,14 +136,14 @@ def _fill(config: Config) -> None:
         config.training.epochs = 3
 
 
-def _kept(path: tuple[Any, ...]) -> tuple[str, ...] | None:
-    """Return the keys of a section that remain when another plugin is selected there; None if it selects no plugin."""
+def _surviving_keys(path: tuple[Any, ...]) -> tuple[str, ...] | None:
+    """Return the keys of a section that survive when another plugin is selected; None if the section selects no plugin."""
     if path == ("encoder",):
         return tuple(name for name in EncoderConfig.model_fields if name != "name")
     return () if path in CHOICES or (len(path) == 3 and path[::2] == ("tasks", "head")) else None
 
 
-def _take_back(below: dict[str, Any], above: dict[str, Any]) -> None:
+def _unset_excluded(below: dict[str, Any], above: dict[str, Any]) -> None:
     """Unset the keys of `below` that a key set in `above` excludes."""
 
     def section(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
@@ -154,15 +159,15 @@ def _take_back(below: dict[str, Any], above: dict[str, Any]) -> None:
 def _check_core(config: Config, places: Places, errors: list[str]) -> None:
     training = config.training
     if not config.tasks:
-        errors.append("no task: name at least one, such as --task sst, or under `tasks:` in a recipe")
+        errors.append("no task: name at least one, with --task sst or under `tasks:` in a recipe")
     if training.epochs is not None and training.steps is not None:
-        errors.append(f"{places.of(('training', 'steps'))}: steps and epochs exclude each other; give one")
+        errors.append(f"{places.of(('training', 'steps'))}: steps and epochs exclude each other; set only one")
     if isinstance(training.eval_every, int) and training.eval_every < 1:
         errors.append(
             f"{places.of(('training', 'eval_every'))}: found {training.eval_every}: expected `epoch` or a number from 1"
         )
     if config.sample and config.data is not None:
-        errors.append(f"{places.of(('data',))}: data and sample exclude each other; give one")
+        errors.append(f"{places.of(('data',))}: data and sample exclude each other; set only one")
     for name, task in config.tasks.items():
         if task.range is not None and not task.range[0] < task.range[1]:
             errors.append(
@@ -179,6 +184,7 @@ def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:
     for family in registry.FAMILIES.values():
         for index, choice in enumerate(config.choices(family.name) if family.key else ()):
             path = (family.key, index) if family.many else (family.key,)
+            # A model folder or Hub id has no plugin, so every key that is not the core's is unknown.
             if isinstance(choice, EncoderConfig) and not is_encoder_plugin(choice.name):
                 errors.extend(
                     f"{places.of((*path, key))}: unknown key{suggest(key, EncoderConfig.model_fields)}"
@@ -211,7 +217,7 @@ def _check_choice(choice: Choice, path: tuple[Any, ...], places: Places, errors:
 
 
 def _kinds_of_own_tasks() -> list[str]:
-    """Return the task plugins that read any file, because they name no columns of their own."""
+    """Return the task plugins for the user's own files, which are those that define no columns."""
     kinds = []
     for entry in registry.built_in("tasks"):
         plugin = registry.load("tasks", entry.name, "tasks")
@@ -230,6 +236,7 @@ def _check_head(name: str, task: TaskConfig, places: Places, errors: list[str]) 
             f"{one_of(encodings)}"
         )
         return
+    # Filled in now, so that config.yaml in the run folder states the head and does not depend on later defaults.
     task.head = task.head or HeadChoice()
     task.head._path = f"tasks.{name}.head"
     task.head.name = task.head.name or encodings[task.encoding]

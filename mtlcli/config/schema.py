@@ -17,14 +17,15 @@ class _Strict(BaseModel):
 
 
 class Choice(BaseModel):
-    """A plugin by name with its options; a bare string stands for the name alone.
+    """Select a plugin by name, with its options; a bare string stands for the name alone.
 
-    A choice carries the class of its plugin: `resolve` imports it, a stored configuration imports it at its first use.
+    A choice caches the class of its plugin: `resolve` imports it, and a stored configuration imports it at the first use.
     """
 
     model_config = ConfigDict(extra="allow")
     family: ClassVar[str]
     name: str = Field(description="name of the plugin, or package.module:Class; other keys are its options")
+    # Private, so that neither is written to config.yaml.
     _plugin: type | None = PrivateAttr(None)
     _path: str = PrivateAttr("")
 
@@ -33,34 +34,36 @@ class Choice(BaseModel):
     def _bare_string(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    # pydantic would also compare the private attributes.
     def __eq__(self, other: object) -> bool:
         """Compare name, settings and options: a choice equals itself read back, whether its plugin was imported or not."""
         return type(self) is type(other) and self.model_dump() == other.model_dump()
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of the plugin: every key that is not one of the core's own."""
+        """Return the options of the plugin: every key that is not one of the core's own."""
         return self.__pydantic_extra__ or {}
 
     @property
     def path(self) -> str:
-        """The dotted path of the choice in a recipe, for messages."""
+        """Return the dotted path of the choice in a recipe, for messages."""
         return self._path or FAMILIES[self.family].key or FAMILIES[self.family].kind
 
     @property
     def plugin(self) -> Any:
-        """The class of the plugin.
+        """Return the class of the plugin.
 
         Raises:
             MtlError: the plugin is unknown or cannot be imported.
         """
+        # Imported late, so that commands such as `mtl report` read a run whose plugin is no longer installed.
         if self._plugin is None:
             self._plugin = registry.load(self.family, self.name, self.path)
         return self._plugin
 
     @property
     def entry(self) -> Entry:
-        """Where the plugin comes from, without importing it. Raises MtlError if it is unknown."""
+        """Return the registry's entry of the plugin, without importing it. Raise MtlError if it is unknown."""
         return registry.find(self.family, self.name, self.path)
 
     def check(self, where: str, also_known: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -68,7 +71,7 @@ class Choice(BaseModel):
 
         Args:
             where: opens the error line about the plugin itself.
-            also_known: further keys that a user may have meant by an unknown option.
+            also_known: further keys to suggest for an unknown option.
 
         Returns:
             The errors as (option, message) pairs.
@@ -94,38 +97,38 @@ class Choice(BaseModel):
 
 
 class HeadChoice(Choice):
-    """A head with its options; without a name, the head that the task proposes."""
+    """Select a head and its options; without a name, the head that the task proposes."""
 
     family = "heads"
     name: str = Field("", description="name of the head; the default is the one the task proposes for its encoding")
 
 
 class SchedulerChoice(Choice):
-    """A scheduler with its options."""
+    """Select a scheduler and its options."""
 
     family = "schedulers"
 
 
 class BalancerChoice(Choice):
-    """A loss balancer with its options."""
+    """Select a loss balancer and its options."""
 
     family = "balancers"
 
 
 class GradientRegularizerChoice(Choice):
-    """A gradient regularizer with its options."""
+    """Select a gradient regularizer and its options."""
 
     family = "gradient_regularizers"
 
 
 class RegularizerChoice(Choice):
-    """A regularizer with its options."""
+    """Select a regularizer and its options."""
 
     family = "regularizers"
 
 
 class ArchitectureChoice(Choice):
-    """An architecture with its options."""
+    """Select an architecture and its options."""
 
     family = "architectures"
 
@@ -137,11 +140,12 @@ def _texts(value: Any) -> Any:
 
 
 def listed(value: Any) -> Any:
-    """Split `a, b` of `--set` where a list is expected."""
+    """Split `a, b`, as `--set` passes a list."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _column(value: Any) -> Any:
+    # A column may be given by its number, and bool is a subclass of int.
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -154,7 +158,7 @@ Columns = Annotated[list[str], BeforeValidator(_texts)]
 
 
 class TaskConfig(Choice):
-    """One task of the run. Keys that are not listed here are options of the task's plugin."""
+    """Configure one task of the run. Keys that are not listed here are options of the task's plugin."""
 
     family = "tasks"
     name: str = Field(
@@ -201,7 +205,7 @@ class TaskConfig(Choice):
 
 
 class EncoderConfig(Choice):
-    """The encoder. Keys that are not listed here are options of the encoder's plugin."""
+    """Configure the encoder. Keys that are not listed here are options of the encoder's plugin."""
 
     family = "encoders"
     name: str = Field(
@@ -219,7 +223,7 @@ class EncoderConfig(Choice):
 
 
 class OptimizerConfig(_Strict):
-    """AdamW with one group for the encoder, one for the heads and one for the parameters of plugins."""
+    """Configure AdamW, with one group for the encoder, one for the heads and one for the parameters of plugins."""
 
     lr: float = Field(5e-5, gt=0, description="peak learning rate of the encoder")
     head_lr: float | None = Field(
@@ -251,7 +255,7 @@ class OptimizerConfig(_Strict):
 
 
 class TrainingConfig(_Strict):
-    """Length, batches, evaluation, checkpoints and device of the run."""
+    """Configure length, batches, evaluation, checkpoints and device of the run."""
 
     epochs: int | None = Field(None, ge=1, description="passes over the largest task; the default is 3; excludes steps")
     steps: int | None = Field(None, ge=1, description="number of optimizer updates; excludes epochs")
@@ -291,7 +295,7 @@ class TrainingConfig(_Strict):
 
 
 class Config(_Strict):
-    """The whole run. `config.yaml` in the run folder is this, resolved."""
+    """Configure a run. `config.yaml` in the run folder holds the resolved configuration."""
 
     tasks: dict[str, TaskConfig] = Field(
         default_factory=dict, description="the tasks by name; a list of names, or one name, uses their defaults"
@@ -327,7 +331,7 @@ class Config(_Strict):
 
     @model_validator(mode="after")
     def _name_choices(self) -> "Config":
-        """Give the choices below a task or in a list their paths, which their class alone does not tell."""
+        """Set the paths of choices below a task or in a list, which do not follow from their class."""
         for index, regularizer in enumerate(self.regularizers):
             regularizer._path = f"regularizers.{index}"
         for name, task in self.tasks.items():
@@ -337,12 +341,12 @@ class Config(_Strict):
         return self
 
     def choices(self, family: str) -> tuple[Choice, ...]:
-        """The plugins that the key of a family selects, in order; none, one, or those of a list."""
+        """Return the plugins that the key of a family selects, in order: none, one, or those of a list."""
         value = getattr(self, FAMILIES[family].key)
         return () if value is None else tuple(value) if FAMILIES[family].many else (value,)
 
     def head_of(self, task: str) -> HeadChoice:
-        """The head of a task. Raises ValueError for a configuration that is not resolved."""
+        """Return the head of a task. Raise ValueError if the configuration is not resolved."""
         head = self.tasks[task].head
         if head is None:
             raise ValueError(f"tasks.{task}.head: the configuration is not resolved")
@@ -359,5 +363,5 @@ def is_encoder_plugin(name: str) -> bool:
 
 
 def default_sections() -> Mapping[str, dict[str, Any]]:
-    """Return the section of every family that has a default plugin, as a recipe would write it."""
+    """Return the section of every family that has a default plugin, in the form of a recipe."""
     return {family.key: {"name": family.default} for family in FAMILIES.values() if family.key and family.default}

@@ -20,10 +20,10 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095
 def split_methods(text: str, where: str) -> dict[str, str]:
     """Split `uncertainty+pcgrad` into {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"}.
 
-    Names are unique across the families that --balancer names.
+    Names are unique across the families that --balancer covers.
 
     Raises:
-        MtlError: a name is of none of these families, or two names are of the same one.
+        MtlError: a name belongs to none of these families, or two names belong to the same one.
     """
     families = registry.families_of_flag("--balancer")
     methods: dict[str, str] = {}
@@ -50,7 +50,7 @@ def split_methods(text: str, where: str) -> dict[str, str]:
 
 
 def plain_tasks(layer: Layer) -> None:
-    """Expand a list of task names, a single name, and a task that is a name of its kind or empty."""
+    """Expand the short forms of `tasks`: a list of names, a single name, and a task that is its kind's name or empty."""
     tasks = layer.values.get("tasks")
     where = Places([layer]).of(("tasks",))
     if isinstance(tasks, str):
@@ -80,7 +80,7 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
     """Make the relative paths of a layer absolute: they are relative to its file, or to the current folder for flags.
 
     Raises:
-        MtlError: a path is one that no file can have.
+        MtlError: a path contains invalid characters or is too long.
     """
     places = Places([layer])
 
@@ -90,7 +90,7 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
         _check_path(value, places.of(path))
         joined = str((base / os.path.expanduser(value)).absolute())  # expanduser leaves `~nobody` as it is
         plain = os.path.normpath(joined)
-        # Without `..`, unless a symbolic link makes the plain path another place.
+        # Without `..`, unless a symbolic link makes the normalized path point elsewhere.
         return plain if os.path.realpath(plain) == os.path.realpath(joined) else joined
 
     values = layer.values
@@ -112,6 +112,7 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
     if isinstance(name, str):
         path = ("encoder", "name") if isinstance(encoder, dict) else ("encoder",)
         _check_path(name, places.of(path))
+        # A Hub id such as `org/model` also looks like a relative path, so it counts as one only if the folder exists.
         if name.startswith((".", "~")) or (name not in registry.names("encoders") and (base / name).is_dir()):
             if isinstance(encoder, dict):
                 encoder["name"] = absolute(name, *path)
@@ -121,7 +122,7 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
 
 
 def _check_path(text: str, where: str) -> None:
-    """Raise MtlError for a text that cannot be the path of a file."""
+    """Raise MtlError for a text that cannot be a path."""
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
@@ -138,7 +139,7 @@ def _check_path(text: str, where: str) -> None:
 
 
 def join_methods(layer: Layer) -> None:
-    """Expand `balancer: uncertainty+pcgrad`, which names plugins of two families, in a recipe as on the command line.
+    """Expand `balancer: uncertainty+pcgrad`, which names plugins of two families, as --balancer does.
 
     A gradient regularizer alone is combined with the default balancer.
     """

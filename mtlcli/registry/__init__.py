@@ -1,4 +1,4 @@
-"""Plugins by family and name."""
+"""Find, import and describe plugins by family and name."""
 
 from mtlcli.registry.builtins import FAMILIES, METHODS, Family, families_of_flag
 from mtlcli.registry.faults import plugin_call, require

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of plugin: everything that the rest of mtlcli knows about it without importing a plugin.
+    """Describe one kind of plugin to the rest of mtlcli, without importing a plugin.
 
     Attributes:
         name: the family's name, in the plural; its entry-point group is `mtlcli.NAME`.
         base: the class that its plugins derive from, as `package.module:Class`.
         built_in: the plugins that come with mtlcli, by name, as `package.module:Class`.
         example: a command that uses the plugin {name}.
-        key: the key of a recipe that selects a plugin; empty where a task or its head selects it.
-        default: the plugin used where a recipe selects none; empty for none.
+        key: the key of a recipe that selects a plugin; empty if a task or its head selects it.
+        default: the plugin used if a recipe selects none; empty for none.
         many: whether the key holds a list of plugins.
-        flag: the flag that families share, and with it one set of names; empty for a family with names of its own.
+        flag: the flag that several families share, so that their names must differ; empty for a family with its own names.
         is_method: whether studies compare its plugins and `mtl plugins combinations` pairs them.
         declares: the class attributes in which its plugins state what they need and provide.
     """
@@ -34,7 +34,7 @@ class Family:
 
     @property
     def kind(self) -> str:
-        """What to call one of its plugins in a message: `gradient regularizer`."""
+        """Return the word for one of its plugins in a message: `gradient regularizer`."""
         return self.name.removesuffix("s").replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""One plugin in full: what it does, what it declares and every option, for `mtl plugins show`. Imports the plugin."""
+"""Describe a plugin in full for `mtl plugins show`: its documentation, declarations and options. Imports the plugin."""
 
 import inspect
 import types
@@ -15,13 +15,13 @@ from mtlcli.errors import MtlError
 
 @dataclass(frozen=True)
 class PluginDetails:
-    """One plugin in full.
+    """Hold the full description of a plugin.
 
     Attributes:
         source: file:line of the class.
         module: the first paragraph of its module, which cites the method.
         text: the docstring of the class.
-        declares: (attribute, value) pairs of what its family declares.
+        declares: (attribute, value) pairs of the attributes that its family declares.
         options: (name, type, default, bounds, description) of each option.
     """
 
@@ -37,7 +37,7 @@ class PluginDetails:
 
 
 def describe(family: str, name: str) -> PluginDetails:
-    """Import a plugin and read everything that it documents.
+    """Import a plugin and return its full description.
 
     Raises:
         MtlError: the plugin is unknown or cannot be imported, or its options cannot be read.
@@ -87,14 +87,14 @@ def _source_of(plugin: type) -> str:
 
 
 def type_name(annotation: Any) -> str:
-    """Write a type as the documentation of an option does: `float | null`, `dict[str, float]`, `choice`."""
+    """Return a type in the notation of the documentation: `float | null`, `dict[str, float]`, `choice`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is None or annotation is types.NoneType:
         return "null"
     if origin is typing.Annotated:
         return type_name(arguments[0])
     if origin is typing.Literal:
-        return "choice"
+        return "choice"  # the bounds list the values
     if origin in (typing.Union, types.UnionType):
         return " | ".join(dict.fromkeys(type_name(argument) for argument in arguments))
     if origin is not None and arguments:
@@ -108,7 +108,7 @@ BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple
 
 
 def _bounds(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
-    """Yield what pydantic checks of a value besides its type, and of the values in it."""
+    """Yield the constraints that pydantic checks besides the type, on a value and on the values in it."""
     for constraint in metadata:
         if hasattr(constraint, "metadata"):  # a pydantic Field inside an annotation
             yield from _bounds(None, constraint.metadata)
@@ -127,7 +127,7 @@ def _bounds(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    """Write a default or an attribute as a recipe would."""
+    """Return a default or an attribute as a recipe would write it."""
     match value:
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]

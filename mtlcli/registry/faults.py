@@ -1,4 +1,4 @@
-"""Failures inside a third party's plugin: one line that names it, in place of a traceback through mtlcli."""
+"""Report failures of third-party plugins in one line that names the plugin, instead of a traceback through mtlcli."""
 
 import linecache
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from mtlcli.registry.lookup import Entry, entry_of
 
 SOURCE = str(Path(__file__).parent.parent)
 FRAMES = 3
-"""Lines of a plugin's own traceback that a message shows."""
+"""Number of lines of a plugin's traceback that a message shows."""
 
 
 @contextmanager
 def plugin_call(plugin: object, method: str, expected: str) -> Iterator[None]:
-    """Report a failure of a third party's plugin as one that its author can fix.
+    """Report a failure inside the block as an error that the author of a third-party plugin can fix.
 
-    A failure of a built-in plugin is a bug of mtlcli and keeps its traceback; so does a lack of memory, which the caller
-    explains by the size of the batch.
+    A failure of a built-in plugin is a bug of mtlcli and keeps its traceback. Running out of memory is not converted, because
+    the caller explains it by the size of the batch.
 
     Args:
-        plugin: the instance, or the class where it is being built.
-        method: what is called, as the author wrote it.
-        expected: what the contract of the family expects of the method.
+        plugin: the instance, or the class while it is being built.
+        method: the method that is called.
+        expected: the result that the contract of the family expects of the method.
 
     Raises:
         MtlError: the plugin raised inside the block.
@@ -46,7 +46,7 @@ def plugin_call(plugin: object, method: str, expected: str) -> Iterator[None]:
 
 
 class _Broken(TypeError):
-    """A result that breaks the contract of its family."""
+    """Signal a result that breaks the contract of its family."""
 
 
 def require(condition: bool, problem: str) -> None:
@@ -56,7 +56,7 @@ def require(condition: bool, problem: str) -> None:
 
 
 def _foreign(plugin: object) -> Entry | None:
-    """Return the entry of a third party's plugin; None for a built-in one or a class that no name led to."""
+    """Return the entry of a third-party plugin; None for a built-in one, or for a class that was not looked up by name."""
     entry = entry_of(plugin if isinstance(plugin, type) else type(plugin))
     return None if entry is None or entry.target.startswith("mtlcli.") else entry
 
@@ -67,13 +67,13 @@ def _named(entry: Entry) -> str:
 
 
 def _own_frames(traceback: TracebackType | None) -> str:
-    """Return the innermost lines of a traceback outside mtlcli and installed libraries, the last one first."""
+    """Return the innermost lines of a traceback outside mtlcli and torch, the innermost one first."""
     places = []
     while traceback is not None:
         file, line = traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
         places.append((file, line, linecache.getline(file, line).strip()))
         traceback = traceback.tb_next
     # torch's own frames say nothing about the plugin, but a plugin may itself be installed in site-packages.
-    own = [place for place in places if not place[0].startswith(SOURCE) and "/torch/" not in place[0]]
-    shown = [f"{file}:{line} ({code})" if code else f"{file}:{line}" for file, line, code in reversed(own[-FRAMES:])]
+    frames = [place for place in places if not place[0].startswith(SOURCE) and "/torch/" not in place[0]]
+    shown = [f"{file}:{line} ({code})" if code else f"{file}:{line}" for file, line, code in reversed(frames[-FRAMES:])]
     return f" at {', called from '.join(shown)}" if shown else ""

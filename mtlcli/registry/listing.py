@@ -1,7 +1,7 @@
-"""A summary of every plugin, for `mtl plugins list`.
+"""Summarize every plugin for `mtl plugins list`.
 
-Listing imports no plugin into this process: the summary is read from the source, and a third party's plugin is imported in
-a child process, which may crash, hang or exit.
+Listing imports no plugin into this process: the summary is read from the source, and a third-party plugin is imported in a
+child process, which may crash, hang or exit.
 """
 
 import ast
@@ -21,16 +21,16 @@ from mtlcli import registry
 from mtlcli.registry.source import class_of, literals
 
 SECONDS = 60.0
-"""How long the import of one third-party plugin may take."""
+"""Time limit for the import of one third-party plugin."""
 
 
 @dataclass(frozen=True)
 class PluginSummary:
-    """One line of `mtl plugins list`.
+    """Hold one line of `mtl plugins list`.
 
     `status` is `ok`, or `error: ` and the problem in one line. The attributes after the summary are literals of the source:
-    None if the family does not have the attribute, or the source computes it. `paper` cites the method, and is empty if the
-    module does not.
+    None if the family does not have the attribute, or if the source computes it. `paper` is the citation of the module; empty
+    if it has none.
     """
 
     family: str
@@ -57,6 +57,7 @@ def list_plugins(families: Sequence[str]) -> list[PluginSummary]:
         for entry in entries
     }
     foreign = [entry for entry in entries if not entry.is_built_in and not rivals[entry]]
+    # Built-ins are not tried: importing all of them takes seconds, and the tests import each.
     status = dict(zip(foreign, _try_all(foreign), strict=True))
     for entry, claims in rivals.items():
         if claims:
@@ -65,7 +66,7 @@ def list_plugins(families: Sequence[str]) -> list[PluginSummary]:
 
 
 def _summary(entry: registry.Entry, status: str) -> PluginSummary:
-    """Summarize the source of a plugin; attributes that it does not set are those of the family's base."""
+    """Summarize the source of a plugin; attributes that it does not set are taken from the family's base."""
     source, base = class_of(entry.target), class_of(registry.FAMILIES[entry.family].base)
     if source is None or base is None:
         return PluginSummary(entry.family, entry.name, entry.distribution, entry.version, status, "")
@@ -94,11 +95,12 @@ def _paper(docstring: str) -> str:
 def first_sentence(docstring: str) -> str:
     """Return the first sentence of a docstring on one line, without its full stop."""
     paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
+    # "et al." does not end a sentence.
     return re.split(r"(?<=[.!?])(?<!et al\.)\s+(?=[A-Z`(])", paragraph)[0].removesuffix(".")
 
 
 def _try_all(entries: Sequence[registry.Entry]) -> list[str]:
-    """Return the status of each plugin. If a plugin ends the child process, another child continues after it."""
+    """Return the status of each plugin. If a plugin ends the child process, a new child continues with the next plugin."""
     status: list[str] = []
     while len(status) < len(entries):
         rest = entries[len(status) :]
@@ -119,6 +121,7 @@ def _run_child(entries: Sequence[registry.Entry]) -> tuple[list[str], str]:
     Returns:
         The problem of each plugin that was tried, empty for none, and what ended the child early.
     """
+    # The child gets this process's path, so that it finds the same plugins.
     start = "import sys; sys.path[:] = sys.argv[1:]; from mtlcli.registry.listing import try_plugins; try_plugins()"
     request = json.dumps({"seconds": SECONDS, "plugins": [(entry.family, entry.target) for entry in entries]})
     with tempfile.TemporaryFile() as answers, tempfile.TemporaryFile() as noise:
@@ -137,12 +140,12 @@ def try_plugins() -> None:
     """Run in the child: try the plugins listed on standard input, and write one JSON line for each to standard output."""
     request = json.load(sys.stdin)
     with os.fdopen(os.dup(1), "w") as answers, os.fdopen(os.dup(2), "w") as noise:
-        os.dup2(2, 1)  # what a plugin prints is not an answer
+        os.dup2(2, 1)  # a plugin's own output must not mix with the answers
         for family, target in request["plugins"]:
             faulthandler.dump_traceback_later(request["seconds"], exit=True, file=noise)
             try:
                 problem = _problem_of(family, target)
-            except BaseException as error:
+            except BaseException as error:  # SystemExit and KeyboardInterrupt too
                 text = str(error).strip().splitlines()
                 problem = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
             faulthandler.cancel_dump_traceback_later()

@@ -1,6 +1,6 @@
-"""Plugins by family and name: a table of built-ins, then entry points, then `package.module:Class`.
+"""Look up plugins by family and name: a table of built-ins, then entry points, then `package.module:Class`.
 
-Listing imports nothing. A plugin is imported when it is used, and only then can it fail.
+Listing imports nothing. A plugin is imported when it is used, so a broken plugin affects only the runs that use it.
 """
 
 import importlib
@@ -21,12 +21,12 @@ from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.registry.builtins import FAMILIES
 
 LOCAL = "(local)"
-"""Stands for the distribution of a class that is named as `package.module:Class`."""
+"""Placeholder for the distribution of a class named as `package.module:Class`."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A plugin that can be named, not yet imported."""
+    """Describe a plugin that has not been imported yet."""
 
     family: str
     name: str
@@ -36,21 +36,21 @@ class Entry:
 
     @property
     def is_built_in(self) -> bool:
-        """Whether the plugin comes with mtlcli, so that its failure is a bug of mtlcli."""
+        """Return whether the plugin comes with mtlcli, so that its failure is a bug of mtlcli."""
         return self.distribution == "mtlcli"
 
     @property
     def origin(self) -> str:
-        """The distribution and its version, as messages show them."""
+        """Return the distribution and its version for messages."""
         return f"{self.distribution} {self.version}".rstrip()
 
 
 _entry_of_class: dict[type, Entry] = {}
-"""Where each imported plugin class was found, for messages about an instance of it."""
+"""The entry of each imported plugin class, for messages about its instances."""
 
 
 def family_named(text: str) -> str:
-    """Return the family that a user means by `balancers`, `balancer` or `gradient-regularizers`.
+    """Return the family for a user's spelling such as `balancers`, `balancer` or `gradient-regularizers`.
 
     Raises:
         MtlError: there is no such family.
@@ -66,7 +66,7 @@ def family_named(text: str) -> str:
 def _installed(family: str) -> tuple[Entry, ...]:
     if os.environ.get("MTL_NO_PLUGINS"):
         return ()
-    found = {
+    installed = {
         Entry(
             family,
             point.name,
@@ -76,11 +76,11 @@ def _installed(family: str) -> tuple[Entry, ...]:
         )
         for point in importlib.metadata.entry_points(group=f"mtlcli.{family}")
     }
-    return tuple(sorted(found, key=lambda entry: (entry.name, entry.distribution)))
+    return tuple(sorted(installed, key=lambda entry: (entry.name, entry.distribution)))
 
 
 def entries(family: str) -> list[Entry]:
-    """Return every plugin of a family, built-ins first, without importing any. Two entries may claim one name."""
+    """Return every plugin of a family, built-ins first, without importing any. Two entries may have the same name."""
     return built_in(family) + list(_installed(family))
 
 
@@ -98,7 +98,7 @@ def find(family: str, name: str, where: str) -> Entry:
     """Return the plugin called `name`, not yet imported; `where` opens the error line.
 
     Raises:
-        MtlError: the name is unknown, or two distributions claim it.
+        MtlError: the name is unknown, or two distributions define it.
     """
     if ":" in name:
         return Entry(family, name, name, LOCAL, "")
@@ -115,7 +115,7 @@ def find(family: str, name: str, where: str) -> Entry:
 
 
 def elsewhere(name: str) -> str:
-    """Return the end of an error line about a name of another family; empty if no family has it."""
+    """Return the end of an error line about a name that belongs to another family; empty if no family has it."""
     families = [family.replace("_", " ") for family in FAMILIES if name in names(family)]
     return f"; it is one of the {one_of(families)}" if families else ""
 
@@ -131,7 +131,7 @@ def load(family: str, name: str, where: str) -> Any:
         plugin = _import(entry.target, in_current_folder=entry.distribution == LOCAL)
     except MtlError as error:
         raise MtlError(f'{where}: "{name}" from {entry.origin}: {error}') from error
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # a third-party module can fail in any way, or exit
         if entry.is_built_in:
             raise
         raise MtlError(
@@ -146,7 +146,7 @@ def load(family: str, name: str, where: str) -> Any:
 
 
 def entry_of(plugin: type) -> Entry | None:
-    """Return where an imported plugin class was found; None for a class that was not looked up here."""
+    """Return the entry of an imported plugin class; None for a class that was not looked up here."""
     return _entry_of_class.get(plugin)
 
 
@@ -159,7 +159,7 @@ def family_of(families: Sequence[str], target: str, where: str) -> str:
     """Return which of several families a `package.module:Class` belongs to.
 
     Raises:
-        MtlError: the class cannot be imported or is of none of the families.
+        MtlError: the class cannot be imported or belongs to none of the families.
     """
     try:
         plugin = _import(target, in_current_folder=True)
@@ -175,7 +175,7 @@ def family_of(families: Sequence[str], target: str, where: str) -> str:
 
 
 def _import(target: str, *, in_current_folder: bool = False) -> Any:
-    """Import `package.module:Class`, also from the current folder if asked to."""
+    """Import `package.module:Class`; with `in_current_folder`, also from there."""
     module, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise MtlError(f'"{target}" is not of the form package.module:Class')
@@ -190,7 +190,7 @@ def _import(target: str, *, in_current_folder: bool = False) -> Any:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             places = f" (looked in the installed packages and in {os.getcwd()})" if in_current_folder else ""
             raise MtlError(f'there is no module "{module}"{places}') from error
-        raise
+        raise  # the module exists, but imports one that is not installed
     for part in attribute.split("."):
         if not hasattr(value, part):
             raise MtlError(f'module "{module}" has no "{attribute}"')
@@ -221,7 +221,7 @@ def check_options(
         plugin: the imported class.
         name: what to call the plugin in a message.
         options: what the user wrote.
-        also_known: further keys that a user may have meant.
+        also_known: further keys to suggest for an unknown option.
 
     Returns:
         All options with defaults filled in, and the errors as (option, message) pairs. With errors there are no options.

@@ -1,4 +1,4 @@
-"""A new distribution with a plugin, or a further plugin in it, for `mtl plugins new`: a template with the names changed."""
+"""Create a distribution with a plugin, or add a plugin to one, for `mtl plugins new`, from a template."""
 
 import keyword
 import re
@@ -38,7 +38,7 @@ README = """\
 # mtlcli-{name}
 
 Adds `{name}` to the {family} of [mtlcli](https://github.com/mtlcli/mtlcli). The plugin is one class in
-`{module}/__init__.py`. It works as it is; change it into your own.
+`{module}/__init__.py`. It is a working example to replace with your own method.
 
     pip install -e .
     python -m pytest
@@ -61,7 +61,7 @@ def make_distribution(name: str, family: str, folder: Path) -> None:
     """Write the distribution `mtlcli-NAME` into a folder: pyproject.toml, README.md, a working plugin, and its test.
 
     Raises:
-        MtlError: the name is malformed, or another plugin has it.
+        MtlError: the name is malformed or in use.
     """
     _check_name(name, family, f"mtlcli-{name}")
     module = f"mtlcli_{name.replace('-', '_')}"
@@ -83,8 +83,8 @@ def add_plugin(name: str, family: str, folder: Path) -> Path:
         The new module.
 
     Raises:
-        MtlError: the folder holds no distribution with plugins of mtlcli, it already has a module of this name, or the name
-            is malformed or in use.
+        MtlError: the folder contains no distribution with plugins of mtlcli, it already has a module of this name, or the
+            name is malformed or in use.
     """
     path = folder / "pyproject.toml"
     text, distribution, package = _read_project(path)
@@ -113,7 +113,7 @@ def _check_name(name: str, family: str, distribution: str) -> None:
     row = registry.FAMILIES[family]
     sharing = registry.families_of_flag(row.flag) if row.flag else (row,)
     for entry in (entry for member in sharing for entry in registry.entries(member.name)):
-        # The distribution itself may be installed already while its first plugin is written again.
+        # The distribution may already be installed when its plugin is generated again.
         if entry.name == name and entry.distribution != distribution:
             raise MtlError(f'NAME: "{name}" is already one of the {entry.family} ({entry.origin}); choose another name')
 
@@ -130,8 +130,8 @@ def _read_project(path: Path) -> tuple[str, str, str]:
         return text, project["project"]["name"], re.split(r"[.:]", targets[0])[0]
     except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
         raise MtlError(
-            f"--output: {path.parent} is not empty, and its pyproject.toml names no plugin of mtlcli to add another one to; "
-            "choose another folder"
+            f"--output: {path.parent} is not empty, and its pyproject.toml has no entry point of an mtlcli plugin; choose another "
+            "folder"
         ) from None
 
 
@@ -153,7 +153,7 @@ def _with_entry_point(text: str, family: str, line: str, path: Path) -> str:
         is_added = tomllib.loads(changed) == expected
     except tomllib.TOMLDecodeError:
         is_added = False
-    if not is_added:  # the entry points are written in a way that this function cannot extend, such as an inline table
+    if not is_added:  # the entry points have a form that this function cannot extend, such as an inline table
         raise MtlError(f"{path}: cannot add the entry point; add it to {header} yourself: {line}")
     return changed
 

@@ -1,4 +1,4 @@
-"""The source of classes, found and parsed without importing them or their packages."""
+"""Find and parse the source of classes without importing them or their packages."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Source:
-    """The source of a class: the name of its module, the syntax tree of the module, and the class in it."""
+    """Hold the source of a class: the name of its module, the syntax tree of the module, and the class in it."""
 
     module: str
     tree: ast.Module

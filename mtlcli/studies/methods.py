@@ -1,4 +1,4 @@
-"""What one row of a study changes in the recipe: methods by name, or a recipe file of their own."""
+"""The changes that each row of a study makes to the recipe: methods by name, or a recipe file."""
 
 import re
 from collections.abc import Iterable
@@ -12,16 +12,22 @@ from mtlcli.config.shorthand import absolute_paths
 from mtlcli.errors import MtlError, one_of, suggest
 
 OF_A_METHOD = ("batch_size", "micro_batches")
-"""The keys of `training` that a method's own recipe may change; all others are the study's."""
+"""The keys of `training` that a method's recipe may change; the study sets all others, so that runs stay comparable."""
 
 SHARED = ("tasks", "data", "sample", "encoder", "init")
-"""The sections that are the study's for every method, whatever a method's own recipe says."""
+"""The sections that the study sets for every method, overriding a method's recipe."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A label, the layer that is laid over the recipe, the regularizers that join the recipe's own, and the keys of a method's
-    recipe file that were left out of the layer, for they are the study's."""
+    """Hold the changes of one row of the table.
+
+    Attributes:
+        label: name in the table and of the folder.
+        layer: values that override the recipe.
+        joining: regularizers added to those of the recipe.
+        left_out: keys of the method's recipe file that were ignored, because the study sets them.
+    """
 
     label: str
     layer: Layer
@@ -30,24 +36,27 @@ class Method:
 
 
 def find_methods(texts: Iterable[str]) -> list[Method]:
-    """The rows of a study, in order. Raises MtlError with the errors of all of them."""
-    found: list[Method] = []
+    """Return the methods of a study, in order. Raise MtlError with the errors of all of them."""
+    methods: list[Method] = []
     errors: list[str] = []
     for text in texts:
         try:
-            found.append(find_method(text))
+            methods.append(find_method(text))
         except MtlError as error:
             errors.extend(error.lines)
     if errors:
         raise MtlError(*dict.fromkeys(errors))
-    return found
+    return methods
 
 
 def find_method(text: str) -> Method:
-    """`uncertainty+gradvac`, `scheduler:annealed`, `smart` or `my.yaml` -> what it changes. Raises MtlError.
+    """Return the changes of `uncertainty+gradvac`, `scheduler:annealed`, `smart` or `my.yaml`.
 
-    A balancer or a gradient regularizer replaces both of the recipe, as --balancer does; a regularizer joins those of the
-    recipe; a scheduler or an architecture replaces the recipe's. A recipe file is laid over the recipe whole.
+    A balancer or a gradient regularizer replaces both of the recipe, as --balancer does; a regularizer is added to those of the
+    recipe; a scheduler or an architecture replaces the recipe's. A recipe file overrides the recipe key by key.
+
+    Raises:
+        MtlError: a name is unknown or ambiguous, two names are of the same kind, or the file cannot be read.
     """
     if text.endswith((".yaml", ".yml")):
         return _method_of_file(Path(text))
@@ -57,6 +66,7 @@ def find_method(text: str) -> Method:
         names_by_family.setdefault(family, []).append(name)
     joining, layer = tuple(names_by_family.pop("regularizers", ())), Layer()
     balancing = registry.families_of_flag("--balancer")
+    # Reset both, so that naming a balancer does not silently keep the recipe's gradient regularizer, or the reverse.
     if any(family.name in names_by_family for family in balancing):
         layer.values = {family.key: {"name": family.default} if family.default else None for family in balancing}
     for family, names in names_by_family.items():
@@ -68,11 +78,12 @@ def find_method(text: str) -> Method:
 
 
 def _find_plugin(text: str, method: str) -> tuple[str, str]:
-    """The family and the name: `pcgrad`, `scheduler:annealed` or `package.module:Class`."""
+    """Return the family and name of a plugin written as `pcgrad`, `scheduler:annealed` or `package.module:Class`."""
     before, colon, name = text.partition(":")
     families = {alias: family for family in registry.METHODS for alias in (family, family[:-1])}
     family = families.get(before.lower().replace("-", "_")) if colon else None
     if family is not None:
+        # Only to raise for an unknown name.
         registry.find(family, name, f'method "{method}"')
         return family, name
     if colon:
@@ -82,7 +93,7 @@ def _find_plugin(text: str, method: str) -> tuple[str, str]:
         candidates = [candidate for family in registry.METHODS for candidate in registry.names(family)]
         kinds = one_of(registry.FAMILIES[family].kind for family in registry.METHODS)
         raise MtlError(
-            f'method "{method}": "{text}" is not the name of a method ({kinds})'
+            f'method "{method}": "{text}" is not a known method ({kinds})'
             f"{suggest(text, candidates)} (a recipe file ends in .yaml)"
         )
     if len(matches) > 1:
@@ -97,6 +108,7 @@ def _method_of_file(path: Path) -> Method:
     training = training if isinstance(training, dict) else {}
     dropped = [key for key in SHARED if key in layer.values]
     dropped += [f"training.{key}" for key in training if key in TrainingConfig.model_fields and key not in OF_A_METHOD]
+    # Dropped with a note rather than rejected: an ordinary recipe, with its tasks and data, serves as a method.
     for dotted in dropped:
         key, _, below = dotted.partition(".")
         (training if below else layer.values).pop(below or key)
@@ -104,5 +116,5 @@ def _method_of_file(path: Path) -> Method:
 
 
 def _label(text: str) -> str:
-    """The name of a method in the table and of its folder."""
+    """Return the name of a method in the table and of its folder."""
     return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "method"

@@ -1,10 +1,10 @@
-"""What a study is going to run: methods, seeds and baselines under equal steps, all tried before the first run.
+"""Plan a study: methods, seeds and baselines under equal steps, all checked before the first run.
 
 A study is a folder of ordinary runs and study.json. Equal steps: every run makes the same number of optimizer updates with
-the same epochs and evaluations, without early stopping. What the updates hold is the recipe's and the method's affair: one
-batch of every task with round robin, of one task with a sampling scheduler; the table says how many. A task alone gets as
-many updates as it has batches in a round-robin run. Static weights are drawn and tried on dev with a seed of their own, as
-the baseline that Xin et al. (NeurIPS 2022, arXiv:2209.11379) find hard to beat.
+the same epochs and evaluations, without early stopping. The recipe and the method decide what an update contains: one batch
+of every task with round robin, of one task with a sampling scheduler; the table shows how many. Single-task training gets as
+many updates as the task has batches in a round-robin run. Static weights are tuned on dev with a separate seed, as the
+baseline that Xin et al. (NeurIPS 2022, arXiv:2209.11379) find hard to beat.
 """
 
 import copy
@@ -25,12 +25,12 @@ from mtlcli.training.compatibility import check_combination
 from mtlcli.training.setup import TrainingRun, set_up
 
 TRIAL_SEED = 1000
-"""The seed of the trials, the same in every call of a study: it stays out of the table when a study gets more seeds."""
+"""The seed of the trials, the same in every call of a study, so that it stays out of the table when seeds are added."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to come. `weights` are those of a trial; the configuration of `static` waits for the trials."""
+    """Describe a planned run. `weights` are those of a trial; `config` is None for `static` until the trials are done."""
 
     place: str
     method: str
@@ -42,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study before its first run: what will be in study.json, and the runs in order, seed by seed."""
+    """Hold a study before its first run: the initial content of study.json, and the runs in order, seed by seed."""
 
     study: Study
     jobs: tuple[Job, ...]
@@ -54,22 +54,37 @@ def plan_study(
     base: Config, methods: Sequence[Method], seeds: Sequence[int], *, single_task: bool = True, trials: int = 4,
     cache: Path | None = None,
 ) -> StudyPlan:  # fmt: skip
-    """Reads the data and tries every combination of methods, before any training. Raises MtlError with everything wrong.
+    """Read the data and check every combination of methods, before any training.
 
-    `base` is the recipe; `trials` choices of static weights are tried, none with 0.
+    Args:
+        base: the recipe.
+        methods: the rows of the table.
+        seeds: seeds of the runs of each method.
+        single_task: also train each task alone.
+        trials: choices of static weights to try; 0 for no tuned baseline.
+        cache: folder of token caches; None for none.
+
+    Raises:
+        MtlError: all errors at once.
     """
-    labels = [one.label for one in methods]
-    errors = [f'two methods are called "{one}"; rename one' for one in dict.fromkeys(labels) if labels.count(one) > 1]
-    errors += [f'"{one}" is the name of a baseline; rename the method' for one in labels if one in (SINGLE, STATIC)]
+    labels = [method.label for method in methods]
+    errors = [
+        f'two methods are called "{label}"; rename one' for label in dict.fromkeys(labels) if labels.count(label) > 1
+    ]
+    errors += [
+        f'"{label}" is the name of a baseline; rename the method' for label in labels if label in (SINGLE, STATIC)
+    ]
     if trials and TRIAL_SEED in seeds:
-        errors.append(f"--seeds: static weights are tuned with seed {TRIAL_SEED}; choose another one, or --no-tuned")
+        errors.append(f"--seeds: static weights are tuned with seed {TRIAL_SEED}; choose another seed, or --no-tuned")
     if errors:
         raise MtlError(*errors)
+
     prepared = set_up(_over(base, _weighted(None)), cache=cache)
     steps, per_epoch = prepared.plan.steps, prepared.plan.steps_per_epoch
     tasks = {name: _measured(prepared, name) for name in prepared.dev}
     if not tasks:
-        raise MtlError("no task has dev rows, so there is nothing to compare methods by")
+        raise MtlError("no task has dev rows to compare methods on; set tasks.NAME.dev for at least one task")
+    # Early stopping would give methods different numbers of updates.
     fixed = {"steps": steps, "epochs": None, "steps_per_epoch": per_epoch, "patience": None}
     base = _over(base, Layer({"training": fixed}))
     configs: dict[str, Config] = {}
@@ -90,10 +105,11 @@ def plan_study(
                 Job(f"{SINGLE}/{name}/seed-{seed}", SINGLE, "single-task", seed, _seeded(_alone(base, name), seed))
                 for name in tasks
             ]
-        if any(one.kind == "trial" for one in jobs):
+        if any(job.kind == "trial" for job in jobs):
             jobs.append(Job(f"{STATIC}/seed-{seed}", STATIC, "static", seed, None))
         jobs += [
-            Job(f"{label}/seed-{seed}", label, "method", seed, _seeded(one, seed)) for label, one in configs.items()
+            Job(f"{label}/seed-{seed}", label, "method", seed, _seeded(config, seed))
+            for label, config in configs.items()
         ]
     return StudyPlan(study, tuple(jobs), base, tuple(_notes(prepared, methods)))
 
@@ -101,18 +117,18 @@ def plan_study(
 def _notes(prepared: TrainingRun, methods: Sequence[Method]) -> list[str]:
     notes = []
     if left_out := list(dict.fromkeys(key for method in methods for key in method.left_out)):
-        notes.append(f"what method recipes say of {one_of(left_out)} is not read: the study's own holds for all")
+        notes.append(f"ignored in method recipes, because the study sets them for all methods: {one_of(left_out)}")
     epochs, per_epoch = len(prepared.plan.epoch_ends), prepared.plan.steps_per_epoch
     if epochs < 3:
         notes.append(
-            f"a run has {epochs} epoch{'s' if epochs > 1 else ''} of {per_epoch} steps; methods that go by epochs need several: "
-            "--set training.steps_per_epoch=N"
+            f"a run has {epochs} epoch{'s' if epochs > 1 else ''} of {per_epoch} steps; methods that act once per epoch need "
+            "several: --set training.steps_per_epoch=N"
         )
     return notes
 
 
 def _over(base: Config, *layers: Layer) -> Config:
-    """The resolved recipe with layers over it."""
+    """Resolve the recipe with more layers on top. Copies, because resolving changes the layers."""
     return resolve([Layer(copy.deepcopy(base.plain())), *copy.deepcopy(layers)])
 
 
@@ -121,7 +137,7 @@ def _seeded(config: Config, seed: int) -> Config:
 
 
 def _weighted(weights: Mapping[str, float] | None) -> Layer:
-    """Static weights of the losses, or equal ones, and nothing that combines gradients."""
+    """Return a layer with static weights of the losses, or equal ones, and no gradient regularizer."""
     balancer = (
         {"name": FAMILIES["balancers"].default} if weights is None else {"name": "static", "weights": dict(weights)}
     )
@@ -129,30 +145,31 @@ def _weighted(weights: Mapping[str, float] | None) -> Layer:
 
 
 def _alone(base: Config, task: str) -> Config:
-    """The recipe with this task alone, of which every step has a batch."""
+    """Return the recipe with this task alone and one batch of it in every step."""
     values = base.plain()
     values["tasks"] = {task: values["tasks"][task]}
-    values["training"]["select_by"] = "mean"
+    values["training"]["select_by"] = "mean"  # the recipe may name a metric of another task
     return resolve([Layer(values), _weighted(None), Layer({"scheduler": {"name": FAMILIES["schedulers"].default}})])
 
 
 def _joined(base: Config, method: Method) -> Layer:
-    """The layer of a method, its regularizers behind those of the recipe."""
+    """Return the layer of a method, with its regularizers after those of the recipe."""
     if not method.joining:
         return method.layer
-    known = [one.name for one in base.regularizers]
-    kept = [one.model_dump() for one in base.regularizers]
-    added = [{"name": name} for name in method.joining if name not in known]
-    return replace(method.layer, values=method.layer.values | {"regularizers": kept + added})
+    names = [regularizer.name for regularizer in base.regularizers]
+    stored = [regularizer.model_dump() for regularizer in base.regularizers]
+    added = [{"name": name} for name in method.joining if name not in names]
+    return replace(method.layer, values=method.layer.values | {"regularizers": stored + added})
 
 
 def _trials(base: Config, names: Sequence[str], seed: int, count: int) -> list[Job]:
-    """Equal weights first, then weights drawn log-uniformly from 1/4 to 4 and divided by their mean."""
-    chance = Random(seed_for(seed, "static weights"))
+    """Return the trials: equal weights first, then weights drawn log-uniformly from 1/4 to 4 and divided by their mean."""
+    random = Random(seed_for(seed, "static weights"))
     jobs = []
     for number in range(count):
-        drawn = [4 ** chance.uniform(-1, 1) if number else 1.0 for _ in names]
-        weights = {name: round(len(names) * one / sum(drawn), 4) for name, one in zip(names, drawn, strict=True)}
+        drawn = [4 ** random.uniform(-1, 1) if number else 1.0 for _ in names]
+        # A mean of 1 keeps the learning rate comparable between trials.
+        weights = {name: round(len(names) * weight / sum(drawn), 4) for name, weight in zip(names, drawn, strict=True)}
         config = _seeded(_over(base, _weighted(weights)), seed)
         jobs.append(Job(f"trials/{number}/seed-{seed}", STATIC, "trial", seed, config, weights))
     return jobs
@@ -164,7 +181,7 @@ def _measured(prepared: TrainingRun, task: str) -> TaskMetric:
 
 
 def _try(config: Config, facts: tuple[TaskFacts, ...]) -> None:
-    """Builds what is cheap to build, so that a wrong method is found before the first run. Raises MtlError."""
+    """Build the plugins of a method, which is cheap, so that errors appear before the first run. Raise MtlError."""
     check_combination(config)
     run = RunFacts(facts, config.training.seed, config.training.micro_batches)
     scheduler = config.scheduler.make(run)
@@ -176,17 +193,19 @@ def _try(config: Config, facts: tuple[TaskFacts, ...]) -> None:
     ends = scheduler.epoch_ends(length.epochs or 1, length.steps, length.steps_per_epoch or scheduler.steps_per_epoch())
     if ends[-1] != length.steps:
         raise MtlError(
-            f'the scheduler "{config.scheduler.name}" makes runs of {ends[-1]} steps, the study runs of {length.steps}; give '
-            f"--steps {ends[-1]}, or change the scheduler's own lengths"
+            f'the scheduler "{config.scheduler.name}" fixes the length at {ends[-1]} steps, but the study has {length.steps}; '
+            f"set --steps {ends[-1]}, or change the lengths in the scheduler's options"
         )
 
 
 def with_best_weights(plan: StudyPlan, job: Job) -> Job:
-    """The job with the weights of the trial with the best score. Raises MtlError where every trial failed."""
-    tried = [
-        one for one in plan.study.records if one.kind == "trial" and one.seed == TRIAL_SEED and one.score is not None
+    """Return the job with the weights of the trial with the best score. Raise MtlError if every trial failed."""
+    trials = [
+        record
+        for record in plan.study.records
+        if record.kind == "trial" and record.seed == TRIAL_SEED and record.score is not None
     ]
-    if not tried:
-        raise MtlError("no trial of static weights has finished")
-    best = max(tried, key=lambda one: one.score or 0.0)
+    if not trials:
+        raise MtlError("every trial of static weights failed")
+    best = max(trials, key=lambda record: record.score or 0.0)
     return replace(job, config=_seeded(_over(plan.base, _weighted(best.weights)), job.seed), weights=best.weights)

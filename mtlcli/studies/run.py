@@ -1,4 +1,4 @@
-"""A study: one recipe with several methods and seeds, run after run, each in an ordinary run folder next to `study.json`."""
+"""A study: one recipe with several methods and seeds. Each run is an ordinary run folder next to `study.json`."""
 
 import shutil
 import time
@@ -22,7 +22,7 @@ from mtlcli.training.run import open_or_restart, run_training
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run of the study starts, `number` of `total`."""
+    """Report that a run of the study starts, `number` of `total`."""
 
     job: Job
     number: int
@@ -31,7 +31,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """A run of the study is finished; `reused` if an earlier call finished it."""
+    """Report that a run of the study has finished; `reused` if an earlier call finished it."""
 
     record: Record
     number: int
@@ -41,7 +41,7 @@ class RunEnded:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The study was stopped; the same call resumes it."""
+    """Report that the study was stopped; the same call resumes it."""
 
     done: int
     total: int
@@ -51,7 +51,7 @@ StudyEvent = RunStarted | RunEnded | Interrupted | Event
 
 
 def check_study_folder(folder: Path) -> None:
-    """Raise MtlError for a folder that holds something else than a study. Called before anything is slow."""
+    """Raise MtlError if the folder contains anything but a study. Called before any slow work."""
     if folder.exists() and not folder.is_dir():
         raise MtlError(f"--output: {folder} is a file; expected a folder")
     if not is_free(folder) and not (folder / STUDY).is_file():
@@ -62,10 +62,10 @@ def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> lis
     """Add the finished runs of an earlier call to the plan, or remove them with `overwrite`.
 
     Returns:
-        With `overwrite`, the names of what is left in the folder, because no study wrote it.
+        With `overwrite`, the names of the files left in the folder, because no study wrote them.
 
     Raises:
-        MtlError: the folder holds something else, or runs of another recipe.
+        MtlError: the folder contains something else, or runs of another recipe.
     """
     check_study_folder(folder)
     if not (folder / STUDY).is_file():
@@ -94,12 +94,14 @@ def open_study(plan: StudyPlan, folder: Path, *, overwrite: bool = False) -> lis
 
 def _remove_study(folder: Path) -> list[str]:
     """Remove the runs of a study, their lists of seeds and study.json, and return the names of everything else."""
+    # Only folders named by a study: a run that a user placed in the folder is kept.
     for run in sorted({path.parent for name in (CONFIG, RECORD) for path in folder.glob(f"*/**/{name}")}):
         if run.name.startswith("seed-"):
             with claim(run, overwrite=True) as claimed:
                 claimed.clear()
     for path in folder.glob(f"*/**/{SEEDS}"):
         discard(path)
+    # In reverse order, so that a folder follows its subfolders and can be empty by then.
     for path in sorted(folder.glob("*/**/"), reverse=True):
         if path != folder and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
@@ -114,10 +116,10 @@ def run_study(
     command: str = "",
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[StudyEvent]:
-    """Run the rest of the plan, yielding what happens. After each run, study.json is written, and next to the runs of each
-    method the list that makes them a group of seeds.
+    """Run the rest of the plan and yield its events.
 
-    A run that fails is recorded with its error and does not end the study; a later call tries it again.
+    After each run, study.json is written, and next to the runs of each method the list that makes them a group of seeds. A run
+    that fails is recorded with its error and does not end the study; a later call retries it.
     """
     study, total = plan.study, len(plan.jobs)
     make_folder(folder)
@@ -130,6 +132,7 @@ def run_study(
             if job.kind == "static":
                 job = with_best_weights(plan, job)
             done = study.record(job.place)
+            # More trials can select other static weights; the baseline is then trained again.
             if done is not None and done.weights == job.weights:
                 yield RunEnded(done, number, total, reused=True)
                 continue
@@ -154,7 +157,7 @@ def run_study(
 
 
 def _run(job: Job, folder: Path, command: str, stop: Callable[[], bool]) -> Generator[Event, None, Record | None]:
-    """Train or resume one run and time every step. Returns its record, None if it was interrupted."""
+    """Train or resume one run and time every step. Return its record; None if it was interrupted."""
     if job.config is None:
         raise ValueError("a job without a configuration")
     times: list[float] = []

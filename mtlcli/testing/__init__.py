@@ -7,9 +7,9 @@
         check_balancer(Mine)
         check_balancer(Mine, temperature=0.5)
 
-Each takes the class and its options by keyword, and raises AssertionError with one sentence: what was expected and what was
-found. Plugins are checked in the run `RUN` with the tasks `grades` (three classes, 1000 rows), `scores` (0 to 5, 300 rows) and
-`pairs` (two classes, 100 rows), and in a run of `grades` alone.
+Each function takes the class and its options by keyword, and raises AssertionError with one sentence that states the expected
+and the actual result. Plugins are checked in the run `RUN` with the tasks `grades` (three classes, 1000 rows), `scores` (0 to
+5, 300 rows) and `pairs` (two classes, 100 rows), and in a run of `grades` alone.
 """
 
 from mtlcli.testing.architectures import check_architecture

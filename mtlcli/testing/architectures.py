@@ -29,6 +29,7 @@ def check_architecture(plugin: type[Architecture], **options: object) -> None:
     architecture.eval()
     batch = tiny_batch(0, GRADES)
     inputs = Inputs(batch.tokens, batch.mask, batch.types)
+    # By identity: tensors of the same values can be different parameters.
     private = [{id(p) for p in architecture.private_parameters(task)} for task in range(3)]
     names = {id(parameter): key for key, parameter in architecture.named_parameters()}
     encoder = {id(parameter) for parameter in architecture.encoder.parameters()}
@@ -43,6 +44,7 @@ def check_architecture(plugin: type[Architecture], **options: object) -> None:
         architecture.zero_grad()
         hidden = architecture(task, inputs)
         _check_hidden(name, hidden, (4, 6, DIM))
+        # A gradient reaches exactly the parameters that the task uses.
         hidden.last.square().sum().backward()
         used = {id(parameter) for parameter in architecture.parameters() if parameter.grad is not None}
         foreign = used & set().union(*(private[other] for other in range(3) if other != task))
@@ -54,6 +56,7 @@ def check_architecture(plugin: type[Architecture], **options: object) -> None:
     trainable = {id(parameter) for parameter in architecture.parameters() if parameter.requires_grad}
     idle = [names[parameter] for parameter in trainable - reached]
     expect(not idle, f"{name}: no task uses {listed(idle)}")
+    # The copy was built with other random weights, so anything missing from the state shows in its output.
     other.load_state_dict(architecture.state_dict())
     other.eval()
     with torch.inference_mode():

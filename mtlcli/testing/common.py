@@ -1,4 +1,4 @@
-"""The run in which plugins are checked, and checks that several families share."""
+"""The run in which plugins are checked, and the checks that several families share."""
 
 import inspect
 import itertools
@@ -45,16 +45,17 @@ def checked_options(plugin: type, base: type, facts: int, options: Mapping[str, 
     expect(
         not inspect.isabstract(plugin), f"{name} does not define {listed(getattr(plugin, '__abstractmethods__', ()))}"
     )
+    # In the class's own dict, because a docstring is otherwise inherited from the base.
     expect(
         plugin.__dict__.get("__doc__"), f"{name}: expected a docstring, whose first sentence `mtl plugins list` shows"
     )
     constructor = plugin.__init__  # type: ignore[misc]
     if constructor is not object.__init__:
         parameters = list(inspect.signature(constructor).parameters.values())[1:]
-        others = [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
+        positional = [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
         expect(
-            len(others) == facts,
-            f"{name}.__init__: expected {facts} positional parameter(s) and then keyword-only options, found {others}",
+            len(positional) == facts,
+            f"{name}.__init__: expected {facts} positional parameter(s) and then keyword-only options, found {positional}",
         )
     model = registry.options_model(plugin)
     for option, field in model.model_fields.items():
@@ -69,8 +70,9 @@ def checked_options(plugin: type, base: type, facts: int, options: Mapping[str, 
     return {option: getattr(checked, option) for option in model.model_fields}
 
 
-def listed(things: Any) -> str:
-    return ", ".join(sorted(map(str, things))) or "none"
+def listed(names: Any) -> str:
+    """Return names in alphabetical order for a message."""
+    return ", ".join(sorted(map(str, names))) or "none"
 
 
 def close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> bool:
@@ -81,17 +83,20 @@ def close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> bool:
 
 
 def finite(*tensors: Tensor) -> bool:
+    """Return whether all numbers of all tensors are finite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def numbers(tensor: Tensor) -> list[Any]:
-    found: list[Any] = tensor.detach().tolist()
-    return found
+    """Return the numbers of a tensor for a message."""
+    values: list[Any] = tensor.detach().tolist()
+    return values
 
 
 @contextmanager
 def own_randomness(name: str) -> Iterator[None]:
     """Check that the block does not use torch's global random state."""
+    # A plugin that drew from it would change the model's dropout masks.
     before = torch.get_rng_state()
     yield
     expect(
@@ -134,8 +139,8 @@ def saved_and_loaded(plugin: Plugin, make: Callable[[], Plugin]) -> Any:
     return fresh
 
 
-def tell(
-    listener: Plugin,
+def call_hooks(
+    plugin: Plugin,
     run: RunFacts,
     steps: Sequence[Sequence[int]],
     *,
@@ -149,22 +154,26 @@ def tell(
         rows = torch.randn(len(tasks), 5, generator=random, dtype=torch.float64)
         losses = torch.rand(len(tasks), generator=random) + 0.1
         weights = torch.ones(len(tasks))
-        made = rows @ rows.T if gram else None
-        listener.on_step(StepResult(step, torch.tensor(tasks), losses, weights, made, 0.9 * losses if after else None))
+        products = rows @ rows.T if gram else None
+        plugin.on_step(
+            StepResult(step, torch.tensor(tasks), losses, weights, products, 0.9 * losses if after else None)
+        )
+    # A sampling scheduler may miss a task for an epoch, and a task may have no dev rows.
     seen = range(len(run.tasks)) if len(run.tasks) < 3 or shift % 2 else range(len(run.tasks) - 1)
-    listener.on_epoch(EpochResult(shift, {task: 0.5 + task for task in seen}))
+    plugin.on_epoch(EpochResult(shift, {task: 0.5 + task for task in seen}))
     metrics = {task: {f"metric of {run.tasks[task].name}": 0.25 * task} for task in seen}
-    listener.on_evaluation(EvaluationResult(shift, {task: 0.7 + task for task in seen}, metrics))
+    plugin.on_evaluation(EvaluationResult(shift, {task: 0.7 + task for task in seen}, metrics))
 
 
 def steps_of(run: RunFacts, *, all_tasks: bool) -> list[list[int]]:
     """Return every set of tasks that a step may visit; only the full one for a plugin that needs all tasks."""
-    everything = range(len(run.tasks))
-    sizes = [len(everything)] if all_tasks else range(1, len(everything) + 1)
-    return [list(tasks) for size in sizes for tasks in itertools.combinations(everything, size)]
+    indices = range(len(run.tasks))
+    sizes = [len(indices)] if all_tasks else range(1, len(indices) + 1)
+    return [list(tasks) for size in sizes for tasks in itertools.combinations(indices, size)]
 
 
 def check_needs(plugin: Any) -> None:
+    """Check the values of `needs` and `native_scale`."""
     unknown = set(plugin.needs) - set(get_args(Need))
     expect(not unknown, f"{plugin.__name__}.needs: expected some of {listed(get_args(Need))}; found {listed(unknown)}")
     expect(
@@ -174,15 +183,15 @@ def check_needs(plugin: Any) -> None:
 
 
 def start_of(model: MultiTaskModel, facts: Sequence[TaskFacts]) -> SetupContext:
-    """Return the context of `setup` for this model. A teacher is half sure of one label and half of another."""
+    """Return the context of `setup` for this model, with a teacher that gives two labels a probability of one half each."""
 
     def teach(folder: str, task: int) -> Arrays:
         target, n = facts[task].target, facts[task].rows
         votes = [target.examples(n), target.examples(n + 1).take(slice(1, None))]
-        taught = target.soft(target.average(votes, [target, target]))
-        if taught is None:
-            raise ValueError(f"{facts[task].name} cannot be taught")
-        return taught
+        soft = target.soft(target.average(votes, [target, target]))
+        if soft is None:
+            raise ValueError(f"{facts[task].name} does not support distillation")
+        return soft
 
     def named(granularity: str) -> tuple[str, ...]:
         return tuple(name for name, _ in blocks(model, granularity))

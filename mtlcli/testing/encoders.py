@@ -18,7 +18,7 @@ LENGTH = 32
 
 
 def check_encoder(plugin: type[EncoderSource], **options: object) -> None:
-    """Get the folder of an encoder plugin and load it as a run does.
+    """Check the folder that an encoder plugin returns, loading it as a run does.
 
     - the folder contains config.json, *.safetensors and tokenizer.json, and AutoModel and AutoTokenizer load it;
     - hidden states are finite (n, length, dim), and the model has the requested number of positions;
@@ -33,6 +33,7 @@ def check_encoder(plugin: type[EncoderSource], **options: object) -> None:
     quiet_transformers()
     texts = ("a small house by the sea", "the sea is large and the house is not", "not by the house") * 20
     states = []
+    # Twice in fresh folders, to compare the weights.
     for _ in range(2):
         with tempfile.TemporaryDirectory() as scratch:
             folder = plugin(**checked).folder(
@@ -56,6 +57,7 @@ def _hidden_states(name: str, model: Any, tokenizer: Any, texts: list[str], dim:
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
     pair = tokenizer(texts[0], texts[1])["input_ids"]
     both = len(tokenizer(texts[0])["input_ids"]) + len(tokenizer(texts[1], add_special_tokens=False)["input_ids"])
+    # Some tokenizers ignore the second text without an error.
     expect(len(pair) >= both, f"{name}: its tokenizer drops a part of a pair of texts")
     model.eval()
     with torch.inference_mode():

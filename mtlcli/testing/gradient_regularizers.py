@@ -10,6 +10,7 @@ from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.testing.common import (
     ALONE,
     RUN,
+    call_hooks,
     check_needs,
     checked_options,
     close,
@@ -21,7 +22,6 @@ from mtlcli.testing.common import (
     saved_and_loaded,
     start_of,
     steps_of,
-    tell,
 )
 from mtlcli.testing.models import tiny_model
 
@@ -39,34 +39,34 @@ def check_gradient_regularizer(plugin: type[GradientRegularizer], **options: obj
     """
     checked = checked_options(plugin, GradientRegularizer, 1, options)
     check_needs(plugin)
-    name, whole = plugin.__name__, "all-tasks" in plugin.needs
+    name, all_tasks = plugin.__name__, "all-tasks" in plugin.needs
     expect("scale" in checked, f"{name}: expected the option `scale: native | mean | sum`, found {listed(checked)}")
 
     start = start_of(tiny_model(RUN.tasks), RUN.tasks)
 
     def make(run: RunFacts = RUN, **more: object) -> GradientRegularizer:
-        made = plugin(run, **checked | more)
-        made.setup(start)
-        return made
+        regularizer = plugin(run, **checked | more)
+        regularizer.setup(start)
+        return regularizer
 
     with own_randomness(name):
         regularizer = make()
-        for tasks in steps_of(RUN, all_tasks=whole):
+        for tasks in steps_of(RUN, all_tasks=all_tasks):
             for rows in _gradients(len(tasks)):
-                found = _combine(regularizer, rows, tasks)
+                combined = _combine(regularizer, rows, tasks)
                 expect(
-                    finite(found),
-                    f"{name}: expected finite numbers for the gradients {numbers(rows)}, found {numbers(found)}",
+                    finite(combined),
+                    f"{name}: expected finite numbers for the gradients {numbers(rows)}, found {numbers(combined)}",
                 )
             if len(tasks) == 2:
                 _check_order_of_two(regularizer, tasks)
-        _check_native_scale(make, whole)
-        tell(regularizer, RUN, steps_of(RUN, all_tasks=whole), gram="gram" in plugin.needs)
+        _check_native_scale(make, all_tasks)
+        call_hooks(regularizer, RUN, steps_of(RUN, all_tasks=all_tasks), gram="gram" in plugin.needs)
         copy = saved_and_loaded(regularizer, make)
         rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(3))
-        rows[1] -= rows[0] + rows[2]
+        rows[1] -= rows[0] + rows[2]  # opposed to both others, so that every method acts
         for _ in range(5):
-            first, second = (_combine(one, rows, [0, 1, 2]) for one in (regularizer, copy))
+            first, second = (_combine(twin, rows, [0, 1, 2]) for twin in (regularizer, copy))
             expect(
                 torch.equal(first, second),
                 f"{name}: expected a copy with the same state to give the same combination, found {numbers(first)} and "
@@ -78,10 +78,12 @@ def _gradients(k: int) -> Iterator[Tensor]:
     random = torch.Generator().manual_seed(k)
     rows = torch.randn(k, 5, generator=random)
     yield rows
+    # Degenerate cases: no gradient at all, a task without one, opposed gradients, and nearly equal ones.
     yield torch.zeros(k, 5)
     yield torch.cat([rows[:-1], torch.zeros(1, 5)])
     yield rows[:1] * torch.tensor([1.0, -1.0, 1.0])[:k, None]
     yield rows[:1].repeat(k, 1) + 1e-6 * rows
+    # Solvers with absolute tolerances fail at other scales than 1.
     for scale in (1e-8, 1e-4, 1e4, 1e8):
         yield scale * rows
         yield torch.cat([scale * rows[:1], rows[1:]])
@@ -95,7 +97,7 @@ def _combine(regularizer: GradientRegularizer, rows: Tensor, tasks: list[int]) -
     before, index = gram.clone(), torch.tensor(tasks)
     weights: Tensor | None = None
     if regularizer.reads_rows:
-        found = regularizer.combine(rows.clone(), gram, index)
+        combined = regularizer.combine(rows.clone(), gram, index)
     else:
         _check_blocks(regularizer, gram, index)
         weights = regularizer.weights(gram, index)
@@ -104,50 +106,52 @@ def _combine(regularizer: GradientRegularizer, rows: Tensor, tasks: list[int]) -
             f"{name}.weights: expected ({len(tasks)},) numbers, found {weights!r}",
         )
         expect(finite(weights), f"{name}.weights: found {numbers(weights)} for the Gram matrix {numbers(before)}")
-        found = (weights.double() @ rows.double()).to(rows)
+        combined = (weights.double() @ rows.double()).to(rows)
     expect(torch.equal(gram, before), f"{name} changes the Gram matrix that it receives; expected a copy")
-    expect(found.shape == rows.shape[1:], f"{name}: expected ({rows.shape[1]},), found {tuple(found.shape)}")
-    return found * regularizer.scaling(len(tasks), weights)
+    expect(combined.shape == rows.shape[1:], f"{name}: expected ({rows.shape[1]},), found {tuple(combined.shape)}")
+    return combined * regularizer.scaling(len(tasks), weights)
 
 
 def _check_blocks(regularizer: GradientRegularizer, gram: Tensor, tasks: Tensor) -> None:
     if regularizer.granularity == "whole":
         return
     count = len(start_of(tiny_model(RUN.tasks), RUN.tasks).blocks(regularizer.granularity))
-    found = regularizer.block_weights(gram.repeat(count, 1, 1), tasks)
+    weights = regularizer.block_weights(gram.repeat(count, 1, 1), tasks)
     expect(
-        isinstance(found, Tensor) and found.shape == (count, len(tasks)) and finite(found),
-        f"{type(regularizer).__name__}.block_weights: expected finite weights ({count}, {len(tasks)}), found {found!r}",
+        isinstance(weights, Tensor) and weights.shape == (count, len(tasks)) and finite(weights),
+        f"{type(regularizer).__name__}.block_weights: expected finite weights ({count}, {len(tasks)}), found {weights!r}",
     )
 
 
-def _check_native_scale(make: Callable[..., GradientRegularizer], whole: bool) -> None:
+def _check_native_scale(make: Callable[..., GradientRegularizer], all_tasks: bool) -> None:
+    # Equal gradients have no conflict, so only the scale of the method shows.
     gradient = torch.tensor([0.3, -1.2, 0.7, 2.0, 0.1])
     for scale in ("native", "mean", "sum"):
         for run in (ALONE, RUN):
-            for tasks in steps_of(run, all_tasks=whole):
+            for tasks in steps_of(run, all_tasks=all_tasks):
                 k = len(tasks)
                 regularizer = make(run, scale=scale)
-                found = _combine(regularizer, gradient.repeat(k, 1), tasks)
+                combined = _combine(regularizer, gradient.repeat(k, 1), tasks)
                 kind = regularizer.native_scale if scale == "native" else scale
-                along = float(found @ gradient / (gradient @ gradient))
+                along = float(combined @ gradient / (gradient @ gradient))
                 factor = {"mean": 1.0, "sum": float(k)}.get(kind, max(along, 1e-6))
                 expect(
-                    close(found, factor * gradient, 1e-3),
+                    close(combined, factor * gradient, 1e-3),
                     f"{type(regularizer).__name__}: {k} gradient(s) equal to {numbers(gradient)} with scale {scale} (native: "
-                    f"{regularizer.native_scale}): expected {numbers(factor * gradient)}, found {numbers(found)}",
+                    f"{regularizer.native_scale}): expected {numbers(factor * gradient)}, found {numbers(combined)}",
                 )
 
 
 def _check_order_of_two(regularizer: GradientRegularizer, tasks: list[int]) -> None:
     state = {key: value.clone() for key, value in regularizer.state_dict().items()}
     for rows in (torch.tensor([[1.0, 0.0], [-1.0, 1.0]]), torch.tensor([[3.0, 1.0], [1.0, 0.5]])):
-        found = []
+        results = []
         for order in ([0, 1], [1, 0]):
+            # Both orders start from the same history and random state.
             regularizer.load_state_dict(state)
-            found.append(_combine(regularizer, rows[order], [tasks[at] for at in order]))
+            results.append(_combine(regularizer, rows[order], [tasks[index] for index in order]))
         expect(
-            close(found[0], found[1]),
-            f"{type(regularizer).__name__}: expected the same combination for two tasks in either order, found {numbers(found[0])} "
-            f"and {numbers(found[1])}",
+            close(results[0], results[1]),
+            f"{type(regularizer).__name__}: expected the same combination for two tasks in either order, found "
+            f"{numbers(results[0])} and {numbers(results[1])}",
         )

@@ -89,18 +89,20 @@ def _method_of(error: Exception, plugin: type[Head]) -> str:
 
 def _encodings(sides: int, n: int = 4, length: int = 6, layers: int = 4) -> tuple[EncoderOutput, ...]:
     random = torch.Generator().manual_seed(n)
-    found = []
+    encodings = []
     for _ in range(sides):
         states = [torch.randn(n, length, DIM, generator=random).requires_grad_() for _ in range(layers)]
+        # Rows of different lengths, at least two tokens each, so that padding matters.
         mask = torch.arange(length)[None] < torch.arange(length, length - n, -1)[:, None].clamp(min=2)
-        found.append(EncoderOutput(states[-1], mask, states[-1][:, 0], tuple(states)))
-    return tuple(found)
+        encodings.append(EncoderOutput(states[-1], mask, states[-1][:, 0], tuple(states)))
+    return tuple(encodings)
 
 
 def _check_head(head: Head, facts: HeadFacts) -> None:
-    """In training: shapes, dtypes, gradients."""
+    """Check a head in training: shapes, dtypes, gradients."""
     task = facts.task
     name = f"{type(head).__name__} for {task.name}"
+    # A last batch of one row must not fail, as a squeeze or a batch norm would.
     for n in (4, 1):
         encodings = _encodings(facts.sides, n)
         if not head.all_layers:
@@ -137,16 +139,18 @@ def _check_head(head: Head, facts: HeadFacts) -> None:
     if head.further_layers:
         count = len(encodings[0].layers)
         named = {layer % count for layer in (*head.further_layers, -1)}
-        reached_states = {index % count for index, one in enumerate(gradients[len(parameters) :]) if one is not None}
+        reached_states = {
+            index % count for index, gradient in enumerate(gradients[len(parameters) :]) if gradient is not None
+        }
         expect(
             reached_states <= named,
             f"{name}: further_layers names {head.further_layers}, and it also reads hidden states {sorted(reached_states - named)}",
         )
-    expect(any(bool((one != 0).any()) for one in below), f"{name}: the loss does not reach the encoder")
+    expect(any(bool((gradient != 0).any()) for gradient in below), f"{name}: the loss does not reach the encoder")
 
 
 def _check_head_in_use(head: Head, make: Callable[[], Head], facts: HeadFacts) -> None:
-    """Out of training: decoding, rows on their own, padding, save and load."""
+    """Check a head in evaluation mode: decoding, independence of rows and padding, save and load."""
     task, name = facts.task, f"{type(head).__name__} for {facts.task.name}"
     head.eval()
     encodings = _encodings(facts.sides)
@@ -165,34 +169,46 @@ def _check_head_in_use(head: Head, make: Callable[[], Head], facts: HeadFacts) -
             f"{name}: expected a loss of 0 in the first row, whose label is unknown, and {numbers(plain[1:])} in the others; "
             f"found {numbers(masked)}",
         )
+        # Large outputs saturate a sigmoid or softmax, and must still decode to valid values.
         for scale in (1.0, 1e4):
             _check_decoded(name, head.decode(output * scale), task, len(output))
         order = torch.tensor([2, 0, 3, 1])
         shuffled = tuple(
             EncoderOutput(
-                one.tokens[order], one.mask[order], one.pooled[order], tuple(state[order] for state in one.layers)
+                encoding.tokens[order],
+                encoding.mask[order],
+                encoding.pooled[order],
+                tuple(state[order] for state in encoding.layers),
             )
-            for one in encodings
+            for encoding in encodings
         )
         expect(
-            close(head(shuffled), output[order], 1e-4), f"{name}: out of training, rows depend on each other's order"
+            close(head(shuffled), output[order], 1e-4), f"{name}: in evaluation mode, rows depend on each other's order"
         )
         alone = tuple(
-            EncoderOutput(one.tokens[:1], one.mask[:1], one.pooled[:1], tuple(state[:1] for state in one.layers))
-            for one in encodings
+            EncoderOutput(
+                encoding.tokens[:1],
+                encoding.mask[:1],
+                encoding.pooled[:1],
+                tuple(state[:1] for state in encoding.layers),
+            )
+            for encoding in encodings
         )
-        # Measured on the scale of all rows: a single output may be near 0 and hold little else than rounding.
+        # Compared on the scale of all rows, because a single output near 0 may consist of rounding error.
         together = torch.cat([head(alone), output[1:]])
-        expect(close(together, output, 1e-4), f"{name}: out of training, a row depends on the rows beside it")
+        expect(close(together, output, 1e-4), f"{name}: in evaluation mode, a row depends on the other rows")
+        # Large values, because an attention weight on padding may be small.
         padded = tuple(
             replace(
-                one,
-                tokens=one.tokens.masked_fill(~one.mask[..., None], 1e3),
-                layers=tuple(state.masked_fill(~one.mask[..., None], 1e3) for state in one.layers),
+                encoding,
+                tokens=encoding.tokens.masked_fill(~encoding.mask[..., None], 1e3),
+                layers=tuple(state.masked_fill(~encoding.mask[..., None], 1e3) for state in encoding.layers),
             )
-            for one in encodings
+            for encoding in encodings
         )
-        expect(close(head(padded), output, 1e-4), f"{name}: the output depends on padding; expected mask to be heeded")
+        expect(
+            close(head(padded), output, 1e-4), f"{name}: the output depends on padding; expected the head to use mask"
+        )
         copy = make().eval()
         copy.load_state_dict(head.state_dict())
         expect(

@@ -34,6 +34,7 @@ def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
     )
     random = np.random.default_rng(0)
     predicted, gold = _made_up(target, random, 30)
+    # The rows themselves, and ten bootstrap resamples as counts of each row.
     counts = np.concatenate([np.ones((1, 30), dtype=np.int64), random.multinomial(30, np.full(30, 1 / 30), size=10)])
     values = _measure(metric, predicted, gold, counts)
     drawn = [np.repeat(np.arange(30), count) for count in counts]
@@ -42,6 +43,7 @@ def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
         np.allclose(values, repeated, rtol=1e-9, atol=1e-12),
         f"{name}: expected the value of the repeated rows, {repeated}; found {values.tolist()}",
     )
+    # A metric that accumulates over rows or resamples must not depend on their order.
     order = random.permutation(30)
     shuffled = _measure(metric, predicted.take(order), gold.take(order), counts[:, order])
     expect(np.allclose(values, shuffled, rtol=1e-9, atol=1e-12), f"{name}: the value depends on the order of the rows")
@@ -49,9 +51,10 @@ def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
     expect(np.allclose(values, alone, rtol=1e-9, atol=1e-12), f"{name}: a resample's value depends on the others")
     if isinstance(metric, Decomposed):
         _check_statistics(name, metric, predicted, gold, values[0])
-    known = gold.take(target.known(gold))
-    perfect = _measure_once(metric, known, known)
+    labeled = gold.take(target.known(gold))
+    perfect = _measure_once(metric, labeled, labeled)
     expect(np.isclose(perfect, best), f"{name}: expected {best} for perfect predictions, found {perfect}")
+    # Single and constant rows: the variance of a correlation and the denominator of an F1 are 0.
     three = target.examples(3)
     single, same = three.take([1]), three.take([1, 1, 1])
     for first, second in ((single, single), (single, three.take([2])), (same, same), (same, three)):
@@ -97,7 +100,7 @@ def _measure(metric: Metric, predicted: Arrays, gold: Arrays, counts: np.ndarray
     before = [array.copy() for array in arrays]
     shown = f"{[array.tolist() for array in arrays[:-1]]}"
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error")  # numpy only warns about a division by zero
         try:
             values = metric.bind(predicted, gold).values(counts)
         except RuntimeWarning as warning:

@@ -1,4 +1,4 @@
-"""A model of two layers on which regularizers and architectures are checked."""
+"""The small model on which regularizers and architectures are checked."""
 
 import contextlib
 from collections.abc import Sequence
@@ -21,6 +21,8 @@ from mtlcli.training.engine import StepEngine
 
 
 def tiny_encoder() -> nn.Module:
+    """Return a BERT of two layers without dropout, always with the same weights."""
+    # Imported here, because most contracts do not need transformers.
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(1)
@@ -50,6 +52,7 @@ def step_engine(model: MultiTaskModel, run: RunFacts, regularizers: Sequence[Reg
 
 
 def tiny_batch(task: int, facts: TaskFacts) -> Batch:
+    """Return a batch of four rows of at most six tokens, two of them padded."""
     tokens = torch.arange(24).reshape(4, 6) + 1
     mask = torch.ones(4, 6, dtype=torch.bool)
     mask[1, 4:] = mask[3, 2:] = False

@@ -11,6 +11,7 @@ from mtlcli.regularizers.base import Regularizer, RegularizerNeed
 from mtlcli.testing.common import (
     GRADES,
     SCORES,
+    call_hooks,
     checked_options,
     close,
     expect,
@@ -18,7 +19,6 @@ from mtlcli.testing.common import (
     listed,
     saved_and_loaded,
     start_of,
-    tell,
 )
 from mtlcli.testing.models import step_engine, tiny_batch, tiny_model
 from mtlcli.training.engine import StepEngine, TaskLoss, regularization
@@ -42,9 +42,9 @@ def check_regularizer(plugin: type[Regularizer], **options: object) -> None:
     start = start_of(model, run.tasks)
 
     def make() -> Regularizer:
-        made = plugin(run, **checked)
-        made.setup(start)
-        return made
+        regularizer = plugin(run, **checked)
+        regularizer.setup(start)
+        return regularizer
 
     regularizer = make()
     passes = (regularizer.forward_passes, regularizer.backward_passes)
@@ -54,14 +54,15 @@ def check_regularizer(plugin: type[Regularizer], **options: object) -> None:
         for task, facts in enumerate(run.tasks):
             _regularize(regularizer, model, task, facts)
             _check_gradients(name, engine, task, facts)
+        # In place of an optimizer update, so that a regularizer that compares with earlier weights has a difference.
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.01)
         regularizer.after_step(model)
-        tell(regularizer, run, [[0, 1], [0]], gram=False)
+        call_hooks(regularizer, run, [[0, 1], [0]], gram=False)
     copy = saved_and_loaded(regularizer, make)
     for task, facts in enumerate(run.tasks):
-        first, second = (_regularize(one, model, task, facts).detach() for one in (regularizer, copy))
+        first, second = (_regularize(twin, model, task, facts).detach() for twin in (regularizer, copy))
         expect(
             close(first, second),
             f"{name}: expected a copy with the same state to add the same, found {first.item()} and {second.item()}",
@@ -84,7 +85,7 @@ def _regularize(regularizer: Regularizer, model: MultiTaskModel, task: int, fact
     name, batch = type(regularizer).__name__, tiny_batch(task, facts)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
+        torch.manual_seed(7)  # so that the plugin and its copy draw the same perturbations
         states = random_states(torch.device("cpu"))
         hidden = model.hidden(task, model.inputs(task, batch))
         output = model.output(task, batch.sides, hidden, batch.mask)

@@ -10,7 +10,16 @@ from mtlcli.facts import RunFacts
 from mtlcli.heads.outputs import output_for
 from mtlcli.plugin import ProbeResult
 from mtlcli.schedulers.base import Candidates, Position, Scheduler, Stage, TasksPerStep, Visit, fewest_and_most
-from mtlcli.testing.common import ALONE, RUN, checked_options, expect, listed, own_randomness, saved_and_loaded, tell
+from mtlcli.testing.common import (
+    ALONE,
+    RUN,
+    call_hooks,
+    checked_options,
+    expect,
+    listed,
+    own_randomness,
+    saved_and_loaded,
+)
 
 
 def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
@@ -48,25 +57,29 @@ def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
                 ends and ends == sorted(set(ends)) and ends[0] >= 1,
                 f"{name}.epoch_ends: expected rising numbers from 1, found {ends}",
             )
+            # The last step too: rounding errors of a schedule show at its end.
             positions = [Position(step, ends[-1], length) for step in sorted({*range(min(40, ends[-1])), ends[-1] - 1})]
-            asked = [scheduler.visits(position) for position in positions]
-            for position, visits in zip(positions, asked, strict=True):
+            planned = [scheduler.visits(position) for position in positions]
+            for position, visits in zip(positions, planned, strict=True):
                 _check_visits(name, visits, run, promise, position)
                 _check_stage(name, scheduler.stage(position), position)
                 if scheduler.chooses_rows:
                     _check_choice(scheduler, visits, position)
-            _same_plan(name, asked, [scheduler.visits(position) for position in positions], "when asked again")
+            _same_plan(name, planned, [scheduler.visits(position) for position in positions], "in a second call")
+            # The plan calls `visits` for all steps before training does, and a resumed run starts in the middle.
             other = make()
             backwards = [other.visits(position) for position in reversed(positions)]
-            _same_plan(name, asked, backwards[::-1], "of a fresh one that is asked in another order")
-            tasks = [[visit.task for visit in visits] for visits in asked]
-            tell(scheduler, run, tasks, gram=False)
+            _same_plan(name, planned, backwards[::-1], "from a new instance called in another order")
+            tasks = [[visit.task for visit in visits] for visits in planned]
+            call_hooks(scheduler, run, tasks, gram=False)
             _probe(scheduler, positions)
             copy = saved_and_loaded(scheduler, make)
             after = [scheduler.visits(position) for position in positions]
             for position, visits in zip(positions, after, strict=True):
                 _check_visits(name, visits, run, promise, position)
-            _same_plan(name, after, [copy.visits(position) for position in positions], "of a copy with the same state")
+            _same_plan(
+                name, after, [copy.visits(position) for position in positions], "from a copy with the same state"
+            )
 
 
 def _check_visits(name: str, visits: list[Visit], run: RunFacts, promise: TasksPerStep, position: Position) -> None:
@@ -114,15 +127,15 @@ def _check_choice(scheduler: Scheduler, visits: list[Visit], position: Position)
         output = output_for(task)
         predicted = output.decode(output.shaped(torch.randn(count, task.target.outputs(), generator=random)))
         pool.append(Candidates(visit.task, count, task.target.uncertainty(predicted)))
-    kept = scheduler.choose(pool, position)
-    expect(len(kept) == len(pool), f"{name}.choose: expected rows for {len(pool)} tasks, found {len(kept)}")
-    for one, rows in zip(pool, kept, strict=True):
+    choices = scheduler.choose(pool, position)
+    expect(len(choices) == len(pool), f"{name}.choose: expected rows for {len(pool)} tasks, found {len(choices)}")
+    for candidates, rows in zip(pool, choices, strict=True):
         numbers = rows.tolist()
         expect(
-            len(set(numbers)) == len(numbers) and all(0 <= row < one.count for row in numbers),
-            f"{name}.choose: expected different rows from 0 to {one.count - 1}, found {numbers}",
+            len(set(numbers)) == len(numbers) and all(0 <= row < candidates.count for row in numbers),
+            f"{name}.choose: expected different rows from 0 to {candidates.count - 1}, found {numbers}",
         )
-    expect(sum(map(len, kept)) >= 1, f"{name}.choose: keeps no row at all")
+    expect(sum(map(len, choices)) >= 1, f"{name}.choose: expected at least one row, found none")
 
 
 def _probe(scheduler: Scheduler, positions: list[Position]) -> None:
@@ -138,8 +151,8 @@ def _probe(scheduler: Scheduler, positions: list[Position]) -> None:
             scheduler.on_probe(ProbeResult(position.step + 1, {task: 0.5 + 0.1 * task for task in probe.tasks}))
 
 
-def _same_plan(name: str, expected: list[list[Visit]], found: list[list[Visit]], when: str) -> None:
-    for step, (first, second) in enumerate(zip(expected, found, strict=True)):
+def _same_plan(name: str, expected: list[list[Visit]], actual: list[list[Visit]], when: str) -> None:
+    for step, (first, second) in enumerate(zip(expected, actual, strict=True)):
         expect(
             first == second, f"{name}: expected the same visits {when}, found {first} and {second} at position {step}"
         )

@@ -10,20 +10,21 @@ from mtlcli.testing.common import expect
 
 
 def check_target(target: Target) -> None:
-    """Tries a fitted target on made-up labels, which also serve as predictions.
+    """Check a fitted target on made-up labels, which also serve as predictions.
 
-    - it survives run.json; labels and predictions survive predictions/*.jsonl;
-    - rows can be permuted and put back, cut and joined; an empty split and a single row are labels too;
-    - a batch is finite tensors; a row with an unknown label has no unit;
-    - the average of one vote, or of a vote twice, is that vote, whatever the order of several;
-    - two equal outputs do not diverge; what a teacher predicts costs what its labels cost where it is sure;
-    - an uncertainty lies between 0 and 1; cells are those that `cells` names.
+    - it survives run.json, and labels and predictions survive predictions/*.jsonl;
+    - rows can be permuted and restored, split and joined; an empty split and a single row work too;
+    - a batch consists of finite tensors, and a row with an unknown label has no units;
+    - the average of one vote, or of the same vote twice, is that vote; the order of votes is irrelevant;
+    - the divergence of two equal outputs is 0; the soft loss of a teacher that is certain equals the loss of its labels;
+    - an uncertainty lies between 0 and 1, and cells are those that `cells` names.
     """
     name, n = type(target).__qualname__, 7
     gold = target.examples(n)
+    # Through JSON text, which turns tuples into lists and integer keys into strings.
     record = json.loads(json.dumps(target.record()))
     again = type(target).of(record)
-    expect(again == target, f"{name}: record() gives {record}, which is read as {again}")
+    expect(again == target, f"{name}: record() returns {record}, which reads back as {again}")
     expect(target.agree(again) == "", f"{name}.agree: a target does not agree with itself")
     _check_rows(name, target, gold)
     _check_json(name, target, gold)
@@ -31,11 +32,13 @@ def check_target(target: Target) -> None:
     _check_average(name, target, gold)
     _check_outputs(name, target, gold)
     cells = target.as_cells(gold, 0)
-    expect(set(cells) <= set(target.cells()), f"{name}: as_cells gives {list(cells)}, cells names {target.cells()}")
+    expect(
+        set(cells) <= set(target.cells()), f"{name}: as_cells returns {list(cells)}, but cells returns {target.cells()}"
+    )
 
 
 def _equal(first: Arrays, second: Arrays) -> bool:
-    """Return whether the fields that both have are equal but for rounding."""
+    """Return whether the fields that both have are equal up to rounding."""
     names = set(first.fields) & set(second.fields)
     same = all(np.allclose(first[name], second[name], rtol=1e-12, atol=1e-12, equal_nan=True) for name in names)
     return same and bool(names) and len(first) == len(second)
@@ -55,11 +58,11 @@ def _check_rows(name: str, target: Target, gold: Arrays) -> None:
 def _check_json(name: str, target: Target, gold: Arrays) -> None:
     rows = range(len(gold))
     values = json.loads(json.dumps([target.gold_json(gold, row) for row in rows]))
-    expect(_equal(target.gold_from_json(values), gold), f"{name}: labels written as {values} are read as other labels")
+    expect(_equal(target.gold_from_json(values), gold), f"{name}: labels written as {values} read back as other labels")
     unknown = target.gold_from_json([None])
     expect(target.gold_json(unknown, 0) is None, f"{name}: None is read as {target.gold_json(unknown, 0)!r}")
     written = json.loads(json.dumps([target.as_json(gold, row, exact=True) for row in rows]))
-    expect(_equal(target.from_json(written), gold), f"{name}: predictions written as {written} are read as others")
+    expect(_equal(target.from_json(written), gold), f"{name}: predictions written as {written} read back differently")
 
 
 def _check_units(name: str, target: Target, gold: Arrays) -> None:
@@ -69,8 +72,8 @@ def _check_units(name: str, target: Target, gold: Arrays) -> None:
         batch = target.collate(rows, np.arange(len(rows)))
         finite = all(bool(torch.isfinite(tensor.double()).all()) for tensor in batch.fields.values())
         expect(finite, f"{name}.collate: expected finite tensors, found {batch}")
-        known = target.known(batch).numpy()
-        expect(np.array_equal(known, target.known(rows)), f"{name}.known: differs between a split and its batch")
+        is_known = target.known(batch).numpy()
+        expect(np.array_equal(is_known, target.known(rows)), f"{name}.known: differs between a split and its batch")
     units = target.units(partly)
     expect(units[0] == 0 and (units[1:] == target.units(gold)[1:]).all(), f"{name}.units: found {units} for {values}")
 
@@ -90,7 +93,7 @@ def _check_outputs(name: str, target: Target, gold: Arrays) -> None:
     apart = target.divergence(output, output)
     expect(not bool(apart.any()), f"{name}.divergence: expected 0 for equal outputs, found {apart.tolist()}")
     soft = target.soft(gold)
-    if soft is not None:
+    if soft is not None:  # a target may not support distillation
         losses = target.soft_loss(lambda labels: next(iter(labels.fields.values())).double(), soft.tensors())
         expected = next(iter(target.collate(gold, np.arange(len(gold))).fields.values())).double()
         close = torch.allclose(losses.double(), expected)

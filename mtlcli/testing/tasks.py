@@ -19,7 +19,7 @@ def check_task(plugin: type[Task], **options: object) -> None:
     """
     checked = checked_options(plugin, Task, 1, options)
     name, task = plugin.__name__, plugin("mine", **checked)
-    expect(task.name == "mine", f"{name}.name: expected the name it was given, found {task.name!r}")
+    expect(task.name == "mine", f"{name}.name: expected the name passed to the constructor, found {task.name!r}")
     expect(
         isinstance(getattr(task, "target", None), Target),
         f"{name}.target: expected a Target such as Classes(...) or Score(...)",
@@ -49,14 +49,18 @@ def check_task(plugin: type[Task], **options: object) -> None:
         registry.load("metrics", metric, name)(facts)
     for encoding, head in heads.items():
         sides = 2 if encoding == "bi" else 1
-        found = registry.load("heads", head, name)
-        expect(sides in found.sides, f'{name}.heads: "{head}" does not read {sides} encoding(s), as {encoding} gives')
+        head_class = registry.load("heads", head, name)
+        expect(
+            sides in head_class.sides,
+            f'{name}.heads: "{head}" does not read {sides} encoding(s), which the encoding {encoding} produces',
+        )
+        # Only built: a head that cannot predict this target raises in its constructor.
         with torch.random.fork_rng(devices=[]):
-            found(HeadFacts(facts, DIM, sides))
+            head_class(HeadFacts(facts, DIM, sides))
 
 
 def _check_samples(name: str, task: Task) -> TaskFacts:
-    """The facts of the task's made-up rows, or of a few labels where it has none."""
+    """Check the task's made-up rows and return their facts; without such rows, the facts of three made-up labels."""
     if task.sample("train") is None:
         return TaskFacts("mine", 3, 1, task.target.fit([{"label": text} for text in "012"]))
     texts: dict[str, set[tuple[str, ...]]] = {}
@@ -64,12 +68,14 @@ def _check_samples(name: str, task: Task) -> TaskFacts:
     for split in ("train", "dev", "test"):
         rows = list(sample_rows(task.sample(split)))
         expect(rows or split == "test", f"{name}.sample({split!r}): expected rows")
-        expect(rows == list(sample_rows(task.sample(split))), f"{name}.sample({split!r}): other rows when asked again")
-        wanted = {*task.texts, task.label}
+        expect(
+            rows == list(sample_rows(task.sample(split))), f"{name}.sample({split!r}): different rows in a second call"
+        )
+        columns = {*task.texts, task.label}
         for row in rows:
             expect(
-                wanted <= row.keys() and all(row[column].strip() for column in wanted),
-                f"{name}.sample({split!r}): expected {listed(wanted)} in every row, found {row}",
+                columns <= row.keys() and all(row[column].strip() for column in columns),
+                f"{name}.sample({split!r}): expected {listed(columns)} in every row, found {row}",
             )
         raws: list[Raw] = [{"label": row[task.label]} for row in rows]
         if split == "train":
@@ -81,9 +87,10 @@ def _check_samples(name: str, task: Task) -> TaskFacts:
         shown = {repr(facts.target.gold_json(gold, row)) for row in range(len(gold))}
         expect(len(shown) > 1 or not rows, f"{name}.sample({split!r}): every row has the same label")
         texts[split] = {tuple(row[column] for column in task.texts) for row in rows}
+        # Otherwise the sample's dev metrics would measure memorization.
         shared = texts["train"] & texts[split] if split != "train" else set()
         expect(
             not shared,
-            f"{name}.sample({split!r}): {len(shared)} row(s) are training rows too, such as {next(iter(shared), '')}",
+            f"{name}.sample({split!r}): {len(shared)} row(s) are also training rows, such as {next(iter(shared), '')}",
         )
     return facts

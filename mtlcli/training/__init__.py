@@ -1,1 +1,1 @@
-"""From a configuration to a trained run folder."""
+"""Train a configuration into a run folder."""

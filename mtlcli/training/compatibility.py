@@ -1,4 +1,4 @@
-"""Which methods work together, as their classes declare it. Checked before data is read."""
+"""Check which methods work together, as their classes declare it, before data is read."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Method = tuple[str, str]
 
 @dataclass(frozen=True)
 class Methods:
-    """The methods of a run: their classes, and their names.
+    """Hold the classes and names of a run's methods.
 
     The scheduler may be an instance, because its options can narrow or widen what its class promises. `names` are those of the
     scheduler, the balancer, the gradient regularizer (empty without one) and the regularizers.
@@ -37,9 +37,11 @@ class Methods:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why one method cannot be part of a run.
+    """Explain why a method cannot be part of a run.
 
-    `reason` completes "METHOD ...", without the name of any other method; `cure` is a change of the configuration that works.
+    Attributes:
+        reason: completes "METHOD ..."; it names no other method, except the scheduler.
+        cure: a change of the configuration that works; empty if there is none.
     """
 
     method: Method
@@ -53,7 +55,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two methods, and the problems of using both in one run; no problems if they work together."""
+    """Hold two methods and the problems of using both in one run, none if they work together."""
 
     first: Method
     second: Method
@@ -61,7 +63,7 @@ class Pair:
 
     @property
     def works(self) -> bool:
-        """Whether both can be part of one run."""
+        """Return whether both can be part of one run."""
         return not self.problems
 
 
@@ -74,42 +76,46 @@ def problems(methods: Methods, *, tasks: int, micro_batches: int) -> list[Proble
         combining.append(
             (("gradient_regularizers", gradient_regularizer), frozenset(methods.gradient_regularizer.needs))
         )
-    found: list[Problem] = []
+    rejected: list[Problem] = []
+    # With one task there is nothing to compare or combine, so every method works.
     for method, needs in combining if tasks > 1 else []:
         if "all-tasks" in needs and fewest < tasks:
             reason = f'needs every task in every step, and the scheduler "{scheduler}" does not guarantee that'
-            found.append(Problem(method, reason, _scheduler_cure(lambda fewest, most: fewest == tasks, tasks)))
+            rejected.append(Problem(method, reason, _scheduler_cure(lambda fewest, most: fewest == tasks, tasks)))
         elif "several-tasks" in needs and most < 2:
             reason = f'compares the tasks of a step, and the scheduler "{scheduler}" visits one task per step'
             cure = _scheduler_cure(lambda fewest, most: most > 1, tasks)
+            # A scheduler that draws visits several tasks per step with more than one draw.
             more = " or --micro-batches 2 or more" if methods.scheduler.tasks_per_step == "draws" else ""
-            found.append(Problem(method, reason, f"{cure}{more}"))
+            rejected.append(Problem(method, reason, f"{cure}{more}"))
     towers = has_towers(methods.architecture)
     for method, needs in combining if tasks > 1 and towers else []:
         if method[0] == "gradient_regularizers" or needs & {"gram", "last-layer-gram"}:
+            # Separate encoders have no shared parameters, so their gradients have no common rows.
             reason = (
                 "compares the tasks' gradients on shared parameters, and this architecture has one encoder per task"
             )
-            found.append(Problem(method, reason, _architecture_cure(towers=False)))
+            rejected.append(Problem(method, reason, _architecture_cure(towers=False)))
     for name, regularizer in zip(regularizers, methods.regularizers, strict=True):
         if "towers" in regularizer.needs and not towers:
             reason = "pulls the tasks' encoders together, and in this architecture the tasks share one encoder"
-            found.append(Problem(("regularizers", name), reason, _architecture_cure(towers=True)))
-    return found
+            rejected.append(Problem(("regularizers", name), reason, _architecture_cure(towers=True)))
+    return rejected
 
 
 def has_towers(architecture: type[Architecture]) -> bool:
     """Return whether an architecture has one encoder per task."""
+    # Overriding the method is the declaration, so that no attribute can contradict it.
     return architecture.towers is not Architecture.towers
 
 
 def architecture_with_towers() -> str:
-    """Return the first architecture that has one encoder per task. Raises MtlError if no such architecture works."""
+    """Return the name of the first architecture with one encoder per task; empty if none can be imported."""
     return _first("architectures", has_towers) or ""
 
 
 def _scheduler_cure(fits: Callable[[int, int], bool], tasks: int) -> str:
-    """Return the flag for the first scheduler whose step holds as many of the tasks as needed, without micro-batches."""
+    """Return the flag for the first scheduler whose steps hold enough tasks with one micro-batch; empty if there is none."""
     name = _first("schedulers", lambda scheduler: fits(*fewest_and_most(scheduler.tasks_per_step, tasks, 1)))
     return f"choose --scheduler {name}" if name else ""
 
@@ -134,7 +140,7 @@ def pairs(names: Mapping[str, Sequence[str]], *, tasks: int, micro_batches: int)
     """Return every pair of methods of two families.
 
     Args:
-        names: the names of each family of `METHODS`; a family that is missing has none.
+        names: names of methods by family of `METHODS`; a missing family has none.
         tasks: number of tasks of the run.
         micro_batches: micro-batches per step.
     """
@@ -144,13 +150,13 @@ def pairs(names: Mapping[str, Sequence[str]], *, tasks: int, micro_batches: int)
             for first in names.get(family, ()):
                 for second in names.get(other, ()):
                     methods = _methods_of({family: first, other: second})
-                    found = problems(methods, tasks=tasks, micro_batches=micro_batches)
-                    result.append(Pair((family, first), (other, second), tuple(found)))
+                    reasons = problems(methods, tasks=tasks, micro_batches=micro_batches)
+                    result.append(Pair((family, first), (other, second), tuple(reasons)))
     return result
 
 
 def _methods_of(names: Mapping[str, str]) -> Methods:
-    """Return the methods of a run that selects these, one per family, and the defaults otherwise.
+    """Return the methods of a run that selects one method per family here, and the defaults of the other families.
 
     A regularizer that needs one encoder per task gets such an architecture unless the pair names one.
     """
@@ -193,8 +199,8 @@ def check_combination(config: Config, scheduler: Scheduler | None = None) -> Non
             *(regularizer.name for regularizer in config.regularizers),
         ),
     )
-    found = problems(methods, tasks=len(config.tasks), micro_batches=config.training.micro_batches)
-    errors = [problem.sentence() for problem in found]
+    incompatible = problems(methods, tasks=len(config.tasks), micro_batches=config.training.micro_batches)
+    errors = [problem.sentence() for problem in incompatible]
     errors += [
         f'tasks.{name}.head: "{config.head_of(name).name}" needs batches of {composition}, and the scheduler '
         f'"{config.scheduler.name}" selects rows itself; choose another head or scheduler'
@@ -206,6 +212,6 @@ def check_combination(config: Config, scheduler: Scheduler | None = None) -> Non
 
 
 def composition_of(config: Config, task: str) -> Composition | None:
-    """Return how the head of a task wants its training batches composed; None for any rows."""
+    """Return the composition that a task's head requires of training batches; None if any rows will do."""
     composition: Composition | None = config.head_of(task).plugin.composition
     return composition

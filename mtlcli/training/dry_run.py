@@ -12,7 +12,7 @@ from mtlcli.training.setup import TrainingRun
 
 @dataclass(frozen=True)
 class DryRunResult:
-    """The longest batch of a task: its texts, tokens per text, mean loss, seconds, and the peak memory so far."""
+    """Report the longest batch of a task: its texts, tokens per text, mean loss, seconds, and the peak memory so far."""
 
     task: str
     texts: int
@@ -26,7 +26,7 @@ def dry_run(run: TrainingRun) -> list[DryRunResult]:
     """Run the step engine on the longest batch of every task, then on all of them as one step if steps hold several tasks.
 
     Raises:
-        MtlError: memory does not suffice, with the task, the batch and what to change.
+        MtlError: out of memory, with the task, the batch and the options to change.
     """
     run.model.train()
     results, together = [], []
@@ -36,6 +36,7 @@ def dry_run(run: TrainingRun) -> list[DryRunResult]:
         start = time.monotonic()
         try:
             combined = run.engine.run(together[-1:])
+            # One step with the longest batch of every task needs the most memory for the buffer of rows.
             if index == len(run.train) - 1 and 1 < len(together) <= run.engine.max_tasks:
                 run.engine.run(together)
         except (torch.OutOfMemoryError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""The step engine: one task's graph at a time, rows of unweighted gradients, Gram matrix, weights, one combination.
+"""The step engine: one task's graph at a time, a row of unweighted gradients per task, their Gram matrix and combination.
 
     for each task of the step, its graph freed before the next:
         l_t = sum of its losses / units of all micro-batches; row t = gradient of l_t on the shared parameters
@@ -29,12 +29,12 @@ from mtlcli.regularizers.base import Forward, Regularizer
 from mtlcli.training.rng import random_states, replayed
 
 COLUMNS = 65536
-"""Columns of the rows multiplied at a time: float32 within, float64 across, which keeps the Gram matrix exact to 1e-6."""
+"""Columns multiplied at a time: float32 within a block, float64 across blocks, which keeps the Gram matrix exact to 1e-6."""
 
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """One task of a step: its micro-batches, which make one loss, and the weight of its visit (`Visit.weight`)."""
+    """Hold one task of a step: the micro-batches of its loss, and the weight of its visit (`Visit.weight`)."""
 
     task: int
     batches: tuple[Batch, ...]
@@ -42,12 +42,12 @@ class TaskLoss:
 
     @property
     def count(self) -> int:
-        """Rows of all micro-batches."""
+        """Count the rows of all micro-batches."""
         return sum(batch.count for batch in self.batches)
 
     @property
     def units(self) -> float:
-        """Loss units of all micro-batches: what their summed losses are divided by; 1 where no label is known.
+        """Count the loss units of all micro-batches, by which their summed losses are divided; 1 if no label is known.
 
         Dividing each micro-batch by its own units instead would give short micro-batches too much weight.
         """
@@ -56,7 +56,7 @@ class TaskLoss:
 
 @dataclass(frozen=True)
 class Combined:
-    """The parts of a step's gradient, for its k tasks.
+    """Hold the parts of a step's gradient, for its k tasks.
 
     Attributes:
         tasks: indices (k,).
@@ -83,7 +83,7 @@ class StepEngine:
     The flat buffer of rows, `max_tasks` x (shared parameters) float32, is allocated at the first step that needs it.
 
     Attributes:
-        features: by task, in place of the encoder for training batches.
+        features: by task, cached features that replace the encoder for training batches.
     """
 
     def __init__(
@@ -113,12 +113,13 @@ class StepEngine:
         self._row: int | None = None
         self._touched: set[int] = set()
         self._states: list[list[tuple[list[Tensor], dict[str, Tensor]]]] = []
+        # Hooks move each gradient into its row during the backward pass: storing all gradients first would double the memory.
         for index, parameter in enumerate(self.shared):
             parameter.register_post_accumulate_grad_hook(self._keeper(index))
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether every step needs the rows, even with weights known beforehand."""
+        """Return whether every step needs the rows, even if the weights are known beforehand."""
         return self.gradient_regularizer is not None or bool(self.balancer.needs & {"gram", "last-layer-gram"})
 
     def needs_rows(self) -> bool:
@@ -139,11 +140,12 @@ class StepEngine:
         return 4 * self.size * self.max_tasks if self.needs_rows() else 0
 
     def run(self, step: Sequence[TaskLoss]) -> Combined:
-        """Compute the gradients of one step; the parameters' old gradients are dropped."""
+        """Compute the gradients of one step, replacing those of the step before."""
         for parameter in [*self.shared, *(p for of_task in self.private for p in of_task), *self.learned]:
             parameter.grad = None
         tasks = torch.tensor([task_loss.task for task_loss in step], device=self.device)
         self._states = []
+        # In place, one weight multiplies the whole backward pass of a task, its head included.
         in_place = self.balancer.weighs_heads and not self.keeps_rows
         weights = self._known_weights(tasks) if in_place else None
         combined = self._combine(step, tasks) if weights is None else self._accumulate(step, tasks, weights)
@@ -167,7 +169,7 @@ class StepEngine:
         return torch.stack(losses)
 
     def _accumulate(self, step: Sequence[TaskLoss], tasks: Tensor, weights: Tensor) -> Combined:
-        """Let the backward passes add up the combination, with weights known beforehand."""
+        """Accumulate the weighted gradients in place during the backward passes, with weights known beforehand."""
         factors = weights * self._visit_weights(step)
         passes = [self._backward(task_loss, factor) for task_loss, factor in zip(step, factors, strict=True)]
         losses, totals = torch.stack([loss for loss, _ in passes]), torch.stack([total for _, total in passes])
@@ -185,6 +187,7 @@ class StepEngine:
             finally:
                 self._row = None
             touched |= self._touched
+            # The buffer is reused, so a parameter that this task does not use has a stale gradient in the row.
             for absent in set(range(len(self.shared))) - self._touched:
                 self._views[index][absent].zero_()
         losses, totals = torch.stack([loss for loss, _ in passes]), torch.stack([total for _, total in passes])
@@ -198,8 +201,10 @@ class StepEngine:
             combine_rows(rows, factors.tolist())
         else:
             coefficients = self._regularize(regularizer, rows, factors, gram, tasks.cpu())
+        # A parameter that no task of the step uses keeps grad None, so that AdamW does not decay it.
         for index in touched:
             self.shared[index].grad = self._views[0][index]
+        # Private parameters have one task's gradient only, so no method combines them.
         for factor, task_loss in zip(factors if self.balancer.weighs_heads else visit_weights, step, strict=True):
             for parameter in self.private[task_loss.task]:
                 if parameter.grad is not None:
@@ -210,8 +215,8 @@ class StepEngine:
         """Return the factor (k,) of each task from its visit, applied after the balancer and before the gradient regularizer.
 
         A method whose scale is the mean divides by the k tasks of the step. Draws are already a mean (their weights sum to
-        1), so dividing again would shrink the steps that hold many tasks, which are those that hold the rare ones. For each of
-        these methods the weights are therefore rescaled to a mean of 1, which leaves weights of 1 as they are.
+        1), so dividing again would shrink steps with many tasks, which are those with the rare tasks. For each of these methods
+        the weights are therefore rescaled to a mean of 1, which does not change weights of 1.
         """
         weights = torch.tensor([task_loss.weight for task_loss in step], device=self.device)
         regularizer = self.gradient_regularizer
@@ -228,11 +233,12 @@ class StepEngine:
         by_weight = weights.cpu().double()
         outer = torch.outer(by_weight, by_weight)
         gram = gram * outer
-        # A step that is not finite will be rejected and must not enter the method's history.
+        # A step that is not finite will be skipped, so it must not enter the method's history.
         if not bool(torch.isfinite(gram).all()):
             combine_rows(rows, by_weight.tolist())
             return torch.ones_like(weights)
         if regularizer.reads_rows:
+            # A method such as GradDrop works per element, which a Gram matrix cannot express.
             rows.mul_(weights.unsqueeze(1))
             with plugin_call(
                 regularizer, "combine", f"the combined gradient ({rows.shape[1]},) from rows {tuple(rows.shape)}"
@@ -259,8 +265,10 @@ class StepEngine:
         return by_block.mean(0).to(weights)
 
     def _last_layer_gram(self, rows: Tensor) -> Tensor:
-        """Return the Gram matrix (k, k) of the unweighted gradients on the last shared layer that every task of the step uses, or
-        if there is none, that a task uses."""
+        """Return the Gram matrix (k, k) of the unweighted gradients on the last shared layer.
+
+        That is the last layer that every task of the step uses; if there is none, the last layer that any task uses.
+        """
         fallback = torch.zeros(len(rows), len(rows), dtype=torch.float64)
         for _, columns in reversed(self.layers):
             gram = gram_matrix(rows[:, columns]).cpu()
@@ -278,6 +286,7 @@ class StepEngine:
         if repeats:
             self._states.append([])
         for batch in task_loss.batches:
+            # Recorded before the pass, so that dropout can draw the same masks again.
             states = random_states(batch.tokens.device) if repeats or self.regularizers else []
             head = self.model.head(task)
             if repeats:
@@ -290,6 +299,7 @@ class StepEngine:
                 total = self._mixed(task, batch, output, losses).sum() / units
                 if self.regularizers:
                     added = regularization(self.model, task, batch, hidden, output, states, self.regularizers)
+                    # A regularizer returns a mean per row, so micro-batches are weighted by their rows.
                     total = total + batch.count / count * added
             if not total.requires_grad:
                 raise MtlError(
@@ -297,6 +307,7 @@ class StepEngine:
                     "or remove the task"
                 )
             (total if weight is None else total * weight).backward()
+            # After the backward pass, because updating a buffer could invalidate the graph.
             if batch.gold is not None:
                 head.observe(output.detach(), batch.gold)
             loss_sum, total_sum = loss_sum + loss.detach(), total_sum + total.detach()
@@ -307,7 +318,7 @@ class StepEngine:
         return self.model.hidden(task, self.model.inputs(task, batch)) if features is None else features.hidden(batch)
 
     def _mixed(self, task: int, batch: Batch, output: Tensor, losses: Tensor) -> Tensor:
-        """Return the losses (n,) that the balancer puts in place of the batch's own."""
+        """Return the losses (n,) of a batch after `Balancer.batch_losses`, which may replace them."""
         head = self.model.head(task)
         with plugin_call(self.balancer, "batch_losses", f"losses {tuple(losses.shape)} with their graph"):
             mixed = self.balancer.batch_losses(
@@ -318,6 +329,7 @@ class StepEngine:
 
     def _balance(self, totals: Tensor, tasks: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return objectives (k,) and weights (k,) = d sum(objectives) / d losses; set the gradients of the balancer's parameters."""
+        # Detached leaves: the balancer's graph ends at the losses, because the tasks' graphs are already freed.
         losses = totals.detach().requires_grad_()
         k = len(losses)
         with plugin_call(
@@ -355,6 +367,7 @@ class StepEngine:
         def keep(parameter: nn.Parameter) -> None:
             if self._row is None or parameter.grad is None:
                 return
+            # The first micro-batch overwrites the gradient of an earlier step; the others add to it.
             view = self._views[self._row][index]
             if index in self._touched:
                 view.add_(parameter.grad)
@@ -368,8 +381,8 @@ class StepEngine:
 
 def _require_shape(value: object, shape: Sequence[int]) -> None:
     """Require a tensor of this shape, inside a `plugin_call`."""
-    found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-    require(found == tuple(shape), f"returned {found}")
+    actual = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    require(actual == tuple(shape), f"returned {actual}")
 
 
 @contextmanager
@@ -386,9 +399,10 @@ def _with_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> Iterator[
 
 
 def blocks(model: MultiTaskModel, granularity: str) -> list[tuple[str, slice]]:
-    """Return blocks of shared parameters, each a name and its columns of the rows.
+    """Return the blocks of shared parameters as (name, columns of the rows).
 
-    A block is a `tensor`, or a `layer`: the parameters below one number in their names, or below one top module of the encoder.
+    A block is a `tensor` or a `layer`. A layer holds the parameters whose names share a prefix up to the first number
+    (`encoder.layer.3`), or up to the third part if they have no number.
     """
     parts: list[tuple[str, slice]] = []
     end = 0
@@ -403,12 +417,12 @@ def blocks(model: MultiTaskModel, granularity: str) -> list[tuple[str, slice]]:
 
 def _layer_of(name: str) -> str:
     parts = name.split(".")
-    number = next((at for at, part in enumerate(parts) if part.isdigit()), 2)
+    number = next((position for position, part in enumerate(parts) if part.isdigit()), 2)
     return ".".join(parts[: number + 1])
 
 
 def gram_matrix(rows: Tensor) -> Tensor:
-    """Return inner products (k, k) float64 of rows (k, P) float32, exact to about 1e-6 of the norms."""
+    """Return the inner products (k, k) float64 of rows (k, P) float32, exact to about 1e-6 of the norms."""
     k, size = rows.shape
     full = size // COLUMNS
     blocks = rows[:, : full * COLUMNS].view(k, full, COLUMNS).transpose(0, 1)
@@ -418,7 +432,7 @@ def gram_matrix(rows: Tensor) -> Tensor:
 
 
 def combine_rows(rows: Tensor, weights: Sequence[float]) -> None:
-    """Overwrite row 0 with sum_t weights[t] * row t, without another buffer."""
+    """Replace row 0 by sum_t weights[t] * row t, without another buffer."""
     rows[0].mul_(weights[0])
     for row, weight in zip(rows[1:], weights[1:], strict=True):
         rows[0].add_(row, alpha=weight)
@@ -428,9 +442,10 @@ def regularization(
     model: MultiTaskModel, task: int, batch: Batch, hidden: HiddenStates, output: Tensor, states: list[Tensor],
     regularizers: Sequence[Regularizer],
 ) -> Tensor | float:  # fmt: skip
-    """Return the regularizers' addition to the mean loss of a batch; 0.0 without regularizers.
+    """Return the sum of the regularizers' terms, added to the mean loss of a batch; 0.0 without regularizers.
 
-    `states` are the random states before the pass that gave `hidden` and `output`.
+    `states` are the random states before the pass that computed `hidden` and `output`, so that a regularizer can repeat it
+    with the same dropout masks.
     """
 
     def rerun(embeddings: Tensor | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The events of a run: one small record for everything that happens."""
+"""The events that a run yields while it trains."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from mtlcli.training.plan import Plan
 
 @dataclass(frozen=True)
 class Ready:
-    """The run is set up and its plan is known; nothing is written yet."""
+    """Report that the run is set up and its plan is known; nothing is written yet."""
 
     plan: Plan
     folder: Path
@@ -18,7 +18,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Started:
-    """The folder is written and the first step is next."""
+    """Report that the run folder is written and the first step is next."""
 
     plan: Plan
     folder: Path
@@ -26,8 +26,17 @@ class Started:
 
 @dataclass(frozen=True)
 class Stepped:
-    """One optimizer update, counted from 1. `losses` and `weights` are by task name; `skipped` if a loss or gradient was not
-    finite and the update was left out."""
+    """Report an optimizer update.
+
+    Attributes:
+        step: number of the update, counted from 1.
+        epoch: counted from 0.
+        losses: mean loss per unit, by task name.
+        weights: the balancer's weights, by task name.
+        lr: learning rate of the encoder.
+        gradient_norm: global norm before clipping.
+        skipped: True if a loss or gradient was not finite, so the optimizer made no update.
+    """
 
     step: int
     epoch: int
@@ -40,7 +49,10 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation on dev: metrics and mean loss by task name. `score` selects the checkpoint; None if no task has dev rows."""
+    """Report an evaluation on dev: metrics and mean loss by task name.
+
+    `score` selects the checkpoint; None if no task has dev rows.
+    """
 
     step: int
     epoch: int
@@ -52,7 +64,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint was written."""
+    """Report that a checkpoint was written."""
 
     step: int
     folder: Path
@@ -60,7 +72,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Notice:
-    """A line for the user; a warning is shown even where everything else is quiet."""
+    """Hold a line for the user; a warning is printed even with --quiet."""
 
     text: str
     is_warning: bool = False
@@ -68,9 +80,17 @@ class Notice:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a run: its last step, the step whose weights were kept, the metrics on dev with intervals by task, split and
-    name, and why it ended: `finished`, `patience`, `interrupted`, or `unchanged` for a run that had ended before, of which nothing
-    was written."""
+    """Report the end of a run.
+
+    Attributes:
+        step: the last step.
+        best_step: the step whose weights were selected; None without evaluations.
+        score: the score that selected it.
+        results: estimates with intervals, by task, split and metric.
+        seconds: training time, including earlier parts of a resumed run.
+        why: `finished`, `patience`, `interrupted`, or `unchanged` if the run was complete before and nothing was written.
+        folder: the run folder.
+    """
 
     step: int
     best_step: int | None

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run trains: stop after the step, and save."""
+"""Handle Ctrl-C and SIGTERM during training: stop after the step, and save."""
 
 import signal
 import threading
@@ -9,8 +9,8 @@ from types import FrameType
 class Interrupts:
     """Ask a run to stop at the first signal; call `again` with the signal's number at the second.
 
-    Use it as a context manager around the steps of a run. Outside the main thread, where Python allows no signal handler, it
-    does nothing.
+    Use it as a context manager around the steps of a run. It does nothing outside the main thread, where Python allows no
+    signal handlers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a run logs while it trains: metrics.jsonl and train.log."""
+"""The log files of a run: metrics.jsonl and train.log."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from mtlcli.training.events import Stepped
 
 
 def log_step(log: TextIO, stepped: Stepped, combined: Combined, *, coefficients: bool) -> None:
-    """Write the line of a step: losses, weights, and what is known of the gradients of the tasks."""
+    """Write the line of a step: losses, weights, and coefficients and cosines of the task gradients if they were computed."""
     line: dict[str, Any] = {
         "kind": "step",
         "step": stepped.step,
@@ -41,7 +41,7 @@ def log_step(log: TextIO, stepped: Stepped, combined: Combined, *, coefficients:
 
 
 def _cosines(names: list[str], gram: torch.Tensor) -> dict[str, float]:
-    norms = gram.diagonal().sqrt().clamp(min=1e-30)
+    norms = gram.diagonal().sqrt().clamp(min=1e-30)  # a zero gradient has cosine 0, not NaN
     cosine = (gram / torch.outer(norms, norms)).tolist()
     return {
         f"gradients/cosine/{names[i]}_{names[j]}": cosine[i][j]
@@ -51,15 +51,16 @@ def _cosines(names: list[str], gram: torch.Tensor) -> dict[str, float]:
 
 
 def log_line(path: Path, text: str) -> None:
-    """Add a line with the time to train.log."""
+    """Append a line with the time to train.log."""
     with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
 def write_line(log: TextIO, values: Mapping[str, Any]) -> None:
-    """Write a line of metrics.jsonl; numbers that are not finite become null."""
+    """Write a line of metrics.jsonl; numbers that are not finite become null, because JSON has no NaN."""
     plain = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
+    # Flushed line by line, so that the file can be followed while the run trains.
     log.write(json.dumps(plain) + "\n")
     log.flush()

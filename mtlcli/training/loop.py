@@ -1,6 +1,6 @@
-"""The training loop: steps, evaluations between them, checkpoints, and at the end the best model.
+"""The training loop: steps, evaluations, checkpoints, and at the end the best model.
 
-`train` yields events, which the caller prints. The files of the run are written here.
+`train` yields events, which the caller prints, and writes the files of the run.
 """
 
 import json
@@ -44,17 +44,17 @@ def train(
     run: TrainingRun, folder: RunFolder | Path, *, command: str = "", resume_from: Checkpoint | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:  # fmt: skip
-    """Train for all steps that are left, yielding what happens.
+    """Train for the remaining steps and yield the events of the run.
 
     Args:
         run: the run, ready for its first step.
         folder: the folder that `claim` opened; or a path, which is claimed while the run trains.
         command: the command that started the run, for command.txt.
-        resume_from: with a path, the checkpoint to resume from; a folder that was claimed has its own.
+        resume_from: with a path, the checkpoint to resume from; a claimed folder knows its own.
         stop: called after every step; True saves and ends the run.
 
     Raises:
-        MtlError: a loss is not finite, the disk is full, or the checkpoint is of other data.
+        MtlError: a loss is not finite, the disk is full, or the checkpoint was trained on other data.
     """
     if isinstance(folder, Path):
         with claim(folder, resume=resume_from is not None) as claimed:
@@ -66,6 +66,7 @@ def train(
 def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], bool]) -> Iterator[Event]:
     plan, model, training, folder = run.plan, run.model, run.config.training, place.path
     progress = Progress(cursors=[0] * len(run.tasks))
+    # Seeded again, because setup draws a number of values that depends on the plugins.
     torch.manual_seed(training.seed)
     if place.checkpoint is not None:
         progress = restore(run, place.checkpoint)
@@ -74,12 +75,12 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
         return
     if progress.step > plan.steps:
         raise MtlError(
-            f"--resume: {folder} was trained for {progress.step} steps, and this configuration makes {plan.steps}; give as many "
-            "--epochs or --steps as before, or more"
+            f"--resume: {folder} was trained for {progress.step} steps, but this configuration has only {plan.steps}; set "
+            "--epochs or --steps to at least their old values"
         )
-    left = place.clear() if place.replaces else []
+    remaining = place.clear() if place.replaces else []
     place.check()
-    # Resuming makes earlier results stale, so they go before anything else changes.
+    # Resuming makes earlier results stale, so delete them before anything else changes.
     (folder / RESULTS).unlink(missing_ok=True)
     for path in (folder / PREDICTIONS).glob("*.jsonl"):
         path.unlink(missing_ok=True)
@@ -100,15 +101,15 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
     if place.checkpoint is not None:
         prune(run, folder, progress)
         yield Notice(f"resumed from {place.checkpoint.folder} after step {progress.step} of {plan.steps}")
-    if left:
-        yield Notice(f"{folder}: left in place, for no run wrote it: {one_of(left)}")
+    if remaining:
+        yield Notice(f"{folder}: kept, because no run wrote it: {one_of(remaining)}")
     if damaged_lines:
         yield Notice(f"{folder / METRICS}: {damaged_lines} damaged lines were removed", is_warning=True)
     started = time.monotonic() - progress.seconds
     saved_step = progress.step if place.checkpoint is not None else None
     model.train()
     try:
-        # Decided from the saved state alone, so that a run killed after its last step makes no other one.
+        # Decided from the saved state alone, so that a run killed after its last step does not make an extra one.
         while (why := _ending(run, progress)) is None:
             for text in enter_stage(run, folder, progress):
                 tell(text)
@@ -118,6 +119,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
             step = progress.step
             progress.seconds = time.monotonic() - started
             end_of_epoch = step in plan.epoch_ends
+            # Before the evaluation, as the order of the plugins' hooks promises.
             if end_of_epoch:
                 end_epoch(run, progress, bisect_left(plan.epoch_ends, step))
             due = (
@@ -127,6 +129,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
             )
             if due and run.dev:
                 evaluated = _evaluate(run, progress, log)
+                # Exported at once, so that an interrupted run already has a usable model.
                 if evaluated.is_best:
                     _export(run, folder, progress)
                 tell(
@@ -137,11 +140,13 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
             stopping = stop()
             if due or stopping or step == plan.steps or (training.save_every and step % training.save_every == 0):
                 place.check()
+                # The log must reach the disk before the checkpoint: on resuming, lines after the checkpoint are dropped.
                 flush_log(log)
                 saved = save(run, folder, progress)
                 tell(f"step {step}: saved {saved}")
                 yield Saved(step, saved)
                 saved_step = step
+            # A request that arrives during the last step does not interrupt: the run is finished.
             if stopping and _ending(run, progress) is None:
                 why = "interrupted"
                 break
@@ -160,7 +165,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
 
 
 def _ending(run: TrainingRun, progress: Progress) -> str | None:
-    """Return why a run is over after its last step, None where a step is left."""
+    """Return why a run is over after its last step; None if steps remain."""
     patience = run.config.training.patience
     if patience is not None and progress.evaluations_without_better >= patience:
         return "patience"
@@ -168,7 +173,7 @@ def _ending(run: TrainingRun, progress: Progress) -> str | None:
 
 
 def end_of_complete(place: RunFolder) -> Finished:
-    """Return the end of a run that had ended before, from its results."""
+    """Return the event for a run that was already complete, from its results."""
     results = read_results(place.path)
     return Finished(
         results.steps or 0, results.selected_step, results.score, results.tasks, results.seconds or 0.0, "unchanged", place.path
@@ -176,7 +181,7 @@ def end_of_complete(place: RunFolder) -> Finished:
 
 
 def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
-    """Evaluate every task that has dev rows, call the plugins' hooks, keep the best score, and update the plateau schedule."""
+    """Evaluate every task that has dev rows, update the best score and the plateau schedule, and call the plugins' hooks."""
     metrics, losses = {}, {}
     for name, predicted in _predict_dev(run, run.kept.dev).items():
         index = run.model.names.index(name)
@@ -208,11 +213,11 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
 
 
 def _predict_dev(run: TrainingRun, features: Mapping[int, Features]) -> dict[str, Predicted]:
-    found = {}
+    predictions = {}
     for name, tokenized in run.dev.items():
         task = run.model.names.index(name)
-        found[name] = predict_rows(run.model, task, tokenized, run.device, run.autocast, features.get(task))
-    return found
+        predictions[name] = predict_rows(run.model, task, tokenized, run.device, run.autocast, features.get(task))
+    return predictions
 
 
 def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
@@ -243,13 +248,14 @@ def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
 
 
 def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Restore the best weights, evaluate them with intervals, and write results and predictions."""
+    """Restore the best weights, evaluate them with confidence intervals, and write results and predictions."""
     best = progress.best_step
     if best is not None and best != progress.step:
         run.model.load_state_dict(best_checkpoint(folder, best).tensors("model"))
     ended = replace(progress, step=progress.step if best is None else best)
     _export(run, folder, ended)
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
+    # Without cached features: the best weights may be those of an earlier stage, in which the encoder differed.
     for name, predicted in _predict_dev(run, {}).items():
         index = run.model.names.index(name)
         split = run.tasks[index].splits["dev"]

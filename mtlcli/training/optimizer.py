@@ -14,9 +14,9 @@ from mtlcli.model.multitask import MultiTaskModel
 def make_optimizer(
     model: MultiTaskModel, learned: Iterable[nn.Parameter], config: OptimizerConfig
 ) -> torch.optim.AdamW:
-    """AdamW with groups for encoder, heads and what plugins learned; weight decay on matrices only.
+    """Build AdamW with parameter groups for encoder, heads and plugins; weight decay applies to matrices only.
 
-    Fused: one pass over memory (measured 17 ms against 126 ms of the default on two cores, 23 M parameters).
+    The fused kernel makes one pass over memory: 17 ms instead of 126 ms per update on two cores with 23 M parameters.
     """
     heads = {id(parameter) for head in model.heads for parameter in head.parameters()}
     groups: dict[str, list[nn.Parameter]] = {}
@@ -34,9 +34,12 @@ def make_optimizer(
         }
         for name, members in groups.items()
     ]
-    own = [parameter for parameter in learned if parameter.requires_grad]
-    if own:
-        parameter_groups.append({"name": "plugins", "params": own, "peak_lr": config.balancer_lr, "weight_decay": 0.0})
+    trainable = [parameter for parameter in learned if parameter.requires_grad]
+    if trainable:
+        # Weight decay would bias task weights toward 0.
+        parameter_groups.append(
+            {"name": "plugins", "params": trainable, "peak_lr": config.balancer_lr, "weight_decay": 0.0}
+        )
     return torch.optim.AdamW(
         parameter_groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=_can_fuse(model)
     )
@@ -47,24 +50,30 @@ def _can_fuse(model: nn.Module) -> bool:
 
 
 def rate_factor(config: OptimizerConfig, step: int, total: int) -> float:
-    """Factor of the peak learning rate at a step counted from 0: linear warm-up, then the schedule down to zero. `constant` and
-    `plateau` stay at 1; by what a plateau has fallen is in `Plateau`."""
+    """Return the factor of the peak learning rate at a step, counted from 0.
+
+    Linear warm-up, then the schedule down to zero. `constant` and `plateau` stay at 1; `Plateau.factor` holds the reductions of
+    a plateau.
+    """
     warmup = math.ceil(config.warmup * total)
     if step < warmup:
-        return (step + 1) / warmup
+        return (step + 1) / warmup  # + 1: the first update is not wasted on a rate of 0
     if config.schedule in ("constant", "plateau"):
         return 1.0
-    left = (total - step) / max(1, total - warmup)
-    return left if config.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+    remaining = (total - step) / max(1, total - warmup)
+    return remaining if config.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
 
 
 @dataclass
 class Plateau:
-    """What the schedule `plateau` remembers: `factor` multiplies the rate, and falls after plateau_patience rises of the loss on
-    dev in a row; then the rises are counted anew.
+    """Hold the state of the schedule `plateau`.
 
-    MMO (section 4.3.4) halves it after three epochs of rising total loss. It says neither on which rows nor how the tasks are
-    added. Here each task's loss is divided by its `first` one, so that a task of large losses does not decide alone.
+    `factor` multiplies the learning rate. It drops after plateau_patience evaluations in a row with a higher dev loss, and the
+    count of `rises` starts over.
+
+    MMO (section 4.3.4) halves the rate after three epochs of rising total loss. It specifies neither the rows nor how the
+    tasks' losses are added. Here each task's loss is divided by its `first` loss, so that a task with large losses does not
+    dominate.
     """
 
     first: dict[str, float] = field(default_factory=dict)
@@ -73,8 +82,10 @@ class Plateau:
     factor: float = 1.0
 
     def observe(self, losses: Mapping[str, float], config: OptimizerConfig) -> None:
-        """Hears the dev loss of each task at an evaluation, always of the same tasks. One without a first loss, NaN, is left out,
-        one whose first loss is not above zero is added as it is."""
+        """Update the state with the dev loss of each task at an evaluation; the tasks are the same at every call.
+
+        A task whose first loss is NaN is ignored; a task whose first loss is not positive is added without scaling.
+        """
         self.first = self.first or {name: loss for name, loss in losses.items() if math.isfinite(loss)}
         total = sum(losses[name] / (first if first > 0 else 1.0) for name, first in self.first.items())
         self.rises = self.rises + 1 if self.last is not None and total > self.last else 0
@@ -85,15 +96,15 @@ class Plateau:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Sets every group's learning rate to its peak times the factor."""
+    """Set every group's learning rate to its peak times the factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
 
 
 def clip_gradients(gradients: list[Tensor], limit: float | None) -> float:
-    """Global norm of the gradients before clipping; scales them in place where it is above the limit.
+    """Scale the gradients in place if their global norm exceeds the limit, and return the norm before clipping.
 
-    Returns a number that is not finite, and changes nothing, when any gradient is not finite.
+    If any gradient is not finite, the norm is not finite either and the gradients are unchanged.
     """
     norm = float(torch.nn.utils.get_total_norm(gradients))
     if limit is not None and math.isfinite(norm) and norm > limit:

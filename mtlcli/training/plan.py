@@ -1,4 +1,4 @@
-"""Make the mixing plan: how often a run will train on each task, counted with its own scheduler."""
+"""Make the mixing plan: how often a run will train on each task, counted with the run's scheduler."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -17,8 +17,11 @@ from mtlcli.schedulers.base import Position, Scheduler, stage_at, visits_at
 
 
 def visits_by_stage(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoch: int) -> dict[int, list[int]]:
-    """Count the micro-batches of each task in each stage, by the stage's first step, as the scheduler decides before any
-    result."""
+    """Count the micro-batches of each task in each stage, by the stage's first step.
+
+    A scheduler that reacts to results is counted as if there were none yet.
+    """
+    # On a copy, because counting must not consume the random numbers of the run.
     trial, counts = deepcopy(scheduler), dict[int, list[int]]()
     for step in range(steps):
         position = Position(step, steps, steps_per_epoch)
@@ -42,7 +45,7 @@ def run_lengths(config: Config, scheduler: Scheduler) -> tuple[int, list[int]]:
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """One task as the plan needs it: its rows, its batches and the number of trainable parameters that only it uses."""
+    """Hold a task's part of the plan: its rows, its batches and the number of trainable parameters that only it uses."""
 
     loaded: LoadedTask
     batches: TaskBatches
@@ -57,8 +60,9 @@ def make_plan(
 ) -> Plan:  # fmt: skip
     """Return the mixing plan with notes and warnings.
 
-    `visits` are the micro-batches of each task in each stage, as counted by `visits_by_stage`; `started_from` are notes about
-    the run that `init` names.
+    Args:
+        visits: micro-batches of each task in each stage, as counted by `visits_by_stage`.
+        started_from: notes about the run that `init` names.
     """
     steps_per_epoch, ends = run_lengths(config, scheduler)
     steps = ends[-1]
@@ -92,7 +96,7 @@ def make_plan(
 
 
 def shared_size(architecture: Architecture, tasks: int) -> int:
-    """Count the parameters of an architecture that belong to no single task, frozen ones included."""
+    """Count the shared parameters of an architecture, frozen ones included."""
     private = {id(parameter) for task in range(tasks) for parameter in architecture.private_parameters(task)}
     return sum(parameter.numel() for parameter in architecture.parameters() if id(parameter) not in private)
 
@@ -130,8 +134,9 @@ def _rate_warnings(config: Config, steps: int, epochs: int) -> list[str]:
 
 
 def _notes(planned: TaskPlan, limit: int) -> list[str]:
-    """Return notes about a task's texts and how often they are seen."""
+    """Return notes about truncated texts and about the number of passes over the rows."""
     notes = []
+    # Below 1 %, truncation hardly affects a metric and the note would be noise.
     if planned.truncated > 0.01 * planned.texts:
         share = 100 * planned.truncated / planned.texts
         notes.append(
@@ -139,7 +144,7 @@ def _notes(planned: TaskPlan, limit: int) -> list[str]:
         )
     if planned.passes > 15:
         notes.append(
-            f"{planned.name}: its rows are seen {planned.passes:.1f} times; consider fewer epochs or another scheduler"
+            f"{planned.name}: the run makes {planned.passes:.1f} passes over its rows; consider fewer epochs or another scheduler"
         )
     return notes
 
@@ -149,13 +154,15 @@ def _warnings(task: LoadedTask, planned: TaskPlan) -> list[str]:
     name = planned.name
     warnings = [warning for split in task.splits.values() for warning in split.warnings]
     if planned.share == 0:
-        warnings.append(f"{name}: this schedule never visits it")
+        warnings.append(f"{name}: the scheduler never visits this task")
     if "dev" not in task.splits:
         warnings.append(f"{name}: no dev rows, so it is not evaluated and does not affect which checkpoint is kept")
         return warnings
     shared = overlap(task.splits["train"], task.splits["dev"])
     if shared == planned.dev_rows:
-        warnings.append(f"{name}: all {shared} dev rows are training rows, so dev metrics do not measure new texts")
+        warnings.append(
+            f"{name}: all {shared} dev rows are training rows, so dev metrics do not measure generalization"
+        )
     elif shared:
         warnings.append(f"{name}: {shared} of {planned.dev_rows} dev rows have the texts of a training row")
     return warnings

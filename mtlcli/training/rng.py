@@ -1,4 +1,4 @@
-"""The random state that dropout draws from, to run a pass once more with the same masks."""
+"""The random state that dropout draws from, saved to repeat a pass with the same masks."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def random_states(device: torch.device) -> list[Tensor]:
-    """torch's global states: of the CPU, and of the device where it is a GPU."""
+    """Return torch's global random states: of the CPU, and of the device if it is a GPU."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -17,7 +17,7 @@ def random_states(device: torch.device) -> list[Tensor]:
 
 @contextmanager
 def replayed(states: list[Tensor], device: torch.device) -> Iterator[None]:
-    """What runs inside draws again what was drawn after `states` were taken; outside nothing has happened."""
+    """Repeat the random numbers drawn after `states` were recorded; the random state outside the block is unchanged."""
     before = random_states(device)
     _set(states, device)
     try:
@@ -33,7 +33,7 @@ def _set(states: list[Tensor], device: torch.device) -> None:
 
 
 def random_state() -> dict[str, Tensor]:
-    """The states of torch's generators on the CPU and on every GPU."""
+    """Return the states of torch's generators on the CPU and on every GPU."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states |= {f"cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -41,8 +41,9 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random_state(states: Mapping[str, Tensor]) -> None:
-    """Puts torch's generators back; those of GPUs that are not here are left out."""
+    """Restore torch's generators, ignoring the states of GPUs that this machine lacks."""
     torch.set_rng_state(states["cpu"])
+    # A run may be resumed on a machine with another number of GPUs.
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             if f"cuda.{index}" in states:

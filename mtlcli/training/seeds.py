@@ -1,4 +1,4 @@
-"""One configuration, one run for each seed, in a folder that groups them."""
+"""Train one configuration with several seeds, one run for each, in a folder that groups them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,7 +18,7 @@ from mtlcli.training.run import Configure, OpenedRun, default_folder, open_train
 
 @dataclass(frozen=True)
 class SeedStarted:
-    """The run with a seed is ready for its first step: run `number` of `total`."""
+    """Report that the run with a seed is ready for its first step: run `number` of `total`."""
 
     seed: int
     number: int
@@ -29,7 +29,7 @@ class SeedStarted:
 
 @dataclass(frozen=True)
 class SeedSkipped:
-    """The run with a seed was finished before, with the same configuration."""
+    """Report that the run with a seed was already finished, with the same configuration."""
 
     seed: int
     folder: Path
@@ -37,7 +37,7 @@ class SeedSkipped:
 
 @dataclass(frozen=True)
 class SeedsStopped:
-    """The group was stopped while the run with `seed` trained; `finished` if that was the run's last step."""
+    """Report that the group was stopped while the run with `seed` trained; `finished` if that was the run's last step."""
 
     seed: int
     finished: bool
@@ -45,7 +45,7 @@ class SeedsStopped:
 
 @dataclass(frozen=True)
 class SeedsFinished:
-    """Every run of the group is finished."""
+    """Report that every run of the group is finished."""
 
     group: Group
 
@@ -55,8 +55,15 @@ SeedEvent = SeedStarted | SeedSkipped | SeedsStopped | SeedsFinished | Event
 
 @dataclass(frozen=True)
 class OpenedGroup:
-    """A group of runs whose folders were inspected. `replaced` is the group that --overwrite removes; `resume` says whether the
-    group may be in the folder already, and `by_name` that any free folder of that name will do."""
+    """Hold a group of runs whose folders were inspected.
+
+    Attributes:
+        group: the folder and its seeds.
+        runs: one run for each seed, in order.
+        replaced: the group that --overwrite removes.
+        resume: whether the folder may already contain the group.
+        by_name: whether the folder's name was generated, so that a number may be appended to find a free one.
+    """
 
     group: Group
     runs: tuple[OpenedRun, ...]
@@ -70,22 +77,26 @@ def open_seeds(
 ) -> OpenedGroup:
     """Inspect the folders of all runs and resolve their configurations.
 
-    A resumed group keeps its seeds and adds the new ones. A new run takes what the caller leaves out from the first run that is
-    stored.
+    A resumed group keeps its seeds and adds new ones. A new run inherits the settings that the caller does not give from the
+    first stored run.
 
     Args:
-        seeds: text such as `1,2,3`; None for those of a group that is resumed.
+        seeds: text such as `1,2,3`; None for the seeds of a resumed group.
+        output: folder of the group; None for a generated name.
+        configure: resolves the configuration.
+        resume: continue an existing group.
+        overwrite: replace an existing group.
 
     Raises:
-        MtlError: the seeds are no list of numbers, a folder cannot be used this way, or a configuration is wrong or changed.
+        MtlError: the seeds are malformed, a folder cannot be used this way, or a configuration is invalid or has changed.
     """
-    wanted = parse_seeds(seeds) if seeds is not None else ()
+    requested = parse_seeds(seeds) if seeds is not None else ()
     by_name = output is None
     if output is None:
         if resume:
-            raise MtlError("--resume: name the folder of the runs with --output")
+            raise MtlError("--resume: requires --output, the folder of the runs")
         output = free_name(default_folder(configure(None, None)))
-    group, before = open_group(output, wanted, resume=resume, overwrite=overwrite)
+    group, before = open_group(output, requested, resume=resume, overwrite=overwrite)
     stored = [layer for run in group.runs if (layer := stored_layer(run)) is not None] if resume else []
     runs = tuple(
         open_training(
@@ -100,7 +111,7 @@ def train_seeds(
     opened: OpenedGroup, *, command: str = "", stop: Callable[[], bool] = lambda: False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[SeedEvent]:  # fmt: skip
-    """Train the runs that are not finished, one after the other, yielding what happens."""
+    """Train the unfinished runs one after the other and yield their events."""
     group = opened.group
     with lock_new(group.folder) if opened.by_name else lock_folder(group.folder) as lock:
         remove_abandoned(lock.folder)
@@ -139,18 +150,18 @@ def _train_group(
 
 
 def _remove(folder: Path) -> Iterator[Notice]:
-    """Remove a run that is replaced, and its folder unless somebody put something else there."""
+    """Remove a replaced run, and its folder if it contains no other files."""
     if not folder.is_dir():
         return
     try:
         with claim(folder, overwrite=True) as claimed:
-            left = claimed.clear()
+            remaining = claimed.clear()
     except MtlError as error:
         for line in error.lines:
             yield Notice(line, is_warning=True)
         return
-    if left:
-        yield Notice(f"{folder}: left in place, for no run wrote it: {one_of(left)}")
+    if remaining:
+        yield Notice(f"{folder}: kept, because no run wrote it: {one_of(remaining)}")
         return
-    with suppress(OSError):  # such as of a mount point
+    with suppress(OSError):  # the folder may be a mount point
         folder.rmdir()

@@ -1,6 +1,6 @@
-"""From a configuration to step 1: rows, tokens, model, scheduler, balancer and the plan of the run.
+"""Set up a run from its configuration: rows, tokens, model, plugins, optimizer and plan.
 
-The cheap checks come first: combinations of methods, rows and labels, plugins, encoder, tokens, model. Only token caches are
+Cheap checks come first: combinations of methods, rows and labels, plugins, encoder, tokens, model. Only token caches are
 written.
 """
 
@@ -46,7 +46,7 @@ from mtlcli.training.warm_start import open_origin, warm_start
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run that is ready for its first step. Lists and tuples are in task order."""
+    """Hold a run that is ready for its first step. Lists and tuples are in task order."""
 
     config: Config
     tasks: tuple[LoadedTask, ...]
@@ -68,7 +68,7 @@ class TrainingRun:
     precision: str
     plan: Plan
     visits: dict[int, list[int]]
-    """Micro-batches of each task in each stage, by the stage's first step, counted before any result."""
+    """Micro-batches of each task in each stage, by the stage's first step, as counted for the plan."""
     kept: FrozenFeatures = field(default_factory=FrozenFeatures)
 
     def __post_init__(self) -> None:
@@ -95,14 +95,17 @@ def set_up(
     Args:
         encoder_from: folder in a checkpoint to build the encoder from, without its weights.
         cache: folder of token caches; None for none.
-        first_step: steps that were done before.
-        tell: receives a line about work that takes long.
+        first_step: steps completed before this call.
+        tell: receives a line before slow work.
 
     Raises:
-        MtlError: everything that a user can fix.
+        MtlError: an error in the configuration, the data, the encoder or a plugin.
     """
+    # Under torchrun every process would train the same run and write to the same folder.
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MtlError("this version trains in one process; start `mtl train` without torchrun")
+        raise MtlError(
+            "WORLD_SIZE is greater than 1, but training uses one process; start `mtl train` without torchrun"
+        )
     device = find_device(config.training.device)
     precision = find_precision(config.training.precision, device)
     check_combination(config)
@@ -120,17 +123,18 @@ def set_up(
     selection = make_selection(config.training.select_by, metrics, [t.task.name for t in tasks if "dev" in t.splits])
     if config.optimizer.schedule == "plateau" and not any("dev" in task.splits for task in tasks):
         raise MtlError(
-            'optimizer.schedule: "plateau" follows the losses on dev, and no task has dev rows; give some, or choose linear, '
-            "cosine or constant"
+            'optimizer.schedule: "plateau" requires losses on dev, but no task has dev rows; set tasks.NAME.dev, or choose '
+            "linear, cosine or constant"
         )
     run = RunFacts(facts, config.training.seed, config.training.micro_batches)
     scheduler: Scheduler = config.scheduler.make(run)
-    check_combination(config, scheduler)
+    check_combination(config, scheduler)  # again with the instance, whose options can change what it promises
     balancer: Balancer = config.balancer.make(run)
     choice = config.gradient_regularizer
     gradient_regularizer: GradientRegularizer | None = None if choice is None else choice.make(run)
     regularizers: tuple[Regularizer, ...] = tuple(choice.make(run) for choice in config.regularizers)
     origin = open_origin(Path(config.init)) if config.init is not None and encoder_from is None else None
+    # A resumed run takes encoder and weights from its checkpoint, so `init` matters only before the first step.
     with scratch_folder() as scratch:
         if origin is not None:
             encoder = load_encoder(origin.folder / ENCODER)
@@ -145,7 +149,7 @@ def set_up(
     check_length(encoder, config.encoder.max_length)
     check_padding(encoder)
     if device.type == "cpu" and precision == "bf16":
-        # torch's fused attention has a slow backward pass there (benchmarks/attention.py)
+        # The backward pass of torch's fused attention is slow in bf16 on CPUs (benchmarks/attention.py).
         encoder.model.set_attn_implementation("eager")
     tokenizer = Tokenizer(encoder.tokenizer, config.encoder.max_length)
     tokenized = {
@@ -182,11 +186,13 @@ def set_up(
     for plugin in plugins if gradient_regularizer is None else [*plugins, gradient_regularizer]:
         with plugin_call(plugin, "setup", "nothing in return, or MtlError where it cannot work with this model"):
             plugin.setup(start)
+    # After setup, which may create buffers. Scheduler and gradient regularizer work on the CPU.
     for module in (balancer, *regularizers):
         module.to(device)
     _, most = fewest_and_most(scheduler.tasks_per_step, len(tasks), run.micro_batches)
     engine = StepEngine(model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context)
-    learned = [p for one in (scheduler, balancer, gradient_regularizer, *regularizers) if one for p in one.parameters()]
+    modules = (scheduler, balancer, gradient_regularizer, *regularizers)
+    learned = [parameter for module in modules if module is not None for parameter in module.parameters()]
     optimizer = make_optimizer(model, learned, config.optimizer)
     dev = {name: tokenized for (name, split), tokenized in tokenized.items() if split == "dev"}
     steps_per_epoch, ends = run_lengths(config, scheduler)
@@ -210,7 +216,7 @@ def set_up(
 
 
 def _load_tasks(config: Config) -> tuple[LoadedTask, ...]:
-    """Read all tasks. Raises MtlError with the errors of all of them at once."""
+    """Read all tasks. Raise MtlError with the errors of all tasks at once."""
     loaded: list[LoadedTask] = []
     errors: list[str] = []
     for name, section in config.tasks.items():
@@ -239,19 +245,21 @@ def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -
         return TaskFacts(name, rows, batches_per_pass(rows, batch_size), task.target, dev_rows)
     strata, labels = task.target.strata(task.splits["train"].gold), task.target.labels or ()
     if strata is None:
-        raise MtlError(f"tasks.{name}.head: its batches are {composition}, and this task has none; choose another head")
+        raise MtlError(
+            f"tasks.{name}.head: needs batches of {composition}, but this task has no classes; choose another head"
+        )
     counts = np.bincount(strata[strata >= 0], minlength=len(labels))
     if counts.min() < 2:
         label = labels[counts.argmin()]
         raise MtlError(
-            f'tasks.{name}.head: its batches need two training rows of every class; "{label}" has {counts.min()}'
+            f'tasks.{name}.head: needs two training rows of every class, but "{label}" has {counts.min()}; choose another head'
         )
     return TaskFacts(name, rows, pairs_per_pass(strata), task.target, dev_rows)
 
 
 def _check_layers(model: MultiTaskModel, config: Config) -> None:
     layers = getattr(model.architecture.encoder.config, "num_hidden_layers", None)
-    if layers is None:
+    if layers is None:  # some architectures on the Hub do not state their depth
         return
     for index, name in enumerate(model.names):
         layer_key = "encoder.layer" if config.tasks[name].layer is None else f"tasks.{name}.layer"

@@ -1,4 +1,4 @@
-"""The state of a run: its progress, saved with all tensors in a checkpoint, and restored from it."""
+"""Save the state of a run, its progress and all tensors, in a checkpoint, and restore it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,7 @@ from mtlcli.training.setup import TrainingRun
 
 @dataclass
 class Progress:
-    """The values of a checkpoint besides tensors: the step and the evaluations so far."""
+    """Hold the values of a checkpoint besides tensors: the step, and the evaluations so far."""
 
     step: int = 0
     cursors: list[int] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Progress:
 
 
 def best_checkpoint(folder: Path, step: int) -> Checkpoint:
-    """Return the best checkpoint of the run. Raise MtlError where it is damaged."""
+    """Return the best checkpoint of the run. Raise MtlError if it is damaged."""
     place = folder / CHECKPOINTS / f"step-{step}"
     problem = checkpoint.damage(place)
     if problem is not None:
@@ -46,7 +46,10 @@ def best_checkpoint(folder: Path, step: int) -> Checkpoint:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as flat tensors `index.name`; its groups are built from the configuration."""
+    """Return an optimizer's state as flat tensors `index.name`.
+
+    Parameter groups are not included, because they follow from the configuration.
+    """
     return {
         f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
         for index, state in optimizer.state_dict()["state"].items()
@@ -64,10 +67,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def save(run: TrainingRun, folder: Path, progress: Progress) -> Path:
-    """Write a checkpoint of everything that a run needs to resume, remove those no longer needed, and return its folder.
+    """Write a checkpoint from which the run can be resumed, remove those no longer needed, and return its folder.
 
     Raises:
-        MtlError: it cannot be written.
+        MtlError: the checkpoint cannot be written.
     """
     parts: dict[str, Mapping[str, torch.Tensor]] = {
         "model": run.model.state_dict(),
@@ -86,25 +89,26 @@ def save(run: TrainingRun, folder: Path, progress: Progress) -> Path:
         folder / CHECKPOINTS, progress.step, parts, state,
         lambda scratch: save_tokenizer_and_config(run.encoder, scratch / ENCODER),
     )  # fmt: skip
+    # Only after the new checkpoint is complete, so that a crash never leaves the run without one.
     prune(run, folder, progress)
     return place
 
 
 def prune(run: TrainingRun, folder: Path, progress: Progress) -> None:
-    """Remove the checkpoints that are no longer needed: all but the newest, the best one, and the best one of each that stays."""
+    """Remove all checkpoints but the newest ones, the best one, and the best one recorded by each that is kept."""
     place, keep_last = folder / CHECKPOINTS, run.config.training.keep_last
     keep = {progress.best_step} if progress.best_step is not None else set()
     for step in (
         [step for step in checkpoint.steps(place) if step < progress.step][1 - keep_last :] if keep_last > 1 else ()
     ):
-        # If the newest is damaged, an older one is resumed, and may end with a best one from before it.
+        # If the newest is damaged, an older one is resumed, and its run may end with the best checkpoint recorded there.
         best = best_step_of(Checkpoint(place / f"step-{step}", step))
         keep |= {best} if best is not None else set()
     checkpoint.prune(place, progress.step, keep_last, keep)
 
 
 def best_step_of(saved: Checkpoint) -> int | None:
-    """Return the step of the best checkpoint at the time when one was saved; None where there was none or it is not readable."""
+    """Return the step of the best checkpoint as recorded by a saved one; None if it records none or cannot be read."""
     try:
         best = saved.state()["progress"]["best_step"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -116,14 +120,15 @@ def restore(run: TrainingRun, saved: Checkpoint) -> Progress:
     """Restore a run to the state of a checkpoint.
 
     Raises:
-        MtlError: the rows are not those the checkpoint was trained on, or another version wrote it.
+        MtlError: the run has other rows than the checkpoint, or another version wrote it.
     """
     state = saved.state()
     try:
         _must_be_same_rows(run, saved, state["content"])
         return _restore(run, saved, state["progress"])
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        if state.get("mtlcli") == __version__:  # a bug, which keeps its traceback
+        # Written by this version, so this is a bug and keeps its traceback.
+        if state.get("mtlcli") == __version__:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise saved.unreadable(reason) from error
@@ -134,8 +139,8 @@ def _must_be_same_rows(run: TrainingRun, saved: Checkpoint, content: Mapping[str
     changed = sorted(name for name in {*rows, *content} if rows.get(name) != content.get(name))
     if changed:
         raise MtlError(
-            f"{saved.folder}: the rows of {', '.join(changed)} are not those this run was trained on; give the old files or "
-            "--overwrite"
+            f"{saved.folder}: the rows of {', '.join(changed)} have changed since this run was trained; restore the old files, "
+            "or start over with --overwrite"
         )
 
 
@@ -150,5 +155,6 @@ def _restore(run: TrainingRun, saved: Checkpoint, values: Mapping[str, Any]) -> 
     progress = Progress(**{**values, "plateau": Plateau(**values["plateau"])})
     for batches, cursor in zip(run.train, progress.cursors, strict=True):
         batches.cursor = cursor
+    # Last, because building and loading modules may draw random numbers.
     restore_random_state(saved.tensors("random"))
     return progress

@@ -25,7 +25,7 @@ from mtlcli.training.setup import TrainingRun
 from mtlcli.training.state import Progress, best_checkpoint
 
 SKIPS_IN_A_ROW = 10
-"""Steps in a row that `on_nan: skip` may leave out before the run stops."""
+"""Consecutive steps that `on_nan: skip` may skip before the run stops, because it has then diverged."""
 
 
 def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int | None = None) -> Stepped:
@@ -35,7 +35,7 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
         saved_step: step of the newest checkpoint, for the error message; None if there is none.
 
     Raises:
-        MtlError: a loss or gradient is not finite and the run stops for it, or memory does not suffice.
+        MtlError: a loss or gradient is not finite and the run stops, or memory runs out.
     """
     plan, names = run.plan, run.model.names
     position = Position(progress.step, plan.steps, plan.steps_per_epoch)
@@ -48,6 +48,7 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
     try:
         combined = run.engine.run(step)
     except torch.OutOfMemoryError as error:
+        # The batch with the most tokens is the likely cause.
         texts, length = max(
             (tuple(batch.tokens.shape) for part in step for batch in part.batches),
             key=lambda shape: shape[0] * shape[1],
@@ -56,9 +57,11 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
     gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
     norm = clip_gradients(gradients, run.config.optimizer.clip)
     totals = combined.totals.tolist()
+    # The warm-up and decay run within each stage.
     scheduled = rate_factor(run.config.optimizer, progress.step - stage.start, stage.steps)
     factor = stage.lr * scheduled * progress.plateau.factor
     progress.step += 1
+    # A skipped step counts and consumes its rows, so that the run does not meet the same rows again at once.
     progress.cursors = [batches.cursor for batches in run.train]
     skipped = not (math.isfinite(norm) and all(map(math.isfinite, totals)))
     if skipped:
@@ -85,8 +88,8 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
 def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[str]:
     """Prepare the model and optimizer at the first step of a stage, or of a run resumed within one.
 
-    Freezes the stage's parts. A new stage also clears the optimizer's state and the plateau schedule and takes the weights it
-    asks for. Features of a frozen encoder are computed once. Yields a line before work that takes long.
+    Freeze the stage's parts. A new stage also resets the optimizer's state and the plateau schedule, and loads the best weights
+    if it starts from them. Features of a frozen encoder are computed once. Yield a line before slow work.
     """
     stage = stage_at(run.scheduler, Position(progress.step, run.plan.steps, run.plan.steps_per_epoch))
     if run.kept.stage == (stage.start, stage.frozen):
@@ -98,12 +101,13 @@ def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[
         progress.plateau = Plateau()
         if stage.weights == "best" and progress.best_step is not None:
             run.model.load_state_dict(best_checkpoint(folder, progress.best_step).tensors("model"))
+    # A regularizer that runs the model again needs the encoder's graph, which cached features do not have.
     if run.model.encoder_is_frozen and not any(regularizer.forward_passes for regularizer in run.regularizers):
         yield from _keep_features(run, stage)
 
 
 def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
-    """Compute the features of every task whose rows the stage sees twice or more, as far as training.feature_memory allows."""
+    """Compute the features of every task whose rows the stage reads at least twice, within training.feature_memory."""
     room = run.config.training.feature_memory * 1e9
     for task, visits in enumerate(run.visits.get(stage.start, ())):
         if visits < 2 * run.train[task].per_pass or not room:
@@ -115,19 +119,19 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
         if size > room:
             yield (
                 f"{name}: the encoder is frozen, but the features of {texts:,} texts need {size / 1e9:.1f} GB and "
-                f"training.feature_memory leaves {room / 1e9:.1f} GB: they are computed in every pass"
+                f"training.feature_memory leaves {room / 1e9:.1f} GB, so they are computed in every pass"
             )
             continue
         room -= size
-        yield f"{name}: the encoder is frozen: reading {texts:,} texts once ({size / 1e6:,.0f} MB)"
+        yield f"{name}: the encoder is frozen: encoding {texts:,} texts once ({size / 1e6:,.0f} MB)"
         try:
             run.kept.train[task], *dev = (
                 compute_features(run.model, task, split, run.device, run.autocast) for split in splits
             )
         except torch.OutOfMemoryError as error:
             raise MtlError(
-                f"{name}: {run.device} has no room for {size / 1e9:.1f} GB of features of a frozen encoder; lower it: --set "
-                "training.feature_memory=0"
+                f"{name}: not enough memory on {run.device} for {size / 1e9:.1f} GB of cached features of a frozen encoder; turn "
+                "the cache off: --set training.feature_memory=0"
             ) from error
         if dev:
             run.kept.dev[task] = dev[0]
@@ -140,7 +144,7 @@ def _next(run: TrainingRun, visit: Visit) -> TaskLoss:
 
 
 def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Position) -> list[TaskLoss]:
-    """Offer the rows of all visits to the scheduler, and return those it keeps as one batch per task."""
+    """Offer the rows of all visits to the scheduler, and return the rows that it selects as one batch per task."""
     pool, rows = [], []
     for visit in visits:
         batches = [run.train[visit.task].next() for _ in range(visit.micro_batches)]
@@ -165,7 +169,7 @@ def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Positio
 
 
 def _probe(run: TrainingRun, position: Position) -> None:
-    """Run the small validation that the scheduler asks for, on dev rows drawn by seed and step."""
+    """Run the probe that the scheduler requests, if any, on dev rows drawn by seed and step."""
     with plugin_call(run.scheduler, "probe", "a Probe or None"):
         probe = run.scheduler.probe(position)
     if probe is None:
@@ -175,6 +179,7 @@ def _probe(run: TrainingRun, position: Position) -> None:
         tokenized = run.dev.get(run.model.names[task])
         if tokenized is not None:
             size = min(len(tokenized), probe.batches * run.train[task].batch_size)
+            # A generator of this step alone, so that a resumed run draws the same rows.
             generator = run.scheduler.run.generator(f"probe {position.step} {task}")
             rows = torch.randperm(len(tokenized), generator=generator)[:size].numpy()
             losses[task] = loss_on(run.model, collate(tokenized, task, rows).to(run.device), run.autocast)
@@ -194,7 +199,7 @@ def _call_on_step(run: TrainingRun, number: int, combined: Combined, step: list[
 
 
 def end_epoch(run: TrainingRun, progress: Progress, epoch: int) -> None:
-    """Pass the mean losses of an epoch to the plugins, and start counting again."""
+    """Pass the mean losses of an epoch to the plugins, and reset the sums."""
     means = {
         run.model.names.index(name): total / progress.epoch_counts[name] for name, total in progress.epoch_sums.items()
     }
@@ -208,10 +213,10 @@ def _handle_not_finite(
     run: TrainingRun, progress: Progress, step: list[TaskLoss], combined: Combined, norm: float, factor: float,
     saved_step: int | None,
 ) -> None:  # fmt: skip
-    """Count a step that is left out.
+    """Count a skipped step, or stop the run.
 
     Raises:
-        MtlError: the run stops for it, with the tasks and rows at fault and what to do.
+        MtlError: the run stops, with the tasks and rows at fault and the options to change.
     """
     progress.skipped += 1
     progress.skipped_in_a_row += 1
@@ -222,12 +227,12 @@ def _handle_not_finite(
     if skips and progress.skipped_in_a_row < SKIPS_IN_A_ROW:
         return
     lr = run.config.optimizer.lr * factor
-    # The learning rate must not change on resuming; whether to skip may.
+    # On resuming, the learning rate must stay the same, but on_nan may change.
     or_skip = "" if skips else " or skip such steps with --set training.on_nan=skip"
     if saved_step is None:
-        advice = f"no checkpoint is saved yet: start again with a lower --lr{or_skip}"
+        advice = f"no checkpoint is saved yet: start over with a lower --lr{or_skip}"
     else:
-        advice = f"start again with a lower --lr; the checkpoint of step {saved_step} can be resumed (--resume)"
+        advice = f"start over with a lower --lr; the checkpoint of step {saved_step} can be resumed (--resume)"
         advice += "" if skips else ", with --set training.on_nan=skip to skip such steps"
     many = f" after {SKIPS_IN_A_ROW} steps in a row" if skips else ""
     raise MtlError(*lines, f"stopped{many} at a learning rate of {lr:g}; {advice}")

@@ -1,4 +1,4 @@
-"""What a finished run predicts for the training rows of a task: the teacher of a distillation."""
+"""Predict the training rows of a task with a finished run, the teacher of a distillation."""
 
 import hashlib
 import json
@@ -24,25 +24,28 @@ def teacher_predictions(
 ) -> Arrays:  # fmt: skip
     """Predict the training rows of `task` with the run or ensemble in `folder`.
 
-    Returns what `Target.soft` makes of the predictions, classes in the order of `facts`. The teacher encodes the texts with its own
-    tokenizer and encoding. Its predictions are cached under the content of the teacher's files and of the rows; `tell` is called
-    if they are not in the cache.
+    The teacher encodes the texts with its own tokenizer and encoding. Its predictions are cached by the content of the
+    teacher's files and of the rows; `tell` is called if they are not in the cache.
+
+    Returns:
+        The soft targets of `Target.soft`, classes in the order of `facts`.
 
     Raises:
-        MtlError: the teacher has no task of this name, or one that reads or predicts something else.
+        MtlError: the teacher has no task of this name, or its task reads or predicts something else.
     """
     outline, split = open_run(Path(folder)), task.splits["train"]
     index = outline.task(facts.name)
     _must_fit(outline, index, facts, texts=len(split.columns.texts))
+    # Part of the key, because bf16 changes the predictions.
     with autocast:
         precision = "autocast" if torch.is_autocast_enabled(device.type) else "fp32"
     parts = (outline.fingerprint(index), facts.name, json.dumps(facts.target.record()), split.content, precision, "v2")
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
     place = None if cache is None else cache / f"taught-{key}.npz"
-    found = None if place is None else _load(place)
-    if found is not None:
-        return found
-    tell(f"{folder} ({outline.title}): predicting the {len(split)} training rows of {facts.name}, to teach them")
+    cached = None if place is None else _load(place)
+    if cached is not None:
+        return cached
+    tell(f"{folder} ({outline.title}): predicting the {len(split)} training rows of {facts.name} for distillation")
     predictor, warnings = outline.load(device, {index})
     for warning in warnings:
         tell(f"warning: {warning}")
@@ -50,7 +53,7 @@ def teacher_predictions(
     taught = facts.target.soft(facts.target.average([predicted], [predictor.facts[index].target]))
     if taught is None:
         raise MtlError(
-            f"{folder}: {facts.name}: a task that predicts {facts.target.describe()} cannot be taught by a run"
+            f"{folder}: {facts.name}: a task that predicts {facts.target.describe()} does not support distillation"
         )
     if not all(np.isfinite(array).all() for array in taught.fields.values()):
         raise MtlError(f"{folder}: {facts.name}: the teacher's predictions are NaN or infinite; use another run")
@@ -64,7 +67,8 @@ def _must_fit(outline: RunInfo, index: int, facts: TaskFacts, *, texts: int) -> 
     reads = len(outline.record["tasks"][facts.name]["text"])
     if reads != texts:
         raise MtlError(
-            f"{outline.folder}: its task {facts.name} reads {reads} text{'s'[: reads - 1]} a row, the one here {texts}"
+            f"{outline.folder}: its task {facts.name} reads {reads} text{'s'[: reads - 1]} per row, but the task of this run "
+            f"reads {texts}; use another teacher"
         )
     if difference := facts.target.agree(theirs.target):
         raise MtlError(
@@ -73,7 +77,7 @@ def _must_fit(outline: RunInfo, index: int, facts: TaskFacts, *, texts: int) -> 
 
 
 def _load(place: Path) -> Arrays | None:
-    """Return cached predictions, None if they are missing or incomplete."""
+    """Return cached predictions; None if they are missing or damaged."""
     try:
         with place.open("rb") as file, np.load(file) as arrays:
             fields = {name: arrays[name] for name in arrays.files}
@@ -84,7 +88,7 @@ def _load(place: Path) -> Arrays | None:
 
 
 def _save(taught: Arrays, place: Path) -> None:
-    """Write the whole file or nothing; an unwritable cache folder is ignored."""
+    """Write the predictions to the cache atomically; an unwritable cache folder is ignored."""
     starts = {} if taught.starts is None else {"starts": taught.starts}
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)

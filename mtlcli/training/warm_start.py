@@ -1,4 +1,4 @@
-"""Starting from a finished run: what its encoder and heads give to a new one."""
+"""Start a run from a finished one: load the weights of its encoder and heads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mtlcli.runs.record import must_be_as_written, read_record, stored_config, s
 
 @dataclass(frozen=True)
 class Origin:
-    """A finished run to start from; `tensors` are those of heads.safetensors."""
+    """Hold a finished run to start from; `tensors` are those of heads.safetensors."""
 
     folder: Path
     config: Config
@@ -25,13 +25,13 @@ class Origin:
     tensors: Mapping[str, Tensor]
 
     def below(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with `prefix.`, without it."""
+        """Return the tensors whose names begin with `prefix.`, with the prefix removed."""
         start = f"{prefix}."
         return {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
 
 
 def open_origin(folder: Path) -> Origin:
-    """The run in a folder. Raises MtlError where it has not finished, or is not as it was written."""
+    """Open the run in a folder. Raise MtlError if it is unfinished or damaged."""
     try:
         record = read_record(folder)
         must_be_as_written(folder, record)
@@ -42,48 +42,55 @@ def open_origin(folder: Path) -> Origin:
 
 
 def warm_start(origin: Origin, model: MultiTaskModel, config: Config, facts: tuple[TaskFacts, ...]) -> tuple[str, ...]:
-    """Puts the run's weights into what the model has of the same make, beside the encoder, which is already there. Returns
-    sentences about what was taken and what starts anew."""
-    notes, taken = [], []
+    """Load the run's weights into the matching parts of the model, besides the encoder, which is loaded already.
+
+    Returns:
+        Notes about the parts that were loaded and those that start from random weights.
+    """
+    notes, loaded = [], []
     for index, task in enumerate(facts):
-        why = _mismatch(origin, task, config, model.head(index))
-        if why is None:
+        mismatch = _mismatch(origin, task, config, model.head(index))
+        if mismatch is None:
             model.head(index).load_state_dict(origin.below(task.name))
-            taken.append(task.name)
+            loaded.append(task.name)
         else:
-            notes.append(f"{task.name}: its head starts anew: {why}")
-    own = {key: value for key, value in model.architecture.state_dict().items() if not key.startswith("encoder.")}
+            notes.append(f"{task.name}: its head starts from random weights: {mismatch}")
+    added = {key: value for key, value in model.architecture.state_dict().items() if not key.startswith("encoder.")}
     stored = origin.below("architecture")
+    # Private parameters are stored by task index, so they fit only if the runs have the same tasks in the same order.
     if (
-        own
+        added
         and config.architecture == origin.config.architecture
-        and _of_one_shape(own, stored)
+        and _same_shapes(added, stored)
         and (
             not any(model.architecture.private_parameters(index) for index in range(len(facts)))
             or [task.name for task in facts] == [task.name for task in origin.facts]
         )
     ):
         model.architecture.load_state_dict(stored, strict=False)
-    elif own:
-        notes.append("the architecture starts anew but for the encoder: it is not as in the run before")
-    heads = f"the encoder and the heads of {', '.join(taken)}" if taken else "the encoder"
+    elif added:
+        notes.append(
+            "the architecture differs from that run's: its parameters outside the encoder start from random weights"
+        )
+    heads = f"the encoder and the heads of {', '.join(loaded)}" if loaded else "the encoder"
     return (f"starts from {origin.folder}: {heads}", *notes)
 
 
 def _mismatch(origin: Origin, task: TaskFacts, config: Config, head: nn.Module) -> str | None:
-    """Why a head cannot go on from the run, None where it can."""
-    before = next((one for one in origin.facts if one.name == task.name), None)
+    """Return why a head cannot load the weights of the run; None if it can."""
+    before = next((facts for facts in origin.facts if facts.name == task.name), None)
     if before is None:
         return "the run has no task of this name"
-    was, now = origin.config.tasks[task.name].head, config.tasks[task.name].head
-    if was is None or now is None or was.name != now.name:
-        return f'it was "{was.name if was else ""}" and is "{now.name if now else ""}"'
+    old, new = origin.config.tasks[task.name].head, config.tasks[task.name].head
+    if old is None or new is None or old.name != new.name:
+        return f'it was "{old.name if old else ""}" and is "{new.name if new else ""}"'
+    # With other classes, or in another order, the same weights would predict something else.
     if (before.target.kind, before.target.labels) != (task.target.kind, task.target.labels):
-        return "its classes are not those of the run"
-    if not _of_one_shape(head.state_dict(), origin.below(task.name)):
-        return "it was of another shape"
+        return "its classes differ from those of the run"
+    if not _same_shapes(head.state_dict(), origin.below(task.name)):
+        return "its shape differs"
     return None
 
 
-def _of_one_shape(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
-    return {key: value.shape for key, value in some.items()} == {key: value.shape for key, value in others.items()}
+def _same_shapes(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return {key: value.shape for key, value in first.items()} == {key: value.shape for key, value in second.items()}

@@ -27,7 +27,7 @@ def test_a_run_without_problems_is_ok_and_nothing_is_written(mtl, recipe, tmp_pa
     before = entries(tmp_path)
     code, out, err = mtl("check", "-c", recipe, "--strict", "-o", "runs/new")
     assert code == 0, err
-    assert out.splitlines()[-2:] == ["output: runs/new would be written", "OK: no problems found"]
+    assert out.splitlines()[-2:] == ["output: runs/new would be created", "OK: no problems found"]
     assert entries(tmp_path) == before
 
 
@@ -36,7 +36,7 @@ def test_what_training_would_do_to_the_output_is_said(mtl, recipe):
     refused = mtl("check", "-c", recipe, "-o", "run")
     assert refused.code == 2 and "add --resume" in refused.err
     assert "output: run would be replaced" in mtl("check", "-c", recipe, "-o", "run", "--overwrite").out
-    assert "output: run is finished; nothing is left to train" in mtl("check", "-o", "run", "--resume").out
+    assert "output: run is already finished" in mtl("check", "-o", "run", "--resume").out
     longer = mtl("check", "-o", "run", "--resume", "--steps", 6).out
     assert "note: changed on resuming: training.steps: was 4, now 6" in longer
     assert "output: run would be resumed after step 4" in longer
@@ -84,7 +84,7 @@ ROWS = [(f"word{index} is {'good' if index % 2 else 'bad'}", "yes" if index % 2 
 def test_dev_rows_that_are_the_training_rows_are_a_warning(mtl, tmp_path):
     write(tmp_path / "train.tsv", ROWS)
     write(tmp_path / "dev.tsv", ROWS)
-    expected = "tone: all 40 dev rows are training rows, so dev metrics do not measure new texts"
+    expected = "tone: all 40 dev rows are training rows, so dev metrics do not measure generalization"
     assert warned(mtl, tmp_path) == [expected]
 
 

@@ -69,7 +69,7 @@ def test_encoder_and_heads_of_the_same_name_go_on_and_others_start_anew(origin):
     assert torch.equal(prepared.model.head(0).out.weight, before.model.head(before.task("tone")).out.weight)
     assert prepared.plan.notes[:2] == (
         f"starts from {origin}: the encoder and the heads of tone",
-        'near: its head starts anew: it was "cosine" and is "pair-concat"',
+        'near: its head starts from random weights: it was "cosine" and is "pair-concat"',
     )
 
 
@@ -84,11 +84,11 @@ def test_the_encoder_of_the_run_needs_not_be_said_and_pooling_may_change(origin)
     [
         (
             "minilm",
-            'encoder: found "minilm", but the run to start from has the encoder "tiny"; leave the encoder out, or init',
+            'encoder: found "minilm", but the run to start from has the encoder "tiny"; remove encoder or init',
         ),
         (
             {"dim": 64},
-            "encoder.dim: found 64, but the encoder of the run to start from was made with 32; leave it out, or init",
+            "encoder.dim: found 64, but the encoder of the run to start from has 32; remove this key or init",
         ),
     ],
 )
@@ -100,14 +100,16 @@ def test_another_encoder_is_one_sentence(origin, encoder, message):
 
 def test_classes_of_the_run_that_are_not_those_of_now_start_anew(origin):
     prepared = set_up(configured(origin, "tone", change={"tone": {"labels": ["good", "bad"]}}))  # the other order
-    assert prepared.plan.notes[1] == "tone: its head starts anew: its classes are not those of the run"
+    assert (
+        prepared.plan.notes[1] == "tone: its head starts from random weights: its classes differ from those of the run"
+    )
 
 
 def test_a_task_that_the_run_does_not_have_starts_anew(origin):
     prepared = set_up(configured(origin, "tone", "mood"))
     assert prepared.plan.notes[:2] == (
         f"starts from {origin}: the encoder and the heads of tone",
-        "mood: its head starts anew: the run has no task of this name",
+        "mood: its head starts from random weights: the run has no task of this name",
     )
 
 
@@ -117,7 +119,7 @@ def test_a_head_of_another_shape_starts_anew(tmp_path, mtl):
 
     assert mtl("train", *flags(8), "--set", "encoder.dim=32", "--output", tmp_path / "first").code == 0
     _, out, err = mtl("check", *flags(9), "--init", tmp_path / "first")
-    assert "sst: its head starts anew: it was of another shape" in " ".join((out + err).split())
+    assert "sst: its head starts from random weights: its shape differs" in " ".join((out + err).split())
 
 
 def test_what_an_architecture_adds_goes_on_with_it(origin, tmp_path, mtl):

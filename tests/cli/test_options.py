@@ -110,7 +110,7 @@ def test_a_mistake_names_the_flag(run):
     assert error(run, task=["sst"], sets=["tasks.sst.ecoding=bi"]).startswith("--set tasks.sst.ecoding: unknown option")
     assert error(run, task=["sst"], on_bad_row="stop").startswith("--on-bad-row: tasks.sst.on_bad_row: found 'stop'")
     assert error(run, task=["nope"]).startswith('--task nope: tasks.nope: "nope" is not a known task')
-    assert error(run) == "no task: name at least one, such as --task sst, or under `tasks:` in a recipe"
+    assert error(run) == "no task: name at least one, with --task sst or under `tasks:` in a recipe"
 
 
 def test_values_of_set_become_what_the_key_holds(run):

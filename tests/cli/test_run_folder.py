@@ -41,9 +41,7 @@ def test_a_finished_run_with_nothing_left_to_do_is_left_as_it_is(mtl, recipe):
     for more in ((), ("--steps", 2), ("-q",)):
         ended = mtl("train", "--resume", "-o", "run", *more)
         assert ended.code == 0
-        assert ended.out.splitlines()[-1] == (
-            "nothing is left to do: the run in run ended after step 4; nothing was written"
-        )
+        assert ended.out.splitlines()[-1] == ("the run in run is already finished, after step 4; nothing was written")
         assert content("run") == before
 
 
@@ -51,7 +49,7 @@ def test_a_run_that_was_killed_before_its_results_is_not_made_shorter(mtl, recip
     mtl("train", "-c", recipe, "-o", "run", "-q")
     Path("run/results.json").unlink()
     error = last_error(mtl("train", "--resume", "-o", "run", "--steps", 2))
-    assert "--resume: run was trained for 4 steps, and this configuration makes 2" in error
+    assert "--resume: run was trained for 4 steps, but this configuration has only 2" in error
     assert mtl("train", "--resume", "-o", "run", "-q").code == 0
     assert Path("run/results.json").is_file()
 
@@ -61,7 +59,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_again(mtl, recipe):
     for path in Path("run/checkpoints").iterdir():
         path.rename(Path("elsewhere-" + path.name))
     before = content("run")
-    assert "nothing is left to do" in mtl("train", "--resume", "-o", "run").out
+    assert "is already finished" in mtl("train", "--resume", "-o", "run").out
     error = last_error(mtl("train", "--resume", "-o", "run", "--steps", 6))
     assert (
         "run: is finished and has no checkpoint to resume from; keep it as it is, or train again with --overwrite"
@@ -102,7 +100,7 @@ def test_replacing_a_run_keeps_what_the_user_put_there(mtl, recipe):
     Path("run/notes.txt").write_text("mine")
     ended = mtl("train", "-c", recipe, "-o", "run", "--overwrite")
     assert ended.code == 0
-    assert "run: left in place, for no run wrote it: notes.txt" in ended.err
+    assert "run: kept, because no run wrote it: notes.txt" in ended.err
     assert Path("run/notes.txt").read_text() == "mine"
 
 

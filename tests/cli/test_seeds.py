@@ -170,7 +170,7 @@ def test_a_group_is_no_run_and_names_its_runs(mtl, recipe, command):
         (("--seeds", "1,1"), "--seeds 1,1: seed 1 is listed twice"),
         (("--seeds", "1,2", "--seed", "3"), "remove --seed and training.seed"),
         (("--seeds", "1,2", "--set", "training.seed=3"), "remove --seed and training.seed"),
-        (("--seeds", "1,2", "--resume"), "--resume: name the folder of the runs with --output"),
+        (("--seeds", "1,2", "--resume"), "--resume: requires --output, the folder of the runs"),
     ],
 )
 def test_what_makes_no_sense_is_told_before_anything_is_slow(mtl, recipe, flags, problem):

@@ -91,14 +91,14 @@ def test_every_key_knows_its_line(recipe):
 @pytest.mark.parametrize(
     ("text", "line", "expected"),
     [
-        ("data: a\ntasks: {}\ndata: b", 3, "`data` is given twice"),
-        ("tasks:\n  sst: {}\n  sst: {}", 3, "`sst` is given twice"),
-        ("tasks: [a, {b: 1, b: 2}]", 1, "`b` is given twice"),
+        ("data: a\ntasks: {}\ndata: b", 3, "`data` is set twice"),
+        ("tasks:\n  sst: {}\n  sst: {}", 3, "`sst` is set twice"),
+        ("tasks: [a, {b: 1, b: 2}]", 1, "`b` is set twice"),
         ("tasks:\n\tsst: {}", 2, "indent with spaces, not with tabs"),
         ("tasks: {sst: {}", 1, "not valid YAML"),
         ("tasks: {}\n--- \ntasks: {}", 2, "another document"),
-        ("- sst\n- quora", 1, "not a recipe: expected keys such as `tasks:`, and the file begins with '- sst'"),
-        ("just text", 1, "not a recipe: expected keys such as `tasks:`, and the file begins with 'just text'"),
+        ("- sst\n- quora", 1, "not a recipe: expected keys such as `tasks:`, but the file begins with '- sst'"),
+        ("just text", 1, "not a recipe: expected keys such as `tasks:`, but the file begins with 'just text'"),
         ("? [a, b]\n: 1", 1, "a key is a list or a mapping"),
         ("a:\n  seed: !!int abc", 2, "'abc' does not fit its tag !!int"),
         ("a: !!timestamp soon", 1, "'soon' does not fit its tag !!timestamp"),
@@ -132,7 +132,7 @@ def test_a_data_file_in_the_place_of_a_recipe_is_one_short_line(tmp_path, rows):
     with pytest.raises(MtlError) as caught:
         read_recipe(path)
     (line,) = caught.value.lines
-    assert line.startswith(f"{path}:1: not a recipe: expected keys such as `tasks:`, and the file begins with ")
+    assert line.startswith(f"{path}:1: not a recipe: expected keys such as `tasks:`, but the file begins with ")
     assert line.endswith(f"to train on this file: --task NAME={path}")
     assert len(line) < 200 + 2 * len(str(path))
 
@@ -145,7 +145,7 @@ def test_a_recipe_file_that_cannot_exist_is_one_line(tmp_path):
 
 
 def test_a_recipe_within_itself_is_refused(recipe):
-    assert "in itself" in error(recipe, "a: &x {b: *x}")
+    assert "contains itself" in error(recipe, "a: &x {b: *x}")
 
 
 def test_a_section_repeated_by_an_alias_may_build_on_another(recipe):

@@ -186,7 +186,7 @@ def test_a_wrong_task_is_one_line(config, tasks, line):
         ("training:\n  epoch: 3", 'recipe.yaml:3: training.epoch: unknown key; did you mean "epochs"?'),
         ("training: {epochs: many}", "recipe.yaml:2: training.epochs: found 'many'"),
         ("training: {epochs: 0}", "recipe.yaml:2: training.epochs: found 0"),
-        ("training: {epochs: 1, steps: 2}", "recipe.yaml:2: training.steps: steps and epochs exclude each other; give one"),
+        ("training: {epochs: 1, steps: 2}", "recipe.yaml:2: training.steps: steps and epochs exclude each other; set only one"),
         ("optimizer: 3", "recipe.yaml:2: optimizer: found 3: expected a mapping of keys to values"),
         ("optimizer: {lr: .inf}", "recipe.yaml:2: optimizer.lr: found inf"),
         ("optimizer: {lr: .nan}", "recipe.yaml:2: optimizer.lr: found nan"),
@@ -198,7 +198,7 @@ def test_a_wrong_task_is_one_line(config, tasks, line):
         ("encoder: {name: tiny, layrs: 3}", 'recipe.yaml:2: encoder.layrs: unknown option of "tiny"; did you mean "layers"?'),
         ("encoder: {name: ./model, dim: 3}", "recipe.yaml:2: encoder.dim: unknown key"),
         ("regularizers: [nope]", 'recipe.yaml:2: regularizers.0: unknown regularizer "nope"'),
-        ("sample: true\ndata: x", "recipe.yaml:3: data: data and sample exclude each other; give one"),
+        ("sample: true\ndata: x", "recipe.yaml:3: data: data and sample exclude each other; set only one"),
         ("scheduler: nope", 'recipe.yaml:2: scheduler: unknown scheduler "nope"'),
     ],
 )  # fmt: skip

@@ -255,7 +255,9 @@ def test_a_class_with_one_row_is_named(files, tmp_path):
 
 def test_scores_have_no_pairs_of_classes(files):
     changes = {"near": {"encoding": "cross", "head": "class-contrastive"}}
-    with pytest.raises(MtlError, match=r"^tasks\.near\.head: its batches are pairs-of-classes, and this task has none"):
+    with pytest.raises(
+        MtlError, match=r"^tasks\.near\.head: needs batches of pairs-of-classes, but this task has no classes"
+    ):
         set_up(config(files, changes))
 
 

@@ -298,7 +298,7 @@ def test_known_weights_that_change_from_call_to_call_are_refused():
         def known_weights(self, tasks):
             return torch.rand(len(tasks), generator=self.generator)
 
-    refused(check_balancer, Draws, "the same when asked twice")
+    refused(check_balancer, Draws, "the same in two calls")
 
 
 def test_a_balancer_that_divides_by_a_loss_of_zero_is_refused():
@@ -494,7 +494,7 @@ def test_a_scheduler_that_counts_its_calls_is_refused():
             self.calls += 1
             return [Visit(self.calls % len(self.run.tasks))]
 
-    refused(check_scheduler, Counts, "expected the same visits (when asked again|of a fresh one)")
+    refused(check_scheduler, Counts, "expected the same visits (in a second call|from a new instance)")
 
 
 def test_a_scheduler_that_visits_more_than_it_promises_is_refused():
@@ -631,7 +631,7 @@ def test_a_task_that_trains_on_its_dev_rows_is_refused():
         def sample(self, split):
             return [{"text": "a rose", "colour": "r"}, {"text": "the sky", "colour": "b"}]
 
-    refused(check_task, Leaks, r"sample\('dev'\): 2 row\(s\) are training rows too")
+    refused(check_task, Leaks, r"sample\('dev'\): 2 row\(s\) are also training rows")
 
 
 def test_a_label_that_the_task_cannot_read_is_refused():

@@ -268,7 +268,7 @@ def test_a_loss_that_is_not_finite_stops_with_task_step_and_rows(files, tmp_path
     text = str(caught.value)
     assert "step 3: same: loss nan" in text
     assert "same-train.tsv:" in text
-    assert "no checkpoint is saved yet: start again with a lower --lr" in text and "--resume" not in text
+    assert "no checkpoint is saved yet: start over with a lower --lr" in text and "--resume" not in text
 
 
 def test_a_loss_that_is_not_finite_names_the_checkpoint_that_can_be_resumed(files, tmp_path):

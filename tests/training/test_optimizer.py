@@ -182,7 +182,7 @@ def test_without_dev_rows_there_is_no_loss_to_follow(files):
     with pytest.raises(MtlError) as caught:
         set_up(rising(files, tasks={"tone": task}))
     assert caught.value.lines == (
-        'optimizer.schedule: "plateau" follows the losses on dev, and no task has dev rows; give some, or choose linear, '
+        'optimizer.schedule: "plateau" requires losses on dev, but no task has dev rows; set tasks.NAME.dev, or choose '
         "cosine or constant",
     )
 

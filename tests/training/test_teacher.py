@@ -98,7 +98,7 @@ def test_a_head_without_probabilities_teaches_its_class(monkeypatch):
 def test_a_teacher_is_asked_once(tmp_path, monkeypatch, name):
     said: list[str] = []
     first = taught(trained(), name, tmp_path, said)
-    assert said == [f"{trained()} (step 6): predicting the 60 training rows of {name}, to teach them"]
+    assert said == [f"{trained()} (step 6): predicting the 60 training rows of {name} for distillation"]
     no_loading(monkeypatch)
     second = taught(trained(), name, tmp_path, said)
     assert len(said) == 1
@@ -167,5 +167,5 @@ def test_a_teacher_of_single_texts_does_not_teach_pairs(monkeypatch):
     no_loading(monkeypatch)
     task, facts = loaded("same")
     assert wrong(trained(), task, replace(facts, name="tone")) == (
-        f"{trained()}: its task tone reads 1 text a row, the one here 2"
+        f"{trained()}: its task tone reads 1 text per row, but the task of this run reads 2; use another teacher"
     )
