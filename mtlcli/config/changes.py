@@ -29,11 +29,19 @@ def check_unchanged(stored: Config, current: Config) -> list[str]:
     # Checkpoints store tasks by index.
     if set(stored.tasks) == set(current.tasks) and list(stored.tasks) != list(current.tasks):
         rejected.append(f"tasks: were in the order {', '.join(stored.tasks)}, now {', '.join(current.tasks)}")
+    for difference, names in (
+        ("removed", set(stored.tasks) - set(current.tasks)),
+        ("added", set(current.tasks) - set(stored.tasks)),
+    ):
+        rejected += [f"tasks.{name}: was {difference}" for name in sorted(names)]
+    shared_tasks = set(stored.tasks) & set(current.tasks)
     for key in sorted(set(before) | set(after)):
         old, new = before.get(key), after.get(key)
         if old == new:
             continue
         parts = key.split(".")
+        if len(parts) > 1 and parts[0] == "tasks" and parts[1] not in shared_tasks:
+            continue  # the task has a line of its own
         file = len(parts) == 3 and parts[0] == "tasks" and parts[2] in TASK_FILES
         line = f"{key}: was {old!r}, now {new!r}"
         if key in MAY_CHANGE and new is None:

@@ -19,6 +19,8 @@ SHORT_FORMS: dict[str, Schema] = {
     "text": TEXTS,
     "label": TEXT_OR_NUMBER,
     "labels": TEXTS,
+    "aliases": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+    "no_label": TEXTS,
     "metrics": TEXTS,
     "range": {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]

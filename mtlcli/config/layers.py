@@ -72,7 +72,7 @@ def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
-TEXTS = ("text", "label", "labels")
+TEXTS = ("text", "label", "labels", "aliases", "no_label")
 """Keys of a task whose values are always read as text: a class may be called `true`, `007` or `1e-5`."""
 
 DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")

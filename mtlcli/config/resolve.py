@@ -196,7 +196,9 @@ def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:
         if not task.name and name not in registry.names("tasks"):
             errors.append(
                 f'{places.of(("tasks", name))}: "{name}" is not a known task{did_you_mean(name, registry.names("tasks"))}; '
-                f"for your own task set its kind: --set tasks.{name}.kind=KIND with one of {one_of(_kinds_of_own_tasks())}"
+                f"for your own task set its kind: --set tasks.{name}.kind=KIND with one of {one_of(_kinds_of_own_tasks())}; "
+                f"and its columns, unless they have common names such as text and label: --set tasks.{name}.text=COLUMN "
+                f"--set tasks.{name}.label=COLUMN"
             )
             continue
         task.name = task.name or name

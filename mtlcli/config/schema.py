@@ -1,5 +1,6 @@
 """The configuration of a run: every key, its default, bounds and meaning."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -153,6 +154,29 @@ def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str | dict) else value
 
 
+def _texts_by_text(value: Any) -> Any:
+    return {str(_column(key)): _column(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def share_of(text: str) -> float | None:
+    """Return the share that a percentage such as `10%` stands for; None for every other text, such as the name of a file."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%\s*", text)
+    return float(match[1]) / 100 if match else None
+
+
+def _file_or_share(value: Any) -> Any:
+    """Check a share of the training rows.
+
+    Raises:
+        ValueError: a number without a percent sign, or a share that leaves no rows for training or for evaluation.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    share = share_of(value) if isinstance(value, str) else None
+    if is_number or (share is not None and not 0 < share < 1):
+        raise ValueError("expected a file, or a share of the training rows between 0% and 100%, such as 10%")
+    return value
+
+
 Encoding = Literal["single", "cross", "bi"]
 Columns = Annotated[list[str], BeforeValidator(_texts)]
 
@@ -175,7 +199,13 @@ class TaskConfig(Choice):
         None, description="hidden layer that the head reads; the default is the head's own, or encoder.layer"
     )
     train: str | None = Field(None, description="training file (CSV, TSV or JSONL)")
-    dev: str | None = Field(None, description="file to evaluate on during training")
+    dev: Annotated[str, BeforeValidator(_file_or_share)] | None = Field(
+        None,
+        description="file to evaluate on during training, or a share of the training rows to hold out, such as 10%",
+    )
+    dev_seed: int = Field(
+        0, ge=0, description="seed that selects the rows which dev: 10% holds out; the same for all training seeds"
+    )
     test: str | None = Field(None, description="file that only `mtl eval` reads")
     text: Columns | None = Field(None, description="column or columns of the text, by header name or number from 0")
     label: Annotated[str, BeforeValidator(_column)] | None = Field(
@@ -184,6 +214,15 @@ class TaskConfig(Choice):
     header: bool = Field(True, description="whether the first line names the columns")
     labels: Columns | None = Field(
         None, description="the classes in order; the default is the classes of the training rows, sorted"
+    )
+    aliases: Annotated[dict[str, str], BeforeValidator(_texts_by_text)] | None = Field(
+        None, description="other spellings of labels: the label that each text in the file stands for"
+    )
+    normalize_labels: bool = Field(
+        False, description="read labels that differ only in case, invisible characters or Unicode form as one class"
+    )
+    no_label: Columns | None = Field(
+        None, description='texts that mark a row without a label, such as ["-", "-1"]; these rows are left out'
     )
     range: Annotated[tuple[float, float], BeforeValidator(listed)] | None = Field(
         None, description="lowest and highest score; the default is the range of the training rows"
@@ -202,6 +241,11 @@ class TaskConfig(Choice):
     )
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, allow_inf_nan=False)
+
+    def file_of(self, split: str) -> str | None:
+        """Return the file that the configuration names for a split; None where it names none, or a share for dev."""
+        value: str | None = getattr(self, split)
+        return None if value is None or share_of(value) is not None else value
 
 
 class EncoderConfig(Choice):

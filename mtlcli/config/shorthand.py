@@ -7,7 +7,7 @@ from typing import Any
 from mtlcli import registry
 from mtlcli.config.layers import Layer, check_text, shown
 from mtlcli.config.locations import Places
-from mtlcli.config.schema import TASK_FILES, listed
+from mtlcli.config.schema import TASK_FILES, listed, share_of
 from mtlcli.errors import MtlError, suggest
 
 # Options of plugins whose values are folders by task name.
@@ -85,7 +85,7 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
     places = Places([layer])
 
     def absolute(value: Any, *path: str) -> Any:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or (path[-1] == "dev" and path[0] == "tasks" and share_of(value) is not None):
             return value
         _check_path(value, places.of(path))
         joined = str((base / os.path.expanduser(value)).absolute())  # expanduser leaves `~nobody` as it is

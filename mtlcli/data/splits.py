@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mtlcli.config.schema import TASK_FILES, TaskConfig
+from mtlcli.config.schema import TASK_FILES, TaskConfig, share_of
 from mtlcli.data.readers import BadRows, FileSource, format_of
 from mtlcli.data.records import listed
 from mtlcli.data.sources import Source, hub_source, rows_of, sample_source
-from mtlcli.errors import MtlError, one_of
+from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.facts import seed_for
 from mtlcli.tasks.base import Task
 from mtlcli.tasks.targets import Arrays, BadLabel, Raw, Target
@@ -63,6 +63,7 @@ class Split:
         gold: labels of the rows.
         hashes: (n,) uint64, of the texts.
         warnings: sentences about the rows that a user should read.
+        notes: sentences about how the rows were read.
     """
 
     task: str
@@ -75,6 +76,7 @@ class Split:
     gold: Arrays
     hashes: np.ndarray
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ordinals)
@@ -131,14 +133,15 @@ def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sa
     if train is None:
         raise MtlError(f"tasks.{name}: no training rows: give a file, such as --task {name}=train.tsv,dev.tsv")
     policy = config.on_bad_row or task.on_bad_row
-    split = read_split(task, config, "train", train, target, policy, fit=True)
+    held_out = rows_held_out(config, task, train)
+    split = read_split(task, config, "train", train, target, policy, fit=True, rows=_rest(held_out))
     if config.max_rows is not None and config.max_rows < len(split):
         split = _subset(split, config.max_rows, seed)
     splits = {"train": split}
     dev = find_source(config, task, "dev", data=data, sample=sample)
     if dev is not None:
         try:
-            splits["dev"] = read_split(task, config, "dev", dev, split.target, policy)
+            splits["dev"] = read_split(task, config, "dev", dev, split.target, policy, rows=held_out)
         except NoRows as error:
             splits["train"] = replace(split, warnings=(*split.warnings, *error.lines))
     return LoadedTask(task, config, split.target, splits)
@@ -146,15 +149,56 @@ def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sa
 
 def declared_target(config: TaskConfig, task: Task) -> Target:
     """Return the task's target with the labels or the range that the configuration declares."""
-    return task.target.declare(config.labels, config.range, f"tasks.{task.name}")
+    where = f"tasks.{task.name}"
+    target = task.target.declare(config.labels, config.range, where)
+    return target.spelled(config.aliases, config.normalize_labels, where)
+
+
+def rows_held_out(config: TaskConfig, task: Task, train: Source) -> np.ndarray | None:
+    """Return which readable rows of the training source `dev: 10%` holds out (n,) bool; None where dev is not a share.
+
+    The rows are ordered by a hash of their texts, seeded with `dev_seed`, so that rows with equal texts are on the same side, and
+    neither the order of the file nor the seed of training matters. At least one text is held out, and one is not.
+
+    Raises:
+        MtlError: the columns are not found, or all texts are equal.
+    """
+    share = share_of(config.dev or "")
+    if share is None or _is_empty(train):
+        return None
+    columns = find_columns(train, config, task).texts
+    seed = config.dev_seed.to_bytes(8, "little")
+    ranks = [
+        int.from_bytes(_text_hash([row.values[column] for column in columns], seed), "little")
+        for row in rows_of(train, BadRows("skip"))
+    ]
+    distinct, text_of_row = np.unique(np.array(ranks, dtype=np.uint64), return_inverse=True)
+    if len(ranks) and len(distinct) < 2:
+        raise MtlError(f"{train.name}: all texts are equal, so dev: {config.dev} cannot hold out any; give a file")
+    count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    return text_of_row < count
+
+
+def _rest(held_out: np.ndarray | None) -> np.ndarray | None:
+    return None if held_out is None else ~held_out
+
+
+def selected_rows(config: TaskConfig, task: Task, split: str, source: Source) -> np.ndarray | None:
+    """Return which readable rows of a source are those of a split that `find_source` found (n,) bool; None for all."""
+    if split not in ("train", "dev"):
+        return None
+    held_out = rows_held_out(config, task, source)
+    return held_out if split == "dev" else _rest(held_out)
 
 
 def find_source(config: TaskConfig, task: Task, split: str, *, data: str | None, sample: bool) -> Source | None:
     """Return the source of a split: the task's own file, the folder of --data, the made-up corpus, or the Hub; None without one."""
+    if split == "dev" and share_of(config.dev or "") is not None:
+        return find_source(config, task, "train", data=data, sample=sample)
     named = getattr(config, split) if split in TASK_FILES else None
     if named is not None:
         return FileSource(Path(named), format=format_of(named, header=config.header))
-    if config.train is not None or (split != "train" and any(getattr(config, other) for other in TASK_FILES)):
+    if config.train is not None or (split != "train" and any(map(config.file_of, TASK_FILES))):
         return None
     if data is not None:
         folder = Path(data)
@@ -194,7 +238,11 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
             if task.pair
             else "column is the text: --set tasks.{0}.text=NAME"
         )
-        raise MtlError(f"{source.name}: which {wanted.format(task.name)}; the file has {listed(source.columns)}")
+        missing_label = labelled and not _label_of(source, config, task)
+        and_label = f" and which is the label: --set {where}.label=NAME" if missing_label else ""
+        raise MtlError(
+            f"{source.name}: which {wanted.format(task.name)}{and_label}; the file has {listed(source.columns)}"
+        )
     if len(texts) != 1 + task.pair:
         raise MtlError(
             f"{where}.text: found {one_of(texts)}: expected "
@@ -205,11 +253,9 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
             )
         )
     text_columns = tuple(source.column(text) for text in texts)
-    label = config.label or task.label
     if not labelled:
         return Columns(text_columns, None)
-    if not label:
-        label = next((columns[0] for name in LABEL_NAMES if (columns := _named(source, (name,)))), "")
+    label = _label_of(source, config, task)
     if not label:
         raise MtlError(
             f"{source.name}: which column is the label: --set {where}.label=NAME; the file has {listed(source.columns)}"
@@ -220,6 +266,12 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
     return Columns(text_columns, label)
 
 
+def _label_of(source: Source, config: TaskConfig, task: Task) -> str:
+    """Return the label column of the configuration, of the task, or by a common name in the header; "" for none of them."""
+    common = (columns[0] for name in LABEL_NAMES if (columns := _named(source, (name,))))
+    return config.label or task.label or next(common, "")
+
+
 def _named(source: Source, names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the columns of these names, ignoring case; empty if one is missing."""
     columns = {column.lower(): column for column in reversed(source.columns)}
@@ -227,13 +279,15 @@ def _named(source: Source, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_split(
-    task: Task, config: TaskConfig, split: str, source: Source, target: Target, policy: str, *, fit: bool = False
-) -> Split:
+    task: Task, config: TaskConfig, split: str, source: Source, target: Target, policy: str, *, fit: bool = False,
+    rows: np.ndarray | None = None,
+) -> Split:  # fmt: skip
     """Read every row once: check it, parse its label, and drop its texts.
 
     Args:
         policy: `skip` leaves bad rows out, everything else makes them errors.
         fit: fit the target on these rows, which are those of training.
+        rows: which readable rows of the source belong to the split (n,) bool; None for all.
 
     Raises:
         NoRows: no row can be used.
@@ -246,13 +300,22 @@ def read_split(
     if columns.label is None:
         raise MtlError(f"{source.name}: no label column")
     bad = BadRows("skip" if policy == "skip" else "error")
+    # Records that cannot be read are reported once, with the training rows of the same file.
+    unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
+    no_label = frozenset(config.no_label or ())
+    unlabeled = 0
     ordinals, lines, hashes = [], [], []
     raws: list[Raw] = []
     items: list[Any] = []
     # A few labels occur a million times: rows share one mapping and one parsed item, and bad labels their message.
     seen: dict[str, tuple[Raw, Any, str]] = {}
-    for ordinal, row in enumerate(rows_of(source, bad)):
+    for ordinal, row in enumerate(rows_of(source, unreadable)):
+        if rows is not None and not rows[ordinal]:
+            continue
         label = sys.intern(row.values[columns.label].strip())
+        if label in no_label:
+            unlabeled += 1
+            continue
         if label not in seen:
             seen[label] = _parsed(target, columns.label, label)
         raw, item, wrong_label = seen[label]
@@ -268,13 +331,14 @@ def read_split(
     bad.raise_if_any()
     skipped = f"{task.name} {split}: {bad.summary()}" if bad.count else ""
     if not raws:
-        raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}")
+        marked = f"; {unlabeled} rows have no label ({one_of(no_label)})" if unlabeled else ""
+        raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}{marked}")
     if fit:
         target = target.fit(raws)
         items = [target.parse(raw) for raw in raws]
     gold = target.pack(items)
     if fit and target.is_constant(gold):
-        label = " ".join(raws[0].values())
+        label = quotable(" ".join(raws[0].values()))
         raise MtlError(
             f'{source.name}: every row has the {columns.label} "{label}"; expected at least two different ones'
         )
@@ -285,9 +349,17 @@ def read_split(
         warnings += [f"{task.name} {split}: {note}"] if note else []
     remarks = target.remarks(raws, gold, columns.label, training=split == "train")
     warnings += [f"{task.name} {split}: {remark}" for remark in remarks]
+    notes = list(target.notes(raws, training=split == "train"))
+    if unlabeled:
+        notes.append(
+            f"{unlabeled} rows are left out, because their label is {one_of(sorted(map(repr, no_label)))} (no_label)"
+        )
+    if rows is not None and split == "dev":
+        notes.append(f"{len(raws)} rows of {source.name} are held out (dev: {config.dev}, dev_seed: {config.dev_seed})")
     return Split(
         task.name, split, source, columns, target, np.asarray(ordinals), np.asarray(lines), gold,
         np.frombuffer(b"".join(hashes), dtype=np.uint64), tuple(warnings),
+        tuple(f"{task.name} {split}: {note}" for note in notes),
     )  # fmt: skip
 
 
@@ -300,9 +372,9 @@ def _parsed(target: Target, column: str, label: str) -> tuple[Raw, Any, str]:
         return raw, None, f"{column}{error}"
 
 
-def _text_hash(texts: Sequence[str]) -> bytes:
-    """Return 8 bytes that identify the texts of a row."""
-    return hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest()
+def _text_hash(texts: Sequence[str], key: bytes = b"") -> bytes:
+    """Return 8 bytes that identify the texts of a row; another key gives other bytes."""
+    return hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8, key=key).digest()
 
 
 def _is_empty(source: Source) -> bool:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from mtlcli.config.schema import Config, TaskConfig
 from mtlcli.data.readers import FileSource, format_of
 from mtlcli.data.sources import Source
-from mtlcli.data.splits import Split, find_source, read_split
+from mtlcli.data.splits import Split, find_source, read_split, selected_rows
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation.measure import chosen_metrics, make_metrics, measure
@@ -23,7 +23,7 @@ from mtlcli.tasks.base import Task
 
 SPLITS = ("dev", "test", "train")
 PRECISIONS = ("auto", "fp32", "bf16")
-CHANGEABLE = ("text", "label", "header", "on_bad_row")
+CHANGEABLE = ("text", "label", "header", "on_bad_row", "no_label")
 """Keys of a task that say how other rows are read, and leave the model alone."""
 
 
@@ -105,8 +105,11 @@ def _read_all(
             metrics = make_metrics(chosen_metrics(section, task), one, f"tasks.{name}.metrics", precision)
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():
-                rows = read_split(task, section, split, source, one.target, section.on_bad_row or task.on_bad_row)
-                notes += rows.warnings
+                # A file or folder of its own is measured whole, whatever share of the training rows was held out.
+                selected = None if files or data is not None else selected_rows(section, task, split, source)
+                policy = section.on_bad_row or task.on_bad_row
+                rows = read_split(task, section, split, source, one.target, policy, rows=selected)
+                notes += [*rows.notes, *rows.warnings]
                 found.append(EvaluationRows(names.index(name), rows, metrics))
         except MtlError as error:
             errors.extend(error.lines)

@@ -42,7 +42,7 @@ def measure(metrics: Mapping[str, Metric], predicted: Arrays, gold: Arrays, resa
     if resamples:
         return {name: estimate(metric, predicted, gold, resamples=resamples) for name, metric in metrics.items()}
     values = {name: metric.value(predicted, gold) for name, metric in metrics.items()}
-    return {name: Estimate(value, value, value, len(gold)) for name, value in values.items()}
+    return {name: Estimate(value, value, value, len(gold), interval="none") for name, value in values.items()}
 
 
 @dataclass(frozen=True)

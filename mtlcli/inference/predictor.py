@@ -18,7 +18,7 @@ from mtlcli.data.splits import Split
 from mtlcli.data.tokens import Tokenizer, tokenize_split
 from mtlcli.errors import MtlError, suggest
 from mtlcli.facts import TaskFacts
-from mtlcli.model.predict import predict_rows
+from mtlcli.model.predict import NotFinite, predict_rows
 from mtlcli.runs import ensemble, saved_model
 from mtlcli.runs.ensemble import EnsembleMember, read_member
 from mtlcli.runs.names import ENSEMBLE
@@ -56,12 +56,19 @@ class Predictor:
     def on_split(
         self, task: int, split: Split, device: torch.device, autocast: AbstractContextManager[object]
     ) -> Arrays:
-        """Predict the rows of a split, which each member reads with its own tokenizer and encoding."""
+        """Predict the rows of a split, which each member reads with its own tokenizer and encoding.
+
+        Raises:
+            MtlError: an output is not finite.
+        """
         votes = []
         for member in self.members[task]:
             tokenizer = Tokenizer(member.run.encoder.tokenizer, member.run.config.encoder.max_length)
             tokenized = replace(tokenize_split(split, tokenizer, member.encoding, None), target=None, gold=None)
-            votes.append(predict_rows(member.run.model, member.task, tokenized, device, autocast).rows)
+            try:
+                votes.append(predict_rows(member.run.model, member.task, tokenized, device, autocast).rows)
+            except NotFinite as error:
+                raise MtlError(f"{member.run.folder}: {error}. Use another checkpoint or --precision fp32") from error
         return self.average(task, votes)
 
 

@@ -10,6 +10,7 @@ class Accuracy(Decomposed):
     """Divide the rows with the right class by all rows, from 0 to 1. A row whose label training never saw is always wrong."""
 
     measures = frozenset({"classes"})
+    is_proportion = True
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (right, 1)."""

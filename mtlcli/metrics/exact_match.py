@@ -15,6 +15,7 @@ class ExactMatch(Decomposed):
     """
 
     measures = frozenset({"score"})
+    is_proportion = True
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (equal, 1)."""

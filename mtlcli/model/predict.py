@@ -9,9 +9,14 @@ import torch
 
 from mtlcli.data.batches import Batch, by_length, collate
 from mtlcli.data.tokens import TokenizedSplit
+from mtlcli.errors import MtlError
 from mtlcli.model.frozen import Features
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.tasks.targets import Arrays, concat
+
+
+class NotFinite(MtlError):
+    """A model's output is NaN or infinite, so that it predicts nothing: the largest of such scores would be the first class."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ def predict_rows(
     """Run a task's head over all rows, longest first, without dropout. The model stays in its mode.
 
     `features` of these rows take the place of the encoder.
+
+    Raises:
+        NotFinite: an output is NaN or infinite.
     """
     parts, orders = [], []
     loss_sum, units = 0.0, 0.0
@@ -37,6 +45,10 @@ def predict_rows(
             batch = collate(tokenized, task, rows).to(device)
             hidden = model.hidden(task, model.inputs(task, batch)) if features is None else features.hidden(batch)
             output = model.output(task, batch.sides, hidden, batch.mask)
+            if not output.isfinite().all():
+                raise NotFinite(
+                    f"{model.names[task]}: the model's output is NaN or infinite; training may have diverged"
+                )
             parts.append(model.head(task).decode(output).numpy())
             orders.append(rows)
             if batch.gold is not None:

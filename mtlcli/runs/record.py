@@ -36,7 +36,8 @@ class TaskRecord(TypedDict):
 
 class RunRecord(TypedDict):
     """run.json. `step` of `steps` is where the weights are from, `score` what they were selected by, and `files` the sha256 of
-    every other file that a later command reads."""
+    every other file that a later command reads. `encoder_alone` is why encoder/ alone gives other features than the run, None where
+    it gives the same."""
 
     format: int
     mtlcli: str
@@ -47,6 +48,7 @@ class RunRecord(TypedDict):
     pooling: str
     layer: int
     max_length: int
+    encoder_alone: str | None
     architecture: dict[str, str]
     tasks: dict[str, TaskRecord]
     config: dict[str, Any]

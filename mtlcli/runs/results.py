@@ -160,11 +160,17 @@ def _remedy(path: Path) -> str:
 
 
 def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict[str, Any]:
-    """Return results as JSON values: task -> split -> metric -> value, low, high, n."""
+    """Return results as JSON values: task -> split -> metric -> value, low, high, n, interval."""
     return {
         task: {
             split: {
-                metric: {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+                metric: {
+                    "value": estimate.value,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                    "n": estimate.n,
+                    "interval": estimate.interval,
+                }
                 for metric, estimate in metrics.items()
             }
             for split, metrics in splits.items()

@@ -28,6 +28,24 @@ from mtlcli.runs.record import (
     write_record,
 )
 
+README = """# This folder alone does not give the features of the run
+
+{reason} What sentence-transformers computes from this folder differs from the features of the run, which are:
+
+* in Python: `mtlcli.load("RUN").encode(texts)` with the folder above this one as RUN;
+* with transformers: `AutoModel.from_pretrained(folder)(..., output_hidden_states=True).hidden_states[{layer}]`, pooled as
+  `1_Pooling/config.json` says.
+"""
+
+
+def why_not_alone(layer: int) -> str | None:
+    """Return why sentence-transformers reads other features from encoder/ than the run does; None where they are the same."""
+    if layer == -1:
+        return None
+    return (
+        f"The run reads layer {layer} of the encoder (encoder.layer), and sentence-transformers always reads the last."
+    )
+
 
 def save_tokenizer_and_config(encoder: LoadedEncoder, folder: Path) -> None:
     """Write what is needed to build the encoder again, except its weights."""
@@ -47,11 +65,14 @@ def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: Mapp
         encoder.model.save_pretrained(place)
         encoder.tokenizer.save_pretrained(place)
         _sentence_transformers(place, model.pooling, encoder, facts["max_length"])
+        alone = why_not_alone(facts["layer"])
+        if alone is not None:
+            (place / "README.md").write_text(README.format(reason=alone, layer=facts["layer"]), encoding="utf-8")
         _, rest = split_state(model)
         save_file({key: value.detach().cpu().contiguous().clone() for key, value in rest.items()}, scratch / HEADS)
         written = [*sorted(path for path in place.rglob("*") if path.is_file()), scratch / HEADS]
         files = {path.relative_to(scratch).as_posix(): sha256(path) for path in written}
-        write_record(scratch, {**facts, "files": files})
+        write_record(scratch, {**facts, "encoder_alone": alone, "files": files})
         (scratch / "replaced").mkdir()
         share(scratch)
         sync(scratch)

@@ -1,10 +1,9 @@
 """Targets with classes: each row has one of several labels."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,16 @@ import numpy as np
 from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
+from mtlcli.tasks.spelling import (
+    NO_LABEL,
+    are_floats_of_integers,
+    float_spellings,
+    look_alikes,
+    plain_form,
+    quoted,
+    recipe_text,
+    whole_number,
+)
 from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target
 
 if TYPE_CHECKING:
@@ -33,6 +42,8 @@ class Classes(Target):
         values: maps what a file may say to the name of the class; None: not fitted yet, the classes are those of training.
         learned: the classes are those that occur in training, so an evaluated row with another label is UNSEEN. Declared
             classes bind every split: a row with another label cannot be used.
+        aliases: texts that stand for a label, by the text in the file; read before everything else.
+        normalize: labels that look alike are one class, named by the most frequent spelling in training.
     """
 
     kind = "classes"
@@ -40,6 +51,8 @@ class Classes(Target):
 
     values: Mapping[str, str] | None = None
     learned: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    normalize: bool = False
 
     @classmethod
     def named(cls, *labels: str) -> "Classes":
@@ -53,14 +66,24 @@ class Classes(Target):
 
     @cached_property
     def _indices(self) -> dict[str, int]:
-        """Class index by everything a file may say: names, what stands for them, and both as whole numbers."""
+        """Class index by everything a file may say: names, what stands for them, and whole numbers as spreadsheets write them."""
         index = {label: number for number, label in enumerate(self.labels)}
         index |= {text: index[name] for text, name in (self.values or {}).items()}
-        return {_whole(text): number for text, number in index.items()} | index
+        return {text: index[written] for text, written in float_spellings(index).items()} | index
+
+    @cached_property
+    def _plain_indices(self) -> dict[str, int]:
+        """Class index by the plain form of everything a file may say; the first of two classes that look alike."""
+        plain: dict[str, int] = {}
+        for text, number in self._indices.items():
+            plain.setdefault(plain_form(text), number)
+        return plain
 
     def describe(self) -> str:
         """Return `one of bad, good`."""
-        return f"one of {one_of(self.labels)}" if self.labels else "one of the classes of the training rows"
+        return (
+            f"one of {one_of(map(quotable, self.labels))}" if self.labels else "one of the classes of the training rows"
+        )
 
     @property
     def meaning(self) -> str:
@@ -78,16 +101,27 @@ class Classes(Target):
         names = [label.strip() for label in labels]
         if len(set(names)) < max(2, len(names)) or "" in names:
             raise MtlError(f"{where}.labels: found {names}: expected two or more different names")
-        return Classes.named(*names)
+        return replace(self, values={name: name for name in names}, learned=False)
+
+    def spelled(self, aliases: Mapping[str, str] | None, normalize: bool, where: str) -> "Classes":
+        """Return the classes with aliases and, on request, without differences that do not show."""
+        aliases = {text.strip(): label.strip() for text, label in (aliases or {}).items()}
+        unknown = [label for label in aliases.values() if self.values is not None and label not in self._indices]
+        if unknown:
+            raise MtlError(f"{where}.aliases: found the label {unknown[0]!r}, expected one of {one_of(self.labels)}")
+        if chained := [label for text, label in aliases.items() if label in aliases and label != text]:
+            raise MtlError(f"{where}.aliases: {chained[0]!r} is both an alias and a label; give its final label")
+        return replace(self, aliases=aliases, normalize=normalize) if aliases or normalize else self
 
     def parse(self, raw: Raw) -> int:
-        """Return the index of the class. `1.0` is read as `1`."""
+        """Return the index of the class. Whole numbers may be written `1` or `1.0`, unless labels differ in just that."""
         text = raw["label"]
         if not text:
             raise BadLabel("label", " is empty")
+        text = self.aliases.get(text, text)
         index = self._indices.get(text)
-        if index is None:
-            index = self._indices.get(_whole(text))
+        if index is None and self.normalize:
+            index = self._plain_indices.get(plain_form(text))
         if index is None and (self.learned or self.values is None):
             return UNSEEN
         if index is None:
@@ -97,13 +131,23 @@ class Classes(Target):
         return index
 
     def fit(self, raws: Iterable[Raw]) -> "Classes":
-        """Return the distinct labels as classes: sorted by value where all are numbers, else as text. `1.0` is the class `1`."""
+        """Return the distinct labels as classes, as they are written: sorted by value where all are numbers, else as text.
+
+        Only where every label ends in `.0` are the classes whole numbers: a spreadsheet wrote them.
+        """
         if self.values is not None:
             return self
-        distinct = {_whole(raw["label"]) for raw in raws} - {""}
-        numeric = all(number_in(label) is not None for label in distinct)
-        ordered = sorted(distinct, key=lambda label: (float(label) if numeric else 0.0, label))
-        return replace(self, values={label: label for label in ordered}, learned=True)
+        counts = Counter(self.aliases.get(raw["label"], raw["label"]) for raw in raws)
+        counts.pop("", None)
+        if self.normalize:
+            for group in look_alikes(sorted(counts)):
+                name = max(group, key=lambda label: counts[label])
+                counts[name] = sum(counts.pop(label) for label in group)
+        floats = are_floats_of_integers(counts)
+        numeric = all(number_in(label) is not None for label in counts)
+        ordered = sorted(counts, key=lambda label: (float(label) if numeric else 0.0, label))
+        values = {label: (whole_number(label) or label) if floats else label for label in ordered}
+        return replace(self, values=values, learned=True)
 
     def pack(self, items: Sequence[int]) -> Arrays:
         """Return `index` (n,) int64."""
@@ -114,39 +158,102 @@ class Classes(Target):
         return len(self.labels) < 2
 
     def remarks(self, raws: Sequence[Raw], gold: Arrays, column: str, *, training: bool) -> list[str]:
-        """Return a doubt if training rows have very many classes, and the labels of another split that training never saw."""
+        """Return doubts about very many classes and classes that look alike, or the labels that training never saw."""
         if training:
-            if len(self.labels) <= max(20, len(raws) / 4):
-                return []
-            return [
-                f'{len(raws)} rows have {len(self.labels)} classes; is "{column}" the right label column? If it is a number to '
-                "predict, use kind: regression"
-            ]
+            doubts = self._look_alike_doubts(raws) if self.learned else []
+            if len(self.labels) > max(20, len(raws) / 4):
+                doubts.append(
+                    f'{len(raws)} rows have {len(self.labels)} classes; is "{column}" the right label column? If it is a number '
+                    "to predict, use kind: regression"
+                )
+            return doubts
         pairs = zip(raws, gold["index"].tolist(), strict=True)
         unseen = Counter(raw["label"] for raw, index in pairs if index == UNSEEN)
         if not unseen:
             return []
         listed = ", ".join(f"'{quotable(label)}' ({count})" for label, count in unseen.most_common(5))
-        return [f"{sum(unseen.values())} rows have a label unseen in training, counted as wrong: {listed}"]
+        alike = any(plain_form(label) in self._plain_indices for label in unseen)
+        cure = "; some look like a label of training: normalize_labels: true reads them as that" if alike else ""
+        return [f"{sum(unseen.values())} rows have a label unseen in training, counted as wrong: {listed}{cure}"]
+
+    def _look_alike_doubts(self, raws: Sequence[Raw]) -> list[str]:
+        """Return a sentence that names classes with the same plain form, and how to merge them."""
+        groups = look_alikes(self.labels)
+        if not groups:
+            return []
+        counts = Counter(self.aliases.get(raw["label"], raw["label"]) for raw in raws)
+        # Letters that differ in more than case cannot be told apart unless their code points are shown.
+        codes = any(len({label.casefold() for label in group}) > 1 for group in groups)
+        listed = [
+            " and ".join(f"{quoted(label, codes=codes)} ({counts[label]})" for label in group) for group in groups[:3]
+        ]
+        more = f", and {len(groups) - 3} more" if len(groups) > 3 else ""
+        rarest, name = min(groups[0], key=counts.__getitem__), max(groups[0], key=counts.__getitem__)
+        return [
+            f"labels that look alike are different classes: {'; '.join(listed)}{more}; merge them with normalize_labels: true, or "
+            f"by name with aliases: {{{recipe_text(rarest, codes=codes)}: {recipe_text(name, codes=codes)}}}"
+        ]
+
+    def notes(self, raws: Sequence[Raw], *, training: bool) -> list[str]:
+        """Return that `.0` was taken away, which labels differ only as numbers are written, and marks of a missing label."""
+        spellings = float_spellings({*self.labels, *(self.values or {})})
+        respelled = sorted({raw["label"] for raw in raws} & set(spellings))
+        notes = [f"{respelled[0]} is read as {spellings[respelled[0]]}"] if respelled else []
+        if not training or not self.learned:
+            return notes
+        values = self.values or {}
+        if any(text != label for text, label in values.items()):
+            text, label = next(iter(values.items()))
+            notes.append(f"every label ends in .0, so the classes are whole numbers: {text} is the class {label}")
+        by_number: dict[float, list[str]] = {}
+        for label in self.labels:
+            if (number := number_in(label)) is not None:
+                by_number.setdefault(number, []).append(label)
+        same = [labels for labels in by_number.values() if len(labels) > 1]
+        if same:
+            listed = "; ".join(" and ".join(map(repr, labels)) for labels in same[:3])
+            more = f", and {len(same) - 3} more" if len(same) > 3 else ""
+            notes.append(
+                f"labels that are the same number are different classes, as they are written: {listed}{more} (merge them with "
+                "aliases)"
+            )
+        marks = [label for label in self.labels if label.lower() in NO_LABEL and not self._is_sign(label)]
+        if marks:
+            listed = ", ".join(map(repr, marks))
+            notes.append(
+                f"{listed} often marks a row without a label, and is a class in this file; to leave these rows out: no_label: "
+                f"[{listed}]"
+            )
+        return notes
+
+    def _is_sign(self, label: str) -> bool:
+        """Return whether `-1` is half of the pair `-1` and `1`, rather than a mark."""
+        return label == "-1" and set(self.labels) == {"-1", "1"}
 
     def check(self, gold: Arrays) -> list[str]:
         """Return the ten first labels with their numbers of rows."""
         counts = Counter(gold["index"].tolist())
-        shown = [f"{label} {counts.get(index, 0)}" for index, label in enumerate(self.labels[:10])]
+        shown = [f"{quotable(label)} {counts.get(index, 0)}" for index, label in enumerate(self.labels[:10])]
         more = len(self.labels) - len(shown)
         return ["labels " + ", ".join(shown) + (f", and {more} more" if more else "")]
 
     def record(self) -> dict[str, Any]:
-        """Return what a file may say for each class, in order, and whether that was found in training."""
+        """Return what a file may say for each class, in order, whether that was found in training, and other spellings."""
         values = None if self.values is None else dict(self.values)
-        return {"kind": self.kind, "values": values, "learned": self.learned}
+        return {
+            "kind": self.kind, "values": values, "learned": self.learned, "aliases": dict(self.aliases),
+            "normalize": self.normalize,
+        }  # fmt: skip
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Classes":
         """Return the classes of a record."""
         values = record["values"]
         return cls(
-            None if values is None else {str(text): str(name) for text, name in values.items()}, record["learned"]
+            None if values is None else {str(text): str(name) for text, name in values.items()},
+            record["learned"],
+            {str(text): str(label) for text, label in record["aliases"].items()},
+            record["normalize"],
         )
 
     # A batch
@@ -291,9 +398,3 @@ class Classes(Target):
         labeled, classes = self.known(gold), len(self.labels)
         cells = gold["index"][labeled] * classes + predicted["index"][labeled]
         return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
-def _whole(text: str) -> str:
-    """Return a whole number without the `.0` that a spreadsheet gave it; any other text as it is."""
-    match = re.fullmatch(r"([-+]?[0-9]+)\.0*", text)
-    return match[1] if match else text

@@ -81,6 +81,22 @@ class Target(ABC):
                 raise MtlError(f"{where}.{key}: this task predicts {self.describe()}; remove {key}")
         return self
 
+    def spelled(self, aliases: Mapping[str, str] | None, normalize: bool, where: str) -> "Self":
+        """Return the target with other spellings of its labels.
+
+        Args:
+            aliases: the label that each of these texts stands for.
+            normalize: read labels that look alike, such as `True` and `TRUE`, as the same label.
+            where: the task's section, for messages.
+
+        Raises:
+            MtlError: this target has no labels, or an alias stands for no label.
+        """
+        for key, value in (("aliases", aliases), ("normalize_labels", normalize)):
+            if value:
+                raise MtlError(f"{where}.{key}: this task predicts {self.describe()}; remove {key}")
+        return self
+
     @abstractmethod
     def parse(self, raw: Raw) -> Any:
         """Return the item or items of one row, as numbers for `pack`. A target that is not fitted reads what it can.
@@ -103,6 +119,10 @@ class Target(ABC):
 
     def remarks(self, raws: Sequence[Raw], gold: Arrays, column: str, *, training: bool) -> list[str]:
         """Return what a user should know of a split's labels, a clause each. `column` is the label's name in the file."""
+        return []
+
+    def notes(self, raws: Sequence[Raw], *, training: bool) -> list[str]:
+        """Return how labels were read and what they may mean, a clause each: nothing that a user must act on."""
         return []
 
     @abstractmethod

@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.measure import measure
 from mtlcli.files import write_sealed
 from mtlcli.model.frozen import Features
-from mtlcli.model.predict import Predicted, predict_rows
+from mtlcli.model.predict import NotFinite, Predicted, predict_rows
 from mtlcli.plugin import EvaluationResult
 from mtlcli.registry import plugin_call
 from mtlcli.runs.checkpoint import Checkpoint
@@ -54,7 +55,7 @@ def train(
         stop: called after every step; True saves and ends the run.
 
     Raises:
-        MtlError: a loss is not finite, the disk is full, or the checkpoint was trained on other data.
+        MtlError: a loss or an evaluation is not finite, the disk is full, or the checkpoint is of other data.
     """
     if isinstance(folder, Path):
         with claim(folder, resume=resume_from is not None) as claimed:
@@ -181,13 +182,18 @@ def end_of_complete(place: RunFolder) -> Finished:
 
 
 def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
-    """Evaluate every task that has dev rows, update the best score and the plateau schedule, and call the plugins' hooks."""
+    """Evaluate every task that has dev rows, call the plugins' hooks, keep the best score, and update the plateau schedule.
+
+    Raises:
+        MtlError: an output, a loss or a metric is not finite, whatever `training.on_nan` says: the model is of no use.
+    """
     metrics, losses = {}, {}
-    for name, predicted in _predict_dev(run, run.kept.dev).items():
+    for name, predicted in _predict_dev(run, progress, run.kept.dev).items():
         index = run.model.names.index(name)
         measured = measure(run.metrics[name], predicted.rows, run.tasks[index].splits["dev"].gold, 0)
         metrics[name] = {key: estimate.value for key, estimate in measured.items()}
         losses[name] = predicted.loss
+        _must_be_finite(run, progress, index, {**metrics[name], "loss": predicted.loss})
     score = run.selection.score(metrics, run.metrics) if run.selection is not None else None
     is_best = score is not None and (progress.best_score is None or score > progress.best_score)
     if is_best:
@@ -212,12 +218,30 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
     return Evaluated(progress.step, epoch, metrics, losses, score, is_best)
 
 
-def _predict_dev(run: TrainingRun, features: Mapping[int, Features]) -> dict[str, Predicted]:
+def _predict_dev(run: TrainingRun, progress: Progress, features: Mapping[int, Features]) -> dict[str, Predicted]:
     predictions = {}
     for name, tokenized in run.dev.items():
         task = run.model.names.index(name)
-        predictions[name] = predict_rows(run.model, task, tokenized, run.device, run.autocast, features.get(task))
+        try:
+            predictions[name] = predict_rows(run.model, task, tokenized, run.device, run.autocast, features.get(task))
+        except NotFinite as error:
+            raise _diverged(run, progress, str(error)) from error
     return predictions
+
+
+def _must_be_finite(run: TrainingRun, progress: Progress, task: int, numbers: Mapping[str, float]) -> None:
+    """Raise MtlError for a metric or loss of an evaluation that is not finite; rows without a known label have no loss."""
+    has_labels = run.tasks[task].target.known(run.tasks[task].splits["dev"].gold).any()
+    for name, number in numbers.items():
+        if not math.isfinite(number) and (name != "loss" or has_labels):
+            raise _diverged(run, progress, f"{run.model.names[task]}: {name} on dev is {number:g}")
+
+
+def _diverged(run: TrainingRun, progress: Progress, problem: str) -> MtlError:
+    best = "" if progress.best_step is None else f"; the folder keeps the model of step {progress.best_step}"
+    return MtlError(
+        f"step {progress.step}: {problem}; start again with a lower learning rate than {run.config.optimizer.lr:g} (--lr){best}"
+    )
 
 
 def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
@@ -253,10 +277,13 @@ def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dic
     if best is not None and best != progress.step:
         run.model.load_state_dict(best_checkpoint(folder, best).tensors("model"))
     ended = replace(progress, step=progress.step if best is None else best)
+    if not all(bool(parameter.isfinite().all()) for parameter in run.model.parameters()):
+        # Without dev rows no evaluation has found this out.
+        raise _diverged(run, progress, "weights of the model are NaN or infinite; training has diverged")
     _export(run, folder, ended)
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
     # Without cached features: the best weights may be those of an earlier stage, in which the encoder differed.
-    for name, predicted in _predict_dev(run, {}).items():
+    for name, predicted in _predict_dev(run, ended, {}).items():
         index = run.model.names.index(name)
         split = run.tasks[index].splits["dev"]
         results[name] = {"dev": measure(run.metrics[name], predicted.rows, split.gold, 1000)}

@@ -71,6 +71,7 @@ def make_plan(
     planned = tuple(_task_plan(config, task, count, total, steps) for task, count in zip(tasks, counts, strict=True))
     notes, warnings = list(started_from), _rate_warnings(config, steps, len(ends))
     for task, task_plan in zip(tasks, planned, strict=True):
+        notes += [note for split in task.loaded.splits.values() for note in split.notes]
         notes += _notes(task_plan, config.encoder.max_length)
         warnings += _warnings(task.loaded, task_plan)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
@@ -156,7 +157,10 @@ def _warnings(task: LoadedTask, planned: TaskPlan) -> list[str]:
     if planned.share == 0:
         warnings.append(f"{name}: the scheduler never visits this task")
     if "dev" not in task.splits:
-        warnings.append(f"{name}: no dev rows, so it is not evaluated and does not affect which checkpoint is kept")
+        warnings.append(
+            f"{name}: no dev rows, so it is not evaluated and does not affect which checkpoint is kept; hold some out with "
+            f"--set tasks.{name}.dev=10%"
+        )
         return warnings
     shared = overlap(task.splits["train"], task.splits["dev"])
     if shared == planned.dev_rows:

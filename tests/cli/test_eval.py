@@ -4,8 +4,12 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from mtlcli.data.tokens import cache_folder
+from mtlcli.files import sha256
+from sealed import edit
 from trained import copy_of
 
 
@@ -38,7 +42,8 @@ def test_json_is_all_there_is_on_standard_output_and_holds_value_interval_and_n(
     found = results(mtl("eval", run, "--json"))
     assert set(found) == {"tone", "stars", "same", "near"}
     one = found["tone"]["dev"]["accuracy"]
-    assert list(one) == ["value", "low", "high", "n"]
+    assert list(one) == ["value", "low", "high", "n", "interval"]
+    assert one["interval"] in ("bootstrap", "exact")
     assert one["n"] == 30
     assert one["low"] <= one["value"] <= one["high"]
 
@@ -49,6 +54,18 @@ def test_dev_is_what_the_training_run_saw_last(mtl, run):
     for task in stored:
         for metric, one in stored[task]["dev"].items():
             assert found[task]["dev"][metric]["value"] == pytest.approx(one["value"], abs=1e-6)
+
+
+def test_a_model_of_nans_is_not_measured(mtl, run):
+    heads = load_file(run / "heads.safetensors")
+    save_file({key: torch.full_like(value, float("nan")) for key, value in heads.items()}, run / "heads.safetensors")
+    edit(
+        run / "run.json",
+        lambda record: record["files"].update({"heads.safetensors": sha256(run / "heads.safetensors")}),
+    )
+    assert f"error: {run}: tone: the model's output is NaN or infinite; training may have diverged" in last_error(
+        mtl("eval", run, "--json")
+    )
 
 
 def test_one_task_and_one_split_can_be_asked_for(mtl, run):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from mtlcli import registry
 from mtlcli.config.schema import TaskConfig
@@ -19,7 +20,9 @@ def load(tmp_path):
 
     def _load(kind="classification", train="", dev=None, name="tsv", data=None, seed=1, **config) -> LoadedTask:
         for split, text in (("train", train), ("dev", dev)):
-            if text is not None:
+            if text is not None and text.endswith("%"):
+                config[split] = text
+            elif text is not None:
                 path = tmp_path / f"{split}.{name}"
                 path.write_text(text)
                 config.setdefault(split, str(path))
@@ -37,6 +40,10 @@ def error(call, *arguments, **more) -> str:
 
 def warnings(loaded: LoadedTask) -> list[str]:
     return [line for split in loaded.splits.values() for line in split.warnings]
+
+
+def notes(loaded: LoadedTask) -> list[str]:
+    return [line for split in loaded.splits.values() for line in split.notes]
 
 
 def rows(labels, header="text\tlabel\n") -> str:
@@ -115,8 +122,10 @@ def test_nan_is_a_word_and_no_score(load):
         (["b", "a", "c"], ("a", "b", "c")),
         (["10", "9", "-1"], ("-1", "9", "10")),
         (["0.0", "1.0"], ("0", "1")),
-        (["1", "1.0", "2"], ("1", "2")),
-        (["0.5", "1.0"], ("0.5", "1")),
+        (["1", "1.0", "2"], ("1", "1.0", "2")),
+        (["250", "250.0", "250.00"], ("250", "250.0", "250.00")),
+        (["401.90", "401.9"], ("401.9", "401.90")),
+        (["0.5", "1.0"], ("0.5", "1.0")),
         (["very good", " bad ", "ok"], ("bad", "ok", "very good")),
         (["10", "9", "x"], ("10", "9", "x")),
         (["123456789012345678901", "123456789012345678902"], ("123456789012345678901", "123456789012345678902")),
@@ -133,6 +142,148 @@ def test_whole_floats_and_integers_are_the_same_labels(load, train, dev):
     loaded = load(train=rows(train), dev=rows(dev))
     assert loaded.splits["dev"].gold["index"].tolist() == loaded.splits["train"].gold["index"].tolist() == [0, 1]
     assert warnings(loaded) == []
+
+
+def test_a_column_of_floats_is_read_as_whole_numbers_with_a_note(load):
+    loaded = load(train=rows(["1.0", "2.0", "10.0"]))
+    assert loaded.target.labels == ("1", "2", "10")
+    assert notes(loaded) == ["t train: every label ends in .0, so the classes are whole numbers: 1.0 is the class 1"]
+    assert notes(load(train=rows("01"), dev=rows(["0.0", "1.0"]))) == ["t dev: 0.0 is read as 0"]
+
+
+def test_codes_stay_as_they_are_written_in_every_split(load):
+    loaded = load(train=rows(["1", "1.0", "401.9"]), dev=rows(["1.0", "1", "401.90", "401.9", "401.0"]))
+    assert loaded.splits["dev"].gold["index"].tolist() == [1, 0, UNSEEN, 2, UNSEEN]
+    assert notes(loaded) == [
+        "t train: labels that are the same number are different classes, as they are written: '1' and '1.0' (merge them with "
+        "aliases)"
+    ]
+
+
+def test_a_built_in_task_reads_a_file_of_floats(load):
+    loaded = load("sst", train=rows(["0.0", "4.0", "2.0"], "sentence\tsentiment\n"))
+    assert loaded.splits["train"].gold["index"].tolist() == [0, 4, 2]
+
+
+# Spellings
+
+
+CAFES = ("caf\u00e9", "cafe\u0301", "ca\u200bf\u00e9")
+
+
+@pytest.mark.parametrize(
+    ("labels", "listed", "aliases"),
+    [
+        (["true", "True", "TRUE", "true", "no"], "'TRUE' (1) and 'True' (1) and 'true' (2)", '{"TRUE": "true"}'),
+        ([CAFES[0], CAFES[1], CAFES[0], "no"], "'cafe\\u0301' (1) and 'caf\\xe9' (2)", None),
+        ([CAFES[2], CAFES[0], CAFES[0], "no"], "'caf\\xe9' (2) and 'ca\\u200bf\\xe9' (1)", None),
+        (["so  so", "so so", "so so", "no"], "'so  so' (1) and 'so so' (2)", None),
+    ],
+)
+def test_labels_that_look_alike_are_named_and_merged_on_request(load, labels, listed, aliases):
+    (warning,) = warnings(load(train=rows(labels)))
+    assert warning.startswith(f"t train: labels that look alike are different classes: {listed}; merge them with")
+    assert aliases is None or aliases in warning
+    merged = load(train=rows(labels), dev=rows([labels[0].upper(), "NO"]), normalize_labels=True)
+    assert len(merged.target.labels) == 2 and warnings(merged) == []
+    assert max(set(labels), key=labels.count) in merged.target.labels
+    assert merged.target.labels[merged.splits["dev"].gold["index"][0]] != "no"
+
+
+def test_aliases_stand_for_a_label_in_every_split(load):
+    loaded = load(train=rows(["TRUE", "true", "no"]), dev=rows(["TRUE", "no"]), aliases={"TRUE": "true"})
+    assert loaded.target.labels == ("no", "true")
+    assert [loaded.splits[name].gold["index"].tolist() for name in ("train", "dev")] == [[1, 1, 0], [1, 0]]
+    declared = load(train=rows(["y", "no"]), labels=["yes", "no"], aliases={"y": "yes"})
+    assert declared.splits["train"].gold["index"].tolist() == [0, 1]
+    assert load("sst", train=rows(["good", "0"], "sentence\tsentiment\n"), aliases={"good": "positive"}).splits[
+        "train"
+    ].gold["index"].tolist() == [3, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (
+            "sst",
+            {"aliases": {"good": "fine"}},
+            "tasks.t.aliases: found the label 'fine', expected one of very negative",
+        ),
+        ("classification", {"aliases": {"a": "b", "b": "c"}}, "tasks.t.aliases: 'b' is both an alias and a label"),
+        ("regression", {"aliases": {"a": "b"}}, "tasks.t.aliases: this task predicts a score"),
+        ("regression", {"normalize_labels": True}, "tasks.t.normalize_labels: this task predicts a score"),
+    ],
+)
+def test_spellings_that_cannot_be_are_refused(load, kind, settings, message):
+    assert message in error(load, kind, train=rows("12"), **settings)
+
+
+def test_an_unseen_label_that_looks_like_one_of_training_says_how_to_read_it(load):
+    (warning,) = warnings(load(train=rows("ab"), dev=rows("AB")))
+    assert warning.endswith(
+        "'A' (1), 'B' (1); some look like a label of training: normalize_labels: true reads them as that"
+    )
+
+
+@pytest.mark.parametrize("mark", ["-", "-1"])
+def test_rows_without_a_label_are_noted_and_left_out_on_request(load, mark):
+    labels = ["0", "1", mark, "2", mark]
+    (note,) = notes(load(train=rows(labels)))
+    assert note == (
+        f"t train: '{mark}' often marks a row without a label, and is a class in this file; to leave these rows out: no_label: "
+        f"['{mark}']"
+    )
+    loaded = load(train=rows(labels), dev=rows(labels), no_label=["-", "-1"])
+    assert loaded.target.labels == ("0", "1", "2")
+    assert loaded.splits["dev"].lines.tolist() == [2, 3, 5]
+    assert notes(loaded) == [
+        f"t {split}: 2 rows are left out, because their label is '-', '-1' (no_label)" for split in ("train", "dev")
+    ]
+
+
+def test_two_classes_of_opposite_sign_are_no_mark(load):
+    assert notes(load(train=rows(["-1", "1"]))) == []
+
+
+def test_scores_without_a_label_are_left_out_too(load):
+    assert len(load("regression", train=rows(["1", "-", "2"]), no_label="-").splits["train"]) == 2
+
+
+# Held-out rows
+
+
+def test_a_share_of_the_training_rows_is_held_out_by_their_texts(load):
+    train = rows("ab" * 50) + rows("ab" * 50, header="")  # every text twice
+    loaded = load(train=train, dev="10%")
+    train_split, dev = loaded.splits["train"], loaded.splits["dev"]
+    assert (len(train_split), len(dev)) == (180, 20)
+    assert overlap(train_split, dev) == 0
+    assert sorted([*train_split.lines, *dev.lines]) == list(range(2, 202))
+    assert notes(loaded) == [f"t dev: 20 rows of {dev.source.name} are held out (dev: 10%, dev_seed: 0)"]
+    again = load(train=train, dev="10%", seed=2).splits["dev"]
+    other = load(train=train, dev="10%", dev_seed=1).splits["dev"]
+    assert again.lines.tolist() == dev.lines.tolist() != other.lines.tolist()
+    lines = train.splitlines(keepends=True)
+    shuffled = load(train="".join([lines[0], *reversed(lines[1:])]), dev="10%").splits["dev"]
+    assert set(shuffled.hashes.tolist()) == set(dev.hashes.tolist())
+
+
+def test_a_held_out_label_that_training_lacks_is_unseen(load):
+    labels = [chr(97 + number) for number in range(10)] + ["a"] * 10
+    loaded = load(train=rows(labels), dev="50%")
+    assert set(loaded.target.labels) < set(labels)
+
+
+def test_rows_of_one_text_cannot_be_held_out(load):
+    assert "all texts are equal, so dev: 10% cannot hold out any" in error(
+        load, train="text\tlabel\nx\ta\nx\tb\n", dev="10%"
+    )
+
+
+@pytest.mark.parametrize("share", ["0%", "100%", 0.1, "250 %"])
+def test_a_share_without_rows_and_a_bare_number_are_refused(share):
+    with pytest.raises(ValidationError, match="a share of the training rows between 0% and 100%, such as 10%"):
+        TaskConfig(dev=share)
 
 
 def test_a_label_unseen_in_training_counts_as_wrong_with_a_warning(load):
@@ -232,7 +383,10 @@ def test_usual_headers_are_understood(tmp_path, kind, header, texts, label):
 
 
 def test_unusual_headers_are_asked_for(load):
-    assert "which column is the text: --set tasks.t.text=NAME; the file has a, b" in error(load, train="a\tb\nx\ty\n")
+    assert (
+        "which column is the text: --set tasks.t.text=NAME and which is the label: --set tasks.t.label=NAME; the file has a, b"
+        in error(load, train="a\tb\nx\ty\n")
+    )
     assert "which column is the label: --set tasks.t.label=NAME" in error(load, train="text\tb\nx\ty\n")
     assert "which two columns are the texts" in error(load, "pair-regression", train="text\tscore\nx\t1\n")
     assert 'no column "txt" among text, label; did you mean "text"?' in error(load, train=rows("ab"), text=["txt"])

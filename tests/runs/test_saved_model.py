@@ -1,6 +1,7 @@
 """The run folder: what is in it, that it loads as it was, and what is said of a damaged one."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,14 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from mtlcli.errors import MtlError
+from mtlcli.inference.encode import encode
 from mtlcli.model.build import join_state, split_state
 from mtlcli.runs.record import read_record
 from mtlcli.runs.saved_model import load_run
+from mtlcli.training.loop import train
+from mtlcli.training.setup import set_up
 from sealed import edit as edit_sealed
+from small import small_config, write_files
 from trained import copy_of, trained
 
 
@@ -63,6 +68,28 @@ def test_sentence_transformers_finds_the_pooling_of_the_run(run):
     pooling = json.loads((run / "encoder" / modules[1]["path"] / "config.json").read_text())
     assert pooling["word_embedding_dimension"] == 32
     assert [name for name, chosen in pooling.items() if chosen is True] == ["pooling_mode_mean_tokens"]
+
+
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_the_record_and_a_readme_say_where_the_encoder_alone_gives_other_features(tmp_path, layer):
+    prepared = set_up(small_config(write_files(tmp_path), encoder={"layer": layer}, training={"steps": 1}))
+    list(train(prepared, tmp_path / "run"))
+    run, _ = load_run(tmp_path / "run")
+    texts, readme = ["the small cat sees", "a dog"], tmp_path / "run" / "encoder" / "README.md"
+    # What sentence-transformers computes: the mean of the last layer over the tokens of each text.
+    tokens = run.encoder.tokenizer(texts, padding=True, return_tensors="pt")
+    mask = tokens["attention_mask"][..., None]
+    with torch.inference_mode():
+        hidden = AutoModel.from_pretrained(tmp_path / "run" / "encoder")(
+            **tokens, output_hidden_states=True
+        ).hidden_states
+    last, read = ((states * mask).sum(1) / mask.sum(1) for states in (hidden[-1], hidden[layer]))
+    features = torch.from_numpy(encode(run, texts, device=torch.device("cpu"), autocast=nullcontext()))
+    assert torch.allclose(features, read, atol=1e-5)
+    same = torch.allclose(features, last, atol=1e-3)
+    assert same == (run.record["encoder_alone"] is None) == (not readme.exists()) == (layer == -1)
+    if layer == -2:
+        assert "layer -2" in run.record["encoder_alone"] and "hidden_states[-2]" in readme.read_text()
 
 
 def test_the_encoder_is_stored_once_and_heads_under_the_names_of_their_tasks(run):

@@ -12,7 +12,7 @@ from mtlcli.metrics.mean_squared_error import MeanSquaredError
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.spearman import Spearman
 from mtlcli.statistics import bootstrap
-from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.statistics.bootstrap import Estimate, exact_interval
 from mtlcli.tasks.targets import Classes, Score
 
 CLASSES = TaskFacts("sst", rows=100, batches=10, target=Classes.named("bad", "good"))
@@ -30,9 +30,47 @@ def test_the_value_is_the_metric_of_the_rows_as_they_are():
     assert (result.value, result.n) == (0.75, 4)
 
 
-def test_perfect_predictions_have_no_interval():
-    targets = np.array([0, 1, 0, 1])
-    assert estimated(Accuracy(CLASSES), targets, targets) == Estimate(1.0, 1.0, 1.0, 4)
+def test_the_interval_of_few_wrong_rows_is_exact():
+    targets = np.repeat([0, 1], 25)
+    for wrong in (0, 1, 4, 46, 50):
+        predictions = np.where(np.arange(50) < wrong, 1 - targets, targets)
+        result = estimated(Accuracy(CLASSES), predictions, targets)
+        expected = stats.binomtest(50 - wrong, 50).proportion_ci(method="exact")
+        assert (result.value, result.interval) == (pytest.approx(1 - wrong / 50), "exact")
+        assert [result.low, result.high] == pytest.approx([expected.low, expected.high], abs=1e-9)
+    assert (
+        estimated(Accuracy(CLASSES), np.where(np.arange(50) < 5, 1 - targets, targets), targets).interval == "bootstrap"
+    )
+
+
+def test_the_exact_interval_of_many_rows_and_other_levels_is_that_of_scipy():
+    for count, n, level in ((3, 400_000, 0.95), (399_998, 400_000, 0.9), (1, 1, 0.95), (2, 4, 0.5)):
+        expected = stats.binomtest(count, n).proportion_ci(level, method="exact")
+        assert exact_interval(count, n, level) == pytest.approx((expected.low, expected.high), rel=1e-6)
+
+
+def test_perfect_predictions_of_other_metrics_follow_the_rule_of_three():
+    targets = np.repeat([0, 1], 50)
+    unlike = 1 - 0.025**0.01
+    result = estimated(MacroF1(CLASSES), targets, targets)
+    assert result == Estimate(1.0, pytest.approx(1 - unlike), 1.0, 100, interval="rule-of-three")
+    scores = np.linspace(0, 5, 100)
+    assert estimated(Pearson(SCORES), scores, scores).low == pytest.approx(1 - 2 * unlike)
+    assert estimated(MeanSquaredError(SCORES), scores, scores) == Estimate(0.0, 0.0, 0.0, 100, interval="none")
+
+
+@pytest.mark.parametrize("metric", [Accuracy(CLASSES), MacroF1(CLASSES)], ids=["accuracy", "macro_f1"])
+@pytest.mark.parametrize(("accuracy", "n"), [(0.98, 50), (0.99, 200), (0.95, 100), (0.9, 50)])
+def test_the_interval_near_the_ceiling_holds_the_true_value(metric, accuracy, n):
+    # The classes are equally frequent and equally hard, so the true macro F1 is the accuracy. 300 draws: standard error 0.0126.
+    generator = np.random.default_rng(1)
+    hits = 0
+    for seed in range(300):
+        targets = np.arange(n) % 2
+        predictions = np.where(generator.random(n) < accuracy, targets, 1 - targets)
+        result = estimated(metric, predictions, targets, resamples=300, seed=seed)
+        hits += result.low <= accuracy <= result.high
+    assert hits / 300 >= 0.91
 
 
 def test_one_row_is_its_own_interval():

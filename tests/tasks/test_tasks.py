@@ -132,7 +132,7 @@ def test_classes_have_the_same_order_in_every_process():
         subprocess.run([sys.executable, "-c", code], env=one, capture_output=True, text=True, check=True).stdout
         for one in environments
     }
-    assert found == {"('0', '+1', '001', '01', '1', '1e0')\n"}
+    assert found == {"('0', '+1', '001', '01', '1', '1.0', '1.00', '1e0')\n"}
 
 
 def test_classes_are_integers():

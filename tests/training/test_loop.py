@@ -10,8 +10,12 @@ from safetensors.torch import load_file
 
 from mtlcli import registry
 from mtlcli.config.changes import check_unchanged
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
 from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError
+from mtlcli.evaluation.evaluate import evaluate
+from mtlcli.metrics.accuracy import Accuracy
 from mtlcli.plugin import EpochResult, EvaluationResult, StepResult
 from mtlcli.runs import checkpoint
 from mtlcli.runs.folder import inspect_folder
@@ -20,7 +24,7 @@ from mtlcli.training.dry_run import dry_run
 from mtlcli.training.events import Evaluated, Finished, Notice, Started, Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.setup import TrainingRun, set_up
-from small import small_config, write_files
+from small import small_config, small_values, write_files
 from trained import trained
 
 
@@ -165,6 +169,35 @@ def test_resuming_with_another_method_is_refused_with_the_difference(files):
     assert check_unchanged(small_config(files), small_config(files, training={"patience": 3})) != []
 
 
+def test_a_task_that_is_left_out_on_resuming_is_one_line(files):
+    fewer = small_config(files)
+    del fewer.tasks["same"]
+    with pytest.raises(MtlError) as caught:
+        check_unchanged(small_config(files), fewer)
+    assert caught.value.lines == (
+        "--resume: tasks.same: was removed; give the old value, or start over with --overwrite",
+    )
+    with pytest.raises(MtlError, match=r"^--resume: tasks\.same: was added; [^\n]*$"):
+        check_unchanged(fewer, small_config(files))
+
+
+def test_a_run_without_a_dev_file_is_evaluated_on_held_out_rows(files, tmp_path):
+    values = small_values(files)
+    for task in values["tasks"].values():
+        task["dev"] = "25%"
+    _, events = run(resolve([Layer(values)]), tmp_path / "run")
+    results = events[-1].results
+    assert (
+        results["tone"]["dev"]["accuracy"].n == 10 and results["same"]["dev"]["accuracy"].n == 12
+    )  # of 40 and 50 rows
+    assert load_run(tmp_path / "run")[0].record["config"]["tasks"]["tone"]["dev"] == "25%"
+    measured, _ = evaluate(tmp_path / "run", splits=["train", "dev"], resamples=10)
+    assert measured["tone"]["dev"]["accuracy"].value == pytest.approx(results["tone"]["dev"]["accuracy"].value)
+    assert measured["tone"]["train"]["accuracy"].n == 30
+    whole, _ = evaluate(tmp_path / "run", [("tone", [str(files / "tone-train.tsv")])], splits=["dev"], resamples=10)
+    assert whole["tone"]["dev"]["accuracy"].n == 40
+
+
 def test_a_longer_run_may_be_resumed(files, tmp_path):
     run(small_config(files), tmp_path / "run")
     longer = small_config(files, training={"steps": 16})
@@ -289,6 +322,44 @@ def test_a_step_that_is_not_finite_may_be_left_out_and_poisons_nothing(files, tm
 def test_ten_bad_steps_in_a_row_stop_even_the_patient(files, tmp_path):
     with pytest.raises(MtlError, match="10 steps in a row"):
         _run_with_poison(files, tmp_path / "run", on_nan="skip", at=range(1, 100))
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_an_evaluation_that_is_not_finite_is_an_error_and_never_the_best(files, tmp_path, on_nan):
+    with pytest.raises(
+        MtlError, match=r"^step 8: same: the model's output is NaN or infinite.*keeps the model of step 4$"
+    ):
+        _run_with_bad_weights(files, tmp_path / "run", {"on_nan": on_nan}, at=8)
+    assert load_run(tmp_path / "run")[0].record["step"] == 4
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_bad_weights_are_an_error_without_dev_rows_too(files, tmp_path):
+    with pytest.raises(MtlError, match=r"^step 12: weights of the model are NaN or infinite; training has diverged"):
+        _run_with_bad_weights(files, tmp_path / "run", {}, at=12, dev=False)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_metric_that_is_not_finite_is_an_error(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accuracy, "score", lambda self, totals: totals[:, 0] * math.nan)
+    with pytest.raises(
+        MtlError, match=r"^step 4: tone: accuracy on dev is nan; start again with a lower learning rate"
+    ):
+        run(small_config(files), tmp_path / "run")
+
+
+def _run_with_bad_weights(files, folder, training, *, at, dev=True):
+    """Make the weights of a head NaN when a step has ended."""
+    config = small_config(files, training=training)
+    if not dev:
+        for task in config.tasks.values():
+            task.dev = None
+    prepared = set_up(config)
+    for event in train(prepared, folder):
+        if isinstance(event, Stepped) and event.step == at:
+            with torch.no_grad():
+                for parameter in prepared.model.heads[1].parameters():
+                    parameter.fill_(math.nan)
 
 
 def _run_with_poison(files, folder, *, on_nan, at=(3,)):
