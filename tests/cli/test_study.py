@@ -89,7 +89,7 @@ def test_a_run_that_fails_is_an_error_after_the_table(mtl, recipe, tmp_path):
         (["equal", "--seeds", "1,x"], "--seeds 1,x: expected whole numbers"),
         (["equal", "--seeds", "2,2"], "--seeds 2,2: seed 2 is listed twice"),
         (["equal", "--format", "html"], '--format: found "html"; expected text or markdown'),
-        (["--table", "nowhere"], "nowhere: there is no such file"),
+        (["--table", "nowhere"], "nowhere: not found"),
     ],
 )
 def test_what_cannot_be_is_one_line_for_each_mistake(mtl, recipe, arguments, message):

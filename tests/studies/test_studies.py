@@ -133,7 +133,7 @@ def test_markdown_is_the_same_table():
 
 
 def test_a_file_that_is_no_study_is_refused(tmp_path):
-    assert "there is no such file" in error(read_study, tmp_path / "study.json")
+    assert "not found" in error(read_study, tmp_path / "study.json")
     for text in ("{", "[]", "{}", '{"format": 99}', '{"format": 1, "mtlcli": "0"}'):
         (tmp_path / "study.json").write_text(text)
         assert str(tmp_path / "study.json") in error(read_study, tmp_path)
