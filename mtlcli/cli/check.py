@@ -47,7 +47,7 @@ def check(
     if not run.quiet:
         for note in opened.notes:
             say(f"note: {note}")
-        show_plan(prepared.plan, warnings=False)
+        show_plan(prepared.plan, warnings=False, remember=False)
         _show_batches(results)
         for loaded in prepared.tasks:
             for line in loaded.target.check(loaded.splits["train"].gold):

@@ -54,8 +54,11 @@ PLAN_COLUMNS = {
 """The columns of the mixing plan that need an explanation, in the order in which they are explained."""
 
 
-def show_plan(plan: "Plan", *, warnings: bool = True) -> None:
-    """Print the mixing plan with its notes and warnings, and what its columns mean if this user has not seen that before."""
+def show_plan(plan: "Plan", *, warnings: bool = True, remember: bool = True) -> None:
+    """Print the mixing plan with its notes and warnings.
+
+    What its columns mean is explained to each user once; without `remember`, which writes a marker file, every time.
+    """
     explain(
         f"{plan.encoder}: {plan.encoder_parameters / 1e6:.1f} M shared parameters, {plan.device} in {plan.precision}; "
         f"scheduler {plan.scheduler}, balancer {plan.balancer}"
@@ -82,7 +85,7 @@ def show_plan(plan: "Plan", *, warnings: bool = True) -> None:
         ],
         gap=1,
     )  # fmt: skip
-    if _is_first_time("plan-columns"):
+    if not remember or _is_first_time("plan-columns"):
         for column, meaning in PLAN_COLUMNS.items():
             explain(f"  {column}: {meaning}")
     epochs = len(plan.epoch_ends)

@@ -92,7 +92,7 @@ def test_as_many_classes_as_rows_are_a_warning(mtl, tmp_path):
     write(tmp_path / "train.tsv", [(f"word{index} is good", f"label{index}") for index in range(200)])
     write(tmp_path / "dev.tsv", [(f"other{index} was bad", f"label{index}") for index in range(20)])
     warnings = warned(mtl, tmp_path)
-    assert len(warnings) == 1 and warnings[0].startswith("tone: 200 training rows have 200 classes")
+    assert len(warnings) == 1 and warnings[0].startswith("tone train: 200 rows have 200 classes")
 
 
 def test_an_empty_dev_file_is_a_warning(mtl, tmp_path):

@@ -262,7 +262,11 @@ def test_a_file_in_utf_16_is_named_as_that(write, name, encoding):
         ("a.xlsx", b"PK\x03\x04\x14\0", "an Excel or OpenDocument workbook; save the sheet as CSV in UTF-8"),
         ("a.xls", b"\xd0\xcf\x11\xe0", "an Excel or OpenDocument workbook; save the sheet as CSV in UTF-8"),
         ("a.csv", b"PK\x03\x04\x14\0", "a zip archive; unpack it, and save an Excel sheet as CSV in UTF-8"),
-        ("a.csv", gzip.compress(b"t,l\n"), "compressed with gzip; give a file whose name ends in .gz, or unpack it"),
+        (
+            "a.csv",
+            gzip.compress(b"t,l\n", mtime=0),
+            "compressed with gzip; give a file whose name ends in .gz, or unpack it",
+        ),
         ("a.jsonl", b"PAR1\x15\x04", "Parquet; give a file whose name ends in .parquet"),
         ("a.txt", "a".encode("utf-32"), "UTF-32; save the file as UTF-8"),
     ],
