@@ -56,7 +56,8 @@ def test_dev_is_what_the_training_run_saw_last(mtl, run):
             assert found[task]["dev"][metric]["value"] == pytest.approx(one["value"], abs=1e-6)
 
 
-def test_a_model_of_nans_is_not_measured(mtl, run):
+def test_a_model_of_nans_is_not_measured(mtl, run, tmp_path):
+    run = copy_of(run, tmp_path)
     heads = load_file(run / "heads.safetensors")
     save_file({key: torch.full_like(value, float("nan")) for key, value in heads.items()}, run / "heads.safetensors")
     edit(

@@ -92,9 +92,22 @@ def test_check_counts_the_first_ten_labels_and_spans_the_scores():
     assert STARS.check(STARS.pack([1.0, 3.0])) == ["scores 1 to 3, mean 2, standard deviation 1"]
 
 
+def test_a_label_with_a_line_break_stays_on_its_line():
+    target = Classes().fit(raws("a\nb", "c\u200b", "d"))
+    assert target.check(target.pack([0, 1, 1])) == ["labels a\\nb 1, c\\u200b 2, d 0"]
+    assert target.describe() == "one of a\\nb, c\\u200b, d"
+
+
 def test_a_record_gives_the_target_back_to_the_last_digit():
     fitted = Score().fit(raws("0.1", "0.2", "0.7"))
-    for target in (fitted, Score(), Classes(), Classes({"1.0": "one", "0": "zero"}), Classes().fit(raws("b", "a"))):
+    for target in (
+        fitted,
+        Score(),
+        Classes(),
+        Classes({"1.0": "one", "0": "zero"}),
+        Classes().fit(raws("b", "a")),
+        Classes(aliases={"B": "b"}, normalize=True),
+    ):
         assert target_of(json.loads(json.dumps(target.record()))) == target
     assert fitted.mean == (0.1 + 0.2 + 0.7) / 3
 
