@@ -271,3 +271,10 @@ def test_what_is_dumped_reads_back_as_it_was(recipe):
         "others": {"yes": True, "1": None, "nothing": {}, "none": []},
     }
     assert recipe(dump(values)).values == values
+
+
+def test_spellings_of_labels_are_texts_as_they_are_written(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("tasks:\n  t:\n    aliases: {TRUE: true, 1e5: null, 007: '7'}\n    no_label: [-, -1, null]\n")
+    section = read_recipe(path).values["tasks"]["t"]
+    assert section == {"aliases": {"TRUE": "true", "1e5": "null", "007": "7"}, "no_label": ["-", "-1", "null"]}
