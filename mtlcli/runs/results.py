@@ -113,7 +113,9 @@ class Predictions:
                     row = json.loads(line)
                     if not {"line", "digest", "target"} < set(row):
                         raise ValueError("no line, digest or target, or no prediction")
-                except (ValueError, TypeError) as error:
+                    if rows and row.keys() != rows[0].keys():
+                        raise ValueError("other keys than the first row")
+                except (ValueError, TypeError, AttributeError) as error:
                     raise MtlError(f"{self.path}:{number}: damaged; write it again: {_remedy(self.path)}") from error
                 rows.append(row)
         if not rows:
