@@ -106,7 +106,7 @@ class Predictions:
         Raises:
             MtlError: a line is not as a run writes it, or there are none.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         with self.path.open("rb") as file:  # as bytes, so that damaged text is an error of its line
             for number, line in enumerate(file, start=1):
                 try:
