@@ -46,5 +46,5 @@ print(vectors.shape, vectors.dtype)
 
 # %% Evaluate on other rows or splits, and compare
 print(mtlcli.evaluate(run, split="test", resamples=200)["sst"]["test"]["accuracy"].value)
-for difference in mtlcli.compare(run, other, resamples=200).compared:
-    print(difference.task, difference.metric, f"{difference.found.value:+.3f}", f"p {difference.p_holm:.2f}")
+for row in mtlcli.compare(run, other, resamples=200).compared:
+    print(row.task, row.metric, f"{row.difference.value:+.3f}", f"p {row.p_holm:.2f}")

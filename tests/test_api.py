@@ -384,7 +384,7 @@ def test_evaluate_and_compare_return_what_the_commands_print(tmp_path):
     assert on_file["tone"]["dev"]["accuracy"].value == estimate.value
     compared = mtlcli.compare(mtlcli.Run(first), second, tasks=["tone"], metrics=["accuracy"], resamples=200).compared
     dev = [mtlcli.Run(run).results["tone"]["accuracy"].value for run in (first, second)]
-    assert compared[0].found.value == pytest.approx(dev[1] - dev[0])
+    assert compared[0].difference.value == pytest.approx(dev[1] - dev[0])
 
 
 # Documents

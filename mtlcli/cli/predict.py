@@ -88,7 +88,7 @@ def predict(
 ) -> None:
     """Predict with a run: one row of output for every row of input, in the same order.
 
-    The input's columns are copied, and predictions are in columns of their own. A pair in plain text is two texts with a
+    The input's columns are copied, and predictions are in separate columns. A pair in plain text is two texts with a
     tab between them.
 
     Example: echo "we found the soup delightful" | mtl predict runs/demo --task sst

@@ -96,7 +96,7 @@ def check_is_text(name: str, head: bytes) -> None:
     """Raise for a file that is not text in UTF-8, by its first bytes.
 
     Raises:
-        MtlError: one line that says what the file is and what to do.
+        MtlError: the file is of another kind, which the line names with a remedy.
     """
     kind = next((kind for signature, kind in SIGNATURES.items() if head.startswith(signature)), None)
     if kind is not None and head.startswith(b"PK"):

@@ -69,7 +69,7 @@ def hub_source(task: Task, hub: HubSource, split: str) -> MadeRows | None:
     """Return a task's rows from the hub, None where it has no such split.
 
     Raises:
-        MtlError: the rows cannot be had; the message lists the alternatives.
+        MtlError: the rows cannot be downloaded; the message lists the alternatives.
     """
     if split not in hub.splits:
         return None

@@ -125,7 +125,7 @@ REMARKS = (
 
 
 def grade(strength: int, modifier: str) -> int:
-    """strength -2..2 of the adjective alone, modifier a key of MODIFIERS -> grade 0 (very negative) to 4 (very positive)."""
+    """Return the grade, 0 (very negative) to 4 (very positive), of an adjective of strength -2..2 with a key of MODIFIERS."""
     sign = (strength > 0) - (strength < 0)
     return 2 + {"plain": strength, "very": 2 * sign, "fairly": sign, "barely": 0, "not": -sign}[modifier]
 
