@@ -1,6 +1,5 @@
 """The files of one run folder that a report reads."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mtlcli import registry
-from mtlcli.errors import MtlError
+from mtlcli.runs.environment import Environment, read_environment
 from mtlcli.runs.metrics_log import LogLine, read_log
-from mtlcli.runs.names import COMMAND, ENVIRONMENT, PLAN, predicted_tasks, resume_command
+from mtlcli.runs.names import COMMAND, ENVIRONMENT, PLAN, predicted_tasks
 from mtlcli.runs.plan import Plan, read_plan
 from mtlcli.runs.record import RunRecord, read_record
 from mtlcli.runs.results import Predictions, Results, has_results, read_results
@@ -63,16 +62,9 @@ class RunFiles:
         return read_plan(self.folder) if (self.folder / PLAN).is_file() else None
 
     @cached_property
-    def environment(self) -> Mapping[str, Any]:
-        """environment.json: versions, device and seed; empty where there is none."""
-        path = self.folder / ENVIRONMENT
-        if not path.is_file():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise MtlError(f"{path}: damaged ({error}); write it again: {resume_command(self.folder)}") from error
-        return content if isinstance(content, dict) else {}
+    def environment(self) -> Environment | None:
+        """environment.json, None where there is none."""
+        return read_environment(self.folder) if (self.folder / ENVIRONMENT).is_file() else None
 
     @property
     def command(self) -> str:

@@ -97,9 +97,11 @@ def one_run(
 
 def _facts(run: RunFiles) -> str:
     environment, training = run.environment, run.config.get("training", {})
-    versions = {"mtlcli": environment.get("mtlcli"), "Python": environment.get("python")}
-    versions |= environment.get("versions") or {}
-    device = f"{environment.get('device', '')} ({environment['device_name']})" if environment.get("device_name") else ""
+    versions, device, commit = dict[str, str](), "", ""
+    if environment is not None:
+        versions = {"mtlcli": environment.mtlcli, "Python": environment.python, **environment.versions}
+        device = f"{environment.device} ({environment.device_name})" if environment.device_name else environment.device
+        commit = environment.git or ""
     rows = [(task.name, task.rows, task.dev_rows) for task in run.plan.tasks] if run.plan else []
     return page.facts(
         [
@@ -107,7 +109,7 @@ def _facts(run: RunFiles) -> str:
             ("seed", f"{training.get('seed', '')}"),
             ("rows", ", ".join(f"{name} {train} for training and {dev} for dev" for name, train, dev in rows)),
             ("device", device),
-            ("git commit", str(environment.get("git") or "")),
+            ("git commit", commit),
             ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
         ]
     )

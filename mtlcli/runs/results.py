@@ -106,14 +106,16 @@ class Predictions:
         Raises:
             MtlError: a line is not as a run writes it, or there are none.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         with self.path.open("rb") as file:  # as bytes, so that damaged text is an error of its line
             for number, line in enumerate(file, start=1):
                 try:
                     row = json.loads(line)
                     if not {"line", "digest", "target"} < set(row):
                         raise ValueError("no line, digest or target, or no prediction")
-                except (ValueError, TypeError) as error:
+                    if rows and row.keys() != rows[0].keys():
+                        raise ValueError("other keys than the first row")
+                except (ValueError, TypeError, AttributeError) as error:
                     raise MtlError(f"{self.path}:{number}: damaged; write it again: {_remedy(self.path)}") from error
                 rows.append(row)
         if not rows:

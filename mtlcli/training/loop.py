@@ -18,15 +18,15 @@ import torch
 from mtlcli.devices import describe_environment
 from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.measure import measure
-from mtlcli.files import write_sealed
 from mtlcli.model.frozen import Features
 from mtlcli.model.predict import NotFinite, Predicted, predict_rows
 from mtlcli.plugin import EvaluationResult
 from mtlcli.registry import plugin_call
 from mtlcli.runs.checkpoint import Checkpoint
+from mtlcli.runs.environment import write_environment
 from mtlcli.runs.folder import RunFolder, add_command, claim, write_config
 from mtlcli.runs.metrics_log import flush_log, open_log
-from mtlcli.runs.names import ENVIRONMENT, LOG, METRICS, PREDICTIONS, RESULTS, predictions_path
+from mtlcli.runs.names import LOG, METRICS, PREDICTIONS, RESULTS, predictions_path
 from mtlcli.runs.plan import write_plan
 from mtlcli.runs.record import origin_record, task_record
 from mtlcli.runs.results import Results, read_results, write_predictions, write_results
@@ -37,8 +37,6 @@ from mtlcli.training.log import log_line, write_line
 from mtlcli.training.setup import TrainingRun
 from mtlcli.training.state import Progress, best_checkpoint, prune, restore, save
 from mtlcli.training.step import end_epoch, enter_stage, take_step
-
-ENVIRONMENT_FORMAT = 2
 
 
 def train(
@@ -89,7 +87,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
     if command:
         add_command(folder, command)
     environment = describe_environment(run.device, training.seed)
-    write_sealed(folder / ENVIRONMENT, environment, ENVIRONMENT_FORMAT)
+    write_environment(folder, environment)
     write_plan(folder, plan)
     log, damaged_lines = open_log(folder, progress.step)
     tell = partial(log_line, folder / LOG)

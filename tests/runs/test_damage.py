@@ -10,7 +10,9 @@ import pytest
 from mtlcli.errors import MtlError
 from mtlcli.inference.predictor import open_run
 from mtlcli.report import sections
+from mtlcli.report.run_files import RunFiles
 from mtlcli.runs import ensemble
+from mtlcli.runs.environment import read_environment
 from mtlcli.runs.plan import read_plan
 from mtlcli.runs.results import read_results
 from mtlcli.runs.saved_model import load_run
@@ -61,6 +63,10 @@ def test_bits_of_plan_json(run):
     assert read_after_flips(run / "plan.json", lambda: read_plan(run)) > 0.5 * FLIPS
 
 
+def test_bits_of_environment_json(run):
+    assert read_after_flips(run / "environment.json", lambda: read_environment(run)) > 0.5 * FLIPS
+
+
 def test_bits_of_seeds_json(tmp_path):
     write_group(Group(tmp_path, (1, 2, 3)))
     assert read_after_flips(tmp_path / "seeds.json", lambda: read_group(tmp_path)) > 0.5 * FLIPS
@@ -100,7 +106,7 @@ def test_bits_of_the_log_and_the_predictions_end_in_no_traceback(run):
             raw[position // 8] ^= 1 << position % 8
             path.write_bytes(raw)
             try:
-                sections.one_run(run, [], "")
+                sections.one_run(RunFiles(run), [], "").html()
             except MtlError as error:
                 assert str(path) in error.lines[0]
         path.write_bytes(whole)

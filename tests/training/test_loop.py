@@ -159,7 +159,7 @@ def test_resuming_on_other_rows_is_refused(files, tmp_path):
     run(small_config(own), tmp_path / "run", stop_after=3)
     path = own / "tone-train.tsv"
     path.write_text(path.read_text().replace("cat", "dog", 1))
-    with pytest.raises(MtlError, match=r"rows of tone.train are not those"):
+    with pytest.raises(MtlError, match=r"rows of tone.train have changed"):
         run(small_config(own), tmp_path / "run", resume=True)
 
 
