@@ -97,5 +97,5 @@ def test_a_width_that_the_heads_cannot_share_is_refused():
 
 
 def test_its_options_are_those_of_the_configuration():
-    plugin, options, errors = registry.check_options("encoders", "tiny", {"dim": "8", "attention_heads": 2}, "encoder")
-    assert (plugin, options["dim"], options["layers"], errors) == (Tiny, 8, 2, [])
+    options, errors = registry.check_options(Tiny, "tiny", {"dim": "8", "attention_heads": 2})
+    assert (options["dim"], options["layers"], errors) == (8, 2, [])

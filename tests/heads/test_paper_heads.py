@@ -249,7 +249,9 @@ def test_a_class_with_one_row_is_named(files, tmp_path):
     path = tmp_path / "train.tsv"
     path.write_text("sentence\tlabel\nthe cat\tgood\na dog\tgood\nthe tree\tbad\n")
     changes = {"tone": {"head": "class-contrastive", "train": str(path)}}
-    with pytest.raises(MtlError, match=r'^tasks\.tone\.head: .*two training rows of every class; "bad" has 1$'):
+    with pytest.raises(
+        MtlError, match=r'^tasks\.tone\.head: .*two training rows of every class, but "bad" has 1; choose another head$'
+    ):
         set_up(config(files, changes, only=("tone",)))
 
 
@@ -263,7 +265,8 @@ def test_scores_have_no_pairs_of_classes(files):
 
 def test_a_scheduler_that_chooses_rows_is_refused_beside_them(files):
     with pytest.raises(
-        MtlError, match=r'^tasks\.tone\.head: its batches are pairs-of-classes, but the scheduler "entropy"'
+        MtlError,
+        match=r'^tasks\.tone\.head: "class-contrastive" needs batches of pairs-of-classes, and the scheduler "entropy" selects rows',
     ):
         set_up(config(files, CONTRAST, scheduler="entropy"))
 

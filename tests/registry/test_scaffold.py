@@ -83,10 +83,10 @@ def test_plugins_of_every_family_fit_into_one_distribution_and_pass_their_tests(
 
 def test_a_folder_without_plugins_of_ours_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(MtlError, match="names no plugin of mtlcli"):
+    with pytest.raises(MtlError, match="has no entry point of an mtlcli plugin"):
         add_plugin("my-head", "heads", tmp_path)
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'other'\n", encoding="utf-8")
-    with pytest.raises(MtlError, match="names no plugin of mtlcli"):
+    with pytest.raises(MtlError, match="has no entry point of an mtlcli plugin"):
         add_plugin("my-head", "heads", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "pyproject.toml"]
 

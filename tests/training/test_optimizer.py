@@ -156,20 +156,6 @@ def test_a_run_stopped_around_a_fall_and_resumed_is_the_unbroken_run_bit_by_bit(
     assert whole.keys() == broken.keys() and all(torch.equal(whole[key], broken[key]) for key in whole)
 
 
-def test_a_checkpoint_from_before_there_was_a_plateau_is_resumed(files, tmp_path):
-    rates(rising(files, "linear"), tmp_path / "whole")
-    rates(rising(files, "linear"), tmp_path / "broken", stop_after=5)
-    place = tmp_path / "broken" / "checkpoints" / "step-5"
-    state = json.loads((place / "state.json").read_text())
-    del state["progress"]["plateau"]
-    (place / "state.json").write_text(json.dumps(state))
-    (place / checkpoint.MANIFEST).write_text(json.dumps(checkpoint.hashes(place)))
-    rates(rising(files, "linear"), tmp_path / "broken", resume=True)
-    (whole, progress), (broken, same) = end_of(tmp_path / "whole"), end_of(tmp_path / "broken")
-    assert progress == same
-    assert all(torch.equal(whole[key], broken[key]) for key in whole)
-
-
 def test_a_new_stage_starts_from_the_peak_and_counts_anew(files, tmp_path):
     stages = {"name": "stages", "stages": [{"steps": 6}, {"steps": 8}]}
     config = rising(files, scheduler=stages, training={"eval_every": 2, "batch_size": 8, "device": "cpu"})
@@ -183,7 +169,7 @@ def test_without_dev_rows_there_is_no_loss_to_follow(files):
         set_up(rising(files, tasks={"tone": task}))
     assert caught.value.lines == (
         'optimizer.schedule: "plateau" requires losses on dev, but no task has dev rows; set tasks.NAME.dev, or choose '
-        "cosine or constant",
+        "linear, cosine or constant",
     )
 
 
