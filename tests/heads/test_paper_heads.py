@@ -266,7 +266,7 @@ def test_scores_have_no_pairs_of_classes(files):
 def test_a_scheduler_that_chooses_rows_is_refused_beside_them(files):
     with pytest.raises(
         MtlError,
-        match=r'^tasks\.tone\.head: "class-contrastive" needs batches of pairs-of-classes, and the scheduler "entropy" selects rows',
+        match=r'^tasks\.tone\.head: "class-contrastive" needs batches of pairs-of-classes, and the scheduler "entropy"',
     ):
         set_up(config(files, CONTRAST, scheduler="entropy"))
 
