@@ -390,6 +390,7 @@ def test_evaluate_and_compare_return_what_the_commands_print(tmp_path):
 # Documents
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "examples" / "python.py").read_text()
@@ -400,6 +401,7 @@ def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert "(2, 32) float32" in lines
 
 
+@pytest.mark.slow
 def test_the_snippets_of_the_guide_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

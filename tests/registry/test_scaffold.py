@@ -60,6 +60,7 @@ def test_a_class_never_takes_a_name_that_its_module_uses(tmp_path, name):
     assert f"{name.capitalize()}Plugin" in compiled.co_names
 
 
+@pytest.mark.slow
 def test_plugins_of_every_family_fit_into_one_distribution_and_pass_their_tests(tmp_path):
     place = tmp_path / "one"
     make_distribution("my-first", "balancers", place)

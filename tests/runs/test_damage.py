@@ -97,6 +97,7 @@ def test_bits_of_the_weights_and_of_every_other_file_that_is_loaded(run):
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_bits_of_the_log_and_the_predictions_end_in_no_traceback(run):
     chance = random.Random(7)
     for path in (run / "metrics.jsonl", run / "predictions" / "tone.dev.jsonl"):
