@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mtlcli import __version__
 from mtlcli.errors import MtlError
@@ -28,6 +28,8 @@ FOREIGN_AGE = 86_400.0
 """Seconds without a change after which a scratch file of another host counts as abandoned."""
 SEAL = "sha256"
 """Key of a sealed JSON file that holds the checksum of the other keys."""
+
+T = TypeVar("T")
 
 _numbers = itertools.count()
 
@@ -245,6 +247,23 @@ def read_sealed(path: Path, version: int, cure: str, *, printed: bool = False) -
             f"{__version__}, which reads format {version}; use the version that wrote it"
         )
     return content
+
+
+def read_sealed_as(kind: type[T], path: Path, version: int, cure: str, *, printed: bool = False) -> T:
+    """Return the content of a sealed file as an instance of a dataclass; the arguments are those of `read_sealed`.
+
+    Raises:
+        MtlError: as `read_sealed`, and if the content does not fit the dataclass.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    content = read_sealed(path, version, cure, printed=printed)
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        reason = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+        raise unreadable(path, content.get("mtlcli"), reason) from error
 
 
 def unreadable(path: Path, writer: object, reason: str) -> MtlError:

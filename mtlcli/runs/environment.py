@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from mtlcli.files import read_sealed, unreadable, write_sealed
+from mtlcli.files import read_sealed_as, write_sealed
 from mtlcli.runs.names import ENVIRONMENT, resume_command
 
 FORMAT = 2
@@ -36,11 +34,4 @@ def write_environment(folder: Path, values: Mapping[str, Any]) -> None:
 def read_environment(folder: Path) -> Environment:
     """Return the environment of a run. Raise MtlError, one line, where the file is missing or damaged."""
     path = folder / ENVIRONMENT
-    content = read_sealed(path, FORMAT, f"write it again: {resume_command(folder)}")
-    try:
-        return TypeAdapter(Environment).validate_python(content)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        raise unreadable(
-            path, content.get("mtlcli"), f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-        ) from error
+    return read_sealed_as(Environment, path, FORMAT, f"write it again: {resume_command(folder)}")

@@ -3,9 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from mtlcli.files import read_sealed, unreadable, write_sealed
+from mtlcli.files import read_sealed_as, write_sealed
 from mtlcli.runs.names import PLAN, resume_command
 
 FORMAT = 2
@@ -70,10 +68,4 @@ def write_plan(folder: Path, plan: Plan) -> None:
 def read_plan(folder: Path) -> Plan:
     """Return the plan of a run. Raise MtlError, one line, where it is missing or damaged."""
     path = folder / PLAN
-    content = read_sealed(path, FORMAT, f"write it again: {resume_command(folder)}")
-    try:
-        return TypeAdapter(Plan).validate_python(content)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        reason = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-        raise unreadable(path, content.get("mtlcli"), reason) from error
+    return read_sealed_as(Plan, path, FORMAT, f"write it again: {resume_command(folder)}")

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from mtlcli.errors import MtlError
-from mtlcli.files import cannot_write, discard, put, read_sealed, scratch_path, unreadable, write_sealed
+from mtlcli.files import cannot_write, discard, put, read_sealed_as, scratch_path, write_sealed
 from mtlcli.runs.names import ENSEMBLE, RESULTS, resume_command
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.tasks.targets import Arrays, Target
@@ -57,11 +56,7 @@ def read_results(folder: Path) -> Results:
     path = folder / RESULTS
     if not path.is_file() and not (folder / ENSEMBLE).is_file():
         raise MtlError(f"{folder}: is not finished (no {RESULTS}); resume it with: {resume_command(folder)}")
-    content = read_sealed(path, FORMAT, _cure(folder), printed=True)  # mtl eval --json > results.json
-    try:
-        return TypeAdapter(Results).validate_python(content)
-    except ValidationError as error:
-        raise unreadable(path, content.get("mtlcli"), _first_of(error)) from error
+    return read_sealed_as(Results, path, FORMAT, _cure(folder), printed=True)  # mtl eval --json > results.json
 
 
 def write_results(folder: Path, results: Results) -> None:
@@ -86,11 +81,6 @@ def add_results(folder: Path, tasks: Mapping[str, Mapping[str, Mapping[str, Esti
 def _cure(folder: Path) -> str:
     command = f"mtl eval {folder}" if (folder / ENSEMBLE).is_file() else resume_command(folder)
     return f"write it again: {command}"
-
-
-def _first_of(error: ValidationError) -> str:
-    detail = error.errors()[0]
-    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
 
 
 @dataclass(frozen=True)

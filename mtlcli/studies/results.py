@@ -9,10 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from mtlcli.errors import MtlError
-from mtlcli.files import read_sealed, unreadable, write_sealed
+from mtlcli.files import read_sealed_as, write_sealed
 from mtlcli.runs.names import STUDY
 from mtlcli.statistics.spread import Spread
 
@@ -89,13 +87,7 @@ def read_study(path: Path) -> Study:
     path = path / STUDY if path.is_dir() else path
     if not path.exists():
         raise MtlError(f"{path}: not found; expected a {STUDY} written by `mtl study --output`")
-    content = read_sealed(path, FORMAT, "restore a copy, or start over: mtl study --overwrite")
-    try:
-        return TypeAdapter(Study).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise unreadable(path, content.get("mtlcli"), f"{place}: {first['msg']}") from error
+    return read_sealed_as(Study, path, FORMAT, "restore a copy, or start over: mtl study --overwrite")
 
 
 @dataclass(frozen=True)
