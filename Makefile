@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help install demo test test-all lint types format docs clean
 
 help:
-	@echo "make demo    train, evaluate and use a small model on made-up text (about half a minute once installed)"
+	@echo "make demo    train, evaluate and use a small model on made-up text"
 	@echo "make test    run the tests;  make test-all: the slow ones too"
 	@echo "make lint    ruff;  make types: mypy;  make docs: the generated pages;  make clean: remove $(VENV) and runs/demo"
 
