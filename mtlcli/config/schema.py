@@ -150,6 +150,12 @@ def _column(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _label_columns(value: Any) -> Any:
+    """Return the names of one column or of several; `[a, b]` and `a, b` name two."""
+    names = _texts(value)
+    return names[0] if isinstance(names, list) and len(names) == 1 else names
+
+
 def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str | dict) else value
 
@@ -208,8 +214,8 @@ class TaskConfig(Choice):
     )
     test: str | None = Field(None, description="file that only `mtl eval` reads")
     text: Columns | None = Field(None, description="column or columns of the text, by header name or number from 0")
-    label: Annotated[str, BeforeValidator(_column)] | None = Field(
-        None, description="column of the label, by header name or number from 0"
+    label: Annotated[str | list[str], BeforeValidator(_label_columns)] | None = Field(
+        None, description="column of the label, by header name or number from 0; a list for labels in several columns"
     )
     header: bool = Field(True, description="whether the first line names the columns")
     labels: Columns | None = Field(

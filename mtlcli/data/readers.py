@@ -76,7 +76,7 @@ class FileSource:
         self._stream = stream
         self._once = stream is not None or not self.path.is_file()
         self._used = False
-        self._requested: list[str] = []
+        self._requested: dict[str, bool] = {}  # whether a list or an object may be there, by column
         if self._once and self.format.name == "parquet":
             raise MtlError(f"{self.name}: Parquet cannot be read from a stream; give the file's name")
 
@@ -96,8 +96,10 @@ class FileSource:
         """
         return tuple(dict.fromkeys((*self._head.columns, *self._requested)))
 
-    def column(self, wanted: str) -> str:
+    def column(self, wanted: str, *, nested: bool = False) -> str:
         """Return the key in `TextRow.values` for a column given by its name or, if nothing has that name, its number from 0.
+
+        `nested` accepts lists and objects in this column, which `TextRow.original` holds.
 
         A key of JSON that the first object lacks is looked for in the other objects, unless the source is a stream. In a
         file with neither rows nor header nothing contradicts the name, and it is returned as it is.
@@ -114,7 +116,7 @@ class FileSource:
         if columns and wanted not in columns:
             raise MtlError(f'{self.name}: no column "{wanted}" among {listed(columns)}{did_you_mean(wanted, columns)}')
         if self.format.has_nesting:
-            self._requested.append(wanted)
+            self._requested[wanted] = nested
         return wanted
 
     def all_columns(self) -> tuple[str, ...]:
@@ -331,7 +333,7 @@ def _first_columns(source: FileSource, delimiter: str, ahead: list[Record]) -> t
 def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
     """Return the function from a record to its row; it raises BadRecord."""
     columns, delimiter, quoting = source.columns, source._head.delimiter, source.format.quoting
-    empty, requested = dict.fromkeys(columns, ""), frozenset(source._requested)
+    empty, requested = dict.fromkeys(columns, ""), dict(source._requested)
 
     def plain(line: int, raw: bytes) -> TextRow:
         return TextRow(line, {"text": text_of(raw)})

@@ -136,17 +136,20 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def cells_of(row: Mapping[str, Any], wanted: frozenset[str]) -> dict[str, str]:
+def cells_of(row: Mapping[str, Any], wanted: Mapping[str, bool]) -> dict[str, str]:
     """Return the values of a row of JSON or Parquet as text.
 
+    Args:
+        wanted: whether a list or an object is accepted, by column; it is left out of the result.
+
     Raises:
-        BadRecord: a wanted value, or any where none is wanted in particular, is a list or an object. Other lists and
-            objects are left out.
+        BadRecord: a wanted value, or any where none is wanted in particular, is a list or an object that is not accepted. Other
+            lists and objects are left out.
     """
     cells = {}
     for key, value in row.items():
         if isinstance(value, list | dict | tuple | bytes):
-            if key in wanted or not wanted:
+            if not wanted or not wanted.get(key, True) or isinstance(value, bytes) and key in wanted:
                 kind = {list: "a list", dict: "an object"}.get(type(value), "binary")
                 raise BadRecord(f'"{quotable(key)}" is {kind}; expected text, a number, true, false or null')
         else:

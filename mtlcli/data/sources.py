@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from mtlcli.data.readers import BadRows, FileSource, TextRow, iterate
+from mtlcli.data.records import cell_text
 from mtlcli.errors import MtlError, suggest
 from mtlcli.hub import hub_answers
-from mtlcli.tasks.base import HubSource, Task, sample_rows
+from mtlcli.tasks.base import HubSource, Task
 
 
 class MadeRows:
@@ -18,8 +19,8 @@ class MadeRows:
         self.columns = columns
         self._make = make
 
-    def column(self, wanted: str) -> str:
-        """Return the column of this name.
+    def column(self, wanted: str, *, nested: bool = False) -> str:
+        """Return the column of this name; any column can hold lists and objects.
 
         Raises:
             MtlError: there is none.
@@ -30,8 +31,8 @@ class MadeRows:
 
     def rows(self) -> Iterator[TextRow]:
         """Yield the rows; none of them can be bad."""
-        for number, values in enumerate(sample_rows(self._make()), start=1):
-            yield TextRow(number, values)
+        for number, row in enumerate(self._make(), start=1):
+            yield TextRow(number, {key: cell_text(value) for key, value in row.items()}, row)
 
 
 Source = FileSource | MadeRows

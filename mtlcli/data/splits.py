@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from mtlcli.config.schema import TASK_FILES, TaskConfig, share_of
-from mtlcli.data.readers import BadRows, FileSource, format_of
-from mtlcli.data.records import listed
-from mtlcli.data.sources import Source, hub_source, rows_of, sample_source
+from mtlcli.data.readers import BadRows, FileSource, TextRow, format_of
+from mtlcli.data.records import cell_text, listed
+from mtlcli.data.sources import MadeRows, Source, hub_source, rows_of, sample_source
 from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.facts import seed_for
 from mtlcli.tasks.base import Task
@@ -46,10 +46,15 @@ class NoRows(MtlError):
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns with a row's texts and its label; label is None where labels are not needed."""
+    """Names of the columns with a row's texts and its label or labels; `labels` is empty where they are not needed."""
 
     texts: tuple[str, ...]
-    label: str | None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The column or columns of the label, for messages."""
+        return one_of(self.labels)
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,7 @@ def find_source(config: TaskConfig, task: Task, split: str, *, data: str | None,
     return None
 
 
-def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bool = True) -> Columns:
+def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: bool = True) -> Columns:
     """Return the columns of texts and label: from the configuration, from the task, or by common names in the header."""
     where = f"tasks.{task.name}"
     texts = tuple(config.text or task.texts)
@@ -238,7 +243,7 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
             if task.pair
             else "column is the text: --set tasks.{0}.text=NAME"
         )
-        missing_label = labelled and not _label_of(source, config, task)
+        missing_label = labeled and not _labels_of(source, config, task)
         and_label = f" and which is the label: --set {where}.label=NAME" if missing_label else ""
         raise MtlError(
             f"{source.name}: which {wanted.format(task.name)}{and_label}; the file has {listed(source.columns)}"
@@ -253,23 +258,28 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labelled: bo
             )
         )
     text_columns = tuple(source.column(text) for text in texts)
-    if not labelled:
-        return Columns(text_columns, None)
-    label = _label_of(source, config, task)
-    if not label:
+    if not labeled:
+        return Columns(text_columns)
+    wanted_labels = _labels_of(source, config, task)
+    if not wanted_labels:
         raise MtlError(
             f"{source.name}: which column is the label: --set {where}.label=NAME; the file has {listed(source.columns)}"
         )
-    label = source.column(label)
-    if label in text_columns:
-        raise MtlError(f'{where}: the column "{label}" is both a text and the label; set {where}.text or {where}.label')
-    return Columns(text_columns, label)
+    if len(wanted_labels) > 1 and "columns" not in task.target.forms:
+        raise MtlError(f"{where}.label: found {one_of(wanted_labels)}: expected one column for this kind of task")
+    labels = tuple(source.column(label, nested="nested" in task.target.forms) for label in wanted_labels)
+    if both := [label for label in labels if label in text_columns]:
+        raise MtlError(
+            f'{where}: the column "{both[0]}" is both a text and the label; set {where}.text or {where}.label'
+        )
+    return Columns(text_columns, labels)
 
 
-def _label_of(source: Source, config: TaskConfig, task: Task) -> str:
-    """Return the label column of the configuration, of the task, or by a common name in the header; "" for none of them."""
-    common = (columns[0] for name in LABEL_NAMES if (columns := _named(source, (name,))))
-    return config.label or task.label or next(common, "")
+def _labels_of(source: Source, config: TaskConfig, task: Task) -> tuple[str, ...]:
+    """Return the label columns of the configuration, of the task, or by a common name in the header; empty for none of them."""
+    common = (columns for name in LABEL_NAMES if (columns := _named(source, (name,))))
+    stated = config.label or task.label
+    return (stated,) if isinstance(stated, str) and stated else tuple(stated) or next(common, ())
 
 
 def _named(source: Source, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -297,8 +307,6 @@ def read_split(
     if _is_empty(source):
         raise NoRows(f"{source.name}: is empty: no rows for {where}")
     columns = find_columns(source, config, task)
-    if columns.label is None:
-        raise MtlError(f"{source.name}: no label column")
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
@@ -309,17 +317,22 @@ def read_split(
     items: list[Any] = []
     # A few labels occur a million times: rows share one mapping and one parsed item, and bad labels their message.
     seen: dict[str, tuple[Raw, Any, str]] = {}
+    shares = "texts" not in target.columns
     for ordinal, row in enumerate(rows_of(source, unreadable)):
         if rows is not None and not rows[ordinal]:
             continue
-        label = sys.intern(row.values[columns.label].strip())
-        if label in no_label:
+        label = _label_in(row, columns.labels, target, source)
+        texts = [row.values[column] for column in columns.texts]
+        if isinstance(label, str) and label in no_label:
             unlabeled += 1
             continue
-        if label not in seen:
-            seen[label] = _parsed(target, columns.label, label)
-        raw, item, wrong_label = seen[label]
-        texts = [row.values[column] for column in columns.texts]
+        if not shares or not isinstance(label, str):
+            raw, item, wrong_label = _parsed(target, columns, label, texts)
+        else:
+            label = sys.intern(label)
+            if label not in seen:
+                seen[label] = _parsed(target, columns, label, texts)
+            raw, item, wrong_label = seen[label]
         if problem := _wrong_texts(columns, texts) or wrong_label:
             bad.report(source.name, row.line, problem)
             continue
@@ -338,14 +351,14 @@ def read_split(
         items = [target.parse(raw) for raw in raws]
     gold = target.pack(items)
     if fit and target.is_constant(gold):
-        label = quotable(" ".join(raws[0].values()))
+        label = quotable(cell_text(raws[0]["label"]))
         raise MtlError(
             f'{source.name}: every row has the {columns.label} "{label}"; expected at least two different ones'
         )
     warnings = [skipped] if skipped else []
     if isinstance(source, FileSource):
-        wanted = (*(config.text or task.texts), *filter(None, [config.label or task.label]))
-        note = source.header_note(tuple(wanted), f"--set tasks.{task.name}.header=false")
+        wanted = (*(config.text or task.texts), *_labels_of(source, config, task))
+        note = source.header_note(wanted, f"--set tasks.{task.name}.header=false")
         warnings += [f"{task.name} {split}: {note}"] if note else []
     remarks = target.remarks(raws, gold, columns.label, training=split == "train")
     warnings += [f"{task.name} {split}: {remark}" for remark in remarks]
@@ -363,13 +376,27 @@ def read_split(
     )  # fmt: skip
 
 
-def _parsed(target: Target, column: str, label: str) -> tuple[Raw, Any, str]:
-    """Return the raw label, the item it stands for, and what is wrong with it ("" where it can be used)."""
-    raw = dict(zip(target.columns, (label,), strict=True))
+def _label_in(row: TextRow, columns: Sequence[str], target: Target, source: Source) -> Any:
+    """Return a row's label in one of the forms that the target reads; text without outer spaces."""
+    if len(columns) > 1:
+        return {column: row.values[column].strip() for column in columns}
+    value = row.values[columns[0]]
+    if "nested" in target.forms and (isinstance(source, MadeRows) or source.format.has_nesting):
+        nested = row.original.get(columns[0])
+        if nested is None or isinstance(nested, list | dict | tuple):
+            return nested
+    return value.strip()
+
+
+def _parsed(target: Target, columns: Columns, label: Any, texts: Sequence[str]) -> tuple[Raw, Any, str]:
+    """Return what the target reads of a row, the item it stands for, and what is wrong with it ("" where it can be used)."""
+    raw: dict[str, Any] = {"label": label}
+    if "texts" in target.columns:
+        raw["texts"] = texts
     try:
         return raw, target.parse(raw), ""
     except BadLabel as error:
-        return raw, None, f"{column}{error}"
+        return raw, None, f"{columns.label if error.column == 'label' else error.column}{error}"
 
 
 def _text_hash(texts: Sequence[str], key: bytes = b"") -> bytes:

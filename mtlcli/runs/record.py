@@ -25,7 +25,7 @@ class TaskRecord(TypedDict):
     version: str
     encoding: str
     text: list[str]
-    label: str | None
+    label: str | list[str]
     metrics: list[str]
     head: dict[str, Any] | None
     head_distribution: str
@@ -56,7 +56,7 @@ class RunRecord(TypedDict):
 
 
 def task_record(
-    config: Config, task: TaskFacts, texts: tuple[str, ...], label: str | None, metrics: tuple[str, ...]
+    config: Config, task: TaskFacts, texts: tuple[str, ...], labels: tuple[str, ...], metrics: tuple[str, ...]
 ) -> TaskRecord:
     """Return what run.json holds of a task: enough to read, predict and evaluate it again."""
     section = config.tasks[task.name]
@@ -67,7 +67,7 @@ def task_record(
         "version": kind.version,
         "encoding": section.encoding or "single",
         "text": list(texts),
-        "label": label,
+        "label": labels[0] if len(labels) == 1 else list(labels),
         "metrics": list(metrics),
         "head": section.head.model_dump() if section.head else None,
         "head_distribution": head.distribution,

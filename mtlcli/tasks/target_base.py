@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Raw = Mapping[str, str]
-"""What a row's reader gives: text by the names in `Target.columns`."""
+Raw = Mapping[str, Any]
+"""What a row's reader gives, by the names in `Target.columns`. `label` is text, or one of the further forms in `Target.forms`."""
+
+Form = Literal["columns", "nested"]
+"""A label besides the text of one cell: `columns`, the texts of several columns by name; `nested`, a list or object of JSON or
+Parquet as it is, None for null and for a missing key."""
 
 LossOf = Callable[[Tensors], "Tensor"]
 """A head's loss (n,) of one output for other labels."""
@@ -39,13 +43,15 @@ class Target(ABC):
     Attributes:
         kind: name of the label space, by which metrics say what they measure and run.json is read.
         unit: what one item is.
-        columns: names of what `parse` reads of a row, besides the texts.
+        columns: names of what `parse` reads of a row: `label`, and `texts` where it needs those too.
+        forms: what a label can be, besides the text of a cell.
         noise: which of the two objectives of uncertainty weighting (Kendall et al. 2018, equations 7 and 10) fits the loss.
     """
 
     kind: ClassVar[str]
     unit: ClassVar[Literal["row", "word", "token", "query"]] = "row"
     columns: ClassVar[tuple[str, ...]] = ("label",)
+    forms: ClassVar[frozenset[Form]] = frozenset()
     noise: ClassVar[Literal["softmax", "gaussian"]]
 
     @property

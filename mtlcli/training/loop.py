@@ -258,7 +258,7 @@ def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
                 config,
                 fact,
                 task.splits["train"].columns.texts,
-                task.splits["train"].columns.label,
+                task.splits["train"].columns.labels,
                 tuple(run.metrics[fact.name]),
             )
             for fact, task in zip(run.facts, run.tasks, strict=True)

@@ -526,4 +526,4 @@ def test_a_text_file_has_one_column_and_no_label(tmp_path):
     (tmp_path / "a.txt").write_text("x\n")
     source, task = FileSource(tmp_path / "a.txt"), registry.load("tasks", "classification", "")("t")
     assert "which column is the label" in error(find_columns, source, TaskConfig(), task)
-    assert find_columns(source, TaskConfig(), task, labelled=False).texts == ("text",)
+    assert find_columns(source, TaskConfig(), task, labeled=False).texts == ("text",)
