@@ -22,7 +22,8 @@ import torch
 from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
 from mtlcli.data.batches import batches_per_pass
-from mtlcli.data.tokens import TokenizedSplit, TokenSequences
+from mtlcli.data.tokenizer import TokenSequences
+from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.model.frozen import compute_features
 from mtlcli.training.engine import TaskLoss
 from mtlcli.training.setup import TrainingRun, set_up

@@ -25,7 +25,7 @@ from mtlcli.evaluation.compare import Comparison
 from mtlcli.inference import encode as encoding
 from mtlcli.inference import predictor as loading
 from mtlcli.inference.predict import Prediction, predict_rows
-from mtlcli.inference.texts import TextInput, check_text, must_be_several, readings_of, rows_of
+from mtlcli.inference.texts import TextInput, check_text, must_be_several, readings_of, rows_of, texts_of
 from mtlcli.runs.configuration import ConfigSource, layers_of, resolve_run
 from mtlcli.runs.folder import stored_layer
 from mtlcli.runs.results import is_finished, read_results
@@ -140,8 +140,7 @@ class Predictor:
         predictions: dict[str, list[Prediction]] = {name: [] for name in self.tasks if name in names}
         results = predict_rows(
             self._models, rows_of(rows, readings, isinstance(first, Mapping)), readings,
-            lambda row, reading: tuple(row.values[column] for column in reading.columns),
-            device=self._device, autocast=self._autocast, batch_rows=_positive(batch_size),
+            texts_of, device=self._device, autocast=self._autocast, batch_rows=_positive(batch_size),
         )  # fmt: skip
         for _, row_predictions in results:
             for name, prediction in row_predictions.items():

@@ -77,14 +77,16 @@ def batch(task: int, tokens: list[list[int]], lengths: list[int] | None = None) 
         mask = torch.arange(len(tokens[0])) < torch.tensor(lengths).unsqueeze(1)
     targets = torch.ones(len(tokens), dtype=torch.long if task else torch.float64)
     gold, units = labels.rows(targets), float(len(tokens))
-    return Batch(task, 1, np.arange(len(tokens)), torch.tensor(tokens), mask, None, gold, units)
+    return Batch(
+        task, 1, np.arange(len(tokens)), np.arange(len(tokens)), torch.tensor(tokens), mask, None, None, gold, units
+    )
 
 
 def term(model: MultiTaskModel, plugin: Regularizer, one: Batch) -> Tensor | float:
     """What the plugin adds to the loss of a batch, with its graph."""
     states = random_states(torch.device("cpu"))
     hidden = model.hidden(one.task, model.inputs(one.task, one))
-    output = model.output(one.task, one.sides, hidden, one.mask)
+    output = model.output(one.task, one, hidden)
     return regularization(model, one.task, one, hidden, output, states, [plugin])
 
 

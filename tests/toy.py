@@ -59,14 +59,14 @@ def batch(task: int, rows: int, seed: int = 0) -> Batch:
         torch.rand(rows, generator=random).double() * 5 if task == 1 else torch.randint(3, (rows,), generator=random)
     )
     tokens = torch.randint(WORDS, (rows, 4), generator=random)
-    return Batch(task, 1, np.arange(rows), tokens, None, None, labels.rows(targets), float(rows))
+    return Batch(task, 1, np.arange(rows), np.arange(rows), tokens, None, None, None, labels.rows(targets), float(rows))
 
 
 def part(whole: Batch, start: int, end: int) -> Batch:
     """Some rows of a batch."""
     gold = None if whole.gold is None else whole.gold.take(slice(start, end))
     rows = whole.rows[start:end]
-    return Batch(whole.task, 1, rows, whole.tokens[start:end], None, None, gold, float(len(rows)))
+    return Batch(whole.task, 1, rows, rows, whole.tokens[start:end], None, None, None, gold, float(len(rows)))
 
 
 def engine(

@@ -244,6 +244,14 @@ def _check_head(name: str, task: TaskConfig, places: Places, errors: list[str]) 
     task.head.name = task.head.name or encodings[task.encoding]
     if not _check_choice(task.head, ("tasks", name, "head"), places, errors):
         return
+    items = "" if task.encoding in ("single", "cross", "bi") else task.encoding
+    if items != task.head.plugin.items:
+        reads = task.head.plugin.items or "whole rows"
+        errors.append(
+            f'{places.of(("tasks", name, "head"))}: "{task.head.name}" predicts {reads}, and "{task.name}" {items or "whole rows"}; '
+            f"choose another head, such as {encodings[task.encoding]}"
+        )
+        return
     sides = _sides(task.encoding)
     if sides not in task.head.plugin.sides:
         cures = [encoding for encoding in encodings if _sides(encoding) in task.head.plugin.sides]

@@ -183,7 +183,7 @@ def _file_or_share(value: Any) -> Any:
     return value
 
 
-Encoding = Literal["single", "cross", "bi"]
+Encoding = Literal["single", "cross", "bi", "words"]
 Columns = Annotated[list[str], BeforeValidator(_texts)]
 
 
@@ -199,10 +199,21 @@ class TaskConfig(Choice):
     )
     encoding: Encoding | None = Field(
         None,
-        description="how texts reach the encoder: single, cross (a pair in one sequence) or bi (each text of a pair alone)",
+        description="how texts reach the encoder: single, cross (a pair in one sequence), bi (each text of a pair alone) or words "
+        "(one text whose words are read one by one)",
     )
     layer: int | None = Field(
         None, description="hidden layer that the head reads; the default is the head's own, or encoder.layer"
+    )
+    words: Literal["letters", "spaces"] = Field(
+        "letters",
+        description="how raw text is cut into words: at changes between letters and other characters, or at spaces alone",
+    )
+    overlap: int | None = Field(
+        None,
+        ge=0,
+        description="tokens that the parts of a text share which is longer than the encoder reads and is read in parts; the default "
+        "is a quarter of a part",
     )
     train: str | None = Field(None, description="training file (CSV, TSV or JSONL)")
     dev: Annotated[str, BeforeValidator(_file_or_share)] | None = Field(

@@ -9,6 +9,7 @@ from torch import Tensor
 from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.devices import move
 from mtlcli.facts import seed_for
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import Tensors
 
 POOL = 100
@@ -21,9 +22,11 @@ class Batch:
 
     Attributes:
         rows: (n,), numbers of the rows within their split.
-        tokens: (sides * n, length) int64, the first sides of all rows before the second ones.
+        sequences: (s,), numbers of the token sequences within their split, see `TokenizedSplit.sequences_of`.
+        tokens: (s, length) int64, one or several sequences a row; the first sides of all rows before the second ones.
         mask: of the same shape, True at tokens; None without padding.
         types: of the same shape; None for an encoder without them.
+        items: where the items of the rows stand in the sequences; None where rows have no items.
         gold: labels of the rows; None where they have none.
         units: loss units of all rows together, see `Target.units`. Computed with the batch, so that a visit of several
             micro-batches knows its divisor before the first backward pass, and a GPU is not waited for.
@@ -32,9 +35,11 @@ class Batch:
     task: int
     sides: int
     rows: np.ndarray
+    sequences: np.ndarray
     tokens: Tensor
     mask: Tensor | None
     types: Tensor | None
+    items: Items | None
     gold: Tensors | None
     units: float
 
@@ -52,6 +57,7 @@ class Batch:
             tokens=move(self.tokens, device),
             mask=None if self.mask is None else move(self.mask, device),
             types=None if self.types is None else move(self.types, device),
+            items=None if self.items is None else self.items.to(device),
             gold=None if self.gold is None else self.gold.to(device),
         )
 
@@ -116,9 +122,13 @@ def by_length(lengths: np.ndarray, tokens: int = 4096, rows: int = 256) -> list[
 
 
 def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
-    """Return rows as one batch, padded to its longest text."""
+    """Return rows as one batch, padded to its longest sequence."""
+    sequences = tokenized.sequences_of(rows)
+    per_side = len(sequences) // len(tokenized.sides)
     spans = [
-        (side, int(side.starts[row]), int(side.starts[row + 1])) for side in tokenized.sides for row in rows.tolist()
+        (side, int(side.starts[number]), int(side.starts[number + 1]))
+        for index, side in enumerate(tokenized.sides)
+        for number in (sequences[index * per_side : (index + 1) * per_side] - index * len(tokenized)).tolist()
     ]
     length = max(end - start for _, start, end in spans)
     shape = (len(spans), length)
@@ -138,11 +148,32 @@ def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
         task=task,
         sides=len(tokenized.sides),
         rows=rows,
+        sequences=sequences,
         tokens=torch.from_numpy(tokens),
         mask=None if mask.all() else torch.from_numpy(mask),
         types=None if types is None else torch.from_numpy(types),
+        items=_items_of(tokenized, rows),
         gold=gold,
         units=units,
+    )
+
+
+def _items_of(tokenized: TokenizedSplit, rows: np.ndarray) -> Items | None:
+    """Return where the items of some rows stand in their sequences; None where rows have no items."""
+    (side, *_) = tokenized.sides
+    if side.items is None or side.rows is None:
+        return None
+    items = side.items.take(rows)
+    starts = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(np.diff(side.rows)[rows], out=starts[1:])
+    row_of_item = np.repeat(np.arange(len(rows)), np.diff(np.asarray(items.starts)))
+    return Items(
+        starts=torch.from_numpy(np.asarray(items.starts)),
+        sequence=torch.from_numpy(items["sequence"] + starts[row_of_item]),
+        first=torch.from_numpy(items["first"].astype(np.int64)),
+        last=torch.from_numpy(items["last"].astype(np.int64)),
+        rows=torch.from_numpy(starts),
+        spans=torch.from_numpy(items["span"].astype(np.int64)) if "span" in items else None,
     )
 
 

@@ -149,7 +149,7 @@ def cells_of(row: Mapping[str, Any], wanted: Mapping[str, bool]) -> dict[str, st
     cells = {}
     for key, value in row.items():
         if isinstance(value, list | dict | tuple | bytes):
-            if not wanted or not wanted.get(key, True) or isinstance(value, bytes) and key in wanted:
+            if not wanted or not wanted.get(key, True) or (isinstance(value, bytes) and key in wanted):
                 kind = {list: "a list", dict: "an object"}.get(type(value), "binary")
                 raise BadRecord(f'"{quotable(key)}" is {kind}; expected text, a number, true, false or null')
         else:

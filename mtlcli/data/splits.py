@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mtlcli.config.schema import TASK_FILES, TaskConfig, share_of
+from mtlcli.data.encodings import BadText, RowEncoding, RowTexts, encoding_of
 from mtlcli.data.readers import BadRows, FileSource, TextRow, format_of
 from mtlcli.data.records import cell_text, listed
 from mtlcli.data.sources import MadeRows, Source, hub_source, rows_of, sample_source
@@ -20,6 +21,7 @@ from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.facts import seed_for
 from mtlcli.tasks.base import Task
 from mtlcli.tasks.targets import Arrays, BadLabel, Raw, Target
+from mtlcli.tasks.words import Text, content
 
 LABEL_NAMES = (
     "label",
@@ -63,6 +65,7 @@ class Split:
 
     Attributes:
         target: the task's target, fitted on the training rows.
+        encoding: how the rows' texts are read and tokenized.
         ordinals: (n,), numbers of the rows among the readable rows of the source.
         lines: (n,), lines of the rows in the file.
         gold: labels of the rows.
@@ -76,6 +79,7 @@ class Split:
     source: Source
     columns: Columns
     target: Target
+    encoding: RowEncoding
     ordinals: np.ndarray
     lines: np.ndarray
     gold: Arrays
@@ -91,7 +95,7 @@ class Split:
         """A digest of all texts and labels in their order."""
         return hashlib.sha256(self.hashes.tobytes() + self.gold.tobytes()).hexdigest()
 
-    def texts(self) -> Iterator[tuple[str, ...]]:
+    def texts(self) -> Iterator[RowTexts]:
         """Yield the texts of the rows, read again from the source.
 
         Raises:
@@ -104,7 +108,10 @@ class Split:
             if due is None:
                 return
             if ordinal == due[0]:
-                texts = tuple(row.values.get(column, "") for column in self.columns.texts)
+                try:
+                    texts = self.encoding.texts(values_of(row, self.columns.texts, self.source, self.encoding.nested))
+                except BadText:
+                    break
                 if int(np.frombuffer(_text_hash(texts), dtype=np.uint64)[0]) != due[1]:
                     break
                 yield texts
@@ -173,8 +180,9 @@ def rows_held_out(config: TaskConfig, task: Task, train: Source) -> np.ndarray |
         return None
     columns = find_columns(train, config, task).texts
     seed = config.dev_seed.to_bytes(8, "little")
+    encoding = encoding_of(config)
     ranks = [
-        int.from_bytes(_text_hash([row.values[column] for column in columns], seed), "little")
+        int.from_bytes(_hash_of_row(row, columns, train, encoding, seed), "little")
         for row in rows_of(train, BadRows("skip"))
     ]
     distinct, text_of_row = np.unique(np.array(ranks, dtype=np.uint64), return_inverse=True)
@@ -257,7 +265,8 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: boo
                 else "one column (for two texts a row there are pair tasks)"
             )
         )
-    text_columns = tuple(source.column(text) for text in texts)
+    nested = encoding_of(config).nested
+    text_columns = tuple(source.column(text, nested=nested) for text in texts)
     if not labeled:
         return Columns(text_columns)
     wanted_labels = _labels_of(source, config, task)
@@ -306,7 +315,7 @@ def read_split(
     where = f"tasks.{task.name} ({split})"
     if _is_empty(source):
         raise NoRows(f"{source.name}: is empty: no rows for {where}")
-    columns = find_columns(source, config, task)
+    columns, encoding = find_columns(source, config, task), encoding_of(config)
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
@@ -322,19 +331,22 @@ def read_split(
         if rows is not None and not rows[ordinal]:
             continue
         label = _label_in(row, columns.labels, target, source)
-        texts = [row.values[column] for column in columns.texts]
+        texts, problem = _texts_in(row, columns, source, encoding)
         if isinstance(label, str) and label in no_label:
             unlabeled += 1
             continue
-        if not shares or not isinstance(label, str):
+        raw: Raw
+        if problem:
+            raw, item, wrong_label = {}, None, ""
+        elif not shares or not isinstance(label, str):
             raw, item, wrong_label = _parsed(target, columns, label, texts)
         else:
             label = sys.intern(label)
             if label not in seen:
                 seen[label] = _parsed(target, columns, label, texts)
             raw, item, wrong_label = seen[label]
-        if problem := _wrong_texts(columns, texts) or wrong_label:
-            bad.report(source.name, row.line, problem)
+        if problem or wrong_label:
+            bad.report(source.name, row.line, problem or wrong_label)
             continue
         ordinals.append(ordinal)
         lines.append(row.line)
@@ -370,25 +382,51 @@ def read_split(
     if rows is not None and split == "dev":
         notes.append(f"{len(raws)} rows of {source.name} are held out (dev: {config.dev}, dev_seed: {config.dev_seed})")
     return Split(
-        task.name, split, source, columns, target, np.asarray(ordinals), np.asarray(lines), gold,
+        task.name, split, source, columns, target, encoding, np.asarray(ordinals), np.asarray(lines), gold,
         np.frombuffer(b"".join(hashes), dtype=np.uint64), tuple(warnings),
         tuple(f"{task.name} {split}: {note}" for note in notes),
     )  # fmt: skip
+
+
+def values_of(row: TextRow, columns: Sequence[str], source: Source, nested: bool) -> list[Any]:
+    """Return a row's values: texts, and with `nested` also lists and objects where a source has them."""
+    if not nested or not (isinstance(source, MadeRows) or source.format.has_nesting):
+        return [row.values.get(column, "") for column in columns]
+    values = [row.original.get(column) for column in columns]
+    return [
+        value if isinstance(value, list | dict | tuple) else row.values.get(column, "")
+        for column, value in zip(columns, values, strict=True)
+    ]
 
 
 def _label_in(row: TextRow, columns: Sequence[str], target: Target, source: Source) -> Any:
     """Return a row's label in one of the forms that the target reads; text without outer spaces."""
     if len(columns) > 1:
         return {column: row.values[column].strip() for column in columns}
-    value = row.values[columns[0]]
-    if "nested" in target.forms and (isinstance(source, MadeRows) or source.format.has_nesting):
-        nested = row.original.get(columns[0])
-        if nested is None or isinstance(nested, list | dict | tuple):
-            return nested
-    return value.strip()
+    nested = "nested" in target.forms
+    if nested and row.original and row.original.get(columns[0]) is None:
+        return None
+    (value,) = values_of(row, columns, source, nested)
+    return value.strip() if isinstance(value, str) else value
 
 
-def _parsed(target: Target, columns: Columns, label: Any, texts: Sequence[str]) -> tuple[Raw, Any, str]:
+def _texts_in(row: TextRow, columns: Columns, source: Source, encoding: RowEncoding) -> tuple[RowTexts, str]:
+    """Return the texts of a row and what is wrong with them, "" where they can be used."""
+    try:
+        texts = encoding.texts(values_of(row, columns.texts, source, encoding.nested))
+    except BadText as error:
+        return (), f"{columns.texts[error.column]}{error}"
+    empty = [columns.texts[number] for number in encoding.empty(texts)]
+    return texts, f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty" if empty else ""
+
+
+def _hash_of_row(row: TextRow, columns: Sequence[str], source: Source, encoding: RowEncoding, key: bytes) -> bytes:
+    """Return 8 bytes that identify the texts of a row; of one that cannot be read, its cells."""
+    texts, problem = _texts_in(row, Columns(tuple(columns)), source, encoding)
+    return _text_hash([row.values.get(column, "") for column in columns] if problem else texts, key)
+
+
+def _parsed(target: Target, columns: Columns, label: Any, texts: RowTexts) -> tuple[Raw, Any, str]:
     """Return what the target reads of a row, the item it stands for, and what is wrong with it ("" where it can be used)."""
     raw: dict[str, Any] = {"label": label}
     if "texts" in target.columns:
@@ -399,9 +437,9 @@ def _parsed(target: Target, columns: Columns, label: Any, texts: Sequence[str]) 
         return raw, None, f"{columns.label if error.column == 'label' else error.column}{error}"
 
 
-def _text_hash(texts: Sequence[str], key: bytes = b"") -> bytes:
+def _text_hash(texts: Sequence[Text], key: bytes = b"") -> bytes:
     """Return 8 bytes that identify the texts of a row; another key gives other bytes."""
-    return hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8, key=key).digest()
+    return hashlib.blake2b("\0".join(map(content, texts)).encode("utf-8", "replace"), digest_size=8, key=key).digest()
 
 
 def _is_empty(source: Source) -> bool:
@@ -409,11 +447,6 @@ def _is_empty(source: Source) -> bool:
     if not isinstance(source, FileSource):
         return False
     return (source.path.is_file() and source.path.stat().st_size == 0) or not source.columns
-
-
-def _wrong_texts(columns: Columns, texts: list[str]) -> str:
-    empty = [column for column, text in zip(columns.texts, texts, strict=True) if not text.strip()]
-    return f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty" if empty else ""
 
 
 def _subset(split: Split, rows: int, seed: int) -> Split:

@@ -5,43 +5,24 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from mtlcli.data.encodings import PLAIN, RowEncoding, RowTexts
 from mtlcli.data.splits import Split
+from mtlcli.data.tokenizer import Tokenizer, TokenSequences
 from mtlcli.errors import MtlError
 from mtlcli.files import scratch_folder
-from mtlcli.tasks.targets import Arrays, Target
+from mtlcli.tasks.targets import Arrays, Ragged, Target, concat
 
 CHUNK = 2048
 """Texts tokenized at a time."""
-
-
-@dataclass(frozen=True)
-class TokenSequences:
-    """n token sequences: row i is `tokens[starts[i]:starts[i + 1]]`.
-
-    Attributes:
-        types: 0 and 1 for the first and second text of a pair; None for an encoder without them.
-        truncated: texts that were longer than the limit.
-        cut: whether each sequence was truncated (n,); None for arrays from a file.
-    """
-
-    tokens: np.ndarray
-    starts: np.ndarray
-    types: np.ndarray | None
-    truncated: int
-    cut: np.ndarray | None = None
-
-    def lengths(self) -> np.ndarray:
-        """Return the tokens of each sequence (n,) int64."""
-        return np.diff(self.starts)
 
 
 @dataclass(frozen=True)
@@ -49,7 +30,7 @@ class TokenizedSplit:
     """The rows of one split as numbers.
 
     Attributes:
-        sides: one sequence for each row, or two where each text is encoded alone (`bi`).
+        sides: the token sequences of all rows, or those of each text where they are encoded apart (`bi`).
         pad: token number of padding.
         target, gold: what the rows' labels are, and these labels; both None where the rows have none.
     """
@@ -60,10 +41,10 @@ class TokenizedSplit:
     gold: Arrays | None = None
 
     def __len__(self) -> int:
-        return len(self.sides[0].starts) - 1
+        return len(self.sides[0])
 
     def lengths(self) -> np.ndarray:
-        """Return the tokens of the longer text of each row (n,)."""
+        """Return the tokens of the longer text of each row (n,), of all its sequences where it has several."""
         return np.max([side.lengths() for side in self.sides], axis=0)
 
     @property
@@ -71,49 +52,18 @@ class TokenizedSplit:
         """Number of texts that were longer than the limit."""
         return sum(side.truncated for side in self.sides)
 
+    def sequence_starts(self) -> np.ndarray:
+        """Return where each sequence begins (s,), if the tokens of all sides stand one after the other."""
+        sizes = [int(side.starts[-1]) for side in self.sides]
+        offsets = np.cumsum([0, *sizes[:-1]])
+        return np.concatenate([side.starts[:-1] + offset for side, offset in zip(self.sides, offsets, strict=True)])
 
-class Tokenizer:
-    """A fast tokenizer of transformers, used for token numbers, types and truncation alone.
-
-    Raises:
-        ValueError: the tokenizer has no fast form.
-    """
-
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError("it has no fast tokenizer (tokenizer.json)")
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.pad = tokenizer.pad_token_id or 0
-        self.has_types = "token_type_ids" in tokenizer.model_input_names
-        self.backend = tokenizer.backend_tokenizer
-        self.backend.no_padding()
-        self.backend.enable_truncation(max_length, strategy="longest_first")
-        self.wide = max(tokenizer.get_vocab().values(), default=0) > np.iinfo(np.uint16).max
-
-    def digest(self) -> str:
-        """Return a digest that changes whenever the same text can give other numbers."""
-        return hashlib.sha256(f"{self.backend.to_str()}\0{self.max_length}\0{self.has_types}".encode()).hexdigest()
-
-    def __call__(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[list[int]], list[list[int]], list[bool]]:
-        """Return numbers and types of single texts (a,) or joined pairs (a, b), and which of them were truncated."""
-        inputs = [text if len(text) == 2 else text[0] for text in texts]
-        encoded = self.backend.encode_batch(inputs, add_special_tokens=True)
-        # A text without any token gets a padding token, because pooling needs at least one vector.
-        ids = [sequence.ids or [self.pad] for sequence in encoded]
-        types = [sequence.type_ids or [0] for sequence in encoded]
-        return ids, types, [bool(sequence.overflowing) for sequence in encoded]
-
-    def sequences(self, texts: Sequence[tuple[str, ...]]) -> TokenSequences:
-        """Tokenize a few texts in memory, as prediction does window by window."""
-        ids, types, cut = self(texts)
-        starts = np.zeros(len(ids) + 1, dtype=np.int64)
-        np.cumsum([len(row) for row in ids], out=starts[1:])
-        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(starts[-1]))
-        flat_types = None
-        if self.has_types:
-            flat_types = np.fromiter(chain.from_iterable(types), dtype=np.uint8, count=int(starts[-1]))
-        return TokenSequences(flat, starts, flat_types, sum(cut), np.array(cut, dtype=bool))
+    def sequences_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the numbers of the sequences of some rows (s,), the first sides of all rows before the second ones."""
+        first = self.sides[0].rows
+        if first is None:
+            return np.concatenate([rows + side * len(self) for side in range(len(self.sides))])
+        return np.concatenate([np.arange(first[row], first[row + 1]) for row in rows.tolist()])
 
 
 def cache_folder() -> Path | None:
@@ -125,8 +75,9 @@ def cache_folder() -> Path | None:
 
 
 def tokenize(
-    texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, key: str | None, cache: Path | None
-) -> TokenSequences:
+    texts: Iterable[RowTexts], tokenizer: Tokenizer, key: str | None, cache: Path | None,
+    encoding: RowEncoding = PLAIN,
+) -> TokenSequences:  # fmt: skip
     """Tokenize a stream of texts into arrays on disk, in constant memory.
 
     `key` identifies the content of the texts. With a cache folder, arrays are cached by key, tokenizer and length limit; an
@@ -134,7 +85,7 @@ def tokenize(
     """
     name = None
     if key is not None and cache is not None:
-        name = hashlib.sha256(f"{key}\0{tokenizer.digest()}\0v2".encode()).hexdigest()[:40]
+        name = hashlib.sha256(f"{key}\0{tokenizer.digest()}\0{encoding}\0v3".encode()).hexdigest()[:40]
         sequences = _load(cache / name)
         if sequences is not None:
             return sequences
@@ -143,7 +94,7 @@ def tokenize(
         folder = scratch / "tokens"
         folder.mkdir()
         try:
-            _write(texts, tokenizer, folder)
+            _write(texts, tokenizer, encoding, folder)
         except OSError as error:
             raise MtlError(
                 f"{folder.parent.parent}: token arrays cannot be written ({error.strerror}): make space, or name another "
@@ -157,15 +108,18 @@ def tokenize(
     return sequences
 
 
-def tokenize_split(split: Split, tokenizer: Tokenizer, encoding: str, cache: Path | None) -> TokenizedSplit:
-    """Tokenize the rows of a split: one sequence for each row, or for each text if the encoding is `bi`."""
-    if encoding == "bi":
+def tokenize_split(split: Split, tokenizer: Tokenizer, cache: Path | None) -> TokenizedSplit:
+    """Tokenize the rows of a split by its encoding."""
+    encoding = split.encoding
+    if encoding.sides == 2:
         sides = tuple(
-            tokenize(((texts[side],) for texts in split.texts()), tokenizer, f"{split.content} side {side}", cache)
-            for side in range(len(split.columns.texts))
+            tokenize(
+                ((texts[side],) for texts in split.texts()), tokenizer, f"{split.content} side {side}", cache, encoding
+            )
+            for side in range(2)
         )
     else:
-        sides = (tokenize(split.texts(), tokenizer, f"{split.content} joined", cache),)
+        sides = (tokenize(split.texts(), tokenizer, f"{split.content} joined", cache, encoding),)
     return TokenizedSplit(sides, tokenizer.pad, split.target, split.gold)
 
 
@@ -188,24 +142,48 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-def _write(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, folder: Path) -> None:
+def _write(texts: Iterable[RowTexts], tokenizer: Tokenizer, encoding: RowEncoding, folder: Path) -> None:
     dtype = np.uint32 if tokenizer.wide else np.uint16
     lengths: list[np.ndarray] = []
+    counts: list[np.ndarray] = []
+    items: list[Arrays] = []
     truncated, checks = 0, {"tokens": 0, "types": 0}
     with (folder / "tokens.bin").open("wb") as tokens, (folder / "types.bin").open("wb") as types:
         for chunk in _chunks(texts):
-            part = tokenizer.sequences(chunk)
+            part = encoding.tokenize(chunk, tokenizer)
             checks["tokens"] = _append(tokens, part.tokens.astype(dtype), checks["tokens"])
             if part.types is not None:
                 checks["types"] = _append(types, part.types, checks["types"])
-            lengths.append(part.lengths())
+            lengths.append(np.diff(part.starts))
+            if part.rows is not None:
+                counts.append(np.diff(part.rows))
+            if part.items is not None:
+                items.append(part.items)
             truncated += part.truncated
+    np.save(folder / "starts.npy", _starts(lengths))
+    if counts:
+        np.save(folder / "rows.npy", _starts(counts))
+    names = []
+    if items:
+        together = concat(items)
+        names = sorted(together.fields)
+        arrays = {name: together[name] for name in names} | {"starts": np.asarray(together.starts)}
+        for name, array in arrays.items():
+            np.save(folder / f"items.{name}.npy", array)
+            checks[name] = zlib.crc32(array.tobytes())
+    facts = {
+        "dtype": np.dtype(dtype).name, "truncated": truncated, "types": tokenizer.has_types, "crc32": checks,
+        "rows": bool(counts), "items": names,
+    }  # fmt: skip
+    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _starts(lengths: list[np.ndarray]) -> np.ndarray:
+    """Return where each of several runs begins, and where the last one ends."""
     starts = np.zeros(sum(map(len, lengths)) + 1, dtype=np.int64)
     if lengths:
         np.cumsum(np.concatenate(lengths), out=starts[1:])
-    np.save(folder / "starts.npy", starts)
-    facts = {"dtype": np.dtype(dtype).name, "truncated": truncated, "types": tokenizer.has_types, "crc32": checks}
-    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    return starts
 
 
 def _append(file: BinaryIO, array: np.ndarray, check: int) -> int:
@@ -215,7 +193,7 @@ def _append(file: BinaryIO, array: np.ndarray, check: int) -> int:
     return zlib.crc32(raw, check)
 
 
-def _chunks(texts: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
+def _chunks(texts: Iterable[RowTexts]) -> Iterator[list[RowTexts]]:
     iterator = iter(texts)
     while chunk := list(islice(iterator, CHUNK)):
         yield chunk
@@ -232,9 +210,26 @@ def _load(folder: Path) -> TokenSequences | None:
         types = _map(folder / "types.bin", "uint8", size, checks["types"]) if facts["types"] else None
         if starts[0] != 0 or (np.diff(starts) < 0).any():
             return None
-        return TokenSequences(tokens, starts, types, facts["truncated"])
+        rows = np.load(folder / "rows.npy") if facts["rows"] else None
+        return TokenSequences(tokens, starts, types, facts["truncated"], None, rows, _load_items(folder, facts))
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError):
         return None
+
+
+def _load_items(folder: Path, facts: Mapping[str, Any]) -> Arrays | None:
+    """Return the items of the rows, mapped into memory.
+
+    Raises:
+        ValueError: a file is not as it was written.
+    """
+    if not facts["items"]:
+        return None
+    arrays = {name: np.load(folder / f"items.{name}.npy", mmap_mode="r") for name in (*facts["items"], "starts")}
+    for name, array in arrays.items():
+        if zlib.crc32(np.ascontiguousarray(array).data) != facts["crc32"][name]:
+            raise ValueError(f"items.{name}.npy in {folder} is damaged")
+    starts = arrays.pop("starts")
+    return Ragged(arrays, starts)
 
 
 def _map(path: Path, dtype: str, size: int, check: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.facts import TaskFacts
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import Tensors
 
 Composition = Literal["pairs-of-classes"]
@@ -29,12 +30,15 @@ class EncoderOutput:
         mask: (n, length), True where there is a token.
         pooled: (n, dim).
         layers: every hidden state (n, length, dim), embeddings first; empty unless the head sets `all_layers`.
+        items: where the items of the rows stand in the tokens, for a head with `items`. A row may then have several sequences, so
+            that the first axis of the other attributes counts sequences.
     """
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
     layers: tuple[Tensor, ...] = ()
+    items: Items | None = None
 
 
 MakeShared = Callable[[str, Callable[[], nn.Module]], nn.Module]
@@ -70,6 +74,7 @@ class Head(nn.Module, ABC):
 
     Attributes:
         sides: how many encodings of a row the head can read.
+        items: the encoding whose items it predicts, such as `words`; empty for a head that predicts one thing for a row.
         composition: what training batches must be made of; None: any rows of similar length.
         layer: hidden layer that this head reads; None: the layer of the run.
         all_layers: whether it reads other hidden states too.
@@ -78,6 +83,7 @@ class Head(nn.Module, ABC):
     """
 
     sides: ClassVar[tuple[int, ...]] = (1,)
+    items: ClassVar[str] = ""
     composition: ClassVar[Composition | None] = None
     layer: int | None = None
     all_layers: bool = False
@@ -89,7 +95,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """Return the output (n, ...) for one or two encodings of n rows."""
+        """Return the output (n, ...) for one or two encodings of n rows, or (m, ...) for their m items."""
 
     @abstractmethod
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
@@ -104,8 +110,13 @@ class Head(nn.Module, ABC):
         """
 
     @abstractmethod
-    def decode(self, output: Tensor) -> Tensors:
-        """Return predictions in the units of the data, with the fields that the task's target names."""
+    def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
+        """Return predictions in the units of the data, with the fields that the task's target names.
+
+        Args:
+            output: (n, ...), or (m, ...) for the m items of n rows.
+            items: where the items stand, for a head with `items`; others ignore it.
+        """
 
     def predicted(self, output: Tensor) -> Tensor:
         """Return the part of an output that predicts, which `Target.divergence` compares: logits (n, classes) or scores (n,).

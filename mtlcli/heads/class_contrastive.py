@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mtlcli.errors import MtlError
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import UNSEEN, Classes, Ragged, Tensors
 
 
@@ -88,7 +89,7 @@ class ClassContrastive(Head):
         self.centroids.copy_(keep * self.centroids + (1 - keep) * means)
         self.seen += counts > 0
 
-    def decode(self, output: Tensor) -> Tensors:
+    def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
         """Return the class of the nearest centroid, and the softmax over all of them."""
         probabilities = torch.softmax(self.predicted(output), dim=-1)
         return Ragged({"index": probabilities.argmax(-1), "probabilities": probabilities})

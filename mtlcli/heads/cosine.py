@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mtlcli.errors import MtlError
 from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
 from mtlcli.heads.outputs import ScoreOutput
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import Score, Tensors
 
 
@@ -57,6 +58,6 @@ class Cosine(Head):
         """Return the loss (n,) of the error in standard deviations of the training rows."""
         return self.kind.error_loss((output - gold["value"].float()) / self.std, gold)
 
-    def decode(self, output: Tensor) -> Tensors:
+    def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
         """Return scores clamped to the range of the task."""
         return self.kind.clamped(output.double())

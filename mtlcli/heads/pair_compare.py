@@ -12,6 +12,7 @@ from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
 from mtlcli.heads.layers import Activation, HiddenSizes, hidden_layers
 from mtlcli.heads.outputs import output_for
 from mtlcli.heads.pooling import pool
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import Tensors
 
 
@@ -64,6 +65,6 @@ class PairCompare(Head):
         """Return the cross-entropy, or the loss of the error in standard deviations of the training rows."""
         return self.kind.loss(output, gold)
 
-    def decode(self, output: Tensor) -> Tensors:
+    def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
         """Return the softmax and its largest class, or the score in the units of the data."""
         return self.kind.decode(output)

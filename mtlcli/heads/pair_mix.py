@@ -12,6 +12,7 @@ from mtlcli.errors import MtlError
 from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
 from mtlcli.heads.layers import Activation, HiddenSizes, Shared, hidden_layers
 from mtlcli.heads.outputs import output_for
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import UNSEEN, Score, Tensors
 
 NEGATIVES = 64
@@ -148,6 +149,6 @@ class PairMix(Head):
             self.negatives[: len(texts)] = texts
             self.kept.fill_(len(texts))
 
-    def decode(self, output: Tensor) -> Tensors:
+    def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
         """Return the softmax and its larger class, or the score in the units of the data."""
         return self.kind.decode(self.predicted(output))

@@ -8,7 +8,8 @@ import torch
 
 from mtlcli.architectures.base import Inputs, run_encoder
 from mtlcli.data.batches import by_length, collate
-from mtlcli.data.tokens import TokenizedSplit, Tokenizer
+from mtlcli.data.tokenizer import Tokenizer
+from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.heads.pooling import pool
 from mtlcli.inference.predict import BATCH_TOKENS, BATCH_TOKENS_ELSEWHERE, WINDOW, text_sequences
 from mtlcli.runs.saved_model import SavedRun

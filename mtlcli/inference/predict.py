@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mtlcli.data.batches import by_length, collate
+from mtlcli.data.encodings import BadText, RowEncoding, RowTexts, recorded_encoding
 from mtlcli.data.readers import BadRows, FileSource, TextRow, iterate
-from mtlcli.data.tokens import TokenizedSplit, Tokenizer, TokenSequences
+from mtlcli.data.splits import values_of
+from mtlcli.data.tokenizer import Tokenizer, TokenSequences
+from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.errors import MtlError, one_of
 from mtlcli.inference.predictor import Predictor
 from mtlcli.runs.saved_model import SavedRun
-from mtlcli.tasks.targets import Arrays, Target
+from mtlcli.tasks.targets import Arrays, Target, concat
 
 WINDOW = 4096
 """Rows read at a time, after the first windows, which are smaller."""
@@ -41,7 +43,7 @@ class Reading:
     """Columns of a row, their encoding, and the tasks (indices) that read them like this."""
 
     columns: tuple[str, ...]
-    encoding: str
+    encoding: RowEncoding
     tasks: tuple[int, ...]
 
 
@@ -78,7 +80,7 @@ class Prediction:
     target: Target
     rows: Arrays
     row: int
-    texts: tuple[str, ...]
+    texts: RowTexts
 
     @property
     def label(self) -> str | None:
@@ -140,29 +142,32 @@ def find_readings(
     plain = source.format.name == "text"
     if columns and plain:
         raise MtlError(f"--text: {source.name} is read as plain text, which has no columns; see --input-format")
-    found: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    tasks_by_reading: dict[tuple[tuple[str, ...], RowEncoding], list[int]] = {}
     missing = []
     for index, (name, task) in enumerate(record["tasks"].items()):
         if wanted and name not in wanted:
             continue
+        encoding = recorded_encoding(task)
         texts = ("text",) * len(task["text"]) if plain else tuple(columns or task["text"])
         if len(texts) != len(task["text"]):
             missing.append(f"{name} reads {len(task['text'])} of them, --text names {len(texts)}")
-        elif (keys := _columns(source, texts, search=bool(wanted or columns))) is None:
+        elif (keys := _columns(source, texts, encoding, search=bool(wanted or columns))) is None:
             missing.append(f"{name} needs {' and '.join(texts)}")
         else:
-            found.setdefault((keys, task["encoding"]), []).append(index)
-    if missing and (wanted or not found):
+            tasks_by_reading.setdefault((keys, encoding), []).append(index)
+    if missing and (wanted or not tasks_by_reading):
         instead = "" if columns else "; say which to read with --text NAME, or its number from 0"
         raise MtlError(f"{source.name}: has the columns {one_of(source.columns)}, but {'; '.join(missing)}{instead}")
-    readings = [Reading(keys, encoding, tuple(tasks)) for (keys, encoding), tasks in found.items()]
+    readings = [Reading(keys, encoding, tuple(tasks)) for (keys, encoding), tasks in tasks_by_reading.items()]
     if plain and not wanted:
         fitting = [reading for reading in readings if (len(reading.columns) == 2) == ("\t" in first)]
         return fitting or readings
     return readings
 
 
-def _columns(source: FileSource, texts: tuple[str, ...], *, search: bool) -> tuple[str, ...] | None:
+def _columns(
+    source: FileSource, texts: tuple[str, ...], encoding: RowEncoding, *, search: bool
+) -> tuple[str, ...] | None:
     """Return the keys of the rows' values, None if a column is missing.
 
     With `search`, a key that the first object of JSONL lacks is searched for in further objects.
@@ -170,7 +175,7 @@ def _columns(source: FileSource, texts: tuple[str, ...], *, search: bool) -> tup
     if source.format.name == "text" or (not search and not set(texts) <= set(source.columns)):
         return texts if source.format.name == "text" else None
     try:
-        return tuple(source.column(text) for text in texts)
+        return tuple(source.column(text, nested=encoding.nested) for text in texts)
     except MtlError:
         return None
 
@@ -214,7 +219,7 @@ def predict(
 
 
 def predict_rows(
-    predictor: Predictor, rows: Iterator[TextRow], readings: Sequence[Reading], texts_of: Callable[[TextRow, Reading], tuple[str, ...]],
+    predictor: Predictor, rows: Iterator[TextRow], readings: Sequence[Reading], texts_of: Callable[[TextRow, Reading], RowTexts],
     *, device: torch.device, autocast: AbstractContextManager[object], tokens: int | None = None, batch_rows: int | None = None,
     window: int = WINDOW, ready: Callable[[float], bool] | None = None, tally: Tally | None = None,
     advance: Callable[[float], None] = lambda _: None,
@@ -238,16 +243,16 @@ def predict_rows(
         for run_pass in passes:
             run, reading = run_pass.run, run_pass.reading
             texts = [texts_of(row, reading) for row in chunk]
-            blank |= np.array([not all(map(str.strip, row_texts)) for row_texts in texts])
+            blank |= np.array([bool(reading.encoding.empty(row_texts)) for row_texts in texts])
             tokenized = _tokenized(reading, texts, run_pass.tokenizer)
             for side in tokenized.sides:
                 cut |= side.cut if side.cut is not None else False
-            outputs = _outputs(
+            predicted = _predictions(
                 run, reading, tokenized, device, autocast, limit, batch_rows or limit // 8,
                 lambda rows: advance(rows / len(passes)),
             )  # fmt: skip
             for in_run, ours in zip(reading.tasks, run_pass.ours, strict=True):
-                votes[ours, id(run)] = _vote(run, in_run, outputs[in_run])
+                votes[ours, id(run)] = predicted[in_run]
         tally.truncated += int(cut.sum())
         tally.blank += int(blank.sum())
         averages = {
@@ -268,13 +273,14 @@ def predict_rows(
 
 def _passes(predictor: Predictor, readings: Sequence[Reading]) -> list[_Pass]:
     """Return the passes for these readings: each run encodes a row as it was trained to."""
-    grouped: dict[tuple[int, tuple[str, ...], str], list[tuple[int, int]]] = {}
+    grouped: dict[tuple[int, tuple[str, ...], RowEncoding], list[tuple[int, int]]] = {}
     runs = {}
     for reading in readings:
         for ours in reading.tasks:
             for member in predictor.members[ours]:
                 runs[id(member.run)] = member.run
-                grouped.setdefault((id(member.run), reading.columns, member.encoding), []).append((member.task, ours))
+                encoding = reading.encoding if reading.encoding.nested else member.encoding
+                grouped.setdefault((id(member.run), reading.columns, encoding), []).append((member.task, ours))
     tokenizers = {key: Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length) for key, run in runs.items()}
     return [
         _Pass(runs[key], tokenizers[key], Reading(columns, encoding, tuple(i for i, _ in tasks)), tuple(i for _, i in tasks))
@@ -288,8 +294,15 @@ def _usable(source: FileSource, readings: Sequence[Reading], bad: BadRows) -> It
     for row in iterate(source, bad):
         if pairs and "\t" not in row.values["text"] and row.values["text"].strip():
             bad.report(source.name, row.line, "expected two texts with a tab between them, found one")
-        else:
-            yield row
+            continue
+        try:
+            for reading in readings:
+                if reading.encoding.nested:  # every text can be encoded, but not every list
+                    _texts(source, row, reading)
+        except BadText as error:
+            bad.report(source.name, row.line, f"{reading.columns[error.column]}{error}")
+            continue
+        yield row
 
 
 def _until_bad(source: FileSource, readings: Sequence[Reading]) -> Iterator[TextRow]:
@@ -330,11 +343,11 @@ def _windows(rows: Iterator[TextRow], most: int, ready: Callable[[float], bool] 
         raise failure
 
 
-def _texts(source: FileSource, row: TextRow, reading: Reading) -> tuple[str, ...]:
+def _texts(source: FileSource, row: TextRow, reading: Reading) -> RowTexts:
     if source.format.name == "text" and len(reading.columns) == 2:
         first, _, second = row.values["text"].partition("\t")
         return first, second
-    return tuple(row.values[column] for column in reading.columns)
+    return reading.encoding.texts(values_of(row, reading.columns, source, reading.encoding.nested))
 
 
 def text_sequences(tokenizer: Tokenizer, texts: list[tuple[str, ...]]) -> TokenSequences:
@@ -360,37 +373,45 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit].rpartition(" ")[0] or text[:limit]
 
 
-def _tokenized(reading: Reading, texts: list[tuple[str, ...]], tokenizer: Tokenizer) -> TokenizedSplit:
-    """Tokenize the rows as one sequence each, or as one for each text where they are encoded apart."""
-    if reading.encoding == "bi":
-        sides = tuple(
-            text_sequences(tokenizer, [(text[side],) for text in texts]) for side in range(len(reading.columns))
-        )
-    else:
-        sides = (text_sequences(tokenizer, texts),)
-    return TokenizedSplit(sides, tokenizer.pad)
+def _tokenized(reading: Reading, texts: list[RowTexts], tokenizer: Tokenizer) -> TokenizedSplit:
+    """Tokenize the rows as their encoding says."""
+    encoding = reading.encoding
+    if not encoding.truncates:
+        return TokenizedSplit((encoding.tokenize(texts, tokenizer),), tokenizer.pad)
+    rows = [tuple(map(str, row)) for row in texts]
+    parts = [[(text,) for text in side] for side in zip(*rows, strict=True)] if encoding.sides == 2 else [rows]
+    return TokenizedSplit(tuple(text_sequences(tokenizer, list(part)) for part in parts), tokenizer.pad)
 
 
-def _outputs(
+def _predictions(
     run: SavedRun, reading: Reading, tokenized: TokenizedSplit, device: torch.device,
     autocast: AbstractContextManager[object], tokens: int, batch_rows: int, advance: Callable[[int], None],
-) -> dict[int, Tensor]:  # fmt: skip
-    """Return the outputs (rows, ...) of each task of a reading, from one pass through the encoder."""
-    outputs: dict[int, Tensor] = {}
+) -> dict[int, Arrays]:  # fmt: skip
+    """Return the predictions of each task of a reading, from one pass through the encoder.
+
+    Raises:
+        MtlError: an output is not finite.
+    """
+    parts: dict[int, list[Arrays]] = {task: [] for task in reading.tasks}
+    orders: list[np.ndarray] = []
     model, groups = run.model, shared_features(run, reading.tasks)
     with torch.inference_mode(), autocast:
         for rows in by_length(tokenized.lengths(), tokens=tokens, rows=batch_rows):
             batch = collate(tokenized, reading.tasks[0], rows).to(device)
-            where = torch.from_numpy(rows)
+            orders.append(rows)
             for group in groups:
                 hidden = model.hidden(group[0], model.inputs(group[0], batch))
                 for task in group:
-                    output = model.output(task, batch.sides, hidden, batch.mask).float().cpu()
-                    if task not in outputs:
-                        outputs[task] = torch.empty(len(tokenized), *output.shape[1:], dtype=output.dtype)
-                    outputs[task][where] = output
+                    output = model.output(task, batch, hidden)
+                    if not output.isfinite().all():
+                        raise MtlError(
+                            f"{run.folder}: {run.facts[task].name}: the model's output is NaN or infinite; training may have "
+                            "diverged. Use another checkpoint or --precision fp32"
+                        )
+                    parts[task].append(model.decode(task, output, batch).numpy())
             advance(len(rows))
-    return outputs
+    back = np.argsort(np.concatenate(orders))
+    return {task: concat(of_task).take(back) for task, of_task in parts.items()}
 
 
 def shared_features(run: SavedRun, tasks: Sequence[int]) -> list[list[int]]:
@@ -403,17 +424,3 @@ def shared_features(run: SavedRun, tasks: Sequence[int]) -> list[list[int]]:
         private = task if run.model.architecture.private_parameters(task) else -1
         groups.setdefault((private, run.model.wants_all_layers([task])), []).append(task)
     return list(groups.values())
-
-
-def _vote(run: SavedRun, task: int, outputs: Tensor) -> Arrays:
-    """Return a run's predictions.
-
-    Raises:
-        MtlError: an output is not finite.
-    """
-    if not outputs.isfinite().all():
-        raise MtlError(
-            f"{run.folder}: {run.facts[task].name}: the model's output is NaN or infinite; training may have diverged. "
-            "Use another checkpoint or --precision fp32"
-        )
-    return run.model.head(task).decode(outputs).numpy()

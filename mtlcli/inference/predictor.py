@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from mtlcli.config.schema import Config
+from mtlcli.data.encodings import RowEncoding, encoding_of
 from mtlcli.data.splits import Split
-from mtlcli.data.tokens import Tokenizer, tokenize_split
+from mtlcli.data.tokenizer import Tokenizer
+from mtlcli.data.tokens import tokenize_split
 from mtlcli.errors import MtlError, suggest
 from mtlcli.facts import TaskFacts
 from mtlcli.model.predict import NotFinite, predict_rows
@@ -35,9 +37,9 @@ class LoadedMember:
     task: int
 
     @property
-    def encoding(self) -> str:
-        """How this run encodes the task's texts: single, cross or bi."""
-        return self.run.config.tasks[self.run.facts[self.task].name].encoding or "single"
+    def encoding(self) -> RowEncoding:
+        """How this run encodes the task's texts."""
+        return encoding_of(self.run.config.tasks[self.run.facts[self.task].name])
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ class Predictor:
         votes = []
         for member in self.members[task]:
             tokenizer = Tokenizer(member.run.encoder.tokenizer, member.run.config.encoder.max_length)
-            tokenized = replace(tokenize_split(split, tokenizer, member.encoding, None), target=None, gold=None)
+            # Words are cut as the first run cuts them, so that all runs predict the same items.
+            encoding = split.encoding if split.encoding.nested else member.encoding
+            tokens = tokenize_split(replace(split, encoding=encoding), tokenizer, None)
+            tokenized = replace(tokens, target=None, gold=None)
             try:
                 votes.append(predict_rows(member.run.model, member.task, tokenized, device, autocast).rows)
             except NotFinite as error:

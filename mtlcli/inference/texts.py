@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mtlcli.data.encodings import BadText, RowEncoding, RowTexts, recorded_encoding
 from mtlcli.data.readers import TextRow
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.inference.predict import Reading
@@ -27,13 +28,13 @@ def readings_of(record: Mapping[str, Any], first: TextInput | None, task: str | 
     tasks = record["tasks"]
     if task is not None and task not in tasks:
         raise MtlError(f'task: the run has no task "{task}"{suggest(task, tasks)}')
-    tasks_by_reading: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    tasks_by_reading: dict[tuple[tuple[str, ...], RowEncoding], list[int]] = {}
     for index, (name, section) in enumerate(tasks.items()):
         if task is None and first is not None and not _fits(section["text"], first):
             continue
         if task in (None, name):
             columns = tuple(section["text"]) if isinstance(first, Mapping) else _positions(len(section["text"]))
-            tasks_by_reading.setdefault((columns, section["encoding"]), []).append(index)
+            tasks_by_reading.setdefault((columns, recorded_encoding(section)), []).append(index)
     if not tasks_by_reading:
         expected = [f"{_expected(section['text'])} for {name}" for name, section in tasks.items()]
         raise MtlError(f"texts[0]: found {_kind(first)}; expected {' or '.join(expected)}")
@@ -47,17 +48,36 @@ def rows_of(texts: Iterable[TextInput], readings: Sequence[Reading], by_name: bo
         MtlError: a row is of another kind than the first one, lacks a column, or holds something other than text.
     """
     columns = list(dict.fromkeys(column for reading in readings for column in reading.columns))
+    nested = {column for reading in readings if reading.encoding.nested for column in reading.columns}
     for index, item in enumerate(texts):
+        if nested and isinstance(item, list | tuple):
+            yield TextRow(index, {"0": " ".join(map(str, item))}, {"0": list(item)})
+            continue
         if not _fits(columns, item) or isinstance(item, Mapping) != by_name:
             expected = f"a mapping with the columns {one_of(columns)}" if by_name else _expected(columns)
             raise MtlError(f"texts[{index}]: found {_kind(item)}; expected {expected}")
         values = [item[column] for column in columns] if isinstance(item, Mapping) else _parts(item)
         for column, value in zip(columns, values, strict=True):
             where = f'texts[{index}]["{column}"]' if by_name else f"texts[{index}]"
+            if column in nested and isinstance(value, list | tuple):
+                continue
             if not isinstance(value, str):
                 raise MtlError(f"{where}: found {type(value).__name__} {value!r}; expected a text")
             check_text(value, where)
-        yield TextRow(index, dict(zip(columns, values, strict=True)))
+        originals = dict(zip(columns, values, strict=True))
+        yield TextRow(index, {column: str(value) for column, value in originals.items()}, originals)
+
+
+def texts_of(row: TextRow, reading: Reading) -> RowTexts:
+    """Return the texts of a row of `rows_of` for a reading.
+
+    Raises:
+        MtlError: a list holds something other than words.
+    """
+    try:
+        return reading.encoding.texts([row.original[column] for column in reading.columns])
+    except BadText as error:
+        raise MtlError(f"texts[{row.line}]{error}") from None
 
 
 def check_text(text: str, where: str) -> None:

@@ -23,10 +23,10 @@ from mtlcli.model.multitask import MultiTaskModel
 
 @dataclass(frozen=True)
 class Features:
-    """Hidden states of the texts of one split, flat: those of text (side, row) begin at `starts[side, row]`.
+    """Hidden states of the texts of one split, flat: those of token sequence i begin at `starts[i]`.
 
     Attributes:
-        starts: (sides, n) int64.
+        starts: (s,) int64, see `TokenizedSplit.sequence_starts`.
         states: (tokens of all texts, dim) each, the last hidden state first.
         layers: for each hidden state of the encoder, embeddings first, its place in `states`, None if it is not stored; empty
             where only the last one is read.
@@ -37,11 +37,11 @@ class Features:
     layers: tuple[int | None, ...]
 
     def hidden(self, batch: Batch) -> HiddenStates:
-        """Return the encoder's states for a batch (sides * n, length, dim). After the end of a text, where masks are False, they
+        """Return the encoder's states for a batch (s, length, dim). After the end of a text, where masks are False, they
         are arbitrary."""
         device = self.starts.device
-        rows = torch.from_numpy(batch.rows).to(device)
-        positions = self.starts[:, rows].reshape(-1, 1) + torch.arange(batch.tokens.shape[1], device=device)
+        sequences = torch.from_numpy(batch.sequences).to(device)
+        positions = self.starts[sequences].unsqueeze(1) + torch.arange(batch.tokens.shape[1], device=device)
         positions.clamp_(max=len(self.states[0]) - 1)
         gathered = [nn.functional.embedding(positions, states) for states in self.states]
         absent = gathered[0].new_empty(len(positions), 0, 0)
@@ -120,16 +120,15 @@ def compute_features(
     autocast: AbstractContextManager[object],
 ) -> Features:
     """Encode every text of a split once. The encoder must be in evaluation mode."""
-    sizes = [int(side.starts[-1]) for side in tokenized.sides]
-    offsets = np.cumsum([0, *sizes[:-1]])
-    starts = np.stack([side.starts[:-1] + offset for side, offset in zip(tokenized.sides, offsets, strict=True)])
+    starts = tokenized.sequence_starts()
+    size = sum(int(side.starts[-1]) for side in tokenized.sides)
     stored: tuple[Tensor, ...] = ()
     layers: tuple[int | None, ...] = ()
     for rows in by_length(tokenized.lengths()):
         batch, states, layers = _states_of(model, task, tokenized, rows, device, autocast)
-        stored = stored or tuple(state.new_empty(sum(sizes), state.shape[-1]) for state in states)
+        stored = stored or tuple(state.new_empty(size, state.shape[-1]) for state in states)
         mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
-        first = torch.from_numpy(starts[:, rows].reshape(-1, 1)).to(device)
+        first = torch.from_numpy(starts[batch.sequences]).unsqueeze(1).to(device)
         places = (first + torch.arange(mask.shape[1], device=device))[mask]
         for held, state in zip(stored, states, strict=True):
             held[places] = state[mask]

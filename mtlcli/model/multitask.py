@@ -11,6 +11,7 @@ from mtlcli.data.batches import Batch
 from mtlcli.errors import MtlError, suggest
 from mtlcli.heads.base import EncoderOutput, Head
 from mtlcli.heads.pooling import pool
+from mtlcli.tasks.targets import Tensors
 
 
 class MultiTaskModel(nn.Module):
@@ -112,7 +113,7 @@ class MultiTaskModel(nn.Module):
     def forward(self, task: int, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
         """Return the task's output (n, ...) for a batch: from its tokens, or from word embeddings in their place."""
         hidden = self.hidden(task, self.inputs(task, batch, embeddings))
-        return self.output(task, batch.sides, hidden, batch.mask)
+        return self.output(task, batch, hidden)
 
     def inputs(self, task: int, batch: Batch, embeddings: Tensor | None = None) -> Inputs:
         """Return the encoder's inputs for a batch of this task."""
@@ -134,22 +135,26 @@ class MultiTaskModel(nn.Module):
             raise TypeError("an architecture returns HiddenStates")
         return hidden
 
-    def output(self, task: int, sides: int, hidden: HiddenStates, mask: Tensor | None) -> Tensor:
-        """Return the head's output for hidden states (sides * n, length, dim)."""
-        head, layer = self.head(task), self.layer_of(task)
+    def output(self, task: int, batch: Batch, hidden: HiddenStates) -> Tensor:
+        """Return the head's output for hidden states (s, length, dim) of the batch's sequences."""
+        head, layer, mask = self.head(task), self.layer_of(task), batch.mask
         tokens = hidden.last if layer == -1 else hidden.layers[layer]
         pooled = self.pooled(task, hidden, mask)
         full = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
         layers = hidden.layers if head.all_layers else ()
-        n = len(tokens) // sides
+        n = len(tokens) // batch.sides
         encodings = tuple(
-            EncoderOutput(tokens[part], full[part], pooled[part], tuple(state[part] for state in layers))
-            for part in (slice(side * n, (side + 1) * n) for side in range(sides))
+            EncoderOutput(tokens[part], full[part], pooled[part], tuple(state[part] for state in layers), batch.items)
+            for part in (slice(side * n, (side + 1) * n) for side in range(batch.sides))
         )
         output = head(encodings)
         if not isinstance(output, Tensor):
             raise TypeError("a head returns a tensor")
         return output
+
+    def decode(self, task: int, output: Tensor, batch: Batch) -> Tensors:
+        """Return the predictions of an output for a batch."""
+        return self.head(task).decode(output, batch.items)
 
     def losses(self, task: int, output: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each row (n,) float32, see `Head.loss`."""

@@ -44,12 +44,12 @@ def predict_rows(
         for rows in by_length(tokenized.lengths()):
             batch = collate(tokenized, task, rows).to(device)
             hidden = model.hidden(task, model.inputs(task, batch)) if features is None else features.hidden(batch)
-            output = model.output(task, batch.sides, hidden, batch.mask)
+            output = model.output(task, batch, hidden)
             if not output.isfinite().all():
                 raise NotFinite(
                     f"{model.names[task]}: the model's output is NaN or infinite; training may have diverged"
                 )
-            parts.append(model.head(task).decode(output).numpy())
+            parts.append(model.decode(task, output, batch).numpy())
             orders.append(rows)
             if batch.gold is not None:
                 loss_sum += float(model.head(task).loss(output, batch.gold).double().sum())
@@ -65,10 +65,9 @@ def uncertainty_of(
     model: MultiTaskModel, batch: Batch, autocast: AbstractContextManager[object]
 ) -> torch.Tensor | None:
     """Return how unsure the model is of each row (n,) on the CPU, without dropout; see `Target.uncertainty`."""
-    head = model.head(batch.task)
     with _evaluating(model), autocast:
-        predicted = head.decode(model(batch.task, batch))
-    return head.facts.task.target.uncertainty(predicted.numpy().tensors())
+        predicted = model.decode(batch.task, model(batch.task, batch), batch)
+    return model.head(batch.task).facts.task.target.uncertainty(predicted.numpy().tensors())
 
 
 @torch.inference_mode()

@@ -51,7 +51,8 @@ def worst_rows(folder: Path, count: int) -> dict[str, list[WorstRow]]:
 def _texts(split: Split, digests: set[str]) -> dict[str, tuple[str, ...]]:
     """Return the texts with these digests."""
     hashes = (f"{int(value):016x}" for value in split.hashes)
-    return {digest: texts for digest, texts in zip(hashes, split.texts(), strict=True) if digest in digests}
+    rows = zip(hashes, split.texts(), strict=True)
+    return {digest: tuple(map(str, texts)) for digest, texts in rows if digest in digests}
 
 
 def _in_words(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from mtlcli.tasks.spelling import (
     whole_number,
 )
 from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target
+from mtlcli.tasks.words import Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -331,7 +332,9 @@ class Classes(Target):
             fields["probabilities"] = vote["probabilities"][:, [theirs.index(label) for label in self.labels]]
         return Ragged(fields)
 
-    def as_json(self, predicted: Arrays, row: int, texts: Sequence[str] = (), *, exact: bool = False) -> dict[str, Any]:
+    def as_json(
+        self, predicted: Arrays, row: int, texts: Sequence[Text] = (), *, exact: bool = False
+    ) -> dict[str, Any]:
         """Return `label`, and `probabilities` by label where there are any."""
         values: dict[str, Any] = {"label": self.labels[int(predicted["index"][row])]}
         if "probabilities" in predicted:
@@ -372,7 +375,7 @@ class Classes(Target):
         """Return `label`, and `probability.LABEL` of each class."""
         return ["label", *(f"probability.{label}" for label in self.labels)]
 
-    def as_cells(self, predicted: Arrays, row: int, texts: Sequence[str] = ()) -> dict[str, str]:
+    def as_cells(self, predicted: Arrays, row: int, texts: Sequence[Text] = ()) -> dict[str, str]:
         """Return the label and its probabilities, six digits each."""
         values = {"label": self.labels[int(predicted["index"][row])]}
         if "probabilities" in predicted:

@@ -10,6 +10,7 @@ from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
 from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target
+from mtlcli.tasks.words import Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,7 +179,9 @@ class Score(Target):
         spans = one_of(f"{name} {low:g} to {high:g}" for name, (low, high) in ranges.items())
         return f"the runs have scores of different ranges ({spans}), averaged as they are"
 
-    def as_json(self, predicted: Arrays, row: int, texts: Sequence[str] = (), *, exact: bool = False) -> dict[str, Any]:
+    def as_json(
+        self, predicted: Arrays, row: int, texts: Sequence[Text] = (), *, exact: bool = False
+    ) -> dict[str, Any]:
         """Return `score`."""
         value = float(predicted["value"][row])
         return {"score": value if exact else round(value, 6)}
@@ -203,7 +206,7 @@ class Score(Target):
         """Return `score`."""
         return ["score"]
 
-    def as_cells(self, predicted: Arrays, row: int, texts: Sequence[str] = ()) -> dict[str, str]:
+    def as_cells(self, predicted: Arrays, row: int, texts: Sequence[Text] = ()) -> dict[str, str]:
         """Return the score with six digits."""
         return {"score": f"{float(predicted['value'][row]):.6f}"}
 

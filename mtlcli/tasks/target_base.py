@@ -8,6 +8,7 @@ import numpy as np
 
 from mtlcli.errors import MtlError
 from mtlcli.tasks.ragged import Arrays, Tensors
+from mtlcli.tasks.words import Text
 
 if TYPE_CHECKING:
     from typing import Self
@@ -221,7 +222,9 @@ class Target(ABC):
         return ""
 
     @abstractmethod
-    def as_json(self, predicted: Arrays, row: int, texts: Sequence[str] = (), *, exact: bool = False) -> dict[str, Any]:
+    def as_json(
+        self, predicted: Arrays, row: int, texts: Sequence[Text] = (), *, exact: bool = False
+    ) -> dict[str, Any]:
         """Return the prediction for one row as JSON values.
 
         Args:
@@ -262,7 +265,7 @@ class Target(ABC):
         """Return the columns of predictions in CSV and TSV."""
 
     @abstractmethod
-    def as_cells(self, predicted: Arrays, row: int, texts: Sequence[str] = ()) -> dict[str, str]:
+    def as_cells(self, predicted: Arrays, row: int, texts: Sequence[Text] = ()) -> dict[str, str]:
         """Return the cells of one row, by the names in `cells`."""
 
     def uncertainty(self, predicted: Tensors) -> "Tensor | None":

@@ -56,4 +56,4 @@ def tiny_batch(task: int, facts: TaskFacts) -> Batch:
     tokens = torch.arange(24).reshape(4, 6) + 1
     mask = torch.ones(4, 6, dtype=torch.bool)
     mask[1, 4:] = mask[3, 2:] = False
-    return Batch(task, 1, np.arange(4), tokens, mask, torch.zeros_like(tokens), gold_of(facts), 4.0)
+    return Batch(task, 1, np.arange(4), np.arange(4), tokens, mask, torch.zeros_like(tokens), None, gold_of(facts), 4.0)

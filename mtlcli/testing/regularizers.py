@@ -88,7 +88,7 @@ def _regularize(regularizer: Regularizer, model: MultiTaskModel, task: int, fact
         torch.manual_seed(7)  # so that the plugin and its copy draw the same perturbations
         states = random_states(torch.device("cpu"))
         hidden = model.hidden(task, model.inputs(task, batch))
-        output = model.output(task, batch.sides, hidden, batch.mask)
+        output = model.output(task, batch, hidden)
         added = regularization(model, task, batch, hidden, output, states, [regularizer])
     added = added if isinstance(added, Tensor) else torch.tensor(added)
     expect(added.shape == () and finite(added), f"{name}: expected one finite number for {facts.name}, found {added!r}")

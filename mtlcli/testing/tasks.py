@@ -29,7 +29,7 @@ def check_task(plugin: type[Task], **options: object) -> None:
         f"{name}.texts: expected {1 + task.pair} column(s), or none where the user decides; found {task.texts}",
     )
     heads = getattr(task, "heads", {})
-    allowed = {"cross", "bi"} if task.pair else {"single"}
+    allowed = {"cross", "bi"} if task.pair else {"single", "words"}
     expect(
         heads and set(heads) <= allowed,
         f"{name}.heads: expected a head for {listed(allowed)}, found {listed(heads)}",

@@ -17,7 +17,8 @@ from mtlcli.balancers.base import Balancer
 from mtlcli.config.schema import Config
 from mtlcli.data.batches import TaskBatches, batches_per_pass, pairs_per_pass
 from mtlcli.data.splits import LoadedTask, load_task
-from mtlcli.data.tokens import TokenizedSplit, Tokenizer, tokenize_split
+from mtlcli.data.tokenizer import Tokenizer
+from mtlcli.data.tokens import TokenizedSplit, tokenize_split
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.encoders.base import EncoderFacts
 from mtlcli.encoders.load import LoadedEncoder, check_length, check_padding, encoder_folder, load_encoder
@@ -153,9 +154,7 @@ def set_up(
         encoder.model.set_attn_implementation("eager")
     tokenizer = Tokenizer(encoder.tokenizer, config.encoder.max_length)
     tokenized = {
-        (task.task.name, name): tokenize_split(
-            split, tokenizer, config.tasks[task.task.name].encoding or "single", cache
-        )
+        (task.task.name, name): tokenize_split(split, tokenizer, cache)
         for task in tasks
         for name, split in task.splits.items()
     }
@@ -235,7 +234,7 @@ def _load_tasks(config: Config) -> tuple[LoadedTask, ...]:
 def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
     for task in tasks:
         for texts in task.splits["train"].texts():
-            yield from texts
+            yield from map(str, texts)
 
 
 def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -> TaskFacts:

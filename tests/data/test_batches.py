@@ -17,7 +17,8 @@ from mtlcli.data.batches import (
     pass_of_pairs,
     pass_order,
 )
-from mtlcli.data.tokens import TokenizedSplit, TokenSequences
+from mtlcli.data.tokenizer import TokenSequences
+from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.tasks.targets import Classes
 
 

@@ -9,7 +9,8 @@ from mtlcli import registry
 from mtlcli.config.schema import TaskConfig
 from mtlcli.data import tokens
 from mtlcli.data.splits import load_task
-from mtlcli.data.tokens import CHUNK, TokenizedSplit, Tokenizer, cache_folder, tokenize, tokenize_split
+from mtlcli.data.tokenizer import Tokenizer
+from mtlcli.data.tokens import CHUNK, TokenizedSplit, cache_folder, tokenize, tokenize_split
 from mtlcli.errors import MtlError
 from words import word_tokenizer
 
@@ -262,10 +263,10 @@ def test_a_file_replaced_between_its_two_readings_does_not_reach_the_cache(tmp_p
     before = split()
     path.write_text("text\tlabel\na b\tx\nc c\ty\n")  # as many rows, other texts
     with pytest.raises(MtlError, match=r"train\.tsv: changed while it was being read; start again"):
-        tokenize_split(before, tokenizer(), "single", cache)
+        tokenize_split(before, tokenizer(), cache)
     assert list(cache.iterdir()) == []
     path.write_text(first)
-    right = tokenize_split(split(), tokenizer(), "single", cache)
-    again = tokenize_split(split(), tokenizer(), "single", cache)  # from the cache
+    right = tokenize_split(split(), tokenizer(), cache)
+    again = tokenize_split(split(), tokenizer(), cache)  # from the cache
     assert listed(right.sides[0]) == listed(again.sides[0])
     assert listed(right.sides[0])[1][1:3] == [A + 2, A + 3]

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from mtlcli.architectures.base import Inputs, run_encoder
 from mtlcli.data.batches import collate
-from mtlcli.data.tokens import TokenizedSplit, Tokenizer
+from mtlcli.data.tokenizer import Tokenizer
+from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.encoders.load import LoadedEncoder, check_length, check_padding, load_encoder
 from mtlcli.errors import MtlError
 from words import word_tokenizer

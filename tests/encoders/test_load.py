@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mtlcli.config.schema import EncoderConfig
-from mtlcli.data.tokens import Tokenizer
+from mtlcli.data.tokenizer import Tokenizer
 from mtlcli.encoders import load as resolving
 from mtlcli.encoders.base import EncoderFacts
 from mtlcli.encoders.load import check_length, encoder_folder, load_encoder

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from labels import rows
-from mtlcli.data.tokens import TokenizedSplit, TokenSequences
+from mtlcli.data.tokenizer import TokenSequences
+from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.measure import Selection, make_metrics, make_selection, measure
 from mtlcli.facts import TaskFacts

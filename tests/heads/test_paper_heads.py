@@ -217,7 +217,7 @@ def test_regularizers_compare_what_an_output_predicts_and_not_what_it_carries(fi
     batch, model = prepared.train[0].next(), prepared.model.eval()
     with torch.no_grad():
         hidden = model.hidden(0, model.inputs(0, batch))
-        output = model.output(0, batch.sides, hidden, batch.mask)
+        output = model.output(0, batch, hidden)
         elsewhere = output + torch.arange(output.shape[1]).ge(2)  # other encodings, the same logits
         compare = Compare(RunFacts(prepared.facts), elsewhere)
         arguments = (0, batch, hidden, output, random_states(batch.tokens.device), [compare])

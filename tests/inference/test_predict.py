@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from mtlcli.data.encodings import Apart, Plain
 from mtlcli.data.pipe import Pipe
 from mtlcli.data.readers import FileSource
 from mtlcli.errors import MtlError
@@ -92,7 +93,7 @@ def test_tasks_that_read_the_same_text_alike_share_one_pass_through_the_encoder(
 def test_pairs_in_one_sequence_and_pairs_read_alone_take_a_pass_each(run, tmp_path):
     (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\nthe pie\tthe lamp\n")
     readings = find_readings(run.record, FileSource(tmp_path / "pairs.tsv"), ["same", "near"])
-    assert {reading.encoding: reading.tasks for reading in readings} == {"cross": (2,), "bi": (3,)}
+    assert {reading.encoding: reading.tasks for reading in readings} == {Plain(): (2,), Apart(): (3,)}
 
 
 def test_a_task_with_layers_of_its_own_takes_its_own_pass(run, monkeypatch):

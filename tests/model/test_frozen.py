@@ -97,8 +97,8 @@ def test_kept_states_are_the_encoders_for_any_batch(files):
             for layer in layers_read(model, task):
                 torch.testing.assert_close(found.layers[layer][real], expected.layers[layer][real])
             torch.testing.assert_close(
-                model.eval().output(task, batch.sides, found, batch.mask),
-                model.output(task, batch.sides, expected, batch.mask),
+                model.eval().output(task, batch, found),
+                model.output(task, batch, expected),
             )
             model.train()
 

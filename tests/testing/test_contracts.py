@@ -650,7 +650,7 @@ def test_a_head_for_an_encoding_that_the_task_cannot_have_is_refused():
 
         heads = {"bi": "cosine"}
 
-    refused(check_task, Bi, "expected a head for single, found bi")
+    refused(check_task, Bi, "expected a head for single, words, found bi")
 
 
 def test_a_regularizer_that_changes_the_model_is_refused():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
 from mtlcli.heads.outputs import output_for
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import Tensors
 
 
@@ -41,6 +42,6 @@ class HiddenLayer(Head):
         """Return the cross-entropy, or the squared error in standard deviations of the training rows (n,)."""
         return self.kind.loss(output, gold)
 
-    def decode(self, output: Tensor) -> Tensors:
+    def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
         """Return the softmax and its largest class, or the score in the units of the data."""
         return self.kind.decode(output)
