@@ -215,7 +215,12 @@ class TaskConfig(Choice):
         description="tokens that the parts of a text share which is longer than the encoder reads and is read in parts; the default "
         "is a quarter of a part",
     )
-    train: str | None = Field(None, description="training file (CSV, TSV or JSONL)")
+    train: str | None = Field(
+        None, description="training file (CSV, TSV, JSONL, JSON, Parquet, CoNLL columns or CoNLL-U)"
+    )
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "conll", "conllu"] | None = Field(
+        None, description="format of the files; the default is what their names end in"
+    )
     dev: Annotated[str, BeforeValidator(_file_or_share)] | None = Field(
         None,
         description="file to evaluate on during training, or a share of the training rows to hold out, such as 10%",

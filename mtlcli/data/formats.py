@@ -7,7 +7,7 @@ from typing import Literal
 
 from mtlcli.errors import MtlError
 
-FormatName = Literal["csv", "tsv", "jsonl", "json", "parquet", "text"]
+FormatName = Literal["csv", "tsv", "jsonl", "json", "parquet", "conll", "conllu", "text"]
 EXTENSIONS: dict[str, FormatName] = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -16,6 +16,12 @@ EXTENSIONS: dict[str, FormatName] = {
     ".json": "json",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".bio": "conll",
+    ".conllu": "conllu",
+    ".conllup": "conllu",
 }
 EXCEL = "an Excel or OpenDocument workbook; save the sheet as CSV in UTF-8"
 SUFFIXES = {".xlsx": EXCEL, ".xls": EXCEL, ".xlsm": EXCEL, ".ods": EXCEL}
@@ -71,7 +77,12 @@ class Format:
     @property
     def has_nesting(self) -> bool:
         """True if a value can be a list or an object."""
-        return self.is_json or self.name == "parquet"
+        return self.is_json or self.is_conll or self.name == "parquet"
+
+    @property
+    def is_conll(self) -> bool:
+        """True if a row is a sentence, with a list of cells in each column."""
+        return self.name in ("conll", "conllu")
 
 
 def format_of(path: str | Path, *, name: FormatName | None = None, header: bool = True) -> Format:

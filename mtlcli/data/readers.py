@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mtlcli.data.bad_rows import BadRows
+from mtlcli.data.conll import CONLLU, cells_of_line, columns_of, conllu_columns, sentences, separator_of
 from mtlcli.data.formats import HEAD, Format, FormatName, check_is_text, format_of
 from mtlcli.data.json_array import BLOCK, array_elements, begins_array
 from mtlcli.data.parquet import parquet_columns, parquet_rows
@@ -49,12 +50,14 @@ Record = tuple[int, Any]
 class TextRow:
     """A row: the line of the file where it starts, counted from 1, and its text in every column.
 
-    `original` has the values of JSON and Parquet before they became text; it is empty for other formats.
+    `original` has the values of JSON and Parquet before they became text, and lists of cells for a sentence of CoNLL columns; it is
+    empty for other formats. `lines` is such a sentence as it is written.
     """
 
     line: int
     values: dict[str, str]
     original: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    lines: str = field(default="", compare=False)
 
 
 class FileSource:
@@ -111,12 +114,29 @@ class FileSource:
         if self.format.is_json:
             if wanted not in columns and not self._once:
                 columns = self._keys_until(wanted)
+        elif self.format.is_conll and wanted not in columns:
+            wanted = self._conll_column(wanted)
         elif wanted not in columns and wanted.isdecimal() and int(wanted) < len(columns):
             wanted = columns[int(wanted)]
-        if columns and wanted not in columns:
+        if columns and wanted not in columns and wanted not in self._requested:
             raise MtlError(f'{self.name}: no column "{wanted}" among {listed(columns)}{did_you_mean(wanted, columns)}')
         if self.format.has_nesting:
             self._requested[wanted] = nested
+        return wanted
+
+    def _conll_column(self, wanted: str) -> str:
+        """Return the column of a number, which counts from the end where it is negative, or of a key such as `MISC.SpaceAfter`."""
+        columns = self._head.columns
+        if wanted.removeprefix("-").isdecimal() and -len(columns) <= int(wanted) < len(columns):
+            return columns[int(wanted)]
+        if self.format.name == "conllu" and wanted.partition(".")[0] in ("FEATS", "MISC", "DEPS") and "." in wanted:
+            self._requested[wanted] = True
+            return wanted
+        if wanted in CONLLU:
+            raise MtlError(
+                f'{self.name}: column "{wanted}" needs a CoNLL-U file (10 columns); this one has {counted(len(columns), "column")}; '
+                "give its number from 0, or --set tasks.NAME.format=conllu"
+            )
         return wanted
 
     def all_columns(self) -> tuple[str, ...]:
@@ -168,7 +188,11 @@ class FileSource:
             records = self._json_records()
         else:
             lines = self._lines()
+            if self.format.is_conll:
+                lines = sentences(lines, comments=self.format.name == "conllu")
             first = list(islice(lines, 1))
+            if self.format.name == "conll":
+                delimiter = separator_of(first[0][1]) if first else " "
             if self.format.name == "csv" and not delimiter:
                 delimiter = next((mark for mark in SEPARATORS if first and mark.encode() in first[0][1]), ",")
             records = _records(self, delimiter, chain(first, lines))
@@ -176,7 +200,8 @@ class FileSource:
         columns = _first_columns(self, delimiter, ahead)
         if not self._once:  # every iteration opens the file again
             records = iter(())
-        return _Head(delimiter, columns, chain(ahead[int(self.format.has_header) :], records))
+        first_line = ahead[0][0] if ahead else 1
+        return _Head(delimiter, columns, chain(ahead[int(self.format.has_header) :], records), first_line)
 
     def _keys_until(self, wanted: str | None) -> tuple[str, ...]:
         """Return the keys of all objects of JSON up to the first that has the wanted one."""
@@ -195,6 +220,8 @@ class FileSource:
             return parquet_rows(self.path, self.name)
         if not self._once and self.format.name == "json":
             return self._json_records()
+        if not self._once and self.format.is_conll:
+            return sentences(self._lines(), comments=self.format.name == "conllu")
         if not self._once:
             return islice(_records(self, head.delimiter, self._lines()), int(self.format.has_header), None)
         if self._used:
@@ -244,11 +271,12 @@ class FileSource:
 
 @dataclass(frozen=True)
 class _Head:
-    """What is known before the first row; `records`, those after the header, is for streams."""
+    """What is known before the first row; `records`, those after the header, is for streams. `first_line` is that of a record."""
 
     delimiter: str
     columns: tuple[str, ...]
     records: Iterator[Record]
+    first_line: int = 1
 
 
 def iterate(source: FileSource, bad: BadRows) -> Iterator[TextRow]:
@@ -263,7 +291,7 @@ def iterate(source: FileSource, bad: BadRows) -> Iterator[TextRow]:
             try:
                 yield parse(line, raw)
             except BadRecord as error:
-                more = raw.rstrip().count(b"\n") if source.format.quoting else 0
+                more = raw.rstrip().count(b"\n") if source.format.quoting else 0  # of CoNLL, the error says the line
                 where = f"; the row runs on to line {line + more}, is a quote left open?" if more else ""
                 bad.report(source.name, line + error.line, f"{error}{where}", kind=error.kind)
     except MtlError as error:
@@ -287,7 +315,7 @@ def _records(source: FileSource, delimiter: str, lines: Iterator[Record]) -> Ite
     """Yield lines, joined where a quote is left open, without the blank ones; in plain text a blank line is a row."""
     name, quoting = source.format.name, source.format.quoting
     opening = re.compile(b'(?:^|%b)"' % re.escape(delimiter.encode()))  # elsewhere in a field a quote is plain
-    if name == "text":
+    if name == "text" or source.format.is_conll:
         yield from lines
     for line, raw in lines:
         if raw.isspace() if source.format.is_json else raw in (b"\n", b"\r\n"):
@@ -313,6 +341,11 @@ def _first_columns(source: FileSource, delimiter: str, ahead: list[Record]) -> t
     """Return the columns, from the first record if there is one."""
     if source.format.name == "text":
         return ("text",)
+    if source.format.name == "conllu":
+        return CONLLU
+    if source.format.name == "conll":
+        first = text_of(ahead[0][1].split(b"\n", 1)[0]) if ahead else ""
+        return tuple(map(str, range(len(cells_of_line(first, delimiter)))))
     if not ahead:
         if source.format.has_header:
             raise MtlError(f"{source.name}: is empty; expected a header line")
@@ -345,6 +378,15 @@ def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
     def parquet(line: int, row: dict[str, Any]) -> TextRow:
         return TextRow(line, empty | cells_of(row, requested), row)
 
+    def conll(line: int, raw: bytes) -> TextRow:
+        text = text_of(raw)
+        if source.format.name == "conllu":
+            cells = conllu_columns(text, requested)
+        else:
+            cells = columns_of(text, columns, delimiter, source._head.first_line)
+        joined = {column: " ".join(cell or "_" for cell in values) for column, values in cells.items()}
+        return TextRow(line, empty | joined, cells, text)
+
     def separated(line: int, raw: bytes) -> TextRow:
         text = text_of(raw)
         fields = fields_of(text, delimiter, quoting)
@@ -360,6 +402,8 @@ def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
             return plain
         case "json" | "jsonl":
             return json
+        case "conll" | "conllu":
+            return conll
         case "parquet":
             return parquet
         case _:

@@ -35,6 +35,8 @@ LABEL_NAMES = (
     "target",
     "y",
 )
+WORD_NAMES = (("words",), ("tokens",), ("form",))
+TAG_NAMES = ("tags", "ner_tags", "pos_tags", "entities", "spans")
 TEXT_NAMES = (("text",), ("sentence",), ("review",), ("document",), ("question",), ("title",))
 PAIR_NAMES = (
     ("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2"), ("sentence_a", "sentence_b"),
@@ -210,7 +212,7 @@ def find_source(config: TaskConfig, task: Task, split: str, *, data: str | None,
         return find_source(config, task, "train", data=data, sample=sample)
     named = getattr(config, split) if split in TASK_FILES else None
     if named is not None:
-        return FileSource(Path(named), format=format_of(named, header=config.header))
+        return FileSource(Path(named), format=format_of(named, name=config.format, header=config.header))
     if config.train is not None or (split != "train" and any(map(config.file_of, TASK_FILES))):
         return None
     if data is not None:
@@ -243,8 +245,10 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: boo
     where = f"tasks.{task.name}"
     texts = tuple(config.text or task.texts)
     if not texts:
-        usual = PAIR_NAMES if task.pair else TEXT_NAMES
+        usual = PAIR_NAMES if task.pair else TEXT_NAMES if task.target.unit == "row" else (*WORD_NAMES, *TEXT_NAMES)
         texts = next((columns for names in usual if (columns := _named(source, names))), ())
+    if not texts and isinstance(source, FileSource) and source.format.name == "conll":
+        texts = ("0",)
     if not texts:
         wanted = (
             "two columns are the texts: --set tasks.{0}.text=[first,second]"
@@ -286,7 +290,10 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: boo
 
 def _labels_of(source: Source, config: TaskConfig, task: Task) -> tuple[str, ...]:
     """Return the label columns of the configuration, of the task, or by a common name in the header; empty for none of them."""
-    common = (columns for name in LABEL_NAMES if (columns := _named(source, (name,))))
+    names: tuple[str, ...] = LABEL_NAMES if task.target.unit == "row" else (*TAG_NAMES, *LABEL_NAMES)
+    if isinstance(source, FileSource) and source.format.name == "conll":
+        names = ("-1",)  # the last column
+    common = (columns for name in names if (columns := (name,) if name == "-1" else _named(source, (name,))))
     stated = config.label or task.label
     return (stated,) if isinstance(stated, str) and stated else tuple(stated) or next(common, ())
 
@@ -353,14 +360,26 @@ def read_split(
         raws.append(raw)
         items.append(item)
         hashes.append(_text_hash(texts))
+    if fit and raws:
+        target = target.fit(raws)
+        # What training settles, such as a scheme of tags, can make a row bad that looked fine before.
+        kept: list[int] = []
+        for number, raw in enumerate(raws):
+            try:
+                items[number] = target.parse(raw)
+                kept.append(number)
+            except BadLabel as error:
+                bad.report(
+                    source.name, lines[number], f"{columns.label if error.column == 'label' else error.column}{error}"
+                )
+        ordinals, lines = [ordinals[number] for number in kept], [lines[number] for number in kept]
+        hashes, raws = [hashes[number] for number in kept], [raws[number] for number in kept]
+        items = [items[number] for number in kept]
     bad.raise_if_any()
     skipped = f"{task.name} {split}: {bad.summary()}" if bad.count else ""
     if not raws:
         marked = f"; {unlabeled} rows have no label ({one_of(no_label)})" if unlabeled else ""
         raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}{marked}")
-    if fit:
-        target = target.fit(raws)
-        items = [target.parse(raw) for raw in raws]
     gold = target.pack(items)
     if fit and target.is_constant(gold):
         label = quotable(cell_text(raws[0]["label"]))

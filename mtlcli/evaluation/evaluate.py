@@ -23,7 +23,7 @@ from mtlcli.tasks.base import Task
 
 SPLITS = ("dev", "test", "train")
 PRECISIONS = ("auto", "fp32", "bf16")
-CHANGEABLE = ("text", "label", "header", "on_bad_row", "no_label")
+CHANGEABLE = ("text", "label", "header", "format", "on_bad_row", "no_label")
 """Keys of a task that say how other rows are read, and leave the model alone."""
 
 
@@ -102,7 +102,7 @@ def _read_all(
         one, section = outline.facts[names.index(name)], sections[name]
         try:
             task: Task = section.make(name)
-            metrics = make_metrics(chosen_metrics(section, task), one, f"tasks.{name}.metrics", precision)
+            metrics = make_metrics(chosen_metrics(section, task, one.target), one, f"tasks.{name}.metrics", precision)
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():
                 # A file or folder of its own is measured whole, whatever share of the training rows was held out.
@@ -150,7 +150,11 @@ def _sources(
     if files:
         if len(splits or ()) > 1:
             raise MtlError(f"--split: {files[0]} is one split; name one of {one_of(splits or ())}")
-        return {(splits or ("dev",))[0]: FileSource(files[0], format=format_of(files[0], header=section.header))}
+        return {
+            (splits or ("dev",))[0]: FileSource(
+                files[0], format=format_of(files[0], name=section.format, header=section.header)
+            )
+        }
     if data is not None:
         section = section.model_copy(update=dict.fromkeys(("train", "dev", "test")))
     found: dict[str, Source] = {}

@@ -12,12 +12,12 @@ from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Metric
 from mtlcli.statistics.bootstrap import Estimate, estimate
 from mtlcli.tasks.base import Task
-from mtlcli.tasks.targets import Arrays
+from mtlcli.tasks.targets import Arrays, Target
 
 
-def chosen_metrics(section: TaskConfig, task: Task) -> tuple[str, ...]:
-    """Names of what to measure a task by: those of its configuration, else those of its kind."""
-    return tuple(section.metrics or task.metrics)
+def chosen_metrics(section: TaskConfig, task: Task, target: Target) -> tuple[str, ...]:
+    """Return the names of a task's metrics: those of its configuration, else those of its kind for a fitted target."""
+    return tuple(section.metrics or task.metrics_of(target))
 
 
 def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str, precision: str = "fp32") -> dict[str, Metric]:

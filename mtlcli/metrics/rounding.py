@@ -66,4 +66,4 @@ def is_constant(rows: Arrays, task: TaskFacts, precision: str = "fp32") -> bool:
     if isinstance(task.target, Score):
         ones = np.ones((1, len(rows)), dtype=np.int64)
         return all(bool(are_constant(array, ones, task, precision)[0]) for array in answers(rows))
-    return all(bool((array == array[0]).all()) for array in answers(rows))
+    return all(bool((array == array[:1]).all()) for array in answers(rows))

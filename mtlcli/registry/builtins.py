@@ -53,6 +53,7 @@ _ROWS = (
             "regression": "mtlcli.tasks.kinds:Regression",
             "pair-classification": "mtlcli.tasks.kinds:PairClassification",
             "pair-regression": "mtlcli.tasks.kinds:PairRegression",
+            "tagging": "mtlcli.tasks.kinds:Tagging",
         },
     ),
     Family(
@@ -68,6 +69,8 @@ _ROWS = (
             "pair-compare": "mtlcli.heads.pair_compare:PairCompare",
             "pair-mix": "mtlcli.heads.pair_mix:PairMix",
             "class-contrastive": "mtlcli.heads.class_contrastive:ClassContrastive",
+            "tag-linear": "mtlcli.heads.tag_linear:TagLinear",
+            "tag-crf": "mtlcli.heads.tag_crf:TagCRF",
         },
     ),
     Family(
@@ -195,6 +198,11 @@ _ROWS = (
             "spearman": "mtlcli.metrics.spearman:Spearman",
             "exact-match": "mtlcli.metrics.exact_match:ExactMatch",
             "mean-squared-error": "mtlcli.metrics.mean_squared_error:MeanSquaredError",
+            "span-f1": "mtlcli.metrics.span_f1:SpanF1",
+            "span-f1-strict": "mtlcli.metrics.span_f1:StrictSpanF1",
+            "span-precision": "mtlcli.metrics.span_f1:SpanPrecision",
+            "span-recall": "mtlcli.metrics.span_f1:SpanRecall",
+            "tag-accuracy": "mtlcli.metrics.tag_accuracy:TagAccuracy",
         },
     ),
 )

@@ -46,6 +46,10 @@ class Task(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def metrics_of(self, target: Target) -> tuple[str, ...]:
+        """Return the names of the metrics for the target as training rows have fitted it, the primary one first."""
+        return self.metrics
+
     def sample(self, split: str) -> Iterable[Mapping[str, Any]] | None:
         """Return made-up rows of train, dev or test for `--sample`, by column name; None if the task has none."""
         return None

@@ -1,7 +1,13 @@
 """Kinds of tasks for a user's own files: columns and labels come from the configuration or from the file."""
 
+from typing import Annotated, Literal
+
+from pydantic import Field
+
 from mtlcli.tasks.base import Task
-from mtlcli.tasks.targets import Classes, Score
+from mtlcli.tasks.schemes import Scheme
+from mtlcli.tasks.tags import Align, Tags
+from mtlcli.tasks.targets import Classes, Score, Target
 
 
 class Classification(Task):
@@ -36,3 +42,40 @@ class PairRegression(Task):
     target = Score()
     heads = {"bi": "cosine", "cross": "linear"}
     metrics = ("pearson", "spearman", "mean-squared-error")
+
+
+class Tagging(Task):
+    """Predict one tag for each word of a text: part-of-speech tags, or spans such as names in a scheme such as BIO.
+
+    Words come from a column of a CoNLL file, a list of JSON, or raw text that is cut into words; the label is a tag for each word,
+    or a list of spans with `start`, `end` (exclusive) and `type` in characters of the text.
+    """
+
+    target: Tags
+    heads = {"words": "tag-linear"}
+    metrics = ("span-f1", "span-precision", "span-recall", "tag-accuracy")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        scheme: Annotated[
+            Literal["auto"] | Scheme,
+            Field(
+                description="how tags of the files mark spans; auto is what the training rows show, plain is no spans"
+            ),
+        ] = "auto",
+        train_scheme: Annotated[
+            Literal["bio", "iobes"], Field(description="how the tags that are learned mark spans")
+        ] = "bio",
+        align: Annotated[
+            Align, Field(description="what to do with a span of characters that begins or ends inside a word")
+        ] = "error",
+        strict: Annotated[bool, Field(description="whether an I tag that continues no span is an error")] = False,
+    ) -> None:
+        super().__init__(name)
+        self.target = Tags(None, None if scheme == "auto" else scheme, train_scheme, align, strict)
+
+    def metrics_of(self, target: Target) -> tuple[str, ...]:
+        """Return the metrics of spans where tags mark some, else the accuracy of the tags."""
+        return self.metrics if isinstance(target, Tags) and target.marks_spans else ("tag-accuracy",)

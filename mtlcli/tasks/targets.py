@@ -6,13 +6,14 @@ from typing import Any
 from mtlcli.tasks.classes import UNSEEN, Classes
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors, concat
 from mtlcli.tasks.score import Score
+from mtlcli.tasks.tags import Tags
 from mtlcli.tasks.target_base import BadLabel, Raw, Target
 
 __all__ = [
-    "UNSEEN", "Arrays", "BadLabel", "Classes", "Ragged", "Raw", "Score", "Target", "Tensors", "concat", "target_of",
+    "UNSEEN", "Arrays", "BadLabel", "Classes", "Ragged", "Raw", "Score", "Tags", "Target", "Tensors", "concat", "target_of",
 ]  # fmt: skip
 
-KINDS: dict[str, type[Target]] = {member.kind: member for member in (Classes, Score)}
+KINDS: dict[str, type[Target]] = {member.kind: member for member in (Classes, Score, Tags)}
 
 
 def target_of(record: Mapping[str, Any]) -> Target:

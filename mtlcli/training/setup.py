@@ -117,7 +117,10 @@ def set_up(
     )
     metrics = {
         task.task.name: make_metrics(
-            chosen_metrics(config.tasks[fact.name], task.task), fact, f"tasks.{fact.name}.metrics", precision
+            chosen_metrics(config.tasks[fact.name], task.task, task.target),
+            fact,
+            f"tasks.{fact.name}.metrics",
+            precision,
         )
         for task, fact in zip(tasks, facts, strict=True)
     }

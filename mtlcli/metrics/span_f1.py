@@ -1,0 +1,80 @@
+"""F1, precision and recall of spans (Tjong Kim Sang and De Meulder, CoNLL 2003, arXiv:cs/0306050)."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from mtlcli.errors import MtlError
+from mtlcli.facts import TaskFacts
+from mtlcli.metrics.base import Decomposed
+from mtlcli.metrics.spans import matches, spans_in
+from mtlcli.tasks.tags import UNKNOWN, Tags
+from mtlcli.tasks.targets import Arrays
+
+
+class SpanMetric(Decomposed):
+    """Count the spans of each row that are right, predicted without being gold, and gold without being predicted."""
+
+    measures = frozenset({"tags"})
+    strict: ClassVar[bool] = False
+
+    def __init__(self, task: TaskFacts) -> None:
+        super().__init__(task)
+        if not isinstance(task.target, Tags) or not (task.target.marks_spans or task.target.tags is None):
+            raise MtlError(f"tasks.{task.name}.metrics: spans are measured, and the tags of this task mark none")
+        self.target = task.target
+
+    def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
+        """Return (true positives, false positives, false negatives) of each row."""
+        if gold.starts is None:
+            raise ValueError("spans of no words")
+        # What is predicted for a word without a tag is neither right nor wrong.
+        tags = np.where(gold["tag"] == UNKNOWN, UNKNOWN, predicted["tag"])
+        predicted_spans = spans_in(self.target, tags, gold.starts, strict=self.strict)
+        gold_spans = spans_in(self.target, gold["tag"], gold.starts, strict=self.strict)
+        right = predicted_spans.row[matches(predicted_spans, gold_spans)]
+        positives, predictions, labels = (
+            np.bincount(rows, minlength=len(gold)) for rows in (right, predicted_spans.row, gold_spans.row)
+        )
+        return np.stack([positives, predictions - positives, labels - positives], axis=1).astype(np.float64)
+
+
+class SpanF1(SpanMetric):
+    """Return micro-F1 = 2 TP / (2 TP + FP + FN) over all spans, from 0 to 1, as conlleval does; 0 where there is no span at all.
+
+    A span is right if its words and its type are.
+    """
+
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        """Return F1."""
+        return ratio(2 * totals[:, 0], 2 * totals[:, 0] + totals[:, 1] + totals[:, 2])
+
+
+class StrictSpanF1(SpanF1):
+    """Return micro-F1 over spans as seqeval's strict mode reads them: a span begins at B alone, from 0 to 1.
+
+    It differs from span-f1 only for predictions that the scheme does not allow, which heads give with `decode: argmax`.
+    """
+
+    strict = True
+
+
+class SpanPrecision(SpanMetric):
+    """Return the share of the predicted spans that are right, from 0 to 1; 0 where none is predicted."""
+
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        """Return TP / (TP + FP)."""
+        return ratio(totals[:, 0], totals[:, 0] + totals[:, 1])
+
+
+class SpanRecall(SpanMetric):
+    """Return the share of the gold spans that are predicted, from 0 to 1; 0 where there is none."""
+
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        """Return TP / (TP + FN)."""
+        return ratio(totals[:, 0], totals[:, 0] + totals[:, 2])
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return a quotient, 0 where it is undefined."""
+    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
