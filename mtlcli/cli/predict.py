@@ -22,8 +22,17 @@ if TYPE_CHECKING:
     from mtlcli.data.readers import FileSource
     from mtlcli.inference.predict import Reading, Tally
 
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", "": "jsonl", ".csv": "csv", ".tsv": "tsv"}
-INPUT_FORMATS = ("text", "csv", "tsv", "jsonl", "json", "parquet")
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    "": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".conll": "conll",
+    ".conllu": "conllu",
+}
+INPUT_FORMATS = ("text", "csv", "tsv", "jsonl", "json", "parquet", "conll", "conllu")
 PRECISIONS = ("auto", "fp32", "bf16")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 """Errors of a file being written that are not bugs."""
@@ -34,7 +43,8 @@ def predict(
     texts: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[INPUT]", help="Text lines, TSV, CSV, JSONL, JSON or Parquet. [default: standard input]"
+            metavar="[INPUT]",
+            help="Text lines, TSV, CSV, JSONL, JSON, Parquet, CoNLL or CoNLL-U. [default: standard input]",
         ),
     ] = None,
     task: Annotated[
@@ -53,12 +63,14 @@ def predict(
         ),
     ] = None,
     output_format: Annotated[
-        str | None, typer.Option("--format", help="jsonl, csv or tsv. [default: by --output, else jsonl]")
+        str | None,
+        typer.Option("--format", help="jsonl, csv, tsv, conll or conllu. [default: by --output, else jsonl]"),
     ] = None,
     input_format: Annotated[
         str | None,
         typer.Option(
-            "--input-format", help="text, csv, tsv, jsonl, json or parquet. [default: by the file's name, else text]"
+            "--input-format",
+            help="text, csv, tsv, jsonl, json, parquet, conll or conllu. [default: by the file's name, else text]",
         ),
     ] = None,
     text: Annotated[
@@ -115,12 +127,16 @@ def predict(
     from mtlcli.inference.output import output_columns
     from mtlcli.inference.predict import Tally, check, find_readings
     from mtlcli.inference.predict import predict as run_prediction
+    from mtlcli.inference.sentences import sentence_output
 
     place = find_device(device or "auto")
     context = autocast(place, find_precision(precision, place))
     readings = find_readings(record, source, task or (), text.split(",") if text else (), first)
     tasks = sorted(index for reading in readings for index in reading.tasks)
-    layout = output_columns(source, [outline.facts[index] for index in tasks], columns)
+    facts = [outline.facts[index] for index in tasks]
+    layout = output_columns(source, facts, columns)
+    labels = {name: section["label"] for name, section in record["tasks"].items()}
+    sentences = sentence_output(source, facts, labels, kind) if kind.startswith("conll") else None
     # A bad row after hours of work would be too late, so a file is read once before the model is loaded.
     total = check(source, readings) if ready is None else None
     predictor, warnings = outline.load(place, tasks)
@@ -139,9 +155,11 @@ def predict(
         advance=view.advance,
     )  # fmt: skip
     with _opened(output, to_file) as file, view:
-        write_row = _table_writer(file, kind, layout.header()) if kind != "jsonl" else None
+        write_row = _table_writer(file, kind, layout.header()) if kind in ("csv", "tsv") else None
         for row, predictions in rows:
-            if write_row is None:
+            if sentences is not None:
+                file.write(sentences.sentence(row, predictions) + "\n\n")
+            elif write_row is None:
                 file.write(layout.json_line(row, predictions) + "\n")
             else:
                 write_row(layout.cells(row, predictions))
@@ -176,10 +194,12 @@ def _notes(
 
 def _output_format(output: Path | None, name: str | None) -> str:
     if name is not None and name not in FORMATS.values():
-        raise MtlError(f'--format: found "{name}": expected jsonl, csv or tsv')
+        raise MtlError(f'--format: found "{name}": expected jsonl, csv, tsv, conll or conllu')
     suffix = output.suffix.lower() if output is not None else ""
     if name is None and suffix not in FORMATS:
-        raise MtlError(f"--output: {output}: its name does not tell the format; add --format jsonl, csv or tsv")
+        raise MtlError(
+            f"--output: {output}: its name does not tell the format; add --format jsonl, csv, tsv, conll or conllu"
+        )
     return name or FORMATS[suffix]
 
 

@@ -122,7 +122,7 @@ class WordByWord(RowEncoding):
         for number, word in enumerate(value):
             if not isinstance(word, str):
                 raise BadText(0, f": word {number} (counted from 0) is {_kind(word)}; expected text")
-            if not word.strip():
+            if not word.strip(" \t\r\n"):
                 raise BadText(0, f": word {number} (counted from 0) is empty")
         return (Words.joined(value),)
 
@@ -145,7 +145,7 @@ class WordByWord(RowEncoding):
                 sequence=windows.of_item,
                 first=first - starts + before,
                 last=np.minimum(last, ends - 1) - starts + before,
-                span=np.array(words.spans, dtype=np.int64),
+                span=np.array(words.spans, dtype=np.int64).reshape(-1, 2),
             )
         return builder.build()
 

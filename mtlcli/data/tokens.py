@@ -52,6 +52,13 @@ class TokenizedSplit:
         """Number of texts that were longer than the limit."""
         return sum(side.truncated for side in self.sides)
 
+    @property
+    def windows(self) -> tuple[int, int] | None:
+        """Number of rows of several sequences, and of these sequences; None where each row has one for each side."""
+        counts = np.zeros(0) if self.sides[0].rows is None else np.diff(self.sides[0].rows)
+        several = counts[counts > 1]
+        return (len(several), int(several.sum())) if len(several) else None
+
     def sequence_starts(self) -> np.ndarray:
         """Return where each sequence begins (s,), if the tokens of all sides stand one after the other."""
         sizes = [int(side.starts[-1]) for side in self.sides]

@@ -78,7 +78,7 @@ class TagCRF(Head):
         """Return the best sequences and the marginals of each word."""
         if items is None:
             raise ValueError("tags of no words")
-        with torch.autocast(output.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
             emissions = output.float()
             probabilities = self._marginals(emissions, items.starts)
         tags = best_tags(

@@ -38,7 +38,7 @@ class OutputColumns:
         Raises:
             MtlError: the row of a stream has a key that the first row lacks, so that there is no column for it.
         """
-        values = self._values(row)
+        values = dict(row.values) if self.source.format.is_conll else self._values(row)
         if extra := [key for key in values if key not in self.kept]:
             raise MtlError(
                 f'{self.source.name}:{row.line}: the key "{quotable(extra[0])}" is not in the first row, which the columns '

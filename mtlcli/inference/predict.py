@@ -89,8 +89,8 @@ class Prediction:
 
     @property
     def probabilities(self) -> dict[str, float] | None:
-        """Probability of each class by name; None where there are none."""
-        if "probabilities" not in self.rows:
+        """Probability of each class by name; None where there are none, or where a row has several predictions."""
+        if "probabilities" not in self.rows or self.rows.starts is not None:
             return None
         return dict(zip(self.target.labels or (), self.rows["probabilities"][self.row].tolist(), strict=True))
 

@@ -158,7 +158,7 @@ class Tags(Target):
             return [None] * len(words)
         if not isinstance(label, list | tuple):
             raise ValueError("found an object; expected a list of tags, or of spans with start, end and type")
-        if any(isinstance(item, dict | list | tuple) for item in label) or (words.raw and not label):
+        if _are_spans(label, words):
             return list(tags_of(self._spans_in(label, words), len(words)))
         if len(label) != len(words):
             raise ValueError(f"found {len(label)} tags for {len(words)} words")
@@ -167,12 +167,12 @@ class Tags(Target):
             if tag is None:
                 tags.append(None)
                 continue
-            name = str(tag).strip()
+            name = self._named(str(tag).strip())
             if not name:
                 raise ValueError(f'the tag of word {number} ("{quotable(words.words[number])}") is empty')
             if self.scheme not in (None, "plain"):
                 parts_of(name)
-            tags.append(self._named(name))
+            tags.append(name)
         if self.strict and self.scheme == "bio" and violations([tag for tag in tags if tag is not None])[0]:
             raise ValueError("an I tag continues no span (strict: true)")
         return tags
@@ -226,10 +226,12 @@ class Tags(Target):
     def fit(self, raws: Iterable[Raw]) -> "Tags":
         """Return the target with the scheme and the tags of the training rows, sorted, O first."""
         sentences = []
+        spans = False
         for raw in raws:
-            tags = self._tags_in(raw["label"], _words_of(raw))
-            sentences.append([tag for tag in tags if tag is not None])
-        scheme = self.scheme or detect(sentences)
+            words = _words_of(raw)
+            spans |= _are_spans(raw["label"], words)
+            sentences.append([tag for tag in self._tags_in(raw["label"], words) if tag is not None])
+        scheme = self.scheme or ("bio" if spans else detect(sentences))
         fitted = replace(self, scheme=scheme)
         if scheme == "plain":
             names = self.declared or tuple(sorted({tag for tags in sentences for tag in tags}))
@@ -330,10 +332,11 @@ class Tags(Target):
         return len(self.labels)
 
     def examples(self, n: int) -> Arrays:
-        """Return rows of one to three words with one tag after the other."""
-        lengths = np.arange(n) % 3 + 1
+        """Return rows of one to three words with one tag after the other, of those that can stand everywhere."""
+        lengths = np.minimum(np.arange(n), n - 1 - np.arange(n)) % 3 + 1  # the same from both ends
         starts = np.concatenate([np.zeros(1, dtype=np.int64), lengths.cumsum()])
-        return Ragged({"tag": np.arange(int(starts[-1])) % len(self.labels)}, starts)
+        anywhere = np.flatnonzero(self.structure.begin & self.structure.end)
+        return Ragged({"tag": anywhere[np.arange(int(starts[-1])) % len(anywhere)]}, starts)
 
     # Losses
 
@@ -404,19 +407,19 @@ class Tags(Target):
         """Return `tag` of all words."""
         return self.pack([np.array([self._index(tag) for tag in row["tags"]], dtype=np.int64) for row in rows])
 
-    def gold_json(self, gold: Arrays, row: int) -> list[str | None]:
-        """Return the tags of a row, None for a word without one."""
+    def gold_json(self, gold: Arrays, row: int) -> list[str | None] | None:
+        """Return the tags of a row, None for a word without one; None for a row without words."""
         if gold.starts is None:
             raise ValueError("tags of no words")
         indices = gold["tag"][gold.starts[row] : gold.starts[row + 1]].tolist()
-        return [None if index == UNKNOWN else self._name(index) for index in indices]
+        return [None if index == UNKNOWN else self._name(index) for index in indices] or None
 
     def _name(self, index: int) -> str:
         return self.labels[index] if index < len(self.labels) else _unseen_names[index]
 
     def gold_from_json(self, values: Sequence[Any]) -> Arrays:
         """Return the tags that `gold_json` wrote."""
-        return self.pack([np.array([self._index(tag) for tag in tags], dtype=np.int64) for tags in values])
+        return self.pack([np.array([self._index(tag) for tag in tags or ()], dtype=np.int64) for tags in values])
 
     def widen(self, rows: Sequence[Mapping[str, Any]]) -> "Tags":
         """Return the target itself: tags of other runs have an index by their name."""
@@ -468,6 +471,13 @@ def _type_of(name: str) -> str:
         return parts_of(name)[1]
     except ValueError:
         return name
+
+
+def _are_spans(label: Any, words: Words) -> bool:
+    """Return whether a label lists spans of characters, rather than a tag for each word."""
+    if not isinstance(label, list | tuple):
+        return False
+    return any(isinstance(item, dict | list | tuple) for item in label) or (words.raw and not label)
 
 
 def _words_of(raw: Raw) -> Words:

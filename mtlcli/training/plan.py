@@ -72,7 +72,7 @@ def make_plan(
     notes, warnings = list(started_from), _rate_warnings(config, steps, len(ends))
     for task, task_plan in zip(tasks, planned, strict=True):
         notes += [note for split in task.loaded.splits.values() for note in split.notes]
-        notes += _notes(task_plan, config.encoder.max_length)
+        notes += _notes(task_plan, task.batches.tokenized.windows, config.encoder.max_length)
         warnings += _warnings(task.loaded, task_plan)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(
@@ -134,14 +134,19 @@ def _rate_warnings(config: Config, steps: int, epochs: int) -> list[str]:
     ]
 
 
-def _notes(planned: TaskPlan, limit: int) -> list[str]:
-    """Return notes about truncated texts and about the number of passes over the rows."""
+def _notes(planned: TaskPlan, windows: tuple[int, int] | None, limit: int) -> list[str]:
+    """Return notes about texts that are truncated or read in parts, and about the number of passes over the rows."""
     notes = []
     # Below 1 %, truncation hardly affects a metric and the note would be noise.
     if planned.truncated > 0.01 * planned.texts:
         share = 100 * planned.truncated / planned.texts
         notes.append(
             f"{planned.name}: {share:.1f} % of the texts are longer than {limit} tokens and are truncated (encoder.max_length)"
+        )
+    if windows is not None:
+        rows, parts = windows
+        notes.append(
+            f"{planned.name}: {rows} texts are longer than {limit} tokens and are read in {parts} overlapping parts"
         )
     if planned.passes > 15:
         notes.append(

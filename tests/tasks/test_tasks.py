@@ -28,13 +28,14 @@ def task(name: str) -> Task:
 def test_these_tasks_come_with_mtlcli():
     assert BUILT_IN == [
         "sst", "cfimdb", "quora", "sts", "classification", "regression", "pair-classification", "pair-regression",
+        "tagging",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_task_declares_what_fits_together(name):
     one = task(name)
-    encodings = {"cross", "bi"} if one.pair else {"single"}
+    encodings = {"cross", "bi"} if one.pair else {"words"} if one.target.unit == "word" else {"single"}
     assert set(one.heads) == encodings
     assert len(one.texts) in (0, 1 + one.pair)
     assert one.on_bad_row in ("error", "skip")
@@ -49,7 +50,7 @@ def test_a_task_declares_what_fits_together(name):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-@pytest.mark.parametrize("encoding", ["single", "cross", "bi"])
+@pytest.mark.parametrize("encoding", ["single", "cross", "bi", "words"])
 def test_every_encoding_that_a_task_has_resolves_with_its_own_head(name, encoding):
     one = task(name)
     if encoding in one.heads:

@@ -1,0 +1,121 @@
+"""F1 of spans as conlleval and as seqeval's strict mode give it, and the accuracy of tags."""
+
+import random
+
+import numpy as np
+import pytest
+
+from labels import SCORE
+from mtlcli.errors import MtlError
+from mtlcli.facts import TaskFacts
+from mtlcli.metrics.span_f1 import SpanF1, SpanPrecision, SpanRecall, StrictSpanF1
+from mtlcli.metrics.tag_accuracy import TagAccuracy
+from mtlcli.statistics.bootstrap import estimate
+from mtlcli.statistics.paired import paired
+from mtlcli.tasks.tags import UNKNOWN, Tags
+from mtlcli.tasks.targets import Ragged
+
+TAGS = Tags(("O", "B-A", "I-A", "B-B", "I-B"), "bio")
+FACTS = TaskFacts("t", 3, 1, TAGS)
+
+
+def packed(*sentences: str) -> Ragged:
+    rows = [sentence.split() for sentence in sentences]
+    indices = [TAGS.labels.index(tag) if tag != "_" else UNKNOWN for row in rows for tag in row]
+    return Ragged({"tag": np.array(indices)}, np.cumsum([0, *map(len, rows)]))
+
+
+def value(metric, predicted, gold) -> float:
+    return metric(FACTS).value(packed(*predicted), packed(*gold))
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "conlleval", "strict"),
+    [
+        ("B-A I-A O", "I-A I-A O", 1, 0),
+        ("I-A I-A O", "B-A I-A O", 1, 0),
+        ("B-A B-B I-B", "B-A I-B I-B", 1, 2 / 3),
+        ("O I-A O B-B", "O I-A O B-B", 1, 1),
+        ("B-A I-A I-A", "B-A I-B I-A", 0, 0),
+        ("O O", "O O", 0, 0),
+        ("B-A I-A", "B-A O", 0, 0),  # the last word of a sentence belongs to its span
+    ],
+)
+def test_the_two_readings(gold, predicted, conlleval, strict):
+    assert value(SpanF1, [predicted], [gold]) == pytest.approx(conlleval)
+    assert value(StrictSpanF1, [predicted], [gold]) == pytest.approx(strict)
+
+
+GOLD = ["B-A I-A O B-B", "O O B-A", "B-B O"]
+PREDICTED = ["B-A I-A O B-A", "O B-A I-A", "B-B O"]
+
+
+def test_a_corpus_by_hand():
+    metric = SpanF1(FACTS)
+    assert metric.statistics(packed(*PREDICTED), packed(*GOLD)).tolist() == [[1, 1, 1], [0, 1, 1], [1, 0, 0]]
+    assert (
+        value(SpanF1, PREDICTED, GOLD)
+        == value(SpanPrecision, PREDICTED, GOLD)
+        == value(SpanRecall, PREDICTED, GOLD)
+        == 0.5
+    )
+    assert value(TagAccuracy, PREDICTED, GOLD) == pytest.approx(6 / 9)
+
+
+def chunks(tags: list[str], *, strict: bool) -> set[tuple[str, int, int]]:
+    """Read spans word by word, by the rules as they are published: conlleval's, or strict IOB2."""
+    spans, kind, start = set(), "", 0
+    before = "O"
+    for index, tag in enumerate([*tags, "O"]):
+        same = tag[1:] == before[1:]
+        ends = kind and not (tag.startswith("I") and same)
+        if ends:
+            spans.add((kind, start, index))
+            kind = ""
+        begins = tag.startswith("B") or (not strict and tag.startswith("I") and not (before != "O" and same))
+        if begins:
+            kind, start = tag[2:], index
+        before = tag
+    return spans
+
+
+@pytest.mark.parametrize(("metric", "strict"), [(SpanF1, False), (StrictSpanF1, True)])
+def test_two_hundred_random_sequences(metric, strict):
+    chance = random.Random(5)
+    rows = [[chance.choices(TAGS.labels, k=chance.randint(1, 12)) for _ in range(2)] for _ in range(200)]
+    right = predicted = gold = 0
+    for first, second in rows:
+        second = second[: len(first)] + ["O"] * (len(first) - len(second))
+        a, b = chunks(first, strict=strict), chunks(second, strict=strict)
+        right, predicted, gold = right + len(a & b), predicted + len(a), gold + len(b)
+    expected = 2 * right / (predicted + gold)
+    pairs = [(" ".join(a), " ".join(b[: len(a)] + ["O"] * (len(a) - len(b)))) for a, b in rows]
+    assert value(metric, [a for a, _ in pairs], [b for _, b in pairs]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_word_without_a_tag_counts_for_nothing():
+    assert value(SpanF1, ["B-A I-A O B-B"], ["B-A I-A O _"]) == 1
+    assert value(TagAccuracy, ["B-A O"], ["B-A _"]) == 1
+    assert value(TagAccuracy, ["B-A O"], ["_ _"]) == 0
+
+
+def test_an_unseen_type_is_a_span_that_no_prediction_finds():
+    facts = TaskFacts("t", 1, 1, TAGS)
+    gold = TAGS.gold_from_json([["B-C", "I-C", "B-D", "O"]])
+    assert SpanF1(facts).statistics(packed("B-A I-A O O"), gold).tolist() == [[0, 1, 2]]
+
+
+def test_intervals_and_paired_tests_resample_sentences():
+    gold, first, second = packed(*GOLD * 20), packed(*PREDICTED * 20), packed(*GOLD * 20)
+    measured = estimate(SpanF1(FACTS), first, gold, resamples=300)
+    assert measured.low < 0.5 < measured.high and measured.n == 60
+    difference = paired(SpanF1(FACTS), [first], [second], gold, resamples=300)
+    assert difference.seconds[0] - difference.firsts[0] == pytest.approx(0.5)
+    assert difference.low > 0.3 and difference.p < 0.01
+
+
+def test_spans_of_plain_tags_are_refused():
+    with pytest.raises(MtlError, match="the tags of this task mark none"):
+        SpanF1(TaskFacts("t", 1, 1, Tags(("N", "V"), "plain")))
+    with pytest.raises(MtlError, match="mark none"):
+        SpanF1(TaskFacts("t", 1, 1, SCORE))
