@@ -9,7 +9,8 @@
 
 Each function takes the class and its options by keyword, and raises AssertionError with one sentence that states the expected
 and the actual result. Plugins are checked in the run `RUN` with the tasks `grades` (three classes, 1000 rows), `scores` (0 to
-5, 300 rows) and `pairs` (two classes, 100 rows), and in a run of `grades` alone.
+5, 300 rows) and `pairs` (two classes, 100 rows), and in a run of `grades` alone. Heads and metrics for words are checked on
+`NAMES` (spans of two types) and `SPEECH` (plain tags).
 """
 
 from mtlcli.testing.architectures import check_architecture
@@ -23,12 +24,15 @@ from mtlcli.testing.regularizers import check_regularizer
 from mtlcli.testing.schedulers import check_scheduler
 from mtlcli.testing.targets import check_target
 from mtlcli.testing.tasks import check_task
+from mtlcli.testing.word_heads import NAMES, SPEECH
 
 __all__ = [
     "GRADES",
+    "NAMES",
     "PAIRS",
     "RUN",
     "SCORES",
+    "SPEECH",
     "check_architecture",
     "check_balancer",
     "check_encoder",

@@ -23,6 +23,7 @@ from mtlcli.testing.common import (
     numbers,
     unknown_gold,
 )
+from mtlcli.testing.word_heads import check_word_head
 
 
 def check_head(plugin: type[Head], **options: object) -> None:
@@ -36,12 +37,17 @@ def check_head(plugin: type[Head], **options: object) -> None:
     - in evaluation mode, a row with an unknown label has loss 0, and the other rows keep their losses;
     - decoded classes are indices with probabilities that sum to 1; scores lie in the range of the task;
     - in evaluation mode the output of a row depends neither on other rows nor on padding, and survives save and load.
+
+    A head with `items = "words"` has an output for each word (m, ...) instead, and is checked with tags.
     """
     checked = checked_options(plugin, Head, 1, options)
     expect(
         plugin.sides and set(plugin.sides) <= {1, 2},
         f"{plugin.__name__}.sides: expected (1,), (2,) or (1, 2), found {plugin.sides!r}",
     )
+    if plugin.items == "words":
+        check_word_head(plugin, lambda facts: plugin(facts, **checked))
+        return
     declined = []
     for task in (GRADES, PAIRS, SCORES):
         for sides in plugin.sides:

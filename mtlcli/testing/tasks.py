@@ -7,6 +7,7 @@ from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import HeadFacts
 from mtlcli.tasks.base import HubSource, Task, sample_rows
 from mtlcli.tasks.targets import BadLabel, Raw, Target
+from mtlcli.tasks.words import Words
 from mtlcli.testing.common import DIM, checked_options, expect, listed
 
 
@@ -57,12 +58,20 @@ def check_task(plugin: type[Task], **options: object) -> None:
         # Only built: a head that cannot predict this target raises in its constructor.
         with torch.random.fork_rng(devices=[]):
             head_class(HeadFacts(facts, DIM, sides))
+        items = "" if encoding in ("single", "cross", "bi") else encoding
+        expect(
+            head_class.items == items,
+            f'{name}.heads: "{head}" predicts {head_class.items or "whole rows"}, and the encoding {encoding} gives '
+            f"{items or 'whole rows'}",
+        )
 
 
 def _check_samples(name: str, task: Task) -> TaskFacts:
     """Check the task's made-up rows and return their facts; without such rows, the facts of three made-up labels."""
     if task.sample("train") is None:
-        return TaskFacts("mine", 3, 1, task.target.fit([{"label": text} for text in "012"]))
+        words = (Words.joined(["a", "b"]),)
+        labels = "012" if task.target.unit == "row" else (["O", "B-0"], ["B-1", "O"], ["O", "O"])
+        return TaskFacts("mine", 3, 1, task.target.fit([{"label": label, "texts": words} for label in labels]))
     texts: dict[str, set[tuple[str, ...]]] = {}
     facts = TaskFacts("mine", 0, 1, task.target)
     for split in ("train", "dev", "test"):

@@ -308,7 +308,7 @@ def test_the_format_follows_the_name_of_the_output(mtl, run, tmp_path):
 def test_an_output_whose_name_tells_no_format_is_asked_about(mtl, run, tmp_path):
     code, _, err = mtl("predict", run, "--output", tmp_path / "a.txt", stdin=LINES)
     assert code == 2
-    assert "add --format jsonl, csv or tsv" in err
+    assert "add --format jsonl, csv, tsv, conll or conllu" in err
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout"])
@@ -488,10 +488,10 @@ def test_a_missing_file_or_run_is_named(mtl, run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--format", "xml"), '--format: found "xml": expected jsonl, csv or tsv'),
+        (("--format", "xml"), '--format: found "xml": expected jsonl, csv, tsv, conll or conllu'),
         (
             ("--input-format", "xml"),
-            '--input-format: found "xml": expected one of text, csv, tsv, jsonl, json, parquet',
+            '--input-format: found "xml": expected one of text, csv, tsv, jsonl, json, parquet, conll, conllu',
         ),
         (("--precision", "fp64"), '--precision: found "fp64": expected one of auto, fp32, bf16'),
     ],

@@ -26,6 +26,7 @@ from mtlcli.tasks.base import Task
 from mtlcli.tasks.targets import Classes, Ragged
 from mtlcli.testing import (
     GRADES,
+    NAMES,
     SCORES,
     check_architecture,
     check_balancer,
@@ -48,8 +49,19 @@ BUILT_IN = {
         "regression",
         "sst",
         "sts",
+        "tagging",
     ],
-    "heads": ["class-contrastive", "cosine", "linear", "mlp", "pair-compare", "pair-concat", "pair-mix"],
+    "heads": [
+        "class-contrastive",
+        "cosine",
+        "linear",
+        "mlp",
+        "pair-compare",
+        "pair-concat",
+        "pair-mix",
+        "tag-crf",
+        "tag-linear",
+    ],
     "schedulers": [
         "all-together",
         "annealed",
@@ -97,7 +109,19 @@ BUILT_IN = {
     "regularizers": ["bppo", "l2-sp", "representation-alignment", "smart", "soft-sharing", "successive"],
     "encoders": ["tiny"],
     "architectures": ["convolution", "hard-sharing", "soft-sharing"],
-    "metrics": ["accuracy", "exact-match", "macro-f1", "mean-squared-error", "pearson", "spearman"],
+    "metrics": [
+        "accuracy",
+        "exact-match",
+        "macro-f1",
+        "mean-squared-error",
+        "pearson",
+        "span-f1",
+        "span-f1-strict",
+        "span-precision",
+        "span-recall",
+        "spearman",
+        "tag-accuracy",
+    ],
 }
 """The registry as users know it: a name that leaves this table is a name that somebody's recipe has."""
 
@@ -206,6 +230,7 @@ FACTS = {
     "mean-squared-error": SCORES,
     "pearson": SCORES,
     "spearman": SCORES,
+    **dict.fromkeys(("span-f1", "span-f1-strict", "span-precision", "span-recall", "tag-accuracy"), NAMES),
 }
 """The kind of task that each metric measures."""
 
