@@ -6,7 +6,8 @@ from pydantic import Field
 
 from mtlcli.tasks.base import Task
 from mtlcli.tasks.schemes import Scheme
-from mtlcli.tasks.tags import Align, Tags
+from mtlcli.tasks.tag_labels import Align
+from mtlcli.tasks.tags import Tags
 from mtlcli.tasks.targets import Classes, Score, Target
 
 

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from mtlcli.tasks.schemes import (
     tags_of,
     violations,
 )
+from mtlcli.tasks.tag_labels import Align, are_spans, spans_in, type_of
 from mtlcli.tasks.target_base import BadLabel, Raw, Target
 from mtlcli.tasks.words import Text, Words
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 UNKNOWN = -1
 """Index of a word without a tag: nothing is learned from it, and no metric counts it."""
-Align = Literal["error", "expand", "contract"]
-
 _unseen_names: dict[int, str] = {}
 """Tags that training never saw, by their index: names for output. The index follows from the name alone."""
 
@@ -158,8 +156,8 @@ class Tags(Target):
             return [None] * len(words)
         if not isinstance(label, list | tuple):
             raise ValueError("found an object; expected a list of tags, or of spans with start, end and type")
-        if _are_spans(label, words):
-            return list(tags_of(self._spans_in(label, words), len(words)))
+        if are_spans(label, words):
+            return list(tags_of(spans_in(label, words, self.align), len(words)))
         if len(label) != len(words):
             raise ValueError(f"found {len(label)} tags for {len(words)} words")
         tags: list[str | None] = []
@@ -185,36 +183,6 @@ class Tags(Target):
             return self.declared[int(name)]
         return name
 
-    def _spans_in(self, label: Sequence[Any], words: Words) -> list[Span]:
-        """Return spans of words from spans of characters."""
-        spans: list[Span] = []
-        for number, item in enumerate(label):
-            start, end, kind = _span_of(item, number)
-            shown = f'entities[{number}] {start}-{end} "{quotable(words.text[start:end])}"'
-            if not 0 <= start < end <= len(words.text):
-                raise ValueError(f"entities[{number}] {start}-{end}: outside the text of {len(words.text)} characters")
-            while start < end and words.text[start].isspace():
-                start += 1
-            while end > start and words.text[end - 1].isspace():
-                end -= 1
-            covered = [i for i, (a, b) in enumerate(words.spans) if a < end and b > start]
-            if not covered:
-                raise ValueError(f"{shown}: covers no word")
-            first, last = covered[0], covered[-1]
-            begins, ends = words.spans[first][0] == start, words.spans[last][1] == end
-            if self.align == "error" and not (begins and ends):
-                raise ValueError(f"{shown}: begins or ends inside a word; set align: expand or contract")
-            if self.align == "contract":
-                first, last = first + (not begins), last - (not ends)
-                if last < first:
-                    raise ValueError(f"{shown}: covers no whole word; set align: expand")
-            spans.append((kind, first, last + 1))
-        spans.sort(key=lambda span: span[1:])
-        for before, after in pairwise(spans):
-            if after[1] < before[2]:
-                raise ValueError(f"the spans {before[0]} and {after[0]} overlap or are nested; keep one of them")
-        return spans
-
     def _converted(self, tags: Sequence[str | None]) -> list[str | None]:
         """Return tags of a file in the scheme that is learned."""
         if not self.marks_spans:
@@ -229,7 +197,7 @@ class Tags(Target):
         spans = False
         for raw in raws:
             words = _words_of(raw)
-            spans |= _are_spans(raw["label"], words)
+            spans |= are_spans(raw["label"], words)
             sentences.append([tag for tag in self._tags_in(raw["label"], words) if tag is not None])
         scheme = self.scheme or ("bio" if spans else detect(sentences))
         fitted = replace(self, scheme=scheme)
@@ -237,8 +205,8 @@ class Tags(Target):
             names = self.declared or tuple(sorted({tag for tags in sentences for tag in tags}))
             return replace(fitted, tags=names)
         # A malformed tag is reported with its row when that is parsed again.
-        kinds = {_type_of(tag) for tags in sentences for tag in tags if TAG.fullmatch(tag)} - {""}
-        declared = dict.fromkeys(_type_of(name) for name in self.declared or ())
+        kinds = {type_of(tag) for tags in sentences for tag in tags if TAG.fullmatch(tag)} - {""}
+        declared = dict.fromkeys(type_of(name) for name in self.declared or ())
         declared.pop("", None)
         return replace(fitted, tags=closed_tags(tuple(declared) or sorted(kinds), fitted.train_scheme))
 
@@ -463,40 +431,11 @@ def unseen_index(tag: str, known: int, *, spans: bool) -> int:
     return known + 2 * zlib.crc32(kind.encode()) + (prefix in "IE")
 
 
-def _type_of(name: str) -> str:
-    """Return the type of spans that a declared label names: that of a tag, or the label itself."""
-    if name == OUTSIDE:
-        return ""
-    try:
-        return parts_of(name)[1]
-    except ValueError:
-        return name
-
-
-def _are_spans(label: Any, words: Words) -> bool:
-    """Return whether a label lists spans of characters, rather than a tag for each word."""
-    if not isinstance(label, list | tuple):
-        return False
-    return any(isinstance(item, dict | list | tuple) for item in label) or (words.raw and not label)
-
-
 def _words_of(raw: Raw) -> Words:
     words = raw["texts"][0]
     if not isinstance(words, Words):
         raise TypeError("tags need the words of a text")
     return words
-
-
-def _span_of(item: Any, number: int) -> tuple[int, int, str]:
-    """Return first character, the one after the last, and type of a span of JSON."""
-    try:
-        if isinstance(item, Mapping):
-            kind = item["type"] if "type" in item else item["label"]
-            return int(item["start"]), int(item["end"]), str(kind)
-        start, end, kind = item
-        return int(start), int(end), str(kind)
-    except (KeyError, ValueError, TypeError):
-        raise ValueError(f"entities[{number}]: expected start, end and type") from None
 
 
 def _in_characters(spans: Sequence[Span], words: Words) -> list[Span]:
