@@ -165,7 +165,8 @@ def declared_target(config: TaskConfig, task: Task) -> Target:
     """Return the task's target with the labels or the range that the configuration declares."""
     where = f"tasks.{task.name}"
     target = task.target.declare(config.labels, config.range, where)
-    return target.spelled(config.aliases, config.normalize_labels, where)
+    target = target.spelled(config.aliases, config.normalize_labels, where)
+    return target if config.positive is None else target.with_positive(config.positive, where)
 
 
 def rows_held_out(config: TaskConfig, task: Task, train: Source) -> np.ndarray | None:

@@ -28,6 +28,8 @@ from mtlcli.tasks.words import Text
 if TYPE_CHECKING:
     from torch import Tensor
 
+POSITIVE = frozenset(("1", "yes", "true", "positive", "pos"))
+"""Names of a class, in lower case, that is the positive one of two."""
 UNSEEN = -1
 """Index of a label that did not occur in training: nothing is learned from it, and every prediction of it is wrong."""
 
@@ -45,6 +47,7 @@ class Classes(Target):
             classes bind every split: a row with another label cannot be used.
         aliases: texts that stand for a label, by the text in the file; read before everything else.
         normalize: labels that look alike are one class, named by the most frequent spelling in training.
+        positive: the class that metrics of one class, such as F1, measure; None: not stated.
     """
 
     kind = "classes"
@@ -54,6 +57,7 @@ class Classes(Target):
     learned: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
     normalize: bool = False
+    positive: str | None = None
 
     @classmethod
     def named(cls, *labels: str) -> "Classes":
@@ -113,6 +117,27 @@ class Classes(Target):
         if chained := [label for text, label in aliases.items() if label in aliases and label != text]:
             raise MtlError(f"{where}.aliases: {chained[0]!r} is both an alias and a label; give its final label")
         return replace(self, aliases=aliases, normalize=normalize) if aliases or normalize else self
+
+    def with_positive(self, label: str, where: str) -> "Classes":
+        """Return the classes with this one as the positive class."""
+        return replace(self, positive=label.strip())
+
+    def positive_index(self, where: str) -> int:
+        """Return the index of the positive class; of two classes, one called like 1, yes, true or positive needs no statement.
+
+        Raises:
+            MtlError: no class is positive. `where` names the task's section.
+        """
+        if self.positive is not None:
+            if self.positive not in self._indices:
+                raise MtlError(f'{where}.positive: found "{self.positive}", expected one of {one_of(self.labels)}')
+            return self._indices[self.positive]
+        usual = [number for number, label in enumerate(self.labels) if label.lower() in POSITIVE]
+        if len(self.labels) == 2 and len(usual) == 1:
+            return usual[0]
+        raise MtlError(
+            f"{where}.positive: say which class is the positive one: one of {one_of(map(quotable, self.labels))}"
+        )
 
     def parse(self, raw: Raw) -> int:
         """Return the index of the class. Whole numbers may be written `1` or `1.0`, unless labels differ in just that."""
@@ -243,7 +268,7 @@ class Classes(Target):
         values = None if self.values is None else dict(self.values)
         return {
             "kind": self.kind, "values": values, "learned": self.learned, "aliases": dict(self.aliases),
-            "normalize": self.normalize,
+            "normalize": self.normalize, "positive": self.positive,
         }  # fmt: skip
 
     @classmethod
@@ -255,6 +280,7 @@ class Classes(Target):
             record["learned"],
             {str(text): str(label) for text, label in record["aliases"].items()},
             record["normalize"],
+            record.get("positive"),
         )
 
     # A batch

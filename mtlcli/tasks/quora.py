@@ -17,7 +17,7 @@ class Quora(Task):
     texts = ("sentence1", "sentence2")
     label = "is_duplicate"
     pair = True
-    target = Classes({"0": "different", "1": "duplicate"})
+    target = Classes({"0": "different", "1": "duplicate"}, positive="duplicate")
     heads = {"cross": "linear", "bi": "pair-concat"}
     metrics = ("accuracy", "macro-f1")
     files = {"train": "quora-train.csv", "dev": "quora-dev.csv"}

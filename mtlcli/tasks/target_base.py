@@ -104,6 +104,14 @@ class Target(ABC):
                 raise MtlError(f"{where}.{key}: this task predicts {self.describe()}; remove {key}")
         return self
 
+    def with_positive(self, label: str, where: str) -> "Self":
+        """Return the target with the class that metrics of one class measure.
+
+        Raises:
+            MtlError: this target has no classes.
+        """
+        raise MtlError(f"{where}.positive: this task predicts {self.describe()}; remove positive")
+
     @abstractmethod
     def parse(self, raw: Raw) -> Any:
         """Return the item or items of one row, as numbers for `pack`. A target that is not fitted reads what it can.

@@ -3,7 +3,7 @@ import pytest
 
 from labels import measured
 from mtlcli.facts import TaskFacts
-from mtlcli.metrics.macro_f1 import MacroF1
+from mtlcli.metrics.class_metrics import MacroF1
 from mtlcli.tasks.targets import Classes
 
 METRIC = MacroF1(TaskFacts("topics", rows=4, batches=1, target=Classes.named("a", "b", "c")))

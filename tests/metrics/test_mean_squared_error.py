@@ -2,7 +2,7 @@ import numpy as np
 
 from labels import measured
 from mtlcli.facts import TaskFacts
-from mtlcli.metrics.mean_squared_error import MeanSquaredError
+from mtlcli.metrics.errors import MeanSquaredError
 from mtlcli.tasks.targets import Score
 
 METRIC = MeanSquaredError(TaskFacts("sts", rows=3, batches=1, target=Score(0.0, 5.0, 2.5, 1.0)))

@@ -9,8 +9,8 @@ from scipy import stats
 from labels import compared, measured
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.accuracy import Accuracy
-from mtlcli.metrics.macro_f1 import MacroF1
-from mtlcli.metrics.mean_squared_error import MeanSquaredError
+from mtlcli.metrics.class_metrics import MacroF1
+from mtlcli.metrics.errors import MeanSquaredError
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.spearman import Spearman
 from mtlcli.statistics import paired as module

@@ -16,7 +16,7 @@ from mtlcli.architectures.hard_sharing import HardSharing
 from mtlcli.balancers.base import Balancer
 from mtlcli.encoders.tiny import Tiny
 from mtlcli.errors import MtlError
-from mtlcli.facts import RunFacts
+from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.heads.linear import Linear
 from mtlcli.metrics.base import Metric
@@ -109,19 +109,10 @@ BUILT_IN = {
     "regularizers": ["bppo", "l2-sp", "representation-alignment", "smart", "soft-sharing", "successive"],
     "encoders": ["tiny"],
     "architectures": ["convolution", "hard-sharing", "soft-sharing"],
-    "metrics": [
-        "accuracy",
-        "exact-match",
-        "macro-f1",
-        "mean-squared-error",
-        "pearson",
-        "span-f1",
-        "span-f1-strict",
-        "span-precision",
-        "span-recall",
-        "spearman",
-        "tag-accuracy",
-    ],
+    "metrics": (
+        "accuracy average-precision calibration-error exact-match f1 kendall macro-f1 mae mcc mean-squared-error pearson precision "
+        "r2 recall rmse roc-auc span-f1 span-f1-strict span-precision span-recall spearman tag-accuracy weighted-f1"
+    ).split(),
 }
 """The registry as users know it: a name that leaves this table is a name that somebody's recipe has."""
 
@@ -223,8 +214,11 @@ OPTIONS = {
 }
 """What a plugin is tried with besides its defaults, where that matters: by family and name."""
 
+ANSWERS = TaskFacts("answers", rows=100, batches=7, target=Classes.named("no", "yes"))
 FACTS = {
-    "accuracy": GRADES,
+    **dict.fromkeys(("accuracy", "weighted-f1", "mcc", "calibration-error"), GRADES),
+    **dict.fromkeys(("f1", "precision", "recall", "roc-auc", "average-precision"), ANSWERS),
+    **dict.fromkeys(("mae", "rmse", "r2", "kendall"), SCORES),
     "exact-match": SCORES,
     "macro-f1": GRADES,
     "mean-squared-error": SCORES,
