@@ -1,4 +1,4 @@
-"""Differences between finished runs: every metric on the same rows, from their files of predictions."""
+"""Compare finished runs: differences in every metric on the same rows, from their files of predictions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ from mtlcli.statistics.paired import Difference, holm, holm_levels, paired
 from mtlcli.tasks.targets import Arrays
 
 EVIDENCE = 0.05
-"""A corrected p-value above it is no evidence."""
+"""Largest corrected p-value that counts as evidence of a difference."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """A side of a comparison, by the name it was given: a run, an ensemble, or the runs of several seeds."""
+    """Hold a side of a comparison, by the name it was given: a run, an ensemble, or the runs of several seeds."""
 
     name: str
     runs: tuple[Path, ...]
@@ -32,7 +32,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Compared:
-    """A metric of one task: sides[other] against sides[0].
+    """Hold the comparison of one metric of one task: sides[other] against sides[0].
 
     `p_holm` is corrected for everything that was compared at once (Holm 1979). The interval from `low` to `high` has the
     `level` that fits: 1 - 0.05 / (m - rank), where p has that rank among the m p-values. It includes 0 wherever `p_holm`
@@ -51,7 +51,7 @@ class Compared:
 
     @property
     def better(self) -> int | None:
-        """Index of the better side, None where there is no evidence: p_holm above 0.05, or 0 in the interval."""
+        """Return the index of the better side; None without evidence: p_holm above 0.05, or 0 in the interval."""
         if self.p_holm > EVIDENCE or self.low <= 0 <= self.high:
             return None
         return self.other if (self.difference.value > 0) == self.higher_is_better else 0
@@ -59,7 +59,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All sides, the first of which is the baseline, what was compared, and notes about what was not."""
+    """Hold the sides, the first of which is the baseline, what was compared, and notes about what was not."""
 
     sides: tuple[Side, ...]
     split: str
@@ -69,7 +69,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PairedRows:
-    """Predictions of each side's runs for the same rows, the labels, and the facts of the task with all labels that occur."""
+    """Hold the predictions of each side's runs for the same rows, the labels, and the facts of the task with all labels that occur."""
 
     sides: tuple[tuple[Arrays, ...], ...]
     gold: Arrays
@@ -78,7 +78,7 @@ class PairedRows:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """A task's rows and the metrics to take on them."""
+    """Hold a task's rows and the metrics to compute on them."""
 
     rows: PairedRows
     metrics: Mapping[str, Metric]
@@ -105,8 +105,8 @@ def compare(
     if split not in SPLITS:
         raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}")
     sides = tuple(_side(folder) for folder in folders)
-    left = {run: _predictions(run, split) for side in sides for run in side.runs}
-    if missing := [run for run, found in left.items() if not found]:
+    predictions = {run: _predictions(run, split) for side in sides for run in side.runs}
+    if missing := [run for run, by_task in predictions.items() if not by_task]:
         raise MtlError(
             *(
                 f"{run}: has no predictions of {split}; make them with: mtl eval {run} --split {split}"
@@ -114,10 +114,10 @@ def compare(
             )
         )
     outline = open_run(sides[0].runs[0])
-    common, notes = _common(left, [facts.name for facts in outline.facts], tasks, split)
+    common, notes = _common(predictions, [facts.name for facts in outline.facts], tasks, split)
     notes[:0] = [
         note
-        for run in left
+        for run in predictions
         if any((run / name).is_file() for name in (RECORD, ENSEMBLE))
         for note in open_run(run).notes
     ]
@@ -126,16 +126,16 @@ def compare(
     for task in common:
         try:
             facts = outline.facts[outline.task(task)]
-            rows = _rows(task, split, [[left[run][task] for run in side.runs] for side in sides], facts)
-            metrics_of = make_metrics(outline.record["tasks"][task]["metrics"], rows.facts, f"tasks.{task}")
-            measured[task] = TaskRows(rows, metrics_of)
-            notes += _constant(task, sides, rows)
+            rows = _rows(task, split, [[predictions[run][task] for run in side.runs] for side in sides], facts)
+            metrics_of_task = make_metrics(outline.record["tasks"][task]["metrics"], rows.facts, f"tasks.{task}")
+            measured[task] = TaskRows(rows, metrics_of_task)
+            notes += _constant_runs(task, sides, rows)
         except MtlError as error:
             errors.extend(error.lines)
     if errors:
         raise MtlError(*errors)
     compared: list[Compared] = []
-    for task, names in _chosen(measured, metrics).items():
+    for task, names in _selected_metrics(measured, metrics).items():
         rows = measured[task].rows
         for name in names:
             metric = measured[task].metrics[name]
@@ -167,16 +167,20 @@ def _side(folder: Path) -> Side:
 
 
 def _predictions(run: Path, split: str) -> dict[str, Predictions]:
-    """By task."""
+    """Return a run's predictions of a split, by task."""
     return {task: Predictions(path) for task, path in predicted_tasks(run, split).items()}
 
 
 def _common(
-    left: Mapping[Path, Mapping[str, Predictions]], order: Sequence[str], wanted: Sequence[str], split: str
+    predictions: Mapping[Path, Mapping[str, Predictions]], order: Sequence[str], wanted: Sequence[str], split: str
 ) -> tuple[list[str], list[str]]:
-    """The tasks to compare, and notes about those that not all runs have. Raises MtlError where none is left."""
-    found = dict.fromkeys(task for one in left.values() for task in one)
-    names = [task for task in order if task in found] + [task for task in found if task not in order]
+    """Return the tasks to compare, and notes about those that not all runs have.
+
+    Raises:
+        MtlError: a wanted task has no predictions, or the runs have no task in common.
+    """
+    predicted = dict.fromkeys(task for by_task in predictions.values() for task in by_task)
+    names = [task for task in order if task in predicted] + [task for task in predicted if task not in order]
     if errors := [
         f"--task {task}: no run has predictions of it on {split}{suggest(task, names)}"
         for task in wanted
@@ -185,9 +189,9 @@ def _common(
         raise MtlError(*errors)
     common, notes = [], []
     for task in dict.fromkeys(wanted or names):
-        lacking = [str(run) for run, one in left.items() if task not in one]
+        lacking = [str(run) for run, by_task in predictions.items() if task not in by_task]
         if lacking:
-            notes.append(f"{task}: left out, for it has no predictions on {split} in {one_of(lacking)}")
+            notes.append(f"{task}: left out, because it has no predictions on {split} in {one_of(lacking)}")
         else:
             common.append(task)
     if not common:
@@ -202,24 +206,24 @@ def _rows(task: str, split: str, sides: Sequence[Sequence[Predictions]], facts: 
         MtlError: two runs do not have the same rows.
     """
     first = sides[0][0]
-    for one in (one for side in sides for one in side):
-        if problem := _unlike(first, one):
+    for file in (file for side in sides for file in side):
+        if problem := _difference_of_rows(first, file):
             raise MtlError(
-                f"{task}: {first.path} and {one.path} do not have the same rows: {problem}; "
+                f"{task}: {first.path} and {file.path} do not have the same rows: {problem}; "
                 f"compare runs of the same {split} rows"
             )
     # Other runs can have labels that the first one lacks.
     target = facts.target.widen([row for side in sides for predictions in side for row in predictions.rows])
-    made = tuple(tuple(predictions.read(target, like=first)[0] for predictions in side) for side in sides)
-    return PairedRows(made, first.read(target)[1], replace(facts, target=target))
+    predicted = tuple(tuple(file.read(target, like=first)[0] for file in side) for side in sides)
+    return PairedRows(predicted, first.read(target)[1], replace(facts, target=target))
 
 
-def _unlike(first: Predictions, other: Predictions) -> str | None:
+def _difference_of_rows(first: Predictions, other: Predictions) -> str | None:
     """Return how the rows of two files differ, None where they have the same texts and targets."""
-    here, there = first.missing_from(other), other.missing_from(first)
-    if here or there:
+    only_first, only_other = first.missing_from(other), other.missing_from(first)
+    if only_first or only_other:
         counts = f"{len(first.rows)} rows" + (f" and {len(other.rows)}" if len(first.rows) != len(other.rows) else "")
-        return f"of {counts}, the texts of {here} are in the first file alone and those of {there} in the second"
+        return f"of {counts}, the texts of {only_first} are in the first file alone and those of {only_other} in the second"
     pairs = list(zip(first.rows, other.in_order_of(first), strict=True))
     changed = [(a, b) for a, b in pairs if a["target"] != b["target"]]
     if not changed:
@@ -231,21 +235,26 @@ def _unlike(first: Predictions, other: Predictions) -> str | None:
     )
 
 
-def _constant(task: str, sides: Sequence[Side], rows: PairedRows) -> list[str]:
+def _constant_runs(task: str, sides: Sequence[Side], rows: PairedRows) -> list[str]:
+    """Return a note for each run that predicts the same for every row."""
     return [
         f"{task}: {run} predicts the same for every row"
-        for side, found in zip(sides, rows.sides, strict=True)
-        for run, predictions in zip(side.runs, found, strict=True)
+        for side, of_side in zip(sides, rows.sides, strict=True)
+        for run, predictions in zip(side.runs, of_side, strict=True)
         if is_constant(predictions, rows.facts)
     ]
 
 
-def _chosen(measured: Mapping[str, TaskRows], wanted: Sequence[str]) -> dict[str, list[str]]:
-    """The metrics to take of each task: its primary one where none is asked for."""
-    known = {task: list(one.metrics) for task, one in measured.items()}
-    every = [*dict.fromkeys(name for names in known.values() for name in names), "all"]
+def _selected_metrics(measured: Mapping[str, TaskRows], wanted: Sequence[str]) -> dict[str, list[str]]:
+    """Return the names of the metrics to compare, by task: the primary one where none is wanted.
+
+    Raises:
+        MtlError: no task has a wanted metric.
+    """
+    by_task = {task: list(rows.metrics) for task, rows in measured.items()}
+    every = [*dict.fromkeys(name for names in by_task.values() for name in names), "all"]
     if errors := [f"--metric {name}: no task has it{suggest(name, every)}" for name in wanted if name not in every]:
         raise MtlError(*errors)
     if not wanted:
-        return {task: names[:1] for task, names in known.items()}
-    return {task: [name for name in names if name in wanted or "all" in wanted] for task, names in known.items()}
+        return {task: names[:1] for task, names in by_task.items()}
+    return {task: [name for name in names if name in wanted or "all" in wanted] for task, names in by_task.items()}

@@ -1,4 +1,4 @@
-"""Measuring a run or an ensemble on labelled rows: its own, those of another folder, or those of a file."""
+"""Evaluate a run or an ensemble on labeled rows: its own, those of another folder, or those of a file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from mtlcli.tasks.base import Task
 SPLITS = ("dev", "test", "train")
 PRECISIONS = ("auto", "fp32", "bf16")
 CHANGEABLE = ("text", "label", "header", "format", "on_bad_row", "no_label")
-"""Keys of a task that say how other rows are read, and leave the model alone."""
+"""Keys of a task that may change for other rows: they say how rows are read and do not affect the model."""
 
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """Labelled rows of one split of one task (its index), and the metrics to take on them."""
+    """Hold labeled rows of one split of one task (its index), and the metrics to compute on them."""
 
     task: int
     split: Split
@@ -40,12 +40,27 @@ def evaluate(
     folder: Path, tasks: Sequence[tuple[str, list[str]]] = (), *, data: str | None = None, splits: Sequence[str] | None = None,
     changes: Sequence[tuple[Sequence[Any], Any]] = (), resamples: int = 1000, device: str = "auto", precision: str = "fp32",
 ) -> tuple[dict[str, dict[str, dict[str, Estimate]]], list[str]]:  # fmt: skip
-    """Metrics by task, split and name, and notes about the rows. `tasks` are (name, [file]) pairs; without any, all tasks of
-    the run; a file stands for the split `dev` unless one is named. `changes` are (("tasks", name, key), value) with a key of
-    CHANGEABLE, for rows that are laid out unlike those of training. Of the run's own rows the predictions are kept in its
-    folder, and of an ensemble's the results too.
+    """Evaluate on the run's own rows or on others, and write predictions for its own rows to its folder.
 
-    Raises MtlError for all rows that cannot be read, before the model is loaded, and where there are none to measure on.
+    The results of an ensemble on its own rows are written too.
+
+    Args:
+        folder: folder of a run or an ensemble.
+        tasks: (name, files) pairs with no file or one, whose rows are reported as those of `splits`, or as `dev` without one;
+            all tasks of the run where it is empty.
+        data: folder with the files that the tasks expect, in place of the run's own.
+        splits: `dev`, `test` or `train`; without any, dev, and test if there is one.
+        changes: (("tasks", name, key), value) pairs with a key of CHANGEABLE, for rows that are laid out unlike those of
+            training.
+        resamples: bootstrap resamples.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        precision: `auto`, `fp32` or `bf16`.
+
+    Returns:
+        Estimates by task, split and metric, and notes about the rows.
+
+    Raises:
+        MtlError: an argument is wrong, rows cannot be read (all of them, before the model is loaded), or there are none.
     """
     for split in splits or ():
         if split not in SPLITS:
@@ -57,18 +72,18 @@ def evaluate(
     precision = find_precision(precision, place)
     context = autocast(place, precision)
     outline.check_installed()
-    found, notes = _read_all(outline, tasks, data, splits, changes, precision)
-    predictor, warnings = outline.load(place, {rows.task for rows in found})
+    evaluated, notes = _read_rows(outline, tasks, data, splits, changes, precision)
+    predictor, warnings = outline.load(place, {rows.task for rows in evaluated})
     notes = [*outline.notes, *warnings, *notes]
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
-    own: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for rows in found:
+    to_store: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for rows in evaluated:
         facts = predictor.facts[rows.task]
         predicted = predictor.on_split(rows.task, rows.split, place, context)
         measured = measure(rows.metrics, predicted, rows.split.gold, resamples)
         results.setdefault(facts.name, {})[rows.split.name] = measured
         if not dict(tasks).get(facts.name) and data is None:
-            own.setdefault(facts.name, {})[rows.split.name] = measured
+            to_store.setdefault(facts.name, {})[rows.split.name] = measured
             path = predictions_path(folder, facts.name, rows.split.name)
             try:
                 write_predictions(
@@ -76,57 +91,69 @@ def evaluate(
                 )
             except MtlError as error:
                 notes += error.lines
-    if own and (folder / ENSEMBLE).is_file():  # a run wrote its results when it ended
+    if to_store and (folder / ENSEMBLE).is_file():  # a run wrote its results when it ended
         try:
-            add_results(folder, own)
+            add_results(folder, to_store)
         except MtlError as error:
             notes += error.lines
     return results, notes
 
 
-def _read_all(
+def _read_rows(
     outline: RunInfo, tasks: Sequence[tuple[str, list[str]]], data: str | None, splits: Sequence[str] | None,
     changes: Sequence[tuple[Sequence[Any], Any]], precision: str,
 ) -> tuple[list[EvaluationRows], list[str]]:  # fmt: skip
-    """The rows of all tasks and notes about them. Raises MtlError with the errors of all of them."""
+    """Return the rows of all tasks, and notes about them.
+
+    Raises:
+        MtlError: the errors of all tasks at once.
+    """
     folder, names = outline.folder, [facts.name for facts in outline.facts]
     if errors := [f'{folder}: no task "{name}"{suggest(name, names)}' for name, _ in tasks if name not in names]:
         raise MtlError(*errors)
     if twice := [name for index, (name, _) in enumerate(tasks) if name in dict(tasks[:index])]:
-        raise MtlError(f"--task {twice[0]}: the task is named twice; measure one file after the other")
+        raise MtlError(f"--task {twice[0]}: the task is named twice; evaluate one file after the other")
     configs = {name: outline.config(index) for index, name in enumerate(names)}
-    sections = changed({name: config.tasks[name] for name, config in configs.items()}, changes)
-    found: list[EvaluationRows] = []
+    sections = apply_changes({name: config.tasks[name] for name, config in configs.items()}, changes)
+    evaluated: list[EvaluationRows] = []
     notes: list[str] = []
     for name, files in tasks or [(name, []) for name in names]:
-        one, section = outline.facts[names.index(name)], sections[name]
+        facts, section = outline.facts[names.index(name)], sections[name]
         try:
             task: Task = section.make(name)
-            metrics = make_metrics(chosen_metrics(section, task, one.target), one, f"tasks.{name}.metrics", precision)
+            metrics = make_metrics(
+                chosen_metrics(section, task, facts.target), facts, f"tasks.{name}.metrics", precision
+            )
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():
-                # A file or folder of its own is measured whole, whatever share of the training rows was held out.
+                # Another file or folder is evaluated as a whole, whatever share of the training rows was held out.
                 selected = None if files or data is not None else selected_rows(section, task, split, source)
                 policy = section.on_bad_row or task.on_bad_row
-                rows = read_split(task, section, split, source, one.target, policy, rows=selected)
+                rows = read_split(task, section, split, source, facts.target, policy, rows=selected)
                 notes += [*rows.notes, *rows.warnings]
-                found.append(EvaluationRows(names.index(name), rows, metrics))
+                evaluated.append(EvaluationRows(names.index(name), rows, metrics))
         except MtlError as error:
             errors.extend(error.lines)
             continue
         if not sources:
-            notes.append(f"{name}: no labelled rows of {one_of(splits or SPLITS[:2])}")
+            notes.append(f"{name}: no labeled rows of {one_of(splits or SPLITS[:2])}")
     if errors:
         raise MtlError(*dict.fromkeys(errors))
-    if not found:
+    if not evaluated:
         raise MtlError(
-            f"{folder}: nothing to measure: {'; '.join(notes)}; give rows with --task NAME=FILE or --data FOLDER"
+            f"{folder}: nothing to evaluate: {'; '.join(notes)}; give rows with --task NAME=FILE or --data FOLDER"
         )
-    return found, notes
+    return evaluated, notes
 
 
-def changed(sections: Mapping[str, TaskConfig], changes: Sequence[tuple[Sequence[Any], Any]]) -> dict[str, TaskConfig]:
-    """The tasks' sections with other ways of reading rows. Raises MtlError for a change of anything else."""
+def apply_changes(
+    sections: Mapping[str, TaskConfig], changes: Sequence[tuple[Sequence[Any], Any]]
+) -> dict[str, TaskConfig]:
+    """Return the sections of the tasks with other ways of reading rows.
+
+    Raises:
+        MtlError: a change is of another key, of an unknown task, or invalid.
+    """
     tasks = dict(sections)
     for path, value in changes:
         where = f"--set {'.'.join(map(str, path))}"
@@ -145,8 +172,13 @@ def changed(sections: Mapping[str, TaskConfig], changes: Sequence[tuple[Sequence
 def _sources(
     config: Config, section: TaskConfig, task: Task, files: list[str], data: str | None, splits: Sequence[str] | None
 ) -> Mapping[str, Source]:
+    """Return where the rows of a task are read, by split.
+
+    Raises:
+        MtlError: a source does not exist, or there are several files, or several splits for one file.
+    """
     if len(files) > 1 or not all(files):
-        raise MtlError(f"--task {task.name}={','.join(files)}: expected one file, to be measured at a time")
+        raise MtlError(f"--task {task.name}={','.join(files)}: expected one file")
     if files:
         if len(splits or ()) > 1:
             raise MtlError(f"--split: {files[0]} is one split; name one of {one_of(splits or ())}")
@@ -157,9 +189,9 @@ def _sources(
         }
     if data is not None:
         section = section.model_copy(update=dict.fromkeys(("train", "dev", "test")))
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for split in dict.fromkeys(splits or SPLITS[:2]):
         source = find_source(section, task, split, data=data or config.data, sample=config.sample)
         if source is not None:
-            found[split] = source
-    return found
+            sources[split] = source
+    return sources

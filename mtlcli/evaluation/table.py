@@ -1,4 +1,4 @@
-"""Results of finished runs side by side, and published ones beside them.
+"""Show results of finished runs side by side, and published ones beside them.
 
 A table has a row for each run or group of seeds and a column for each task.
 """
@@ -7,7 +7,6 @@ import csv
 import io
 import math
 import os
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.runs.names import CONFIG, ENSEMBLE, RESULTS, not_a_run, resume_command
 from mtlcli.runs.results import has_results, read_results
 from mtlcli.runs.seeds import read_group
-from mtlcli.statistics.spread import Spread
+from mtlcli.statistics.spread import Spread, spread_of
 
 Column = tuple[str, str]
 """A task and one of its metrics."""
@@ -30,7 +29,7 @@ NOT_RUN = "not run yet"
 
 @dataclass(frozen=True)
 class FolderResults:
-    """The results in a folder, by the name it was given: of one run, of one for each seed, or none yet."""
+    """Hold the results in a folder, by the name it was given: of one run, of one for each seed, or none yet."""
 
     name: str
     runs: tuple[Mapping[Column, float], ...]
@@ -38,9 +37,9 @@ class FolderResults:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A folder in the table: a value for each column, None where its runs do not have the metric.
+    """Hold the row of a folder: a value for each column, None where its runs do not have the metric.
 
-    `mean` is taken over the columns of each run, None where one is missing. `runs` is 0 where nothing was run.
+    `mean` is over the columns of each run; None where one is missing. `runs` is 0 where nothing was run.
     """
 
     name: str
@@ -51,7 +50,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in the order of their folders. `has_mean` says whether a mean over the columns is meaningful."""
+    """Hold the rows in the order of their folders. `has_mean` tells whether a mean over the columns is meaningful."""
 
     titles: tuple[str, ...]
     rows: tuple[TableRow, ...]
@@ -60,7 +59,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers from elsewhere, as they are written there: `rows` by the name of the run that stands beside them."""
+    """Hold published numbers as they are written there: `rows` by the name of the run that they are shown beside."""
 
     titles: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]
@@ -126,7 +125,7 @@ def _lacking(folder: Path, *, is_group: bool) -> str:
 def bounds_of(measured: Sequence[FolderResults]) -> dict[str, Bounds]:
     """Return the bounds of every metric that occurs and is installed."""
     bounds: dict[str, Bounds] = {}
-    for name in dict.fromkeys(metric for one in measured for run in one.runs for _, metric in run):
+    for name in dict.fromkeys(metric for folder in measured for run in folder.runs for _, metric in run):
         if name in registry.names("metrics"):
             bounds[name] = registry.load("metrics", name, "metric").bounds
     return bounds
@@ -149,10 +148,12 @@ def tabulate(
         MtlError: no task has a metric, or one that is to be normalized has no bounds.
     """
     by_task: dict[str, dict[str, None]] = {}
-    for task, metric in (column for one in measured for run in one.runs for column in run):
+    for task, metric in (column for folder in measured for run in folder.runs for column in run):
         by_task.setdefault(task, {})[metric] = None
     if not by_task:
-        return Table(("results",), tuple(TableRow(one.name, 0, (None,), None) for one in measured), has_mean=False)
+        return Table(
+            ("results",), tuple(TableRow(folder.name, 0, (None,), None) for folder in measured), has_mean=False
+        )
     every = [*dict.fromkeys(name for names in by_task.values() for name in names), "all"]
     if errors := [f"--metric {name}: no task has it{suggest(name, every)}" for name in metrics if name not in every]:
         raise MtlError(*errors)
@@ -167,11 +168,11 @@ def tabulate(
         raise MtlError(f"--normalized: {one_of(without)} has no bounds; choose others with --metric")
 
     def value(run: Mapping[Column, float], column: Column) -> float | None:
-        found = run.get(column)
-        if found is None or not normalized:
-            return found
+        number = run.get(column)
+        if number is None or not normalized:
+            return number
         worst, best = bounds[column[1]]
-        return (found - worst) / (best - worst)
+        return (number - worst) / (best - worst)
 
     titles = [
         f"{task} {metric}{' (0 to 1)' if normalized and bounds[metric] != (0.0, 1.0) else ''}"
@@ -179,29 +180,21 @@ def tabulate(
     ]
     has_mean = not metrics and len(columns) > 1 and all(metric in bounded for _, metric in columns)
     rows = []
-    for one in measured:
-        found = [[value(run, column) for column in columns] for run in one.runs]
-        means = [_mean(values) for values in found]
-        cells = tuple(_spread([values[index] for values in found]) for index in range(len(columns)))
-        rows.append(TableRow(one.name, len(one.runs), cells, _spread(means)))
+    for folder in measured:
+        by_run = [[value(run, column) for column in columns] for run in folder.runs]
+        means = [None if (spread := _complete_spread(values)) is None else spread.mean for values in by_run]
+        cells = tuple(_complete_spread([values[index] for values in by_run]) for index in range(len(columns)))
+        rows.append(TableRow(folder.name, len(folder.runs), cells, _complete_spread(means)))
     return Table(tuple(titles), tuple(rows), has_mean)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known and len(known) == len(values) else None
+def _complete_spread(values: Sequence[float | None]) -> Spread | None:
+    """Return mean and deviation; None without values, or where one is missing."""
+    present = [value for value in values if value is not None]
+    return spread_of(present) if present and len(present) == len(values) else None
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
-    """Return mean and deviation over seeds, None without values or where a seed has none."""
-    mean = _mean(values)
-    if mean is None:
-        return None
-    known = tuple(value for value in values if value is not None)
-    return Spread(mean, statistics.stdev(known) if len(known) > 1 else 0.0, known)
-
-
-# How it is shown
+# How a table is shown
 
 
 def lines(table: Table, digits: int = 3) -> Lines:
@@ -214,13 +207,13 @@ def lines(table: Table, digits: int = 3) -> Lines:
         return f"{round(cell.mean, digits) + 0.0:.{digits}f}{deviation}"  # + 0.0: never -0.0
 
     several = any(row.runs > 1 for row in table.rows)
-    found = [["run", *(["seeds"] if several else []), *table.titles, *(["mean"] if table.has_mean else [])]]
+    text = [["run", *(["seeds"] if several else []), *table.titles, *(["mean"] if table.has_mean else [])]]
     for row in table.rows:
         values = [shown(cell) for cell in (*row.cells, *([row.mean] if table.has_mean else []))]
         if not row.runs:
             values = [NOT_RUN, *[""] * (len(values) - 1)]
-        found.append([row.name, *([str(row.runs or "")] if several else []), *values])
-    return found
+        text.append([row.name, *([str(row.runs or "")] if several else []), *values])
+    return text
 
 
 def exact_lines(table: Table) -> Lines:
@@ -232,15 +225,15 @@ def exact_lines(table: Table) -> Lines:
     head = ["run", *(["seeds"] if several else [])]
     for title in (*table.titles, *(["mean"] if table.has_mean else [])):
         head += [title, f"{title} deviation"] if several else [title]
-    found = [head]
+    text = [head]
     for row in table.rows:
         line = [row.name, *([str(row.runs)] if several else [])]
         for cell in (*row.cells, *([row.mean] if table.has_mean else [])):
             line.append("" if cell is None else repr(cell.mean))
             if several:
                 line.append("" if cell is None or len(cell.values) < 2 else repr(cell.deviation))
-        found.append(line)
-    return found
+        text.append(line)
+    return text
 
 
 def read_published(path: Path) -> Published:
@@ -259,19 +252,21 @@ def read_published(path: Path) -> Published:
     return Published(tuple(head[1:]), {str(Path(row[0])): tuple(row[1:]) for row in rows})
 
 
-def beside(published: Published, found: Lines) -> Lines:
-    """Put the published numbers of each run between its name and its own."""
-    none = ("",) * len(published.titles)
-    head, *rows = found
+def beside(published: Published, table_lines: Lines) -> Lines:
+    """Put the published numbers of each run between its name and its own numbers."""
+    empty = ("",) * len(published.titles)
+    head, *rows = table_lines
     return [
         [head[0], *published.titles, *head[1:]],
-        *([row[0], *published.rows.get(row[0], none), *row[1:]] for row in rows),
+        *([row[0], *published.rows.get(row[0], empty), *row[1:]] for row in rows),
     ]
 
 
-def sides(found: Lines) -> list[str]:
+def sides(table_lines: Lines) -> list[str]:
     """Return `right` for the columns that hold a number, else `left`."""
-    return ["right" if any(map(_begins_with_number, column)) else "left" for column in zip(*found[1:], strict=True)]
+    return [
+        "right" if any(map(_begins_with_number, column)) else "left" for column in zip(*table_lines[1:], strict=True)
+    ]
 
 
 def _begins_with_number(text: str) -> bool:
@@ -303,14 +298,14 @@ def shortened(table_lines: Lines, width: int) -> tuple[str, Lines]:
     return folder, [table_lines[0], *rows]
 
 
-def markdown(found: Lines) -> str:
+def markdown(table_lines: Lines) -> str:
     """Return the table for a page of documentation."""
-    parts = [found[0], ["---:" if side == "right" else "---" for side in sides(found)], *found[1:]]
+    parts = [table_lines[0], ["---:" if side == "right" else "---" for side in sides(table_lines)], *table_lines[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in parts)
 
 
-def as_csv(found: Lines) -> str:
+def as_csv(table_lines: Lines) -> str:
     """Return the table as CSV."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(found)
+    csv.writer(out, lineterminator="\n").writerows(table_lines)
     return out.getvalue().rstrip("\n")

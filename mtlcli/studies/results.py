@@ -6,13 +6,13 @@ The gain over single-task training is Delta_m of Maninis, Radosavovic, Kokkinos,
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Literal
 
 from mtlcli.errors import MtlError
 from mtlcli.files import read_sealed_as, write_sealed
 from mtlcli.runs.names import STUDY
-from mtlcli.statistics.spread import Spread
+from mtlcli.statistics.spread import Spread, spread_of
 
 FORMAT = 2
 SINGLE, STATIC = "single-task", "static-tuned"
@@ -105,9 +105,8 @@ class StudyRow:
 
 def spread(values: Iterable[float]) -> Spread | None:
     """Return the mean and standard deviation over the seeds; None without values."""
-    samples = tuple(values)
-    # The sample deviation is undefined for a single seed.
-    return Spread(mean(samples), stdev(samples) if len(samples) > 1 else 0.0, samples) if samples else None
+    samples = list(values)
+    return spread_of(samples) if samples else None
 
 
 def relative_gain(
