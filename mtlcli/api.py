@@ -128,7 +128,7 @@ class Predictor:
 
         Returns:
             With `task`, a list with the prediction of each row. Without it, always a dict of such lists by task name, of every task
-            that can read the first row.
+            that can read the first row, auxiliary tasks only if no other can.
 
         Raises:
             MtlError: there is no such task, or a row cannot be read; the message names its index.
@@ -260,7 +260,7 @@ def evaluate(
     Args:
         data: folder with the files that the tasks expect, instead of the run's own.
         split: dev, test or train, or several of them; by default dev, and test if there is one.
-        tasks: names of the tasks, by default all; or a mapping from names to files with other labeled rows.
+        tasks: names of the tasks, by default all but auxiliary ones; or a mapping from names to files with other labeled rows.
         resamples: bootstrap resamples.
 
     Raises:
@@ -282,7 +282,7 @@ def compare(
     """Compare finished runs, ensembles or folders of seeds with a baseline on the same rows, as `mtl compare` does.
 
     Args:
-        tasks: names of the tasks, by default all that the runs share.
+        tasks: names of the tasks, by default all that the runs share and that are auxiliary in none.
         metrics: names of metrics or `all`, by default each task's primary one.
         resamples: draws of the bootstrap and of the randomization test.
 

@@ -17,7 +17,12 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, the first of which is the baseline.")],
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", metavar="NAME", help="Only this task. Repeat it. [default: all common tasks]"),
+        typer.Option(
+            "--task",
+            "-t",
+            metavar="NAME",
+            help="Only this task. Repeat it. [default: all common tasks but auxiliary ones]",
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,

@@ -78,7 +78,8 @@ def show_plan(plan: "Plan", *, warnings: bool = True, remember: bool = True) -> 
         [("task", ""), ("encoding, head", ""), *((header, "right") for header in headers)],
         [
             (
-                task.name, f"{task.encoding}, {task.head}", f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",
+                task.name, f"{task.encoding}, {task.head}" + (",\nauxiliary" if task.auxiliary else ""), f"{task.rows}",
+                "-" if task.auxiliary else f"{task.dev_rows}", f"{task.batch_size}",
                 f"{task.batches_per_step:.2f}", f"{100 * task.share:.1f} %", f"{task.passes:.2f}", f"{task.truncated}",
             )
             for task in plan.tasks

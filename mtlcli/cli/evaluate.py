@@ -18,7 +18,7 @@ def evaluate(
             "--task",
             "-t",
             metavar="NAME[=FILE]",
-            help="Only this task, or this task on other labeled rows. Repeat it.",
+            help="Only this task, or this task on other labeled rows. Repeat it. [default: all but auxiliary ones]",
         ),
     ] = None,
     data: Annotated[

@@ -166,6 +166,12 @@ def _check_core(config: Config, places: Places, errors: list[str]) -> None:
         errors.append(
             f"{places.of(('training', 'eval_every'))}: found {training.eval_every}: expected `epoch` or a number from 1"
         )
+    if config.tasks and all(task.auxiliary for task in config.tasks.values()):
+        name = next(iter(config.tasks))
+        errors.append(
+            f"{places.of(('tasks', name, 'auxiliary'))}: every task is auxiliary, so none is left to select checkpoints by; "
+            "leave one that counts"
+        )
     if config.sample and config.data is not None:
         errors.append(f"{places.of(('data',))}: data and sample exclude each other; set only one")
     for name, task in config.tasks.items():

@@ -254,6 +254,10 @@ class TaskConfig(Choice):
         min_length=1,
         description="metrics by name; the first selects checkpoints; the default is the metrics of the kind of task",
     )
+    auxiliary: bool = Field(
+        False,
+        description="train this task without counting it: it is not evaluated, and has no part in the score that selects checkpoints",
+    )
     max_rows: int | None = Field(None, ge=1, description="train on this many rows, drawn with the seed")
     batch_size: int | None = Field(
         None, ge=1, description="rows per micro-batch of this task; the default is training.batch_size"

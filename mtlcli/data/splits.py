@@ -137,7 +137,7 @@ class LoadedTask:
 
 
 def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sample: bool, seed: int) -> LoadedTask:
-    """Read and check a task's training and dev rows.
+    """Read and check a task's training and dev rows; an auxiliary task needs no dev rows, and none are read.
 
     Raises:
         MtlError: one line for each bad row, with file and line.
@@ -152,7 +152,7 @@ def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sa
     if config.max_rows is not None and config.max_rows < len(split):
         split = _subset(split, config.max_rows, seed)
     splits = {"train": split}
-    dev = find_source(config, task, "dev", data=data, sample=sample)
+    dev = None if config.auxiliary else find_source(config, task, "dev", data=data, sample=sample)
     if dev is not None:
         try:
             splits["dev"] = read_split(task, config, "dev", dev, split.target, policy, rows=held_out)

@@ -91,7 +91,7 @@ def compare(
     """Compare every folder with the first, task by task, on the rows of one split.
 
     Args:
-        tasks: tasks to compare; all that the folders share where it is empty.
+        tasks: tasks to compare; all that the folders share, and that are auxiliary in none, where it is empty.
         metrics: metrics to compare, `all` for all of a task; each task's primary one where it is empty.
 
     Raises:
@@ -114,13 +114,10 @@ def compare(
             )
         )
     outline = open_run(sides[0].runs[0])
-    common, notes = _common(predictions, [facts.name for facts in outline.facts], tasks, split)
-    notes[:0] = [
-        note
-        for run in predictions
-        if any((run / name).is_file() for name in (RECORD, ENSEMBLE))
-        for note in open_run(run).notes
-    ]
+    described = [open_run(run) for run in predictions if any((run / name).is_file() for name in (RECORD, ENSEMBLE))]
+    auxiliary = {name: info.folder for info in described for name in info.auxiliary if name not in tasks}
+    common, notes = _common(predictions, [facts.name for facts in outline.facts], tasks, split, auxiliary)
+    notes[:0] = [note for info in described for note in info.notes]
     measured: dict[str, TaskRows] = {}
     errors: list[str] = []
     for task in common:
@@ -172,9 +169,15 @@ def _predictions(run: Path, split: str) -> dict[str, Predictions]:
 
 
 def _common(
-    predictions: Mapping[Path, Mapping[str, Predictions]], order: Sequence[str], wanted: Sequence[str], split: str
-) -> tuple[list[str], list[str]]:
-    """Return the tasks to compare, and notes about those that not all runs have.
+    predictions: Mapping[Path, Mapping[str, Predictions]], order: Sequence[str], wanted: Sequence[str], split: str,
+    auxiliary: Mapping[str, Path],
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Return the tasks to compare, and notes about those that are left out.
+
+    Args:
+        order: tasks of the first run in their order.
+        wanted: the only tasks to compare, if there are any.
+        auxiliary: tasks to leave out, and a run in which each is auxiliary.
 
     Raises:
         MtlError: a wanted task has no predictions, or the runs have no task in common.
@@ -190,7 +193,11 @@ def _common(
     common, notes = [], []
     for task in dict.fromkeys(wanted or names):
         lacking = [str(run) for run, by_task in predictions.items() if task not in by_task]
-        if lacking:
+        if task in auxiliary:
+            notes.append(
+                f"{task}: left out, because it is auxiliary in {auxiliary[task]}; compare it with --task {task}"
+            )
+        elif lacking:
             notes.append(f"{task}: left out, because it has no predictions on {split} in {one_of(lacking)}")
         else:
             common.append(task)

@@ -47,7 +47,7 @@ def evaluate(
     Args:
         folder: folder of a run or an ensemble.
         tasks: (name, files) pairs with no file or one, whose rows are reported as those of `splits`, or as `dev` without one;
-            all tasks of the run where it is empty.
+            all tasks of the run but auxiliary ones where it is empty.
         data: folder with the files that the tasks expect, in place of the run's own.
         splits: `dev`, `test` or `train`; without any, dev, and test if there is one.
         changes: (("tasks", name, key), value) pairs with a key of CHANGEABLE, for rows that are laid out unlike those of
@@ -83,7 +83,8 @@ def evaluate(
         measured = measure(rows.metrics, predicted, rows.split.gold, resamples)
         results.setdefault(facts.name, {})[rows.split.name] = measured
         if not dict(tasks).get(facts.name) and data is None:
-            to_store.setdefault(facts.name, {})[rows.split.name] = measured
+            if facts.name not in outline.auxiliary:
+                to_store.setdefault(facts.name, {})[rows.split.name] = measured
             path = predictions_path(folder, facts.name, rows.split.name)
             try:
                 write_predictions(
@@ -93,7 +94,7 @@ def evaluate(
                 notes += error.lines
     if to_store and (folder / ENSEMBLE).is_file():  # a run wrote its results when it ended
         try:
-            add_results(folder, to_store)
+            add_results(folder, to_store, sorted(outline.auxiliary))
         except MtlError as error:
             notes += error.lines
     return results, notes
@@ -117,7 +118,12 @@ def _read_rows(
     sections = apply_changes({name: config.tasks[name] for name, config in configs.items()}, changes)
     evaluated: list[EvaluationRows] = []
     notes: list[str] = []
-    for name, files in tasks or [(name, []) for name in names]:
+    auxiliary = outline.auxiliary
+    if not tasks and auxiliary:
+        notes.append(
+            f"auxiliary, and so left out without --task: {one_of(name for name in names if name in auxiliary)}"
+        )
+    for name, files in tasks or [(name, []) for name in names if name not in auxiliary]:
         facts, section = outline.facts[names.index(name)], sections[name]
         try:
             task: Task = section.make(name)

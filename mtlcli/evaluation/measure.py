@@ -1,6 +1,6 @@
 """From a model and labelled rows to predictions, metrics with intervals, and the one number that selects a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +67,11 @@ class Selection:
 
 
 def make_selection(
-    select_by: str, metrics: Mapping[str, Mapping[str, Metric]], evaluated: list[str]
+    select_by: str, metrics: Mapping[str, Mapping[str, Metric]], evaluated: list[str], auxiliary: Collection[str] = ()
 ) -> Selection | None:
     """What `training.select_by` means for these tasks; None where no task has dev rows.
+
+    `auxiliary` are the tasks that do not count, none of which is in `evaluated`.
 
     Raises MtlError for a name that is neither `mean`, `normalized-mean` nor TASK.METRIC of a task with dev rows.
     """
@@ -84,11 +86,12 @@ def make_selection(
     known = [f"{task}.{metric}" for task in evaluated for metric in metrics[task]]
     if select_by not in known:
         task = select_by.split(".")[0]
-        why = (
-            f': task "{task}" has no dev rows'
-            if task in metrics and task not in evaluated
-            else suggest(select_by, known)
-        )
+        if task in auxiliary:
+            why = f': task "{task}" is auxiliary and does not count'
+        elif task in metrics and task not in evaluated:
+            why = f': task "{task}" has no dev rows'
+        else:
+            why = suggest(select_by, known)
         raise MtlError(f'training.select_by: found "{select_by}"{why} (or mean, or normalized-mean)')
     task, metric = select_by.split(".", 1)
     return Selection(((task, metric),), False)

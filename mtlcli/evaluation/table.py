@@ -14,7 +14,7 @@ from pathlib import Path
 from mtlcli import registry
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.runs.names import CONFIG, ENSEMBLE, RESULTS, not_a_run, resume_command
-from mtlcli.runs.results import has_results, read_results
+from mtlcli.runs.results import Results, has_results, read_results
 from mtlcli.runs.seeds import read_group
 from mtlcli.statistics.spread import Spread, spread_of
 
@@ -29,17 +29,22 @@ NOT_RUN = "not run yet"
 
 @dataclass(frozen=True)
 class FolderResults:
-    """Hold the results in a folder, by the name it was given: of one run, of one for each seed, or none yet."""
+    """Hold the results in a folder, by the name it was given: of one run, of one for each seed, or none yet.
+
+    `auxiliary` are the tasks that its runs train without counting them.
+    """
 
     name: str
     runs: tuple[Mapping[Column, float], ...]
+    auxiliary: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class TableRow:
     """Hold the row of a folder: a value for each column, None where its runs do not have the metric.
 
-    `mean` is over the columns of each run; None where one is missing. `runs` is 0 where nothing was run.
+    `mean` is over the columns of each run whose tasks count in all folders; None where one is missing. `runs` is 0 where nothing
+    was run.
     """
 
     name: str
@@ -50,11 +55,11 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Hold the rows in the order of their folders. `has_mean` tells whether a mean over the columns is meaningful."""
+    """Hold the rows in the order of their folders. `mean_title` is "" where a mean over the columns would mean nothing."""
 
     titles: tuple[str, ...]
     rows: tuple[TableRow, ...]
-    has_mean: bool
+    mean_title: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,10 @@ def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = F
             group = read_group(folder)
             runs = (folder,) if group is None else group.runs
             if all(has_results(run) for run in runs):
-                measured.append(FolderResults(str(folder), tuple(_results(run, split) for run in runs)))
+                results = [read_results(run) for run in runs]
+                auxiliary = frozenset(task for of_run in results for task in of_run.auxiliary or ())
+                values = tuple(_values(run, of_run, split) for run, of_run in zip(runs, results, strict=True))
+                measured.append(FolderResults(str(folder), values, auxiliary))
             elif allow_missing:
                 measured.append(FolderResults(str(folder), ()))
             else:
@@ -94,9 +102,8 @@ def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = F
     return measured
 
 
-def _results(run: Path, split: str) -> dict[Column, float]:
-    """Return every metric of one run on a split. Raise MtlError where there is none, or the results are damaged."""
-    results = read_results(run)
+def _values(run: Path, results: Results, split: str) -> dict[Column, float]:
+    """Return every metric of one run on a split. Raise MtlError where there is none."""
     values = {
         (task, metric): estimate.value
         for task, splits in results.tasks.items()
@@ -141,8 +148,8 @@ def tabulate(
     """Build the table of these metrics, `all` standing for all; without any, of each task's primary one, with their mean.
 
     `normalized` maps every value to a scale from 0, the worst, to 1: (r + 1) / 2 for a correlation. There is a mean where
-    all columns are primary metrics with a worst value, so that they may be added. Where nothing was run yet there is one
-    column for everything.
+    all columns are primary metrics with a worst value, so that they may be added; tasks that are auxiliary in one of the folders
+    are not in it. Where nothing was run yet there is one column for everything.
 
     Raises:
         MtlError: no task has a metric, or one that is to be normalized has no bounds.
@@ -151,9 +158,7 @@ def tabulate(
     for task, metric in (column for folder in measured for run in folder.runs for column in run):
         by_task.setdefault(task, {})[metric] = None
     if not by_task:
-        return Table(
-            ("results",), tuple(TableRow(folder.name, 0, (None,), None) for folder in measured), has_mean=False
-        )
+        return Table(("results",), tuple(TableRow(folder.name, 0, (None,), None) for folder in measured))
     every = [*dict.fromkeys(name for names in by_task.values() for name in names), "all"]
     if errors := [f"--metric {name}: no task has it{suggest(name, every)}" for name in metrics if name not in every]:
         raise MtlError(*errors)
@@ -178,14 +183,18 @@ def tabulate(
         f"{task} {metric}{' (0 to 1)' if normalized and bounds[metric] != (0.0, 1.0) else ''}"
         for task, metric in columns
     ]
-    has_mean = not metrics and len(columns) > 1 and all(metric in bounded for _, metric in columns)
+    auxiliary = frozenset(task for folder in measured for task in folder.auxiliary)
+    counted = [index for index, (task, _) in enumerate(columns) if task not in auxiliary]
+    has_mean = not metrics and len(counted) > 1 and all(columns[index][1] in bounded for index in counted)
+    mean_title = "mean" if len(counted) == len(columns) else f"mean of {', '.join(columns[i][0] for i in counted)}"
     rows = []
     for folder in measured:
         by_run = [[value(run, column) for column in columns] for run in folder.runs]
-        means = [None if (spread := _complete_spread(values)) is None else spread.mean for values in by_run]
+        spreads = [_complete_spread([values[index] for index in counted]) for values in by_run]
+        means = [None if spread is None else spread.mean for spread in spreads]
         cells = tuple(_complete_spread([values[index] for values in by_run]) for index in range(len(columns)))
         rows.append(TableRow(folder.name, len(folder.runs), cells, _complete_spread(means)))
-    return Table(tuple(titles), tuple(rows), has_mean)
+    return Table(tuple(titles), tuple(rows), mean_title if has_mean else "")
 
 
 def _complete_spread(values: Sequence[float | None]) -> Spread | None:
@@ -207,9 +216,9 @@ def lines(table: Table, digits: int = 3) -> Lines:
         return f"{round(cell.mean, digits) + 0.0:.{digits}f}{deviation}"  # + 0.0: never -0.0
 
     several = any(row.runs > 1 for row in table.rows)
-    text = [["run", *(["seeds"] if several else []), *table.titles, *(["mean"] if table.has_mean else [])]]
+    text = [["run", *(["seeds"] if several else []), *table.titles, *_mean_titles(table)]]
     for row in table.rows:
-        values = [shown(cell) for cell in (*row.cells, *([row.mean] if table.has_mean else []))]
+        values = [shown(cell) for cell in (*row.cells, *([row.mean] if table.mean_title else []))]
         if not row.runs:
             values = [NOT_RUN, *[""] * (len(values) - 1)]
         text.append([row.name, *([str(row.runs or "")] if several else []), *values])
@@ -223,17 +232,21 @@ def exact_lines(table: Table) -> Lines:
     """
     several = any(row.runs > 1 for row in table.rows)
     head = ["run", *(["seeds"] if several else [])]
-    for title in (*table.titles, *(["mean"] if table.has_mean else [])):
+    for title in (*table.titles, *_mean_titles(table)):
         head += [title, f"{title} deviation"] if several else [title]
     text = [head]
     for row in table.rows:
         line = [row.name, *([str(row.runs)] if several else [])]
-        for cell in (*row.cells, *([row.mean] if table.has_mean else [])):
+        for cell in (*row.cells, *([row.mean] if table.mean_title else [])):
             line.append("" if cell is None else repr(cell.mean))
             if several:
                 line.append("" if cell is None or len(cell.values) < 2 else repr(cell.deviation))
         text.append(line)
     return text
+
+
+def _mean_titles(table: Table) -> list[str]:
+    return [table.mean_title] if table.mean_title else []
 
 
 def read_published(path: Path) -> Published:

@@ -14,7 +14,7 @@ from mtlcli.runs.environment import Environment, read_environment
 from mtlcli.runs.metrics_log import LogLine, read_log
 from mtlcli.runs.names import COMMAND, ENVIRONMENT, PLAN, predicted_tasks
 from mtlcli.runs.plan import Plan, read_plan
-from mtlcli.runs.record import RunRecord, read_record
+from mtlcli.runs.record import RunRecord, is_auxiliary, read_record
 from mtlcli.runs.results import Predictions, Results, has_results, read_results
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.tasks.targets import target_of
@@ -94,9 +94,10 @@ class RunFiles:
 
     @cached_property
     def predictions(self) -> Mapping[str, Predictions]:
-        """The predictions on dev of every task that has some, in the order of the recipe."""
+        """The predictions on dev of every task that counts and has some, in the order of the recipe."""
         paths = predicted_tasks(self.folder, "dev")
-        return {task: Predictions(paths[task]) for task in self.tasks if task in paths}
+        tasks = [task for task, record in self.record["tasks"].items() if task in paths and not is_auxiliary(record)]
+        return {task: Predictions(paths[task]) for task in tasks}
 
     @cached_property
     def confusions(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:

@@ -102,7 +102,10 @@ def _facts(run: RunFiles) -> str:
         versions = {"mtlcli": environment.mtlcli, "Python": environment.python, **environment.versions}
         device = f"{environment.device} ({environment.device_name})" if environment.device_name else environment.device
         commit = environment.git or ""
-    rows = [(task.name, task.rows, task.dev_rows) for task in run.plan.tasks] if run.plan else []
+    rows = [
+        (task.name, task.rows, "none (auxiliary)" if task.auxiliary else f"{task.dev_rows}")
+        for task in (run.plan.tasks if run.plan else ())
+    ]
     return page.facts(
         [
             ("command", run.command),
@@ -122,7 +125,8 @@ def _plan(run: RunFiles) -> str:
     head = ("task", "encoding", "head", "rows", "dev rows", "batch", "share of batches", "passes", "truncated")
     rows = [
         (
-            task.name, task.encoding, task.head, f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",
+            task.name, task.encoding, task.head, f"{task.rows}", "auxiliary" if task.auxiliary else f"{task.dev_rows}",
+            f"{task.batch_size}",
             f"{100 * task.share:.1f} %", f"{task.passes:.2f}", f"{task.truncated}",
         )
         for task in plan.tasks

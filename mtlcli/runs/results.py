@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +23,12 @@ FORMAT = 2
 class Results:
     """results.json: metrics by task, split and name, and how the run ended.
 
-    `why` is "finished" or "patience", `selected_step` the step of the weights that were kept. All but the metrics is None in an
-    ensemble, which is measured and not trained.
+    `auxiliary` are the tasks that do not count; they have no metrics. `why` is "finished" or "patience", `selected_step` the step
+    of the weights that were kept. An ensemble, which is measured and not trained, has only the metrics and `auxiliary`.
     """
 
     tasks: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
+    auxiliary: tuple[str, ...] | None = None
     why: str | None = None
     steps: int | None = None
     selected_step: int | None = None
@@ -66,7 +67,9 @@ def write_results(folder: Path, results: Results) -> None:
     write_sealed(folder / RESULTS, {**values, "tasks": plain_results(results.tasks)}, FORMAT)
 
 
-def add_results(folder: Path, tasks: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:
+def add_results(
+    folder: Path, tasks: Mapping[str, Mapping[str, Mapping[str, Estimate]]], auxiliary: Sequence[str] = ()
+) -> None:
     """Add metrics to an ensemble's results.json; other tasks and splits in it stay. A damaged file is replaced."""
     try:
         before = read_results(folder)
@@ -75,7 +78,7 @@ def add_results(folder: Path, tasks: Mapping[str, Mapping[str, Mapping[str, Esti
     merged = dict(before.tasks)
     for task, splits in tasks.items():
         merged[task] = {**merged.get(task, {}), **{split: dict(metrics) for split, metrics in splits.items()}}
-    write_results(folder, replace(before, tasks=merged))
+    write_results(folder, replace(before, tasks=merged, auxiliary=tuple(auxiliary) or None))
 
 
 def _cure(folder: Path) -> str:

@@ -228,6 +228,9 @@ def legend(study: Study) -> list[str]:
             f"{SINGLE}: each task alone, for the same number of updates of one batch; its ms is the sum over the tasks. gain %: "
             f"mean over the tasks of the relative difference to it (Maninis et al. 2019){noise}."
         )
+    auxiliary = [name for name, section in study.base.get("tasks", {}).items() if section.get("auxiliary")]
+    if auxiliary:
+        lines.append(f"Auxiliary, and so trained without being evaluated: {', '.join(auxiliary)}.")
     weights = next((record.weights for record in study.records if record.kind == "static" and record.weights), None)
     trials = [record for record in study.records if record.kind == "trial"]
     # An earlier version of a study may have tuned with another seed; only the latest trials selected the weights.

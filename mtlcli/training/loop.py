@@ -296,8 +296,9 @@ def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dic
     write_results(
         folder,
         Results(
-            results, why, progress.step, ended.step, run.config.training.select_by, progress.best_score,
-            round(progress.seconds, 1), progress.skipped,
+            results, tuple(name for name, section in run.config.tasks.items() if section.auxiliary) or None, why,
+            progress.step, ended.step, run.config.training.select_by, progress.best_score, round(progress.seconds, 1),
+            progress.skipped,
         ),
     )  # fmt: skip
     return results

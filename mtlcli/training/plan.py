@@ -118,6 +118,7 @@ def _task_plan(config: Config, task: TaskInputs, count: int, total: int, steps: 
         encoding=section.encoding or "",
         head=section.head.name if section.head else "",
         parameters=task.parameters,
+        auxiliary=section.auxiliary,
     )
 
 
@@ -161,6 +162,8 @@ def _warnings(task: LoadedTask, planned: TaskPlan) -> list[str]:
     warnings = [warning for split in task.splits.values() for warning in split.warnings]
     if planned.share == 0:
         warnings.append(f"{name}: the scheduler never visits this task")
+    if planned.auxiliary:
+        return warnings
     if "dev" not in task.splits:
         warnings.append(
             f"{name}: no dev rows, so it is not evaluated and does not affect which checkpoint is kept; hold some out with "

@@ -124,7 +124,9 @@ def set_up(
         )
         for task, fact in zip(tasks, facts, strict=True)
     }
-    selection = make_selection(config.training.select_by, metrics, [t.task.name for t in tasks if "dev" in t.splits])
+    auxiliary = [name for name, section in config.tasks.items() if section.auxiliary]
+    evaluated = [task.task.name for task in tasks if "dev" in task.splits]
+    selection = make_selection(config.training.select_by, metrics, evaluated, auxiliary)
     if config.optimizer.schedule == "plateau" and not any("dev" in task.splits for task in tasks):
         raise MtlError(
             'optimizer.schedule: "plateau" requires losses on dev, but no task has dev rows; set tasks.NAME.dev, or choose '
