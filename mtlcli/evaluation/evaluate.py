@@ -7,23 +7,26 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mtlcli.config.evaluation_sets import kind_of
 from mtlcli.config.schema import Config, TaskConfig
 from mtlcli.data.readers import FileSource, format_of
 from mtlcli.data.sources import Source
-from mtlcli.data.splits import Split, find_source, read_split, selected_rows
+from mtlcli.data.splits import Split, find_source, read_split, selected_rows, with_filter
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation.measure import chosen_metrics, make_metrics, measure
+from mtlcli.evaluation.sets import with_means
 from mtlcli.inference.predictor import RunInfo, open_run
 from mtlcli.metrics.base import Metric
 from mtlcli.runs.names import ENSEMBLE, predictions_path
 from mtlcli.runs.results import add_results, write_predictions
 from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.statistics.groups import RowGroups
 from mtlcli.tasks.base import Task
 
 SPLITS = ("dev", "test", "train")
 PRECISIONS = ("auto", "fp32", "bf16")
-CHANGEABLE = ("text", "label", "header", "format", "on_bad_row", "no_label")
+CHANGEABLE = ("text", "label", "header", "format", "on_bad_row", "no_label", "where", "group")
 """Keys of a task that may change for other rows: they say how rows are read and do not affect the model."""
 
 
@@ -49,7 +52,7 @@ def evaluate(
         tasks: (name, files) pairs with no file or one, whose rows are reported as those of `splits`, or as `dev` without one;
             all tasks of the run but auxiliary ones where it is empty.
         data: folder with the files that the tasks expect, in place of the run's own.
-        splits: `dev`, `test` or `train`; without any, dev, and test if there is one.
+        splits: `dev`, `test`, `train`, or a set such as `dev.matched`; without any, dev, and test if there is one.
         changes: (("tasks", name, key), value) pairs with a key of CHANGEABLE, for rows that are laid out unlike those of
             training.
         resamples: bootstrap resamples.
@@ -62,9 +65,8 @@ def evaluate(
     Raises:
         MtlError: an argument is wrong, rows cannot be read (all of them, before the model is loaded), or there are none.
     """
-    for split in splits or ():
-        if split not in SPLITS:
-            raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}")
+    for name in splits or ():
+        check_split(name)
     if precision not in PRECISIONS:
         raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
     outline = open_run(folder)
@@ -76,22 +78,30 @@ def evaluate(
     predictor, warnings = outline.load(place, {rows.task for rows in evaluated})
     notes = [*outline.notes, *warnings, *notes]
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
-    to_store: dict[str, dict[str, dict[str, Estimate]]] = {}
+    groups: dict[str, dict[str, RowGroups | None]] = {}
+    other_rows = {path[1] for path, _ in changes if path[-1] == "where"} | {name for name, files in tasks if files}
     for rows in evaluated:
-        facts = predictor.facts[rows.task]
-        predicted = predictor.on_split(rows.task, rows.split, place, context)
-        measured = measure(rows.metrics, predicted, rows.split.gold, resamples)
-        results.setdefault(facts.name, {})[rows.split.name] = measured
-        if not dict(tasks).get(facts.name) and data is None:
-            if facts.name not in outline.auxiliary:
-                to_store.setdefault(facts.name, {})[rows.split.name] = measured
-            path = predictions_path(folder, facts.name, rows.split.name)
+        facts, split = predictor.facts[rows.task], rows.split
+        predicted = predictor.on_split(rows.task, split, place, context)
+        measured = measure(rows.metrics, predicted, split.gold, resamples, split.groups)
+        results.setdefault(facts.name, {})[split.name] = measured
+        groups.setdefault(facts.name, {})[split.name] = split.groups
+        if facts.name not in other_rows and data is None:
+            path = predictions_path(folder, facts.name, split.name)
             try:
                 write_predictions(
-                    path, facts.target, predicted, rows.split.lines.tolist(), rows.split.gold, rows.split.hashes
+                    path, facts.target, predicted, split.lines.tolist(), split.gold, split.hashes, split.groups
                 )
             except MtlError as error:
                 notes += error.lines
+    for name, by_split in results.items():
+        selecting = outline.config(outline.task(name)).tasks[name].selecting_splits()
+        results[name] = with_means(by_split, groups[name], selecting)
+    to_store = {
+        name: by_split
+        for name, by_split in results.items()
+        if name not in other_rows and data is None and name not in outline.auxiliary
+    }
     if to_store and (folder / ENSEMBLE).is_file():  # a run wrote its results when it ended
         try:
             add_results(folder, to_store, sorted(outline.auxiliary))
@@ -145,11 +155,22 @@ def _read_rows(
             notes.append(f"{name}: no labeled rows of {one_of(splits or SPLITS[:2])}")
     if errors:
         raise MtlError(*dict.fromkeys(errors))
+    sets = [split for section in sections.values() for kind in SPLITS[:2] for split in section.splits_of(kind)]
+    if missing := [split for split in splits or () if "." in split and split not in sets]:
+        known = [split for split in dict.fromkeys(sets) if "." in split]
+        raise MtlError(*(f"--split {split}: no task has this set{suggest(split, known)}" for split in missing))
     if not evaluated:
         raise MtlError(
             f"{folder}: nothing to evaluate: {'; '.join(notes)}; give rows with --task NAME=FILE or --data FOLDER"
         )
     return evaluated, notes
+
+
+def check_split(split: str) -> None:
+    """Raise MtlError for a name that is neither a split nor that of an evaluation set."""
+    kind, dot, name = split.partition(".")
+    if kind not in SPLITS or (dot and (not name or kind == "train")):
+        raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}, or a set such as dev.NAME")
 
 
 def apply_changes(
@@ -188,16 +209,18 @@ def _sources(
     if files:
         if len(splits or ()) > 1:
             raise MtlError(f"--split: {files[0]} is one split; name one of {one_of(splits or ())}")
-        return {
-            (splits or ("dev",))[0]: FileSource(
-                files[0], format=format_of(files[0], name=section.format, header=section.header)
-            )
-        }
+        split = (splits or ("dev",))[0]
+        if "." in split and split not in section.splits_of(kind_of(split)):
+            return {}
+        source = FileSource(files[0], format=format_of(files[0], name=section.format, header=section.header))
+        return {split: with_filter(source, section, task, split)}
     if data is not None:
-        section = section.model_copy(update=dict.fromkeys(("train", "dev", "test")))
+        section = section.without_files()
     sources: dict[str, Source] = {}
-    for split in dict.fromkeys(splits or SPLITS[:2]):
-        source = find_source(section, task, split, data=data or config.data, sample=config.sample)
-        if source is not None:
-            sources[split] = source
+    for wanted in dict.fromkeys(splits or SPLITS[:2]):
+        for split in section.splits_of(kind_of(wanted)):
+            if wanted in (split, kind_of(split)):
+                rows = find_source(section, task, split, data=data or config.data, sample=config.sample)
+                if rows is not None:
+                    sources[split] = rows
     return sources

@@ -11,6 +11,7 @@ from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Metric
 from mtlcli.statistics.bootstrap import Estimate, estimate
+from mtlcli.statistics.groups import RowGroups
 from mtlcli.tasks.base import Task
 from mtlcli.tasks.targets import Arrays, Target
 
@@ -37,10 +38,18 @@ def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str, precision:
     return found
 
 
-def measure(metrics: Mapping[str, Metric], predicted: Arrays, gold: Arrays, resamples: int) -> dict[str, Estimate]:
-    """Return every metric with its 95 % interval; low and high equal the value if `resamples` is 0."""
+def measure(
+    metrics: Mapping[str, Metric], predicted: Arrays, gold: Arrays, resamples: int, groups: RowGroups | None = None
+) -> dict[str, Estimate]:
+    """Return every metric with its 95 % interval; low and high equal the value if `resamples` is 0.
+
+    `groups` are resampled as a whole.
+    """
     if resamples:
-        return {name: estimate(metric, predicted, gold, resamples=resamples) for name, metric in metrics.items()}
+        return {
+            name: estimate(metric, predicted, gold, groups=groups, resamples=resamples)
+            for name, metric in metrics.items()
+        }
     values = {name: metric.value(predicted, gold) for name, metric in metrics.items()}
     return {name: Estimate(value, value, value, len(gold), interval="none") for name, value in values.items()}
 

@@ -19,7 +19,7 @@ from mtlcli.runs.seeds import read_group
 from mtlcli.statistics.spread import Spread, spread_of
 
 Column = tuple[str, str]
-"""A task and one of its metrics."""
+"""A task, or a task and one of its evaluation sets such as `mnli matched`, and a metric."""
 
 Bounds = tuple[float, float]
 """The worst and the best value of a metric."""
@@ -74,8 +74,15 @@ Lines = list[list[str]]
 """A table as text; the first line holds the names of the columns."""
 
 
-def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = False) -> list[FolderResults]:
-    """Read results.json of each folder. With `allow_missing` a folder that does not exist or is not finished has no runs.
+def read(
+    folders: Sequence[Path], *, split: str = "dev", sets: bool = False, allow_missing: bool = False
+) -> list[FolderResults]:
+    """Read results.json of each folder.
+
+    Args:
+        split: `dev` or another split, or a set such as `dev.matched`. Of several sets, `dev` is their mean.
+        sets: read the sets of the split, too.
+        allow_missing: a folder that does not exist or is not finished has no runs, in place of an error.
 
     Raises:
         MtlError: one line for every folder without results of the split.
@@ -89,7 +96,9 @@ def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = F
             if all(has_results(run) for run in runs):
                 results = [read_results(run) for run in runs]
                 auxiliary = frozenset(task for of_run in results for task in of_run.auxiliary or ())
-                values = tuple(_values(run, of_run, split) for run, of_run in zip(runs, results, strict=True))
+                values = tuple(
+                    _values(run, of_run, split, sets=sets) for run, of_run in zip(runs, results, strict=True)
+                )
                 measured.append(FolderResults(str(folder), values, auxiliary))
             elif allow_missing:
                 measured.append(FolderResults(str(folder), ()))
@@ -102,16 +111,17 @@ def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = F
     return measured
 
 
-def _values(run: Path, results: Results, split: str) -> dict[Column, float]:
-    """Return every metric of one run on a split. Raise MtlError where there is none."""
-    values = {
-        (task, metric): estimate.value
-        for task, splits in results.tasks.items()
-        for metric, estimate in splits.get(split, {}).items()
-    }
+def _values(run: Path, results: Results, split: str, *, sets: bool) -> dict[Column, float]:
+    """Return every metric of one run on a split, and those on its sets before it. Raise MtlError where there is none."""
+    values: dict[Column, float] = {}
+    for task, splits in results.tasks.items():
+        names = [name for name in splits if name.startswith(f"{split}.")] if sets else []
+        for name in (*names, split):
+            title = task if name == split else f"{task} {name.partition('.')[2]}"
+            values |= {(title, metric): estimate.value for metric, estimate in splits.get(name, {}).items()}
     if not values:
-        splits = dict.fromkeys(split for by_split in results.tasks.values() for split in by_split)
-        raise MtlError(f"{run / RESULTS}: has no results of {split}{suggest(split, splits)}")
+        names = list(dict.fromkeys(name for by_split in results.tasks.values() for name in by_split))
+        raise MtlError(f"{run / RESULTS}: has no results of {split}{suggest(split, names)}")
     return values
 
 
@@ -184,9 +194,11 @@ def tabulate(
         for task, metric in columns
     ]
     auxiliary = frozenset(task for folder in measured for task in folder.auxiliary)
-    counted = [index for index, (task, _) in enumerate(columns) if task not in auxiliary]
+    # A set, whose name follows a space, is already part of its task's mean.
+    counted = [index for index, (task, _) in enumerate(columns) if task not in auxiliary and " " not in task]
     has_mean = not metrics and len(counted) > 1 and all(columns[index][1] in bounded for index in counted)
-    mean_title = "mean" if len(counted) == len(columns) else f"mean of {', '.join(columns[i][0] for i in counted)}"
+    left_out = any(task in auxiliary for task, _ in columns)
+    mean_title = f"mean of {', '.join(columns[index][0] for index in counted)}" if left_out else "mean"
     rows = []
     for folder in measured:
         by_run = [[value(run, column) for column in columns] for run in folder.runs]

@@ -37,7 +37,8 @@ class Record:
 
     Attributes:
         place: the run's folder, relative to the study's.
-        metrics: by task and metric, on dev, of the selected checkpoint.
+        metrics: by task and metric, on dev, of the selected checkpoint; of several dev sets, the mean over those that select it.
+        sets: by task, set and metric, for tasks with several dev sets.
         score: the score that selected the checkpoint.
         step_seconds: median time of a step in seconds, without evaluations.
         batches: mean number of micro-batches per step; None if the scheduler keeps only some of their rows.
@@ -54,6 +55,7 @@ class Record:
     batches: float | None = None
     weights: dict[str, float] | None = None
     error: str = ""
+    sets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -228,6 +230,11 @@ def legend(study: Study) -> list[str]:
             f"{SINGLE}: each task alone, for the same number of updates of one batch; its ms is the sum over the tasks. gain %: "
             f"mean over the tasks of the relative difference to it (Maninis et al. 2019){noise}."
         )
+    sets = {task: dict.fromkeys(record.sets[task]) for record in study.records for task in record.sets}
+    lines += [
+        f"{task}: has the dev sets {', '.join(names)}; the table shows the mean over those that select checkpoints, study.json each."
+        for task, names in sets.items()
+    ]
     auxiliary = [name for name, section in study.base.get("tasks", {}).items() if section.get("auxiliary")]
     if auxiliary:
         lines.append(f"Auxiliary, and so trained without being evaluated: {', '.join(auxiliary)}.")

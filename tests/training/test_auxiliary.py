@@ -97,7 +97,7 @@ def test_patience_counts_the_other_tasks_alone(tmp_path):
     ("changes", "select_by", "problem"),
     [
         (
-            dict.fromkeys(("tone", "same", "near"), {"auxiliary": True}),
+            {name: {"auxiliary": True} for name in ("tone", "same", "near")},
             "mean",
             "tasks.tone.auxiliary: every task is auxiliary, so none is left to select checkpoints by; leave one that counts",
         ),
