@@ -106,7 +106,24 @@ def sections(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
         if reference:
             section = schema["$defs"][reference.rpartition("/")[2]]
             if set(section["properties"]) - {"name"}:
-                yield f"{key}.NAME" if "additionalProperties" in value else key, section
+                title = f"{key}.NAME" if "additionalProperties" in value else key
+                yield title, section
+                yield from sections_by_name(title, section, schema)
+
+
+def sections_by_name(
+    title: str, section: Mapping[str, Any], schema: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the title and schema of the sections by name below a section, each kind of section once."""
+    seen = set()
+    for key, value in section["properties"].items():
+        forms = [form for part in value.get("anyOf", ()) for form in part.get("oneOf", [part])]
+        for form in forms:
+            by_name = form.get("additionalProperties")
+            reference = by_name.get("$ref") if isinstance(by_name, dict) else None
+            if reference and reference not in seen:
+                seen.add(reference)
+                yield f"{title}.{key}.NAME", schema["$defs"][reference.rpartition("/")[2]]
 
 
 def type_of(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
@@ -114,8 +131,8 @@ def type_of(value: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     if "$ref" in value:
         section = schema["$defs"][value["$ref"].rpartition("/")[2]]
         return "plugin" if set(section["properties"]) == {"name"} else "section"
-    if "anyOf" in value:
-        return " or ".join(dict.fromkeys(type_of(part, schema) for part in value["anyOf"]))
+    if parts := value.get("anyOf", value.get("oneOf")):
+        return " or ".join(dict.fromkeys(type_of(part, schema) for part in parts))
     if "const" in value:
         return f"`{value['const']}`"
     if "enum" in value:

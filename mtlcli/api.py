@@ -76,9 +76,17 @@ class Run:
     def results(self) -> dict[str, dict[str, Estimate]]:
         """Metrics on dev by task and name, the primary metric first: `run.results["sst"]["accuracy"].value`.
 
+        For a task with several dev sets they are means over the sets that select checkpoints. Raises MtlError if the run is not
+        finished.
+        """
+        return self.results_on("dev")
+
+    def results_on(self, split: str) -> dict[str, dict[str, Estimate]]:
+        """Return the metrics on a split or a set, such as `dev.matched`, by task and name; only of tasks that have it.
+
         Raises MtlError if the run is not finished.
         """
-        return {task: splits["dev"] for task, splits in read_results(self.folder).tasks.items() if "dev" in splits}
+        return {task: splits[split] for task, splits in read_results(self.folder).tasks.items() if split in splits}
 
     def load(self, *, device: str = "auto", precision: str = "fp32") -> "Predictor":
         """Load the model: `mtlcli.load(run)`."""
@@ -128,7 +136,7 @@ class Predictor:
 
         Returns:
             With `task`, a list with the prediction of each row. Without it, always a dict of such lists by task name, of every task
-            that can read the first row.
+            that can read the first row, auxiliary tasks only if no other can.
 
         Raises:
             MtlError: there is no such task, or a row cannot be read; the message names its index.
@@ -172,7 +180,10 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by task, split and name, and notes about the rows: `evaluation["sst"]["dev"]["accuracy"].low`."""
+    """Metrics by task, split and name, and notes about the rows: `evaluation["sst"]["dev"]["accuracy"].low`.
+
+    Of a task with several dev sets, each is a split of its own (`evaluation["mnli"]["dev.matched"]`), and `dev` is their mean.
+    """
 
     results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     notes: tuple[str, ...]
@@ -259,8 +270,8 @@ def evaluate(
 
     Args:
         data: folder with the files that the tasks expect, instead of the run's own.
-        split: dev, test or train, or several of them; by default dev, and test if there is one.
-        tasks: names of the tasks, by default all; or a mapping from names to files with other labeled rows.
+        split: dev, test, train or a set such as dev.matched, or several of them; by default dev, and test if there is one.
+        tasks: names of the tasks, by default all but auxiliary ones; or a mapping from names to files with other labeled rows.
         resamples: bootstrap resamples.
 
     Raises:
@@ -282,7 +293,8 @@ def compare(
     """Compare finished runs, ensembles or folders of seeds with a baseline on the same rows, as `mtl compare` does.
 
     Args:
-        tasks: names of the tasks, by default all that the runs share.
+        split: dev, test, train, or a set such as dev.matched. Each set of several is compared alone.
+        tasks: names of the tasks, by default all that the runs share and that are auxiliary in none.
         metrics: names of metrics or `all`, by default each task's primary one.
         resamples: draws of the bootstrap and of the randomization test.
 

@@ -63,7 +63,10 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Report an evaluation on dev: mean loss and metrics of each task that has a dev split, by task index."""
+    """Report an evaluation on dev: mean loss and metrics of each task that has dev rows, by task index.
+
+    For a task with several dev sets they are means over the sets that select checkpoints.
+    """
 
     step: int
     losses: Mapping[int, float]

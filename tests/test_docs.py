@@ -10,6 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 from mtlcli import registry
+from mtlcli.config.layers import read_recipe
+from mtlcli.config.resolve import resolve
+from mtlcli.config.shorthand import absolute_paths
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -85,3 +88,11 @@ def test_the_picture_of_the_packages_shows_each_of_them_once():
     lines = (DOCS / "packages.txt").read_text(encoding="utf-8").splitlines()
     packages = [line.split()[0] for line in lines if line and not line.startswith("#")]
     assert sorted(text.text for text in texts) == sorted(packages)
+
+
+@pytest.mark.parametrize(
+    "text", re.findall(r"```yaml\n(tasks:.*?)```", (DOCS / "evaluation.md").read_text(encoding="utf-8"), re.DOTALL)
+)
+def test_the_recipes_of_the_evaluation_page_resolve(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert resolve([absolute_paths(read_recipe(tmp_path / "recipe.yaml"), tmp_path)]).tasks

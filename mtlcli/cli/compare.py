@@ -17,7 +17,12 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, the first of which is the baseline.")],
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", metavar="NAME", help="Only this task. Repeat it. [default: all common tasks]"),
+        typer.Option(
+            "--task",
+            "-t",
+            metavar="NAME",
+            help="Only this task. Repeat it. [default: all common tasks but auxiliary ones]",
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -25,7 +30,7 @@ def compare(
             "--metric", metavar="NAME", help="A metric, or all. Repeat it. [default: each task's primary one]"
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="dev, test or train.")] = "dev",
+    split: Annotated[str, typer.Option(help="dev, test, train, or a set such as dev.NAME.")] = "dev",
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples, and random swaps.")] = 2000,
     quiet: options.Quiet = False,
@@ -66,7 +71,7 @@ def _show(comparison: "Comparison", resamples: int) -> None:
             [*columns, ("interval", ""), ("p", "right"), ("n", "right")],
             [
                 (
-                    row.task, row.metric, f"{row.difference.first:.4f}", f"{row.difference.second:.4f}",
+                    row.name, row.metric, f"{row.difference.first:.4f}", f"{row.difference.second:.4f}",
                     f"{row.difference.value:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}", _p(row.p_holm),
                     f"{row.difference.n}",
                 )
@@ -74,7 +79,7 @@ def _show(comparison: "Comparison", resamples: int) -> None:
             ],
         )  # fmt: skip
         for row in rows:
-            say(_in_words(row, letter, several=len({other.metric for other in rows if other.task == row.task}) > 1))
+            say(_in_words(row, letter, several=len({other.metric for other in rows if other.name == row.name}) > 1))
     say("")
     say(method(comparison, resamples))
 
@@ -84,7 +89,7 @@ def _p(p: float) -> str:
 
 
 def _in_words(row: "Compared", letter: str, *, several: bool) -> str:
-    where = f"{row.task} {row.metric}" if several else row.task
+    where = f"{row.name} {row.metric}" if several else row.name
     if row.better is None:
         return f"{where}: no evidence of a difference between A and {letter}"
     better, worse = (letter, "A") if row.better else ("A", letter)
@@ -106,6 +111,11 @@ def method(comparison: "Comparison", resamples: int) -> str:
     else:
         lines.insert(1, "The interval is at 95 %.")
     lines.insert(2, "It is a difference where p is at most 0.05 and the interval excludes 0.")
+    if grouped := dict.fromkeys(row.name for row in comparison.compared if row.difference.groups is not None):
+        counts = {row.name: row.difference.groups for row in comparison.compared}
+        lines.append(
+            f"Groups of rows are resampled as a whole: {', '.join(f'{name} {counts[name]} groups' for name in grouped)}."
+        )
     return "\n".join(lines)
 
 
@@ -122,7 +132,8 @@ def _plain(comparison: "Comparison", resamples: int) -> dict[str, Any]:
         "correction": "Holm",
         "compared": [
             {
-                "task": row.task, "metric": row.metric, "baseline": 0, "other": row.other, "n": row.difference.n,
+                "task": row.task, "split": row.split, "metric": row.metric, "baseline": 0, "other": row.other,
+                "n": row.difference.n, "groups": row.difference.groups,
                 "baseline_value": row.difference.first, "other_value": row.difference.second,
                 "baseline_values": list(row.difference.firsts), "other_values": list(row.difference.seconds),
                 "difference": row.difference.value, "level": row.level, "low": row.low, "high": row.high,

@@ -78,7 +78,8 @@ def show_plan(plan: "Plan", *, warnings: bool = True, remember: bool = True) -> 
         [("task", ""), ("encoding, head", ""), *((header, "right") for header in headers)],
         [
             (
-                task.name, f"{task.encoding}, {task.head}", f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",
+                task.name, f"{task.encoding}, {task.head}" + (",\nauxiliary" if task.auxiliary else ""), f"{task.rows}",
+                "-" if task.auxiliary else f"{task.dev_rows}", f"{task.batch_size}",
                 f"{task.batches_per_step:.2f}", f"{100 * task.share:.1f} %", f"{task.passes:.2f}", f"{task.truncated}",
             )
             for task in plan.tasks
@@ -134,13 +135,19 @@ def size(count: int) -> str:
 
 def show_results(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]", title: str) -> None:
     """Print metrics with their 95 % intervals, the primary metric of each task first."""
+    from mtlcli.config.evaluation_sets import in_words
+
     rows = []
     for task, splits in results.items():
         for split, metrics in splits.items():
+            if any(len(estimate.sets) == 1 for estimate in metrics.values()):
+                continue  # it repeats the set that selects checkpoints
             for index, (metric, estimate) in enumerate(metrics.items()):
-                first = (task, split) if index == 0 else ("", "")
+                words = f"{split} mean" if estimate.sets else in_words(split)
+                first = (task, words) if index == 0 else ("", "")
                 interval = f"{estimate.low:.4f} to {estimate.high:.4f}"
-                rows.append((*first, metric, f"{estimate.value:.4f}", interval, f"{estimate.n}"))
+                groups = "" if estimate.groups is None else f" ({estimate.groups} groups)"
+                rows.append((*first, metric, f"{estimate.value:.4f}", interval, f"{estimate.n}{groups}"))
     columns = [("task", ""), ("split", ""), ("metric", ""), ("value", "right"), ("95 % interval", ""), ("n", "right")]
     show_warnings(results)
     table(title, columns, rows)
@@ -148,22 +155,32 @@ def show_results(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]", 
 
 def show_warnings(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]") -> None:
     """Print a line on standard error for every metric that means little on its rows, with the reason."""
+    from mtlcli.config.evaluation_sets import in_words
+
     for task, splits in results.items():
         for split, metrics in splits.items():
             for metric, estimate in metrics.items():
-                if estimate.degenerate:
-                    say(f"warning: {task} {split}: {estimate.degenerate}: {metric} is {estimate.value:g}", err)
+                if estimate.degenerate and not estimate.sets:
+                    say(
+                        f"warning: {task} {in_words(split)}: {estimate.degenerate}: {metric} is {estimate.value:g}", err
+                    )
 
 
 def show_spreads(group: "Group") -> None:
     """Print mean, deviation and range of every metric over the runs of a group."""
+    from mtlcli.config.evaluation_sets import in_words
+    from mtlcli.runs.results import read_results
     from mtlcli.runs.seeds import spreads
 
     rows: list[Sequence[str]] = []
+    results = read_results(group.runs[0]).tasks
     for task, splits in spreads(group.runs).items():
         for split, metrics in splits.items():
+            sets = next(iter(results[task][split].values())).sets
+            if len(sets) == 1:
+                continue  # it repeats the set that selects checkpoints
             for index, (metric, spread) in enumerate(metrics.items()):
-                first = (task, split) if index == 0 else ("", "")
+                first = (task, f"{split} mean" if sets else in_words(split)) if index == 0 else ("", "")
                 span = f"{min(spread.values):.4f} to {max(spread.values):.4f}"
                 rows.append((*first, metric, f"{spread.mean:.4f}", f"{spread.deviation:.4f}", span))
     names = ", ".join(map(str, group.seeds))
@@ -219,12 +236,12 @@ class TrainingView:
         return f"{losses}  {self.rate():.1f} steps/s  {size(peak_memory())}"
 
     def evaluated(self, event: "Evaluated") -> None:
-        """Print the primary metric of every task on one line."""
+        """Print the primary metric of every task on one line, of a task with several dev sets their mean and each of them."""
         if self.quiet:
             return
         self.times = [(time.monotonic(), event.step)]
         scores = "  ".join(
-            f"{task} {metric} {value:.4f}"
+            f"{task} {metric} {value:.4f}{_of_sets(event.sets.get(task, {}), metric)}"
             for task, metrics in event.metrics.items()
             for metric, value in list(metrics.items())[:1]
         )
@@ -235,6 +252,11 @@ class TrainingView:
         """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
+
+
+def _of_sets(sets: Mapping[str, Mapping[str, float]], metric: str) -> str:
+    """Return a metric on each of several dev sets in parentheses: ` (matched 0.8312, mismatched 0.8290)`."""
+    return f" ({', '.join(f'{name} {values[metric]:.4f}' for name, values in sets.items())})" if sets else ""
 
 
 class RowsView:

@@ -18,7 +18,7 @@ def evaluate(
             "--task",
             "-t",
             metavar="NAME[=FILE]",
-            help="Only this task, or this task on other labeled rows. Repeat it.",
+            help="Only this task, or this task on other labeled rows. Repeat it. [default: all but auxiliary ones]",
         ),
     ] = None,
     data: Annotated[
@@ -26,7 +26,10 @@ def evaluate(
     ] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option("--split", help="dev, test or train. Repeat it. [default: dev, and test if it exists]"),
+        typer.Option(
+            "--split",
+            help="dev, test, train, or a set such as dev.NAME. Repeat it. [default: dev, and test if it exists]",
+        ),
     ] = None,
     sets: Annotated[
         list[str] | None,

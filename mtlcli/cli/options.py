@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtlcli.errors import MtlError
+from mtlcli.errors import MtlError, suggest
 
 if TYPE_CHECKING:
     from mtlcli.config.layers import Layer
@@ -20,6 +20,10 @@ Tasks = Annotated[
     typer.Option(
         "--task", "-t", metavar="NAME[=TRAIN[,DEV[,TEST]]]", help="Train this task, on these files if given. Repeatable"
     ),
+]
+Auxiliary = Annotated[
+    list[str] | None,
+    typer.Option("--auxiliary", metavar="NAME", help="Train this task without evaluating or counting it. Repeatable"),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Recipe file in YAML; flags override it")]
 Data = Annotated[str | None, typer.Option(help="Folder with the files that the tasks expect")]
@@ -125,6 +129,7 @@ class RunOptions:
     """Hold the options of a training run as typer parses them, the same for `mtl train` and `mtl check`."""
 
     task: Tasks = None
+    auxiliary: Auxiliary = None
     config: ConfigFile = None
     data: Data = None
     sample: Sample = False
@@ -184,10 +189,10 @@ class RunOptions:
         """
         from mtlcli.runs.configuration import resolve_run
 
-        only, layers = self._layers()
+        only, layers = self._layers(stored)
         return resolve_run([stored, *layers] if stored is not None and self.config is None else layers, only, resumed)
 
-    def _layers(self) -> "tuple[list[str] | None, list[Layer]]":
+    def _layers(self, stored: "Layer | None") -> "tuple[list[str] | None, list[Layer]]":
         """Return the tasks named by --task, if any, and the layers of recipe, flags and --set."""
         from mtlcli.config.layers import Layer, parse_assignment, read_recipe
         from mtlcli.config.locations import suggest_key
@@ -206,14 +211,29 @@ class RunOptions:
             layer = Layer()
             layer.put(path, value, f"--set {'.'.join(path)}")
             layers.append(absolute_paths(layer, Path.cwd()))
-        if self.on_bad_row is not None:
-            # The policy is a key of each task, and the tasks are only known once all layers are read.
-            for layer in layers:
+        if self.on_bad_row is not None or self.auxiliary:
+            # Both are keys of tasks, which are only known once all layers are read.
+            known_layers = [stored, *layers] if stored is not None and self.config is None else layers
+            for layer in known_layers:
                 plain_tasks(layer)
-            names = [name for layer in layers for name in (layer.values.get("tasks") or {})]
-            for name in only or dict.fromkeys(names):
+            names = only or list(
+                dict.fromkeys(name for layer in known_layers for name in layer.values.get("tasks") or {})
+            )
+            for name in names if self.on_bad_row is not None else ():
                 flags.put(("tasks", name, "on_bad_row"), self.on_bad_row, "--on-bad-row")
+            layers.append(self._auxiliary_layer(names))
         return only or None, layers
+
+    def _auxiliary_layer(self, names: list[str]) -> "Layer":
+        """Return the layer of --auxiliary. Raise MtlError for a task that is not one of these names."""
+        from mtlcli.config.layers import Layer
+
+        layer = Layer()
+        for name in self.auxiliary or ():
+            if name not in names:
+                raise MtlError(f"--auxiliary {name}: the run has no task of this name{suggest(name, names)}")
+            layer.put(("tasks", name, "auxiliary"), True, f"--auxiliary {name}")
+        return layer
 
     def _flag_layer(self) -> "tuple[Layer, list[str]]":
         from mtlcli.config.layers import Layer

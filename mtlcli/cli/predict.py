@@ -49,7 +49,11 @@ def predict(
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", help="A task of the run. Repeat it. [default: all whose columns exist]"),
+        typer.Option(
+            "--task",
+            "-t",
+            help="A task of the run. Repeat it. [default: all whose columns exist, without auxiliary ones]",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write. [default: standard output]")

@@ -24,7 +24,10 @@ def table(
             help="A metric, or all. Repeat it. [default: each task's primary one, and their mean]",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="dev, or another split in the results.")] = "dev",
+    split: Annotated[str, typer.Option(help="dev, another split in the results, or a set such as dev.NAME.")] = "dev",
+    sets: Annotated[
+        bool, typer.Option("--sets", help="Also show each evaluation set; a task's own column is their mean.")
+    ] = False,
     normalized: Annotated[
         bool, typer.Option("--normalized", help="Every metric from 0 to 1: (r + 1) / 2 for a correlation.")
     ] = False,
@@ -57,7 +60,7 @@ def table(
         raise MtlError("expected one or more run folders, or --published")
     folders = runs or [Path(name) for name in (numbers.rows if numbers else ())]
     try:
-        measured = results_table.read(folders, split=split, allow_missing=allow_missing)
+        measured = results_table.read(folders, split=split, sets=sets, allow_missing=allow_missing)
     except MtlError as error:
         if runs:
             raise

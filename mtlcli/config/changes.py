@@ -42,7 +42,8 @@ def check_unchanged(stored: Config, current: Config) -> list[str]:
         parts = key.split(".")
         if len(parts) > 1 and parts[0] == "tasks" and parts[1] not in shared_tasks:
             continue  # the task has a line of its own
-        file = len(parts) == 3 and parts[0] == "tasks" and parts[2] in TASK_FILES
+        is_file = parts[0] == "tasks" and parts[2:3] and parts[2] in TASK_FILES
+        file = is_file and (len(parts) == 3 or parts[4:] == ["file"])
         line = f"{key}: was {old!r}, now {new!r}"
         if key in MAY_CHANGE and new is None:
             continue  # the key that excludes it has its own line

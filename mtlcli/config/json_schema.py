@@ -6,6 +6,7 @@ from typing import Any
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from mtlcli import registry
+from mtlcli.config.evaluation_sets import EvaluationSet
 from mtlcli.config.schema import Choice, Config, EncoderConfig, HeadChoice, OptimizerConfig, TaskConfig, TrainingConfig
 from mtlcli.errors import MtlError
 from mtlcli.registry import FAMILIES
@@ -15,8 +16,41 @@ Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-07/schema#"
 TEXT_OR_NUMBER: Schema = {"type": ["string", "number"]}
 TEXTS: Schema = {"anyOf": [TEXT_OR_NUMBER, {"type": "array", "items": TEXT_OR_NUMBER}]}
+CELL: Schema = {"type": ["string", "number", "boolean"]}
+WHERE: Schema = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {"anyOf": [CELL, {"type": "array", "items": CELL, "minItems": 1}]},
+}
+ROWS: Schema = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": ["string", "null"]},
+                    {
+                        "type": "object",
+                        "properties": {
+                            "file": {"type": "string", "description": EvaluationSet.model_fields["file"].description},
+                            "where": {"description": EvaluationSet.model_fields["where"].description, **WHERE},
+                        },
+                        "additionalProperties": False,
+                    },
+                ]
+            },
+        },
+    ]
+}
 SHORT_FORMS: dict[str, Schema] = {
     "text": TEXTS,
+    "dev": ROWS,
+    "test": ROWS,
+    "select_dev": TEXTS,
+    "where": WHERE,
+    "group": TEXT_OR_NUMBER,
     "label": TEXT_OR_NUMBER,
     "labels": TEXTS,
     "aliases": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},

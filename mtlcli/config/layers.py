@@ -72,7 +72,7 @@ def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
-TEXTS = ("text", "label", "labels", "aliases", "no_label")
+TEXTS = ("text", "label", "labels", "aliases", "no_label", "where", "group", "select_dev")
 """Keys of a task whose values are always read as text: a class may be called `true`, `007` or `1e-5`."""
 
 DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
@@ -168,9 +168,9 @@ class _Reader:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, at)
         check_text(node.value, self._place(node))
-        if len(at) > 2 and at[0] == "tasks" and at[2] in TEXTS:
+        if len(at) > 2 and at[0] == "tasks" and (at[2] in TEXTS or at[4:5] == ("where",)):
             # A bare `label:` is null, but an item of `labels` may be a class called `null`.
-            is_item = len(at) > 3
+            is_item = len(at) > (3 if at[2] in TEXTS else 5)
             if is_item or not node.tag.endswith(":null"):
                 return node.value
         try:

@@ -3,8 +3,9 @@
 from difflib import get_close_matches
 from typing import Any
 
+from mtlcli.config.evaluation_sets import EvaluationSet
 from mtlcli.config.layers import Layer, shown
-from mtlcli.config.schema import Config
+from mtlcli.config.schema import ONE_FILE, SEVERAL_SETS, Config
 from mtlcli.errors import did_you_mean, suggest
 
 
@@ -39,7 +40,8 @@ class Places:
 
     def explain(self, detail: Any) -> str:
         """Return one line for an error of pydantic."""
-        kinds = ("function-before", "literal['epoch']", "int")  # pydantic adds the member of a union to the location
+        # pydantic adds the member of a union to the location.
+        kinds = ("function-before", "literal['epoch']", "int", ONE_FILE, SEVERAL_SETS)
         path = tuple(part for index, part in enumerate(detail["loc"]) if index < 2 or part not in kinds)
         if detail["type"] == "extra_forbidden":
             return f"{self.of(path)}: unknown key{suggest_key(path)}"
@@ -55,7 +57,9 @@ def _join_place(place: str, dotted: str) -> str:
 
 def suggest_key(path: tuple[Any, ...]) -> str:
     """Return the end of an error line about an unknown key: a similar key of this section or of another."""
-    model = Config.model_fields[path[0]].annotation if len(path) > 1 else Config
+    model: Any = Config.model_fields[path[0]].annotation if len(path) > 1 else Config
+    # The only sections below a task whose keys are fixed are its evaluation sets.
+    model = EvaluationSet if path[0] == "tasks" and len(path) > 1 else model
     keys: list[str] = list(getattr(model, "model_fields", {}))
     name = str(path[-1])
     if near := did_you_mean(name, keys):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mtlcli import registry
+from mtlcli.config.evaluation_sets import RESERVED_NAMES
 from mtlcli.config.layers import Layer, merge, shown
 from mtlcli.config.locations import Places
 from mtlcli.config.schema import (
@@ -166,6 +167,18 @@ def _check_core(config: Config, places: Places, errors: list[str]) -> None:
         errors.append(
             f"{places.of(('training', 'eval_every'))}: found {training.eval_every}: expected `epoch` or a number from 1"
         )
+    parts = training.select_by.split(".")
+    if len(parts) == 3 and parts[0] in config.tasks and parts[1] in config.tasks[parts[0]].sets_of("dev"):
+        errors.append(
+            f'{places.of(("training", "select_by"))}: found "{training.select_by}": expected {parts[0]}.{parts[2]}; to select by the '
+            f"set {parts[1]} alone, add tasks.{parts[0]}.select_dev={parts[1]}"
+        )
+    if config.tasks and all(task.auxiliary for task in config.tasks.values()):
+        name = next(iter(config.tasks))
+        errors.append(
+            f"{places.of(('tasks', name, 'auxiliary'))}: every task is auxiliary, so none is left to select checkpoints by; "
+            "leave one that counts"
+        )
     if config.sample and config.data is not None:
         errors.append(f"{places.of(('data',))}: data and sample exclude each other; set only one")
     for name, task in config.tasks.items():
@@ -173,11 +186,38 @@ def _check_core(config: Config, places: Places, errors: list[str]) -> None:
             errors.append(
                 f"{places.of(('tasks', name, 'range'))}: found {list(task.range)}: expected [lowest, highest]"
             )
-        if not name or len(name) > 100 or any(mark in NOT_IN_NAMES or not mark.isprintable() for mark in name):
+        if not _is_name(name):
             errors.append(
                 f"{places.of(('tasks', name))}: a task's name is part of file names: expected 1 to 100 letters, digits, "
                 "dashes or underscores"
             )
+        _check_sets(name, task, places, errors)
+
+
+def _is_name(text: str) -> bool:
+    """Return whether a text can be the name of a task or a set, which is part of file names."""
+    return 0 < len(text) <= 100 and not any(mark in NOT_IN_NAMES or not mark.isprintable() for mark in text)
+
+
+def _check_sets(name: str, task: TaskConfig, places: Places, errors: list[str]) -> None:
+    """Check the names of a task's evaluation sets."""
+    for kind in ("dev", "test"):
+        for part in task.sets_of(kind):
+            where = places.of(("tasks", name, kind, part))
+            if part in RESERVED_NAMES:
+                errors.append(
+                    f'{where}: "{part}" cannot be the name of a set; write {kind}: {{NAME: FILE}}, or {kind}: {{NAME: {{file: FILE, '
+                    "where: ...}} with another name"
+                )
+            elif not _is_name(part):
+                errors.append(
+                    f"{where}: a set's name is part of file names: expected 1 to 100 letters, digits, dashes or underscores"
+                )
+    sets = task.sets_of("dev")
+    where = places.of(("tasks", name, "select_dev"))
+    errors.extend(
+        f'{where}: no dev set "{part}"{suggest(part, sets)}' for part in task.select_dev or () if part not in sets
+    )
 
 
 def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:

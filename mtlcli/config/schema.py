@@ -1,13 +1,23 @@
 """The configuration of a run: every key, its default, bounds and meaning."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
 
 from mtlcli import registry
+from mtlcli.config.evaluation_sets import EvaluationSet, EvaluationSets, Where
+from mtlcli.config.values import column_name, listed, share_of
 from mtlcli.registry import FAMILIES, Entry
 
 TASK_FILES = ("train", "dev", "test")
@@ -137,17 +147,7 @@ class ArchitectureChoice(Choice):
 def _texts(value: Any) -> Any:
     if isinstance(value, str):
         return listed(value)
-    return [_column(item) for item in value] if isinstance(value, list) else _column(value)
-
-
-def listed(value: Any) -> Any:
-    """Split `a, b`, as `--set` passes a list."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _column(value: Any) -> Any:
-    # A column may be given by its number, and bool is a subclass of int.
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return [column_name(item) for item in value] if isinstance(value, list) else column_name(value)
 
 
 def _label_columns(value: Any) -> Any:
@@ -161,13 +161,9 @@ def _one_or_more(value: Any) -> Any:
 
 
 def _texts_by_text(value: Any) -> Any:
-    return {str(_column(key)): _column(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def share_of(text: str) -> float | None:
-    """Return the share that a percentage such as `10%` stands for; None for every other text, such as the name of a file."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%\s*", text)
-    return float(match[1]) / 100 if match else None
+    return (
+        {str(column_name(key)): column_name(item) for key, item in value.items()} if isinstance(value, dict) else value
+    )
 
 
 def _file_or_share(value: Any) -> Any:
@@ -183,6 +179,19 @@ def _file_or_share(value: Any) -> Any:
     return value
 
 
+def _form_of_rows(value: Any) -> str:
+    return SEVERAL_SETS if isinstance(value, dict) else ONE_FILE
+
+
+ONE_FILE, SEVERAL_SETS = "one file", "several sets"
+"""Tags of the two forms of `dev` and `test`, which `Places.explain` leaves out of a path."""
+DevRows = Annotated[
+    Annotated[str, BeforeValidator(_file_or_share), Tag(ONE_FILE)] | Annotated[EvaluationSets, Tag(SEVERAL_SETS)],
+    Discriminator(_form_of_rows),
+]
+TestRows = Annotated[
+    Annotated[str, Tag(ONE_FILE)] | Annotated[EvaluationSets, Tag(SEVERAL_SETS)], Discriminator(_form_of_rows)
+]
 Encoding = Literal["single", "cross", "bi", "words"]
 Columns = Annotated[list[str], BeforeValidator(_texts)]
 
@@ -221,14 +230,30 @@ class TaskConfig(Choice):
     format: Literal["csv", "tsv", "jsonl", "json", "parquet", "conll", "conllu"] | None = Field(
         None, description="format of the files; the default is what their names end in"
     )
-    dev: Annotated[str, BeforeValidator(_file_or_share)] | None = Field(
+    dev: DevRows | None = Field(
         None,
-        description="file to evaluate on during training, or a share of the training rows to hold out, such as 10%",
+        description="file to evaluate on during training, a share of the training rows to hold out, such as 10%, or several sets "
+        "by name: {matched: a.tsv, mismatched: b.tsv}",
+    )
+    select_dev: Columns | None = Field(
+        None,
+        description="of several dev sets, those whose mean is the task's metric in the score that selects checkpoints; the default "
+        "is all",
     )
     dev_seed: int = Field(
         0, ge=0, description="seed that selects the rows which dev: 10% holds out; the same for all training seeds"
     )
-    test: str | None = Field(None, description="file that only `mtl eval` reads")
+    test: TestRows | None = Field(None, description="file that only `mtl eval` reads, or several sets by name")
+    where: Where | None = Field(
+        None,
+        description="rows to keep, by column: the text or texts of which a row must have one, such as {language: [de, fr]}; for "
+        "dev and test also in each set: {de: {file: dev.tsv, where: {language: de}}}",
+    )
+    group: Annotated[str, BeforeValidator(column_name)] | None = Field(
+        None,
+        description="column that names where a row comes from, such as a document: intervals and tests resample whole groups, and "
+        "dev: 10% keeps a group on one side",
+    )
     text: Columns | None = Field(None, description="column or columns of the text, by header name or number from 0")
     label: Annotated[str | list[str], BeforeValidator(_label_columns)] | None = Field(
         None, description="column of the label, by header name or number from 0; a list for labels in several columns"
@@ -257,6 +282,10 @@ class TaskConfig(Choice):
         min_length=1,
         description="metrics by name; the first selects checkpoints; the default is the metrics of the kind of task",
     )
+    auxiliary: bool = Field(
+        False,
+        description="train this task without counting it: it is not evaluated, and has no part in the score that selects checkpoints",
+    )
     max_rows: int | None = Field(None, ge=1, description="train on this many rows, drawn with the seed")
     batch_size: int | None = Field(
         None, ge=1, description="rows per micro-batch of this task; the default is training.batch_size"
@@ -267,10 +296,52 @@ class TaskConfig(Choice):
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, allow_inf_nan=False)
 
+    @property
+    def dev_share(self) -> float | None:
+        """The share of the training rows that is held out as dev; None where dev is something else."""
+        return share_of(self.dev) if isinstance(self.dev, str) else None
+
+    @property
+    def names_files(self) -> bool:
+        """True if the configuration names a file for a split."""
+        return any(self.file_of(split) is not None for kind in TASK_FILES for split in self.splits_of(kind))
+
+    def sets_of(self, kind: str) -> dict[str, EvaluationSet]:
+        """Return the evaluation sets of `dev` or `test` by name; none where it is one file, or not configured."""
+        value = getattr(self, kind) if kind in TASK_FILES else None
+        return value if isinstance(value, dict) else {}
+
+    def splits_of(self, kind: str) -> tuple[str, ...]:
+        """Return the splits of a kind: (`dev`,), or those of its sets such as (`dev.matched`, `dev.mismatched`)."""
+        return tuple(f"{kind}.{name}" for name in self.sets_of(kind)) or (kind,)
+
+    def selecting_splits(self) -> tuple[str, ...]:
+        """Return the dev splits that count in the score that selects checkpoints."""
+        if self.select_dev is None:
+            return self.splits_of("dev")
+        return tuple(split for split in self.splits_of("dev") if split.partition(".")[2] in self.select_dev)
+
     def file_of(self, split: str) -> str | None:
         """Return the file that the configuration names for a split; None where it names none, or a share for dev."""
-        value: str | None = getattr(self, split)
-        return None if value is None or share_of(value) is not None else value
+        kind, _, name = split.partition(".")
+        if name:
+            return self.sets_of(kind)[name].file
+        value = getattr(self, kind)
+        return value if isinstance(value, str) and share_of(value) is None else None
+
+    def without_files(self) -> "TaskConfig":
+        """Return the section without files, for rows of another folder; sets stay where they are filters alone."""
+        kept = {
+            kind: sets if (sets := self.sets_of(kind)) and not any(part.file for part in sets.values()) else None
+            for kind in TASK_FILES
+        }
+        return self.model_copy(update=kept)
+
+    def where_of(self, split: str) -> dict[str, list[str]]:
+        """Return the filter of a split's rows, empty for none."""
+        kind, _, name = split.partition(".")
+        of_set = self.sets_of(kind)[name].where if name else None
+        return {**(self.where or {}), **(of_set or {})}
 
 
 class EncoderConfig(Choice):

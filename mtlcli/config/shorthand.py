@@ -7,7 +7,8 @@ from typing import Any
 from mtlcli import registry
 from mtlcli.config.layers import Layer, check_text, shown
 from mtlcli.config.locations import Places
-from mtlcli.config.schema import TASK_FILES, listed, share_of
+from mtlcli.config.schema import TASK_FILES
+from mtlcli.config.values import listed, share_of
 from mtlcli.errors import MtlError, suggest
 
 # Options of plugins whose values are folders by task name.
@@ -85,13 +86,18 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
     places = Places([layer])
 
     def absolute(value: Any, *path: str) -> Any:
-        if not isinstance(value, str) or (path[-1] == "dev" and path[0] == "tasks" and share_of(value) is not None):
+        if not isinstance(value, str) or (path[::2][:2] == ("tasks", "dev") and share_of(value) is not None):
             return value
         _check_path(value, places.of(path))
         joined = str((base / os.path.expanduser(value)).absolute())  # expanduser leaves `~nobody` as it is
         plain = os.path.normpath(joined)
         # Without `..`, unless a symbolic link makes the normalized path point elsewhere.
         return plain if os.path.realpath(plain) == os.path.realpath(joined) else joined
+
+    def absolute_set(value: Any, *path: str) -> Any:
+        if isinstance(value, dict) and "file" in value:
+            return value | {"file": absolute(value["file"], *path, "file")}
+        return absolute(value, *path)
 
     values = layer.values
     for key in ("data", "init"):
@@ -100,8 +106,11 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
     tasks = values.get("tasks")
     for name, section in tasks.items() if isinstance(tasks, dict) else ():
         for key in TASK_FILES:
-            if isinstance(section, dict) and key in section:
-                section[key] = absolute(section[key], "tasks", name, key)
+            rows = section.get(key) if isinstance(section, dict) else None
+            if isinstance(rows, dict):
+                section[key] = {part: absolute_set(below, "tasks", name, key, part) for part, below in rows.items()}
+            elif rows is not None:
+                section[key] = absolute(rows, "tasks", name, key)
     for key, option in FOLDERS:
         section = values.get(key)
         folders = section.get(option) if isinstance(section, dict) else None

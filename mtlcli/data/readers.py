@@ -36,6 +36,7 @@ from mtlcli.data.records import (
     other_separator,
     text_of,
 )
+from mtlcli.data.row_filter import RowFilter
 from mtlcli.errors import MtlError, did_you_mean, quotable
 
 __all__ = ["BadRows", "FileSource", "Format", "FormatName", "TextRow", "format_of", "iterate"]
@@ -63,6 +64,8 @@ class TextRow:
 class FileSource:
     """The rows of a file, read again by every iteration, or of a stream such as standard input, read once.
 
+    `where` is the filter that `sources.rows_of` applies to them.
+
     A stream is read no further than to the end of the row that is due; `path` then is a name for messages. A pipe given
     by its path is a stream as well. Without `format`, the extension of `path` decides.
 
@@ -80,6 +83,7 @@ class FileSource:
         self._once = stream is not None or not self.path.is_file()
         self._used = False
         self._requested: dict[str, bool] = {}  # whether a list or an object may be there, by column
+        self.where: RowFilter | None = None
         if self._once and self.format.name == "parquet":
             raise MtlError(f"{self.name}: Parquet cannot be read from a stream; give the file's name")
 

@@ -1,22 +1,27 @@
 """Rows that are not in a file: the made-up sample, and the hub through the `datasets` library."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mtlcli.data.readers import BadRows, FileSource, TextRow, iterate
 from mtlcli.data.records import cell_text
+from mtlcli.data.row_filter import FilterCounts, RowFilter
 from mtlcli.errors import MtlError, suggest
 from mtlcli.hub import hub_answers
 from mtlcli.tasks.base import HubSource, Task
 
 
 class MadeRows:
-    """Rows made by a function, which every iteration calls again; a row's line is its number from 1."""
+    """Rows made by a function, which every iteration calls again; a row's line is its number from 1.
+
+    `where` is the filter that `rows_of` applies to them.
+    """
 
     def __init__(self, name: str, make: Callable[[], Iterable[Mapping[str, Any]]], columns: tuple[str, ...]) -> None:
         self.name = name
         self.columns = columns
+        self.where: RowFilter | None = None
         self._make = make
 
     def column(self, wanted: str, *, nested: bool = False) -> str:
@@ -38,9 +43,40 @@ class MadeRows:
 Source = FileSource | MadeRows
 
 
-def rows_of(source: Source, bad: BadRows) -> Iterator[TextRow]:
-    """Yield the rows of either kind of source; unreadable ones are reported to `bad`."""
-    return iterate(source, bad) if isinstance(source, FileSource) else source.rows()
+def rows_of(source: Source, bad: BadRows, dropped: FilterCounts | None = None) -> Iterator[TextRow]:
+    """Yield the rows of either kind of source that its filter keeps.
+
+    Unreadable rows are reported to `bad`, and rows that the filter drops are counted in `dropped`.
+    """
+    rows = iterate(source, bad) if isinstance(source, FileSource) else source.rows()
+    return rows if source.where is None else _kept(rows, source.where, dropped)
+
+
+def _kept(rows: Iterator[TextRow], where: RowFilter, dropped: FilterCounts | None) -> Iterator[TextRow]:
+    for row in rows:
+        if where.keeps(row.values):
+            yield row
+        elif dropped is not None:
+            dropped.count(row.values, where.values)
+
+
+def filtered(source: Source, where: Mapping[str, Sequence[str]], key: str) -> Source:
+    """Return the source with a filter by column; the source as it is without one.
+
+    Args:
+        where: by column, the texts of which a row must have one.
+        key: the task's key of the filter, for messages.
+
+    Raises:
+        MtlError: the source has no such column.
+    """
+    if where:
+        try:
+            values = {source.column(column): frozenset(texts) for column, texts in where.items()}
+        except MtlError as error:
+            raise MtlError(*(f"{key}: {line}" for line in error.lines)) from error
+        source.where = RowFilter(key, values)
+    return source
 
 
 def sample_source(task: Task, split: str) -> MadeRows:

@@ -12,13 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from mtlcli.config.schema import TASK_FILES, TaskConfig, share_of
+from mtlcli.config.evaluation_sets import in_words, kind_of
+from mtlcli.config.schema import TaskConfig
+from mtlcli.data import held_out
 from mtlcli.data.encodings import BadText, RowEncoding, RowTexts, encoding_of
 from mtlcli.data.readers import BadRows, FileSource, TextRow, format_of
-from mtlcli.data.records import cell_text, listed
-from mtlcli.data.sources import MadeRows, Source, hub_source, rows_of, sample_source
+from mtlcli.data.records import cell_text, counted, listed
+from mtlcli.data.row_filter import FilterCounts
+from mtlcli.data.sources import MadeRows, Source, filtered, hub_source, rows_of, sample_source
 from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.facts import seed_for
+from mtlcli.statistics.groups import RowGroups
 from mtlcli.tasks.base import Task
 from mtlcli.tasks.targets import Arrays, BadLabel, Raw, Target
 from mtlcli.tasks.words import Text, content
@@ -72,6 +76,7 @@ class Split:
         lines: (n,), lines of the rows in the file.
         gold: labels of the rows.
         hashes: (n,) uint64, of the texts.
+        groups: the groups of the rows; None where the task has no column of groups.
         warnings: sentences about the rows that a user should read.
         notes: sentences about how the rows were read.
     """
@@ -88,6 +93,7 @@ class Split:
     hashes: np.ndarray
     warnings: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    groups: RowGroups | None = None
 
     def __len__(self) -> int:
         return len(self.ordinals)
@@ -128,16 +134,21 @@ class Split:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task, its target fitted on the training rows, and its splits by name."""
+    """A task, its target fitted on the training rows, and its splits by name: `train`, and `dev` or a split for each dev set."""
 
     task: Task
     config: TaskConfig
     target: Target
     splits: dict[str, Split]
 
+    @property
+    def dev(self) -> dict[str, Split]:
+        """The dev splits by name, such as `dev`, or `dev.matched` and `dev.mismatched`."""
+        return {name: split for name, split in self.splits.items() if kind_of(name) == "dev"}
+
 
 def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sample: bool, seed: int) -> LoadedTask:
-    """Read and check a task's training and dev rows.
+    """Read and check a task's training and dev rows; an auxiliary task needs no dev rows, and none are read.
 
     Raises:
         MtlError: one line for each bad row, with file and line.
@@ -147,16 +158,20 @@ def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sa
     if train is None:
         raise MtlError(f"tasks.{name}: no training rows: give a file, such as --task {name}=train.tsv,dev.tsv")
     policy = config.on_bad_row or task.on_bad_row
-    held_out = rows_held_out(config, task, train)
-    split = read_split(task, config, "train", train, target, policy, fit=True, rows=_rest(held_out))
+    dev_rows = rows_held_out(config, task, train)
+    split = read_split(task, config, "train", train, target, policy, fit=True, rows=_rest(dev_rows))
     if config.max_rows is not None and config.max_rows < len(split):
         split = _subset(split, config.max_rows, seed)
     splits = {"train": split}
-    dev = find_source(config, task, "dev", data=data, sample=sample)
-    if dev is not None:
+    for name in () if config.auxiliary else config.splits_of("dev"):
+        dev = find_source(config, task, name, data=data, sample=sample)
+        if dev is None:
+            continue
         try:
-            splits["dev"] = read_split(task, config, "dev", dev, split.target, policy, rows=held_out)
+            splits[name] = read_split(task, config, name, dev, split.target, policy, rows=dev_rows)
         except NoRows as error:
+            if config.sets_of("dev"):  # a set that the configuration names must not be missing from the mean
+                raise
             splits["train"] = replace(split, warnings=(*split.warnings, *error.lines))
     return LoadedTask(task, config, split.target, splits)
 
@@ -172,49 +187,74 @@ def declared_target(config: TaskConfig, task: Task) -> Target:
 def rows_held_out(config: TaskConfig, task: Task, train: Source) -> np.ndarray | None:
     """Return which readable rows of the training source `dev: 10%` holds out (n,) bool; None where dev is not a share.
 
-    The rows are ordered by a hash of their texts, seeded with `dev_seed`, so that rows with equal texts are on the same side, and
-    neither the order of the file nor the seed of training matters. At least one text is held out, and one is not.
+    The rows are ordered by a hash of their texts or groups, seeded with `dev_seed`, so that rows with equal texts, and those of one
+    group, are on the same side, and neither the order of the file nor the seed of training matters.
 
     Raises:
-        MtlError: the columns are not found, or all texts are equal.
+        MtlError: the columns are not found, or all rows belong together.
     """
-    share = share_of(config.dev or "")
+    share = config.dev_share
     if share is None or _is_empty(train):
         return None
     columns = find_columns(train, config, task).texts
     seed = config.dev_seed.to_bytes(8, "little")
     encoding = encoding_of(config)
-    ranks = [
-        int.from_bytes(_hash_of_row(row, columns, train, encoding, seed), "little")
-        for row in rows_of(train, BadRows("skip"))
-    ]
-    distinct, text_of_row = np.unique(np.array(ranks, dtype=np.uint64), return_inverse=True)
-    if len(ranks) and len(distinct) < 2:
-        raise MtlError(f"{train.name}: all texts are equal, so dev: {config.dev} cannot hold out any; give a file")
-    count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
-    return text_of_row < count
+    group = _group_column(config, task, train)
+    hashes, groups = [], []
+    for row in rows_of(train, BadRows("skip")):
+        hashes.append(_hash_of_row(row, columns, train, encoding, seed))
+        groups.append("" if group is None else row.values.get(group, "").strip())
+    if not hashes:
+        return np.zeros(0, dtype=bool)
+    ranks = np.frombuffer(b"".join(hashes), dtype="<u8")
+    rows = held_out.by_text(ranks, share) if group is None else held_out.by_group(ranks, groups, share, seed)
+    if rows.all() or not rows.any():
+        reason = "all texts are equal" if group is None else f"all rows have the {group} or the text of another one"
+        raise MtlError(f"{train.name}: {reason}, so dev: {config.dev} cannot hold out any; give a file")
+    return rows
 
 
-def _rest(held_out: np.ndarray | None) -> np.ndarray | None:
-    return None if held_out is None else ~held_out
+def _rest(dev_rows: np.ndarray | None) -> np.ndarray | None:
+    return None if dev_rows is None else ~dev_rows
 
 
 def selected_rows(config: TaskConfig, task: Task, split: str, source: Source) -> np.ndarray | None:
     """Return which readable rows of a source are those of a split that `find_source` found (n,) bool; None for all."""
     if split not in ("train", "dev"):
         return None
-    held_out = rows_held_out(config, task, source)
-    return held_out if split == "dev" else _rest(held_out)
+    dev_rows = rows_held_out(config, task, source)
+    return dev_rows if split == "dev" else _rest(dev_rows)
 
 
 def find_source(config: TaskConfig, task: Task, split: str, *, data: str | None, sample: bool) -> Source | None:
-    """Return the source of a split: the task's own file, the folder of --data, the made-up corpus, or the Hub; None without one."""
-    if split == "dev" and share_of(config.dev or "") is not None:
-        return find_source(config, task, "train", data=data, sample=sample)
-    named = getattr(config, split) if split in TASK_FILES else None
+    """Return the source of a split, with its filter; None without one.
+
+    It is the task's own file, the folder of --data, the made-up corpus, or the Hub.
+    """
+    source = _find_source(config, task, split, data=data, sample=sample)
+    return None if source is None else with_filter(source, config, task, split)
+
+
+def with_filter(source: Source, config: TaskConfig, task: Task, split: str) -> Source:
+    """Return the source with the filter of a split. Raise MtlError if it lacks a column of the filter."""
+    name = split.partition(".")[2]
+    of_set = bool(name) and config.sets_of(kind_of(split))[name].where is not None
+    return filtered(source, config.where_of(split), f"tasks.{task.name}.{f'{split}.' if of_set else ''}where")
+
+
+def _find_source(config: TaskConfig, task: Task, split: str, *, data: str | None, sample: bool) -> Source | None:
+    kind, _, name = split.partition(".")
+    if split == "dev" and config.dev_share is not None:
+        return _find_source(config, task, "train", data=data, sample=sample)
+    named = config.file_of(split)
     if named is not None:
         return FileSource(Path(named), format=format_of(named, name=config.format, header=config.header))
-    if config.train is not None or (split != "train" and any(map(config.file_of, TASK_FILES))):
+    if name:  # a part of the rows that the task has where no sets are named
+        source = _find_source(config.model_copy(update={kind: None}), task, kind, data=data, sample=sample)
+        if source is None:
+            raise MtlError(f"tasks.{task.name}.{split}: the task has no {kind} rows of its own; name the set's file")
+        return source
+    if config.train is not None or (split != "train" and config.names_files):
         return None
     if data is not None:
         folder = Path(data)
@@ -320,22 +360,24 @@ def read_split(
         NoRows: no row can be used.
         MtlError: one line for each bad row, with file and line.
     """
-    where = f"tasks.{task.name} ({split})"
+    words = in_words(split)
+    where = f"tasks.{task.name} ({words})"
     if _is_empty(source):
         raise NoRows(f"{source.name}: is empty: no rows for {where}")
     columns, encoding = find_columns(source, config, task), encoding_of(config)
+    group_column = None if fit else _group_column(config, task, source)
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
     no_label = frozenset(config.no_label or ())
-    unlabeled = 0
-    ordinals, lines, hashes = [], [], []
+    unlabeled, dropped = 0, FilterCounts()
+    ordinals, lines, hashes, groups = [], [], [], []
     raws: list[Raw] = []
     items: list[Any] = []
     # A few labels occur a million times: rows share one mapping and one parsed item, and bad labels their message.
     seen: dict[str, tuple[Raw, Any, str]] = {}
     shares = "texts" not in target.columns
-    for ordinal, row in enumerate(rows_of(source, unreadable)):
+    for ordinal, row in enumerate(rows_of(source, unreadable, dropped)):
         if rows is not None and not rows[ordinal]:
             continue
         label = _label_in(row, columns.labels, target, source)
@@ -361,6 +403,8 @@ def read_split(
         raws.append(raw)
         items.append(item)
         hashes.append(_text_hash(texts))
+        if group_column is not None:
+            groups.append(sys.intern(row.values.get(group_column, "").strip()))
     if fit and raws:
         target = target.fit(raws)
         # What training settles, such as a scheme of tags, can make a row bad that looked fine before.
@@ -377,7 +421,12 @@ def read_split(
         hashes, raws = [hashes[number] for number in kept], [raws[number] for number in kept]
         items = [items[number] for number in kept]
     bad.raise_if_any()
-    skipped = f"{task.name} {split}: {bad.summary()}" if bad.count else ""
+    skipped = f"{task.name} {words}: {bad.summary()}" if bad.count else ""
+    if source.where is not None and dropped.rows and not (raws or bad.count or unlabeled):
+        raise MtlError(
+            f"{source.where.key}: {source.name} has no row where {source.where.describe()}; in its {counted(dropped.rows, 'row')} "
+            f"{dropped.describe()}"
+        )
     if not raws:
         marked = f"; {unlabeled} rows have no label ({one_of(no_label)})" if unlabeled else ""
         raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}{marked}")
@@ -391,21 +440,39 @@ def read_split(
     if isinstance(source, FileSource):
         wanted = (*(config.text or task.texts), *_labels_of(source, config, task))
         note = source.header_note(wanted, f"--set tasks.{task.name}.header=false")
-        warnings += [f"{task.name} {split}: {note}"] if note else []
+        warnings += [f"{task.name} {words}: {note}"] if note else []
     remarks = target.remarks(raws, gold, columns.label, training=split == "train")
-    warnings += [f"{task.name} {split}: {remark}" for remark in remarks]
+    warnings += [f"{task.name} {words}: {remark}" for remark in remarks]
     notes = list(target.notes(raws, training=split == "train"))
     if unlabeled:
         notes.append(
             f"{unlabeled} rows are left out, because their label is {one_of(sorted(map(repr, no_label)))} (no_label)"
         )
+    # Rows held out of training are those of the same file, about which the training split has the note.
+    if source.where is not None and dropped.rows and not (rows is not None and split == "dev"):
+        notes.append(f"{counted(dropped.rows, 'row')} of {source.name} dropped; kept where {source.where.describe()}")
     if rows is not None and split == "dev":
         notes.append(f"{len(raws)} rows of {source.name} are held out (dev: {config.dev}, dev_seed: {config.dev_seed})")
     return Split(
         task.name, split, source, columns, target, encoding, np.asarray(ordinals), np.asarray(lines), gold,
         np.frombuffer(b"".join(hashes), dtype=np.uint64), tuple(warnings),
-        tuple(f"{task.name} {split}: {note}" for note in notes),
+        tuple(f"{task.name} {words}: {note}" for note in notes),
+        None if group_column is None else RowGroups.of(groups),
     )  # fmt: skip
+
+
+def _group_column(config: TaskConfig, task: Task, source: Source) -> str | None:
+    """Return the column of the groups; None if the task has none.
+
+    Raises:
+        MtlError: the source has no such column.
+    """
+    if config.group is None:
+        return None
+    try:
+        return source.column(config.group)
+    except MtlError as error:
+        raise MtlError(*(f"tasks.{task.name}.group: {line}" for line in error.lines)) from error
 
 
 def values_of(row: TextRow, columns: Sequence[str], source: Source, nested: bool) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Measuring a run or an ensemble on labelled rows: its own, those of another folder, or those of a file."""
+"""Evaluate a run or an ensemble on labeled rows: its own, those of another folder, or those of a file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,29 +7,32 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mtlcli.config.evaluation_sets import kind_of
 from mtlcli.config.schema import Config, TaskConfig
 from mtlcli.data.readers import FileSource, format_of
 from mtlcli.data.sources import Source
-from mtlcli.data.splits import Split, find_source, read_split, selected_rows
+from mtlcli.data.splits import Split, find_source, read_split, selected_rows, with_filter
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation.measure import chosen_metrics, make_metrics, measure
+from mtlcli.evaluation.sets import with_means
 from mtlcli.inference.predictor import RunInfo, open_run
 from mtlcli.metrics.base import Metric
 from mtlcli.runs.names import ENSEMBLE, predictions_path
 from mtlcli.runs.results import add_results, write_predictions
 from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.statistics.groups import RowGroups
 from mtlcli.tasks.base import Task
 
 SPLITS = ("dev", "test", "train")
 PRECISIONS = ("auto", "fp32", "bf16")
-CHANGEABLE = ("text", "label", "header", "format", "on_bad_row", "no_label")
-"""Keys of a task that say how other rows are read, and leave the model alone."""
+CHANGEABLE = ("text", "label", "header", "format", "on_bad_row", "no_label", "where", "group")
+"""Keys of a task that may change for other rows: they say how rows are read and do not affect the model."""
 
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """Labelled rows of one split of one task (its index), and the metrics to take on them."""
+    """Hold labeled rows of one split of one task (its index), and the metrics to compute on them."""
 
     task: int
     split: Split
@@ -40,16 +43,30 @@ def evaluate(
     folder: Path, tasks: Sequence[tuple[str, list[str]]] = (), *, data: str | None = None, splits: Sequence[str] | None = None,
     changes: Sequence[tuple[Sequence[Any], Any]] = (), resamples: int = 1000, device: str = "auto", precision: str = "fp32",
 ) -> tuple[dict[str, dict[str, dict[str, Estimate]]], list[str]]:  # fmt: skip
-    """Metrics by task, split and name, and notes about the rows. `tasks` are (name, [file]) pairs; without any, all tasks of
-    the run; a file stands for the split `dev` unless one is named. `changes` are (("tasks", name, key), value) with a key of
-    CHANGEABLE, for rows that are laid out unlike those of training. Of the run's own rows the predictions are kept in its
-    folder, and of an ensemble's the results too.
+    """Evaluate on the run's own rows or on others, and write predictions for its own rows to its folder.
 
-    Raises MtlError for all rows that cannot be read, before the model is loaded, and where there are none to measure on.
+    The results of an ensemble on its own rows are written too.
+
+    Args:
+        folder: folder of a run or an ensemble.
+        tasks: (name, files) pairs with no file or one, whose rows are reported as those of `splits`, or as `dev` without one;
+            all tasks of the run but auxiliary ones where it is empty.
+        data: folder with the files that the tasks expect, in place of the run's own.
+        splits: `dev`, `test`, `train`, or a set such as `dev.matched`; without any, dev, and test if there is one.
+        changes: (("tasks", name, key), value) pairs with a key of CHANGEABLE, for rows that are laid out unlike those of
+            training.
+        resamples: bootstrap resamples.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        precision: `auto`, `fp32` or `bf16`.
+
+    Returns:
+        Estimates by task, split and metric, and notes about the rows.
+
+    Raises:
+        MtlError: an argument is wrong, rows cannot be read (all of them, before the model is loaded), or there are none.
     """
-    for split in splits or ():
-        if split not in SPLITS:
-            raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}")
+    for name in splits or ():
+        check_split(name)
     if precision not in PRECISIONS:
         raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
     outline = open_run(folder)
@@ -57,76 +74,113 @@ def evaluate(
     precision = find_precision(precision, place)
     context = autocast(place, precision)
     outline.check_installed()
-    found, notes = _read_all(outline, tasks, data, splits, changes, precision)
-    predictor, warnings = outline.load(place, {rows.task for rows in found})
+    evaluated, notes = _read_rows(outline, tasks, data, splits, changes, precision)
+    predictor, warnings = outline.load(place, {rows.task for rows in evaluated})
     notes = [*outline.notes, *warnings, *notes]
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
-    own: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for rows in found:
-        facts = predictor.facts[rows.task]
-        predicted = predictor.on_split(rows.task, rows.split, place, context)
-        measured = measure(rows.metrics, predicted, rows.split.gold, resamples)
-        results.setdefault(facts.name, {})[rows.split.name] = measured
-        if not dict(tasks).get(facts.name) and data is None:
-            own.setdefault(facts.name, {})[rows.split.name] = measured
-            path = predictions_path(folder, facts.name, rows.split.name)
+    groups: dict[str, dict[str, RowGroups | None]] = {}
+    other_rows = {path[1] for path, _ in changes if path[-1] == "where"} | {name for name, files in tasks if files}
+    for rows in evaluated:
+        facts, split = predictor.facts[rows.task], rows.split
+        predicted = predictor.on_split(rows.task, split, place, context)
+        measured = measure(rows.metrics, predicted, split.gold, resamples, split.groups)
+        results.setdefault(facts.name, {})[split.name] = measured
+        groups.setdefault(facts.name, {})[split.name] = split.groups
+        if facts.name not in other_rows and data is None:
+            path = predictions_path(folder, facts.name, split.name)
             try:
                 write_predictions(
-                    path, facts.target, predicted, rows.split.lines.tolist(), rows.split.gold, rows.split.hashes
+                    path, facts.target, predicted, split.lines.tolist(), split.gold, split.hashes, split.groups
                 )
             except MtlError as error:
                 notes += error.lines
-    if own and (folder / ENSEMBLE).is_file():  # a run wrote its results when it ended
+    for name, by_split in results.items():
+        selecting = outline.config(outline.task(name)).tasks[name].selecting_splits()
+        results[name] = with_means(by_split, groups[name], selecting)
+    to_store = {
+        name: by_split
+        for name, by_split in results.items()
+        if name not in other_rows and data is None and name not in outline.auxiliary
+    }
+    if to_store and (folder / ENSEMBLE).is_file():  # a run wrote its results when it ended
         try:
-            add_results(folder, own)
+            add_results(folder, to_store, sorted(outline.auxiliary))
         except MtlError as error:
             notes += error.lines
     return results, notes
 
 
-def _read_all(
+def _read_rows(
     outline: RunInfo, tasks: Sequence[tuple[str, list[str]]], data: str | None, splits: Sequence[str] | None,
     changes: Sequence[tuple[Sequence[Any], Any]], precision: str,
 ) -> tuple[list[EvaluationRows], list[str]]:  # fmt: skip
-    """The rows of all tasks and notes about them. Raises MtlError with the errors of all of them."""
+    """Return the rows of all tasks, and notes about them.
+
+    Raises:
+        MtlError: the errors of all tasks at once.
+    """
     folder, names = outline.folder, [facts.name for facts in outline.facts]
     if errors := [f'{folder}: no task "{name}"{suggest(name, names)}' for name, _ in tasks if name not in names]:
         raise MtlError(*errors)
     if twice := [name for index, (name, _) in enumerate(tasks) if name in dict(tasks[:index])]:
-        raise MtlError(f"--task {twice[0]}: the task is named twice; measure one file after the other")
+        raise MtlError(f"--task {twice[0]}: the task is named twice; evaluate one file after the other")
     configs = {name: outline.config(index) for index, name in enumerate(names)}
-    sections = changed({name: config.tasks[name] for name, config in configs.items()}, changes)
-    found: list[EvaluationRows] = []
+    sections = apply_changes({name: config.tasks[name] for name, config in configs.items()}, changes)
+    evaluated: list[EvaluationRows] = []
     notes: list[str] = []
-    for name, files in tasks or [(name, []) for name in names]:
-        one, section = outline.facts[names.index(name)], sections[name]
+    auxiliary = outline.auxiliary
+    if not tasks and auxiliary:
+        notes.append(
+            f"auxiliary, and so left out without --task: {one_of(name for name in names if name in auxiliary)}"
+        )
+    for name, files in tasks or [(name, []) for name in names if name not in auxiliary]:
+        facts, section = outline.facts[names.index(name)], sections[name]
         try:
             task: Task = section.make(name)
-            metrics = make_metrics(chosen_metrics(section, task, one.target), one, f"tasks.{name}.metrics", precision)
+            metrics = make_metrics(
+                chosen_metrics(section, task, facts.target), facts, f"tasks.{name}.metrics", precision
+            )
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():
-                # A file or folder of its own is measured whole, whatever share of the training rows was held out.
+                # Another file or folder is evaluated as a whole, whatever share of the training rows was held out.
                 selected = None if files or data is not None else selected_rows(section, task, split, source)
                 policy = section.on_bad_row or task.on_bad_row
-                rows = read_split(task, section, split, source, one.target, policy, rows=selected)
+                rows = read_split(task, section, split, source, facts.target, policy, rows=selected)
                 notes += [*rows.notes, *rows.warnings]
-                found.append(EvaluationRows(names.index(name), rows, metrics))
+                evaluated.append(EvaluationRows(names.index(name), rows, metrics))
         except MtlError as error:
             errors.extend(error.lines)
             continue
         if not sources:
-            notes.append(f"{name}: no labelled rows of {one_of(splits or SPLITS[:2])}")
+            notes.append(f"{name}: no labeled rows of {one_of(splits or SPLITS[:2])}")
     if errors:
         raise MtlError(*dict.fromkeys(errors))
-    if not found:
+    sets = [split for section in sections.values() for kind in SPLITS[:2] for split in section.splits_of(kind)]
+    if missing := [split for split in splits or () if "." in split and split not in sets]:
+        known = [split for split in dict.fromkeys(sets) if "." in split]
+        raise MtlError(*(f"--split {split}: no task has this set{suggest(split, known)}" for split in missing))
+    if not evaluated:
         raise MtlError(
-            f"{folder}: nothing to measure: {'; '.join(notes)}; give rows with --task NAME=FILE or --data FOLDER"
+            f"{folder}: nothing to evaluate: {'; '.join(notes)}; give rows with --task NAME=FILE or --data FOLDER"
         )
-    return found, notes
+    return evaluated, notes
 
 
-def changed(sections: Mapping[str, TaskConfig], changes: Sequence[tuple[Sequence[Any], Any]]) -> dict[str, TaskConfig]:
-    """The tasks' sections with other ways of reading rows. Raises MtlError for a change of anything else."""
+def check_split(split: str) -> None:
+    """Raise MtlError for a name that is neither a split nor that of an evaluation set."""
+    kind, dot, name = split.partition(".")
+    if kind not in SPLITS or (dot and (not name or kind == "train")):
+        raise MtlError(f"--split {split}: expected one of {one_of(SPLITS)}, or a set such as dev.NAME")
+
+
+def apply_changes(
+    sections: Mapping[str, TaskConfig], changes: Sequence[tuple[Sequence[Any], Any]]
+) -> dict[str, TaskConfig]:
+    """Return the sections of the tasks with other ways of reading rows.
+
+    Raises:
+        MtlError: a change is of another key, of an unknown task, or invalid.
+    """
     tasks = dict(sections)
     for path, value in changes:
         where = f"--set {'.'.join(map(str, path))}"
@@ -145,21 +199,28 @@ def changed(sections: Mapping[str, TaskConfig], changes: Sequence[tuple[Sequence
 def _sources(
     config: Config, section: TaskConfig, task: Task, files: list[str], data: str | None, splits: Sequence[str] | None
 ) -> Mapping[str, Source]:
+    """Return where the rows of a task are read, by split.
+
+    Raises:
+        MtlError: a source does not exist, or there are several files, or several splits for one file.
+    """
     if len(files) > 1 or not all(files):
-        raise MtlError(f"--task {task.name}={','.join(files)}: expected one file, to be measured at a time")
+        raise MtlError(f"--task {task.name}={','.join(files)}: expected one file")
     if files:
         if len(splits or ()) > 1:
             raise MtlError(f"--split: {files[0]} is one split; name one of {one_of(splits or ())}")
-        return {
-            (splits or ("dev",))[0]: FileSource(
-                files[0], format=format_of(files[0], name=section.format, header=section.header)
-            )
-        }
+        split = (splits or ("dev",))[0]
+        if "." in split and split not in section.splits_of(kind_of(split)):
+            return {}
+        source = FileSource(files[0], format=format_of(files[0], name=section.format, header=section.header))
+        return {split: with_filter(source, section, task, split)}
     if data is not None:
-        section = section.model_copy(update=dict.fromkeys(("train", "dev", "test")))
-    found: dict[str, Source] = {}
-    for split in dict.fromkeys(splits or SPLITS[:2]):
-        source = find_source(section, task, split, data=data or config.data, sample=config.sample)
-        if source is not None:
-            found[split] = source
-    return found
+        section = section.without_files()
+    sources: dict[str, Source] = {}
+    for wanted in dict.fromkeys(splits or SPLITS[:2]):
+        for split in section.splits_of(kind_of(wanted)):
+            if wanted in (split, kind_of(split)):
+                rows = find_source(section, task, split, data=data or config.data, sample=config.sample)
+                if rows is not None:
+                    sources[split] = rows
+    return sources

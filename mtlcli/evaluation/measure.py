@@ -1,6 +1,6 @@
 """From a model and labelled rows to predictions, metrics with intervals, and the one number that selects a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Metric
 from mtlcli.statistics.bootstrap import Estimate, estimate
+from mtlcli.statistics.groups import RowGroups
 from mtlcli.tasks.base import Task
 from mtlcli.tasks.targets import Arrays, Target
 
@@ -37,10 +38,18 @@ def make_metrics(names: tuple[str, ...], task: TaskFacts, where: str, precision:
     return found
 
 
-def measure(metrics: Mapping[str, Metric], predicted: Arrays, gold: Arrays, resamples: int) -> dict[str, Estimate]:
-    """Return every metric with its 95 % interval; low and high equal the value if `resamples` is 0."""
+def measure(
+    metrics: Mapping[str, Metric], predicted: Arrays, gold: Arrays, resamples: int, groups: RowGroups | None = None
+) -> dict[str, Estimate]:
+    """Return every metric with its 95 % interval; low and high equal the value if `resamples` is 0.
+
+    `groups` are resampled as a whole.
+    """
     if resamples:
-        return {name: estimate(metric, predicted, gold, resamples=resamples) for name, metric in metrics.items()}
+        return {
+            name: estimate(metric, predicted, gold, groups=groups, resamples=resamples)
+            for name, metric in metrics.items()
+        }
     values = {name: metric.value(predicted, gold) for name, metric in metrics.items()}
     return {name: Estimate(value, value, value, len(gold), interval="none") for name, value in values.items()}
 
@@ -67,9 +76,11 @@ class Selection:
 
 
 def make_selection(
-    select_by: str, metrics: Mapping[str, Mapping[str, Metric]], evaluated: list[str]
+    select_by: str, metrics: Mapping[str, Mapping[str, Metric]], evaluated: list[str], auxiliary: Collection[str] = ()
 ) -> Selection | None:
     """What `training.select_by` means for these tasks; None where no task has dev rows.
+
+    `auxiliary` are the tasks that do not count, none of which is in `evaluated`.
 
     Raises MtlError for a name that is neither `mean`, `normalized-mean` nor TASK.METRIC of a task with dev rows.
     """
@@ -84,11 +95,12 @@ def make_selection(
     known = [f"{task}.{metric}" for task in evaluated for metric in metrics[task]]
     if select_by not in known:
         task = select_by.split(".")[0]
-        why = (
-            f': task "{task}" has no dev rows'
-            if task in metrics and task not in evaluated
-            else suggest(select_by, known)
-        )
+        if task in auxiliary:
+            why = f': task "{task}" is auxiliary and does not count'
+        elif task in metrics and task not in evaluated:
+            why = f': task "{task}" has no dev rows'
+        else:
+            why = suggest(select_by, known)
         raise MtlError(f'training.select_by: found "{select_by}"{why} (or mean, or normalized-mean)')
     task, metric = select_by.split(".", 1)
     return Selection(((task, metric),), False)

@@ -1,4 +1,4 @@
-"""Results of finished runs side by side, and published ones beside them.
+"""Show results of finished runs side by side, and published ones beside them.
 
 A table has a row for each run or group of seeds and a column for each task.
 """
@@ -7,7 +7,6 @@ import csv
 import io
 import math
 import os
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from pathlib import Path
 from mtlcli import registry
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.runs.names import CONFIG, ENSEMBLE, RESULTS, not_a_run, resume_command
-from mtlcli.runs.results import has_results, read_results
+from mtlcli.runs.results import Results, has_results, read_results
 from mtlcli.runs.seeds import read_group
-from mtlcli.statistics.spread import Spread
+from mtlcli.statistics.spread import Spread, spread_of
 
 Column = tuple[str, str]
-"""A task and one of its metrics."""
+"""A task, or a task and one of its evaluation sets such as `mnli matched`, and a metric."""
 
 Bounds = tuple[float, float]
 """The worst and the best value of a metric."""
@@ -30,17 +29,22 @@ NOT_RUN = "not run yet"
 
 @dataclass(frozen=True)
 class FolderResults:
-    """The results in a folder, by the name it was given: of one run, of one for each seed, or none yet."""
+    """Hold the results in a folder, by the name it was given: of one run, of one for each seed, or none yet.
+
+    `auxiliary` are the tasks that its runs train without counting them.
+    """
 
     name: str
     runs: tuple[Mapping[Column, float], ...]
+    auxiliary: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A folder in the table: a value for each column, None where its runs do not have the metric.
+    """Hold the row of a folder: a value for each column, None where its runs do not have the metric.
 
-    `mean` is taken over the columns of each run, None where one is missing. `runs` is 0 where nothing was run.
+    `mean` is over the columns of each run whose tasks count in all folders; None where one is missing. `runs` is 0 where nothing
+    was run.
     """
 
     name: str
@@ -51,16 +55,16 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in the order of their folders. `has_mean` says whether a mean over the columns is meaningful."""
+    """Hold the rows in the order of their folders. `mean_title` is "" where a mean over the columns would mean nothing."""
 
     titles: tuple[str, ...]
     rows: tuple[TableRow, ...]
-    has_mean: bool
+    mean_title: str = ""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers from elsewhere, as they are written there: `rows` by the name of the run that stands beside them."""
+    """Hold published numbers as they are written there: `rows` by the name of the run that they are shown beside."""
 
     titles: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]
@@ -70,8 +74,15 @@ Lines = list[list[str]]
 """A table as text; the first line holds the names of the columns."""
 
 
-def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = False) -> list[FolderResults]:
-    """Read results.json of each folder. With `allow_missing` a folder that does not exist or is not finished has no runs.
+def read(
+    folders: Sequence[Path], *, split: str = "dev", sets: bool = False, allow_missing: bool = False
+) -> list[FolderResults]:
+    """Read results.json of each folder.
+
+    Args:
+        split: `dev` or another split, or a set such as `dev.matched`. Of several sets, `dev` is their mean.
+        sets: read the sets of the split, too.
+        allow_missing: a folder that does not exist or is not finished has no runs, in place of an error.
 
     Raises:
         MtlError: one line for every folder without results of the split.
@@ -83,7 +94,12 @@ def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = F
             group = read_group(folder)
             runs = (folder,) if group is None else group.runs
             if all(has_results(run) for run in runs):
-                measured.append(FolderResults(str(folder), tuple(_results(run, split) for run in runs)))
+                results = [read_results(run) for run in runs]
+                auxiliary = frozenset(task for of_run in results for task in of_run.auxiliary or ())
+                values = tuple(
+                    _values(run, of_run, split, sets=sets) for run, of_run in zip(runs, results, strict=True)
+                )
+                measured.append(FolderResults(str(folder), values, auxiliary))
             elif allow_missing:
                 measured.append(FolderResults(str(folder), ()))
             else:
@@ -95,17 +111,17 @@ def read(folders: Sequence[Path], *, split: str = "dev", allow_missing: bool = F
     return measured
 
 
-def _results(run: Path, split: str) -> dict[Column, float]:
-    """Return every metric of one run on a split. Raise MtlError where there is none, or the results are damaged."""
-    results = read_results(run)
-    values = {
-        (task, metric): estimate.value
-        for task, splits in results.tasks.items()
-        for metric, estimate in splits.get(split, {}).items()
-    }
+def _values(run: Path, results: Results, split: str, *, sets: bool) -> dict[Column, float]:
+    """Return every metric of one run on a split, and those on its sets before it. Raise MtlError where there is none."""
+    values: dict[Column, float] = {}
+    for task, splits in results.tasks.items():
+        names = [name for name in splits if name.startswith(f"{split}.")] if sets else []
+        for name in (*names, split):
+            title = task if name == split else f"{task} {name.partition('.')[2]}"
+            values |= {(title, metric): estimate.value for metric, estimate in splits.get(name, {}).items()}
     if not values:
-        splits = dict.fromkeys(split for by_split in results.tasks.values() for split in by_split)
-        raise MtlError(f"{run / RESULTS}: has no results of {split}{suggest(split, splits)}")
+        names = list(dict.fromkeys(name for by_split in results.tasks.values() for name in by_split))
+        raise MtlError(f"{run / RESULTS}: has no results of {split}{suggest(split, names)}")
     return values
 
 
@@ -126,7 +142,7 @@ def _lacking(folder: Path, *, is_group: bool) -> str:
 def bounds_of(measured: Sequence[FolderResults]) -> dict[str, Bounds]:
     """Return the bounds of every metric that occurs and is installed."""
     bounds: dict[str, Bounds] = {}
-    for name in dict.fromkeys(metric for one in measured for run in one.runs for _, metric in run):
+    for name in dict.fromkeys(metric for folder in measured for run in folder.runs for _, metric in run):
         if name in registry.names("metrics"):
             bounds[name] = registry.load("metrics", name, "metric").bounds
     return bounds
@@ -142,17 +158,17 @@ def tabulate(
     """Build the table of these metrics, `all` standing for all; without any, of each task's primary one, with their mean.
 
     `normalized` maps every value to a scale from 0, the worst, to 1: (r + 1) / 2 for a correlation. There is a mean where
-    all columns are primary metrics with a worst value, so that they may be added. Where nothing was run yet there is one
-    column for everything.
+    all columns are primary metrics with a worst value, so that they may be added; tasks that are auxiliary in one of the folders
+    are not in it. Where nothing was run yet there is one column for everything.
 
     Raises:
         MtlError: no task has a metric, or one that is to be normalized has no bounds.
     """
     by_task: dict[str, dict[str, None]] = {}
-    for task, metric in (column for one in measured for run in one.runs for column in run):
+    for task, metric in (column for folder in measured for run in folder.runs for column in run):
         by_task.setdefault(task, {})[metric] = None
     if not by_task:
-        return Table(("results",), tuple(TableRow(one.name, 0, (None,), None) for one in measured), has_mean=False)
+        return Table(("results",), tuple(TableRow(folder.name, 0, (None,), None) for folder in measured))
     every = [*dict.fromkeys(name for names in by_task.values() for name in names), "all"]
     if errors := [f"--metric {name}: no task has it{suggest(name, every)}" for name in metrics if name not in every]:
         raise MtlError(*errors)
@@ -167,41 +183,39 @@ def tabulate(
         raise MtlError(f"--normalized: {one_of(without)} has no bounds; choose others with --metric")
 
     def value(run: Mapping[Column, float], column: Column) -> float | None:
-        found = run.get(column)
-        if found is None or not normalized:
-            return found
+        number = run.get(column)
+        if number is None or not normalized:
+            return number
         worst, best = bounds[column[1]]
-        return (found - worst) / (best - worst)
+        return (number - worst) / (best - worst)
 
     titles = [
         f"{task} {metric}{' (0 to 1)' if normalized and bounds[metric] != (0.0, 1.0) else ''}"
         for task, metric in columns
     ]
-    has_mean = not metrics and len(columns) > 1 and all(metric in bounded for _, metric in columns)
+    auxiliary = frozenset(task for folder in measured for task in folder.auxiliary)
+    # A set, whose name follows a space, is already part of its task's mean.
+    counted = [index for index, (task, _) in enumerate(columns) if task not in auxiliary and " " not in task]
+    has_mean = not metrics and len(counted) > 1 and all(columns[index][1] in bounded for index in counted)
+    left_out = any(task in auxiliary for task, _ in columns)
+    mean_title = f"mean of {', '.join(columns[index][0] for index in counted)}" if left_out else "mean"
     rows = []
-    for one in measured:
-        found = [[value(run, column) for column in columns] for run in one.runs]
-        means = [_mean(values) for values in found]
-        cells = tuple(_spread([values[index] for values in found]) for index in range(len(columns)))
-        rows.append(TableRow(one.name, len(one.runs), cells, _spread(means)))
-    return Table(tuple(titles), tuple(rows), has_mean)
+    for folder in measured:
+        by_run = [[value(run, column) for column in columns] for run in folder.runs]
+        spreads = [_complete_spread([values[index] for index in counted]) for values in by_run]
+        means = [None if spread is None else spread.mean for spread in spreads]
+        cells = tuple(_complete_spread([values[index] for values in by_run]) for index in range(len(columns)))
+        rows.append(TableRow(folder.name, len(folder.runs), cells, _complete_spread(means)))
+    return Table(tuple(titles), tuple(rows), mean_title if has_mean else "")
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known and len(known) == len(values) else None
+def _complete_spread(values: Sequence[float | None]) -> Spread | None:
+    """Return mean and deviation; None without values, or where one is missing."""
+    present = [value for value in values if value is not None]
+    return spread_of(present) if present and len(present) == len(values) else None
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
-    """Return mean and deviation over seeds, None without values or where a seed has none."""
-    mean = _mean(values)
-    if mean is None:
-        return None
-    known = tuple(value for value in values if value is not None)
-    return Spread(mean, statistics.stdev(known) if len(known) > 1 else 0.0, known)
-
-
-# How it is shown
+# How a table is shown
 
 
 def lines(table: Table, digits: int = 3) -> Lines:
@@ -214,13 +228,13 @@ def lines(table: Table, digits: int = 3) -> Lines:
         return f"{round(cell.mean, digits) + 0.0:.{digits}f}{deviation}"  # + 0.0: never -0.0
 
     several = any(row.runs > 1 for row in table.rows)
-    found = [["run", *(["seeds"] if several else []), *table.titles, *(["mean"] if table.has_mean else [])]]
+    text = [["run", *(["seeds"] if several else []), *table.titles, *_mean_titles(table)]]
     for row in table.rows:
-        values = [shown(cell) for cell in (*row.cells, *([row.mean] if table.has_mean else []))]
+        values = [shown(cell) for cell in (*row.cells, *([row.mean] if table.mean_title else []))]
         if not row.runs:
             values = [NOT_RUN, *[""] * (len(values) - 1)]
-        found.append([row.name, *([str(row.runs or "")] if several else []), *values])
-    return found
+        text.append([row.name, *([str(row.runs or "")] if several else []), *values])
+    return text
 
 
 def exact_lines(table: Table) -> Lines:
@@ -230,17 +244,21 @@ def exact_lines(table: Table) -> Lines:
     """
     several = any(row.runs > 1 for row in table.rows)
     head = ["run", *(["seeds"] if several else [])]
-    for title in (*table.titles, *(["mean"] if table.has_mean else [])):
+    for title in (*table.titles, *_mean_titles(table)):
         head += [title, f"{title} deviation"] if several else [title]
-    found = [head]
+    text = [head]
     for row in table.rows:
         line = [row.name, *([str(row.runs)] if several else [])]
-        for cell in (*row.cells, *([row.mean] if table.has_mean else [])):
+        for cell in (*row.cells, *([row.mean] if table.mean_title else [])):
             line.append("" if cell is None else repr(cell.mean))
             if several:
                 line.append("" if cell is None or len(cell.values) < 2 else repr(cell.deviation))
-        found.append(line)
-    return found
+        text.append(line)
+    return text
+
+
+def _mean_titles(table: Table) -> list[str]:
+    return [table.mean_title] if table.mean_title else []
 
 
 def read_published(path: Path) -> Published:
@@ -259,19 +277,21 @@ def read_published(path: Path) -> Published:
     return Published(tuple(head[1:]), {str(Path(row[0])): tuple(row[1:]) for row in rows})
 
 
-def beside(published: Published, found: Lines) -> Lines:
-    """Put the published numbers of each run between its name and its own."""
-    none = ("",) * len(published.titles)
-    head, *rows = found
+def beside(published: Published, table_lines: Lines) -> Lines:
+    """Put the published numbers of each run between its name and its own numbers."""
+    empty = ("",) * len(published.titles)
+    head, *rows = table_lines
     return [
         [head[0], *published.titles, *head[1:]],
-        *([row[0], *published.rows.get(row[0], none), *row[1:]] for row in rows),
+        *([row[0], *published.rows.get(row[0], empty), *row[1:]] for row in rows),
     ]
 
 
-def sides(found: Lines) -> list[str]:
+def sides(table_lines: Lines) -> list[str]:
     """Return `right` for the columns that hold a number, else `left`."""
-    return ["right" if any(map(_begins_with_number, column)) else "left" for column in zip(*found[1:], strict=True)]
+    return [
+        "right" if any(map(_begins_with_number, column)) else "left" for column in zip(*table_lines[1:], strict=True)
+    ]
 
 
 def _begins_with_number(text: str) -> bool:
@@ -303,14 +323,14 @@ def shortened(table_lines: Lines, width: int) -> tuple[str, Lines]:
     return folder, [table_lines[0], *rows]
 
 
-def markdown(found: Lines) -> str:
+def markdown(table_lines: Lines) -> str:
     """Return the table for a page of documentation."""
-    parts = [found[0], ["---:" if side == "right" else "---" for side in sides(found)], *found[1:]]
+    parts = [table_lines[0], ["---:" if side == "right" else "---" for side in sides(table_lines)], *table_lines[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in parts)
 
 
-def as_csv(found: Lines) -> str:
+def as_csv(table_lines: Lines) -> str:
     """Return the table as CSV."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(found)
+    csv.writer(out, lineterminator="\n").writerows(table_lines)
     return out.getvalue().rstrip("\n")

@@ -8,7 +8,7 @@ encoder.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mtlcli.data.tokenizer import Tokenizer, TokenSequences
 from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.errors import MtlError, one_of
 from mtlcli.inference.predictor import Predictor
+from mtlcli.runs.record import is_auxiliary
 from mtlcli.runs.saved_model import SavedRun
 from mtlcli.tasks.targets import Arrays, Target, concat
 
@@ -131,7 +132,7 @@ def find_readings(
 
     Args:
         record: run.json of the run.
-        wanted: names of tasks; empty: every task whose columns exist.
+        wanted: names of tasks; empty: every task whose columns exist, auxiliary ones only if there is no other.
         columns: by name or number, in place of those of training.
         first: first line of plain text, which has one text a line, or the two of a pair with a tab between them; without
             `wanted`, it decides which tasks can read the text.
@@ -161,8 +162,17 @@ def find_readings(
     readings = [Reading(keys, encoding, tuple(tasks)) for (keys, encoding), tasks in tasks_by_reading.items()]
     if plain and not wanted:
         fitting = [reading for reading in readings if (len(reading.columns) == 2) == ("\t" in first)]
-        return fitting or readings
-    return readings
+        readings = fitting or readings
+    return readings if wanted else primary_readings(readings, record)
+
+
+def primary_readings(readings: Sequence[Reading], record: Mapping[str, Any]) -> list[Reading]:
+    """Return the readings without auxiliary tasks, or all of them if there are no other tasks."""
+    auxiliary = [is_auxiliary(task) for task in record["tasks"].values()]
+    counted = [
+        replace(reading, tasks=tuple(task for task in reading.tasks if not auxiliary[task])) for reading in readings
+    ]
+    return [reading for reading in counted if reading.tasks] or list(readings)
 
 
 def _columns(

@@ -24,7 +24,7 @@ from mtlcli.model.predict import NotFinite, predict_rows
 from mtlcli.runs import ensemble, saved_model
 from mtlcli.runs.ensemble import EnsembleMember, read_member
 from mtlcli.runs.names import ENSEMBLE
-from mtlcli.runs.record import check_installed, stored_config, unfinished_note
+from mtlcli.runs.record import check_installed, is_auxiliary, stored_config, unfinished_note
 from mtlcli.runs.saved_model import SavedRun
 from mtlcli.tasks.targets import Arrays
 
@@ -103,6 +103,11 @@ class RunInfo:
         """`tasks` as in run.json: how each task is read by the first run that predicts it."""
         first = {facts.name: self.runs[members[0]] for facts, members in zip(self.facts, self.members, strict=True)}
         return {"tasks": {name: run.record["tasks"][name] for name, run in first.items()}}
+
+    @property
+    def auxiliary(self) -> frozenset[str]:
+        """Names of the tasks that do not count; of an ensemble, those that do not in the first run that predicts them."""
+        return frozenset(name for name, task in self.record["tasks"].items() if is_auxiliary(task))
 
     def task(self, name: str) -> int:
         """Return the index of a task.

@@ -6,7 +6,7 @@ from typing import Any
 from mtlcli.data.encodings import BadText, RowEncoding, RowTexts, recorded_encoding
 from mtlcli.data.readers import TextRow
 from mtlcli.errors import MtlError, one_of, suggest
-from mtlcli.inference.predict import Reading
+from mtlcli.inference.predict import Reading, primary_readings
 
 TextInput = str | Sequence[str] | Mapping[str, str]
 """The texts of one row: a text, a pair of texts, or a mapping from column names to texts."""
@@ -20,7 +20,7 @@ def readings_of(record: Mapping[str, Any], first: TextInput | None, task: str | 
     Args:
         record: `tasks` as in run.json.
         first: the first row; None if there are no rows, which every task can read.
-        task: the only task to predict, or None for every task that can read the first row.
+        task: the only task to predict, or None for every task that can read the first row, auxiliary ones only if no other can.
 
     Raises:
         MtlError: there is no task of this name, or no task can read the first row.
@@ -38,7 +38,8 @@ def readings_of(record: Mapping[str, Any], first: TextInput | None, task: str | 
     if not tasks_by_reading:
         expected = [f"{_expected(section['text'])} for {name}" for name, section in tasks.items()]
         raise MtlError(f"texts[0]: found {_kind(first)}; expected {' or '.join(expected)}")
-    return [Reading(columns, encoding, tuple(indices)) for (columns, encoding), indices in tasks_by_reading.items()]
+    readings = [Reading(columns, encoding, tuple(indices)) for (columns, encoding), indices in tasks_by_reading.items()]
+    return readings if task is not None else primary_readings(readings, record)
 
 
 def rows_of(texts: Iterable[TextInput], readings: Sequence[Reading], by_name: bool) -> Iterator[TextRow]:

@@ -50,7 +50,7 @@ class Features:
 
 @dataclass
 class FrozenFeatures:
-    """Features of training and of dev rows by task, for the current stage of a run.
+    """Features of training and of dev rows by task, those of dev also by split, for the current stage of a run.
 
     Attributes:
         stage: first step of the stage and the parts that it freezes, None before the first stage.
@@ -58,7 +58,7 @@ class FrozenFeatures:
 
     stage: tuple[int, tuple[str, ...]] | None = None
     train: dict[int, Features] = field(default_factory=dict)
-    dev: dict[int, Features] = field(default_factory=dict)
+    dev: dict[int, dict[str, Features]] = field(default_factory=dict)
 
     def forget(self, stage: tuple[int, tuple[str, ...]] | None = None) -> None:
         """Drop all features, because a stage begins or the run ends."""

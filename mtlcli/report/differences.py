@@ -25,7 +25,7 @@ def differences(folders: Sequence[Path]) -> str:
         verdict = "no evidence" if row.better is None else f"{other if row.better else baseline} is better"
         rows.append(
             (
-                row.task, row.metric, other, verdict, f"{row.difference.first:.4f}", f"{row.difference.second:.4f}",
+                row.name, row.metric, other, verdict, f"{row.difference.first:.4f}", f"{row.difference.second:.4f}",
                 f"{row.difference.value:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}", f"{row.p_holm:.3f}",
                 f"{row.difference.n}",
             )

@@ -40,12 +40,13 @@ def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
     methods = ["PCA", "t-SNE"] if _has_tsne() else ["PCA"]
     found = []
     for index, task in enumerate(before.facts):
-        tokenized = before.dev.get(task.name)
-        if tokenized is None or tokenized.gold is None:
+        splits = before.selecting(task.name)
+        if not splits or splits[0].gold is None:
             continue
+        tokenized = splits[0]
         random = np.random.Generator(np.random.PCG64(seed_for(config.training.seed, "report", task.name)))
         rows = np.sort(random.permutation(len(tokenized))[:most])
-        coloured = task.target.colour(tokenized.gold.take(rows))
+        coloured = task.target.colour(splits[0].gold.take(rows))
         if coloured is None:
             continue
         groups, names = coloured[0].tolist(), coloured[1]
@@ -55,6 +56,8 @@ def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
                 places = project(features, method, config.training.seed)
                 found.append(Cloud(task.name, when, method, places, groups, names))
     text = "One point for each row; of a pair that is encoded apart, the difference of its two encodings."
+    if any(len(splits) > 1 for splits in before.dev.values()):
+        text += " Of several dev sets, the first that selects checkpoints."
     if len(methods) == 1:
         text += " For t-SNE as well: pip install 'mtlcli[report]'."
     return found, text

@@ -31,15 +31,17 @@ def worst_rows(folder: Path, count: int) -> dict[str, list[WorstRow]]:
     """
     config = stored_config(read_record(folder))
     rows: dict[str, list[WorstRow]] = {}
-    for name, predictions in RunFiles(folder).predictions.items():
+    for title, predictions in RunFiles(folder).predictions.items():
+        name, _, part = title.partition(" ")
         section = config.tasks[name]
         task: Task = registry.load("tasks", section.name, f"tasks.{name}")(name, **section.options)
         loaded = load_task(
             name, section, task, data=config.data, sample=config.sample, seed=config.training.seed
         )  # fmt: skip
         selected = worst(predictions, count)
-        texts = _texts(loaded.splits["dev"], {row["digest"] for row in selected}) if "dev" in loaded.splits else {}
-        rows[name] = [
+        split = loaded.splits.get(f"dev.{part}" if part else "dev")
+        texts = {} if split is None else _texts(split, {row["digest"] for row in selected})
+        rows[title] = [
             WorstRow(
                 row["line"], *_in_words(row), texts.get(row["digest"], ("(the text is not in the data any more)",))
             )

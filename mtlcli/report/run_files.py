@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from mtlcli import registry
+from mtlcli.config.evaluation_sets import kind_of
 from mtlcli.runs.environment import Environment, read_environment
 from mtlcli.runs.metrics_log import LogLine, read_log
-from mtlcli.runs.names import COMMAND, ENVIRONMENT, PLAN, predicted_tasks
+from mtlcli.runs.names import COMMAND, ENVIRONMENT, PLAN, predicted_splits
 from mtlcli.runs.plan import Plan, read_plan
-from mtlcli.runs.record import RunRecord, read_record
+from mtlcli.runs.record import RunRecord, is_auxiliary, read_record
 from mtlcli.runs.results import Predictions, Results, has_results, read_results
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.tasks.targets import target_of
@@ -89,24 +90,45 @@ class RunFiles:
         return [line.values for line in self.log if line.kind == "evaluation"]
 
     def dev_metrics(self, task: str) -> Mapping[str, Estimate]:
-        """Return the metrics of a task on dev with their intervals; the primary metric comes first."""
+        """Return the metrics of a task on dev with their intervals; the primary metric comes first.
+
+        For a task with several dev sets they are means over those that select checkpoints.
+        """
         return self.results.tasks.get(task, {}).get("dev", {})
+
+    def dev_results(self, task: str) -> Mapping[str, Mapping[str, Estimate]]:
+        """Return the metrics of a task on dev, by the names of its sets and `mean`; by "" for a task without sets."""
+        splits = {
+            split: of_split for split, of_split in self.results.tasks.get(task, {}).items() if kind_of(split) == "dev"
+        }
+        if len(splits) == 1:
+            return dict.fromkeys([""], *splits.values())
+        return {split.partition(".")[2] or "mean": of_split for split, of_split in splits.items()}
 
     @cached_property
     def predictions(self) -> Mapping[str, Predictions]:
-        """The predictions on dev of every task that has some, in the order of the recipe."""
-        paths = predicted_tasks(self.folder, "dev")
-        return {task: Predictions(paths[task]) for task in self.tasks if task in paths}
+        """The predictions on dev of every task that counts and has some, in the order of the recipe.
+
+        The key is the task, and its set if it has several: `mnli matched`.
+        """
+        counted = [task for task, record in self.record["tasks"].items() if not is_auxiliary(record)]
+        paths = predicted_splits(self.folder, "dev")
+        return {
+            f"{task} {split.partition('.')[2]}".rstrip(): Predictions(path)
+            for name in counted
+            for (task, split), path in paths.items()
+            if task == name
+        }
 
     @cached_property
     def confusions(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
-        """Labels and confusion counts (C, C), targets in rows, of every task with classes and predictions on dev."""
+        """Labels and confusion counts (C, C), targets in rows, of everything in `predictions` with classes."""
         confusions = {}
-        for task, predictions in self.predictions.items():
-            target = target_of(self.record["tasks"][task]["facts"]["target"])
+        for title, predictions in self.predictions.items():
+            target = target_of(self.record["tasks"][title.partition(" ")[0]]["facts"]["target"])
             counts = target.confusion(*predictions.read(target)) if target.labels else None
             if counts is not None and counts.any():
-                confusions[task] = (tuple(target.labels or ()), counts)
+                confusions[title] = (tuple(target.labels or ()), counts)
         return confusions
 
 

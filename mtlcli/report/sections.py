@@ -102,7 +102,10 @@ def _facts(run: RunFiles) -> str:
         versions = {"mtlcli": environment.mtlcli, "Python": environment.python, **environment.versions}
         device = f"{environment.device} ({environment.device_name})" if environment.device_name else environment.device
         commit = environment.git or ""
-    rows = [(task.name, task.rows, task.dev_rows) for task in run.plan.tasks] if run.plan else []
+    rows = [
+        (task.name, task.rows, "none (auxiliary)" if task.auxiliary else f"{task.dev_rows}")
+        for task in (run.plan.tasks if run.plan else ())
+    ]
     return page.facts(
         [
             ("command", run.command),
@@ -122,7 +125,8 @@ def _plan(run: RunFiles) -> str:
     head = ("task", "encoding", "head", "rows", "dev rows", "batch", "share of batches", "passes", "truncated")
     rows = [
         (
-            task.name, task.encoding, task.head, f"{task.rows}", f"{task.dev_rows}", f"{task.batch_size}",
+            task.name, task.encoding, task.head, f"{task.rows}", "auxiliary" if task.auxiliary else f"{task.dev_rows}",
+            f"{task.batch_size}",
             f"{100 * task.share:.1f} %", f"{task.passes:.2f}", f"{task.truncated}",
         )
         for task in plan.tasks
@@ -139,10 +143,14 @@ def _plan(run: RunFiles) -> str:
 
 def _metrics(run: RunFiles) -> str:
     rows = [
-        (task, metric, f"{result.value:.4f}", f"{result.low:.4f} to {result.high:.4f}", f"{result.n}")
+        (
+            f"{task} {part}".rstrip(), metric, f"{result.value:.4f}", f"{result.low:.4f} to {result.high:.4f}",
+            f"{result.n}" + ("" if result.groups is None else f" ({result.groups} groups)"),
+        )
         for task in run.tasks
-        for metric, result in run.dev_metrics(task).items()
-    ]
+        for part, metrics in run.dev_results(task).items()
+        for metric, result in metrics.items()
+    ]  # fmt: skip
     return page.table(("task", "metric", "value", "95 % interval", "rows"), rows, text_columns=2) or page.paragraph(
         "No dev rows, or the run was not finished."
     )
@@ -225,12 +233,22 @@ def _over_time(run: RunFiles) -> list[str]:
     drawn = []
     for task in run.tasks:
         keys = dict.fromkeys(key for line in run.evaluations for key in line if key.startswith(f"eval/{task}/"))
-        names = {key: key.rpartition("/")[2] for key in keys if not key.endswith("/loss")}
+        names = {key: key.split("/", 2)[2] for key in keys if not key.endswith("/loss")}
+        # Of several sets each has a chart of its own below.
+        parts = {name: name.split("/") for name in names.values() if "/" in name}
+        names = {key: name for key, name in names.items() if name not in parts}
         bounds = [metric_bounds(name) for name in names.values()]
         if names:
             ends = min(low for low, _ in bounds), max(high for _, high in bounds)
             curves = {name: curve(run.evaluations, key) for key, name in names.items()}
             drawn.append(svg.lines(f"{task}: metrics on dev", curves, bounds=ends))
+        for metric in dict.fromkeys(metric for _, metric in parts.values()):
+            of_sets = {
+                part: curve(run.evaluations, f"eval/{task}/{part}/{metric}")
+                for part, name in parts.values()
+                if name == metric
+            }
+            drawn.append(svg.lines(f"{task}: {metric} on each dev set", of_sets, bounds=metric_bounds(metric)))
     return drawn
 
 

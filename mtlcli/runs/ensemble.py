@@ -16,7 +16,7 @@ from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.facts import TaskFacts
 from mtlcli.files import SCRATCH, discard, read_sealed, remove_abandoned, sha256, unreadable, write_sealed
 from mtlcli.runs.lock import lock_folder
-from mtlcli.runs.names import ENSEMBLE, LOCK, PREDICTIONS, RECORD, RESULTS, predictions_path, resume_command
+from mtlcli.runs.names import ENSEMBLE, LOCK, PREDICTIONS, RECORD, RESULTS, predicted_splits, resume_command
 from mtlcli.runs.record import RunRecord, must_be_as_written, read_record, stored_facts
 from mtlcli.runs.results import Predictions, read_results
 from mtlcli.runs.seeds import finished_group
@@ -159,8 +159,15 @@ def _other_rows(folders: Sequence[Path], task: str) -> list[str]:
 
     Metrics on other rows cannot be held against one threshold. A run without predictions is left out of this.
     """
-    paths = [predictions_path(folder, task, "dev") for folder in folders]
-    files = [Predictions(path) for path in paths if path.is_file()]
+    by_split: dict[str, list[Predictions]] = {}
+    for folder in folders:
+        for (name, split), path in predicted_splits(folder, "dev").items():
+            if name == task:
+                by_split.setdefault(split, []).append(Predictions(path))
+    return [problem for files in by_split.values() for problem in _other_rows_of(files)]
+
+
+def _other_rows_of(files: Sequence[Predictions]) -> list[str]:
     return [
         f"{file.path} has {missing} of {len(file.rows)} rows that {files[0].path} does not have, so their metrics are about "
         f"different rows; measure both on the same dev file"

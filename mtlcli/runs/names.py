@@ -29,11 +29,14 @@ def predictions_path(folder: Path, task: str, split: str) -> Path:
     return folder / PREDICTIONS / f"{task}.{split}.jsonl"
 
 
-def predicted_tasks(folder: Path, split: str) -> dict[str, Path]:
-    """Return the files of a run's predictions for a split, by task."""
-    end = f".{split}.jsonl"
-    paths = sorted((folder / PREDICTIONS).glob(f"*{end}"))
-    return {path.name.removesuffix(end): path for path in paths}
+def predicted_splits(folder: Path, split: str) -> dict[tuple[str, str], Path]:
+    """Return the files of a run's predictions for a split and its sets, by task and split: `dev` includes `dev.matched`."""
+    files = {}
+    for path in sorted((folder / PREDICTIONS).glob("*.jsonl")):
+        task, _, name = path.name.removesuffix(".jsonl").partition(".")
+        if name == split or name.startswith(f"{split}."):
+            files[task, name] = path
+    return files
 
 
 def not_a_run(folder: Path, lacking: str) -> str:

@@ -14,7 +14,8 @@ class TaskPlan:
     """One task of the plan.
 
     `batches_per_step` are its micro-batches in one step, averaged over the run; `share` is its part of all micro-batches,
-    `passes` the number of times its rows are seen, and `truncated` the number of texts longer than max_length.
+    `passes` the number of times its rows are seen, and `truncated` the number of texts longer than max_length. An `auxiliary`
+    task is trained and not evaluated.
     """
 
     name: str
@@ -29,6 +30,7 @@ class TaskPlan:
     encoding: str
     head: str
     parameters: int
+    auxiliary: bool = False
 
 
 @dataclass(frozen=True)

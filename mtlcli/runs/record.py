@@ -157,6 +157,11 @@ def must_be_as_written(folder: Path, record: RunRecord) -> None:
             raise MtlError(f"{path}: {state}; {_cure(folder)}")
 
 
+def is_auxiliary(task: Mapping[str, Any]) -> bool:
+    """Return whether a task of a run, as run.json holds it, is trained without being evaluated or counted."""
+    return bool(task["config"].get("auxiliary"))
+
+
 def unfinished_note(folder: Path, record: RunRecord) -> str | None:
     """Return a sentence about the weights of a run that has not finished; None for one that has."""
     if has_results(folder):

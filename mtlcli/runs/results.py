@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,20 +14,24 @@ from mtlcli.errors import MtlError
 from mtlcli.files import cannot_write, discard, put, read_sealed_as, scratch_path, write_sealed
 from mtlcli.runs.names import ENSEMBLE, RESULTS, resume_command
 from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.statistics.groups import RowGroups
 from mtlcli.tasks.targets import Arrays, Target
 
 FORMAT = 2
+GROUP = "group"
+"""Key of a row's group in a file of predictions."""
 
 
 @dataclass(frozen=True)
 class Results:
     """results.json: metrics by task, split and name, and how the run ended.
 
-    `why` is "finished" or "patience", `selected_step` the step of the weights that were kept. All but the metrics is None in an
-    ensemble, which is measured and not trained.
+    `auxiliary` are the tasks that do not count; they have no metrics. `why` is "finished" or "patience", `selected_step` the step
+    of the weights that were kept. An ensemble, which is measured and not trained, has only the metrics and `auxiliary`.
     """
 
     tasks: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
+    auxiliary: tuple[str, ...] | None = None
     why: str | None = None
     steps: int | None = None
     selected_step: int | None = None
@@ -66,7 +70,9 @@ def write_results(folder: Path, results: Results) -> None:
     write_sealed(folder / RESULTS, {**values, "tasks": plain_results(results.tasks)}, FORMAT)
 
 
-def add_results(folder: Path, tasks: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:
+def add_results(
+    folder: Path, tasks: Mapping[str, Mapping[str, Mapping[str, Estimate]]], auxiliary: Sequence[str] = ()
+) -> None:
     """Add metrics to an ensemble's results.json; other tasks and splits in it stay. A damaged file is replaced."""
     try:
         before = read_results(folder)
@@ -75,7 +81,7 @@ def add_results(folder: Path, tasks: Mapping[str, Mapping[str, Mapping[str, Esti
     merged = dict(before.tasks)
     for task, splits in tasks.items():
         merged[task] = {**merged.get(task, {}), **{split: dict(metrics) for split, metrics in splits.items()}}
-    write_results(folder, replace(before, tasks=merged))
+    write_results(folder, replace(before, tasks=merged, auxiliary=tuple(auxiliary) or None))
 
 
 def _cure(folder: Path) -> str:
@@ -85,7 +91,7 @@ def _cure(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Predictions:
-    """A file predictions/TASK.SPLIT.jsonl: the line of each row, its label (`target`) and the prediction."""
+    """A file predictions/TASK.SPLIT.jsonl: the line of each row, its label (`target`), its group if any, and the prediction."""
 
     path: Path
 
@@ -122,10 +128,17 @@ class Predictions:
         try:
             return target.from_json(rows), target.gold_from_json([row["target"] for row in rows])
         except (KeyError, TypeError) as error:
-            keys = ", ".join(key for key in self.rows[0] if key not in ("line", "digest", "target"))
+            keys = ", ".join(key for key in self.rows[0] if key not in ("line", "digest", "target", GROUP))
             raise MtlError(f"{self.path}: expected predictions of {target.describe()}, found {keys}") from error
         except ValueError as error:
             raise MtlError(f"{self.path}: {error}; write it again: {_remedy(self.path)}") from error
+
+    def groups(self, *, like: "Predictions | None" = None) -> RowGroups | None:
+        """Return the groups of the rows, in the order of `read`; None if the file has none."""
+        if GROUP not in self.rows[0]:
+            return None
+        rows = self.rows if like is None else self.in_order_of(like)
+        return RowGroups.of([str(row[GROUP] or "") for row in rows])
 
     @cached_property
     def keys(self) -> dict[tuple[str, int], int]:
@@ -148,11 +161,11 @@ class Predictions:
 
 def _remedy(path: Path) -> str:
     """Return the command that writes a file of predictions."""
-    return f"mtl eval {path.parent.parent} --split {path.name.split('.')[-2]}"
+    return f"mtl eval {path.parent.parent} --split {path.name.removesuffix('.jsonl').partition('.')[2]}"
 
 
 def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict[str, Any]:
-    """Return results as JSON values: task -> split -> metric -> value, low, high, n, interval."""
+    """Return results as JSON values: task -> split -> metric -> value, low, high, n, interval, and groups or sets if there are."""
     return {
         task: {
             split: {
@@ -163,6 +176,8 @@ def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -
                     "n": estimate.n,
                     "interval": estimate.interval,
                 }
+                | ({} if estimate.groups is None else {"groups": estimate.groups})
+                | ({"sets": list(estimate.sets)} if estimate.sets else {})
                 for metric, estimate in metrics.items()
             }
             for split, metrics in splits.items()
@@ -172,11 +187,13 @@ def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -
 
 
 def write_predictions(
-    path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays, hashes: np.ndarray
-) -> None:
+    path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays, hashes: np.ndarray,
+    groups: RowGroups | None = None,
+) -> None:  # fmt: skip
     """Write one JSON object for each row: its line in the file, the digest of its texts, its label and the prediction.
 
-    Rows of two runs are matched by the digest (`Split.hashes`, in hexadecimal), because line numbers can agree by chance.
+    If there are groups, it also has the row's group, null for a row that is a group of its own. Rows of two runs are matched by the
+    digest (`Split.hashes`, in hexadecimal), because line numbers can agree by chance.
 
     Raises:
         MtlError: the file cannot be written.
@@ -184,7 +201,7 @@ def write_predictions(
     scratch = scratch_path(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_rows(scratch, target, predicted, lines, gold, hashes)
+        _write_rows(scratch, target, predicted, lines, gold, hashes, groups)
         put(scratch, path)
     except OSError as error:
         discard(scratch)
@@ -192,10 +209,13 @@ def write_predictions(
 
 
 def _write_rows(
-    path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays, hashes: np.ndarray
-) -> None:
+    path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays, hashes: np.ndarray,
+    groups: RowGroups | None,
+) -> None:  # fmt: skip
     with path.open("w", encoding="utf-8") as file:
         for row, line in enumerate(lines):
             place = {"line": line, "digest": f"{int(hashes[row]):016x}", "target": target.gold_json(gold, row)}
+            if groups is not None:
+                place[GROUP] = groups.name(row) or None
             values = place | target.as_json(predicted, row, exact=True)
             file.write(json.dumps(values, ensure_ascii=False) + "\n")

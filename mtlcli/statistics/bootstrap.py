@@ -1,13 +1,15 @@
 """A metric on a set of rows, and a bootstrap interval around it."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
-from mtlcli.metrics.base import Metric
+from mtlcli.metrics.base import Metric, Resampled, Statistics
 from mtlcli.metrics.rounding import answers, is_constant
+from mtlcli.statistics.groups import RowGroups, bind_groups
 from mtlcli.tasks.targets import Arrays
 
 ENTRIES = 2**21
@@ -28,11 +30,14 @@ class Estimate:
     """A metric's value on `n` rows, and the interval from `low` to `high` in which it varies when rows are redrawn.
 
     Attributes:
+        groups: number of groups of rows that are redrawn as a whole; None where single rows are.
+        sets: the evaluation sets whose mean the value is; empty for the value of one set of rows.
+        drawn: values of the resamples (resamples,).
         degenerate: why the value means little, as a clause to print before it ("predictions are constant: pearson is 0.0");
             None where there is no such reason.
         interval: how the interval was made: "bootstrap"; "exact" (Clopper and Pearson 1934) for a share with few right or few
-            wrong rows; "rule-of-three" where all resamples are equal; "none" where there is no interval, so low and high are the
-            value.
+            wrong rows, or groups with such rows; "rule-of-three" where all resamples are equal; "none" where there is no interval,
+            so low and high are the value.
     """
 
     value: float
@@ -41,6 +46,9 @@ class Estimate:
     n: int
     degenerate: str | None = None
     interval: Interval = "bootstrap"
+    groups: int | None = None
+    sets: tuple[str, ...] = ()
+    drawn: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
 
 def estimate(
@@ -48,6 +56,7 @@ def estimate(
     predicted: Arrays,
     gold: Arrays,
     *,
+    groups: RowGroups | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -57,6 +66,10 @@ def estimate(
     Each resample draws n rows with replacement; the interval spans the middle `level` of the resamples' values. It accounts for
     the choice of rows alone, not for the seed of training, and may not contain the value itself. The same `seed` gives the same
     interval. Memory does not grow with `resamples`.
+
+    With `groups`, a resample draws as many whole groups as there are (the cluster bootstrap: Davison and Hinkley 1997, section
+    3.8), because rows of one group, such as the sentences of a document, are not independent. The number of rows then varies from
+    resample to resample.
 
     A bootstrap interval is too narrow where few rows differ from the rest: 50 rows without a wrong one say that fewer than 7 %
     are wrong, and all resamples are perfect. There the interval is another one, see `Estimate.interval`.
@@ -73,22 +86,73 @@ def estimate(
         for array in answers(rows):
             if wrong := len(array) - np.isfinite(array).sum():
                 raise ValueError(f"{wrong} of {len(array)} {name} are not finite")
-    bound = metric.bind(predicted, gold)
-    value = bound.values(np.ones((1, n), dtype=np.int64))[0]
+    value = metric.value(predicted, gold)
+    bound, units = bind_groups(metric, predicted, gold, groups), n if groups is None else len(groups)
     generator = np.random.default_rng(seed)
     values = np.empty(resamples)
     block = max(1, ENTRIES // n)
     for start in range(0, resamples, block):
-        drawn = generator.integers(n, size=(min(block, resamples - start), n))
+        drawn = generator.integers(units, size=(min(block, resamples - start), units))
         values[start : start + block] = bound.values(_counts(drawn))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    degenerate = _degenerate(metric, predicted, gold)
+    degenerate = _degenerate(metric, predicted, gold, groups)
     kind: Interval = "bootstrap"
-    if metric.is_proportion and min(right := round(value * n), n - right) < FEWEST:
-        (low, high), kind = exact_interval(right, n, level), "exact"
+    if metric.is_proportion and _is_extreme(bound, value, n, groups):
+        (low, high), kind = _interval_of_share(value, _effective_rows(value, values, units, n), level), "exact"
     elif np.ptp(values) <= ROUNDING * max(1.0, abs(value)):
-        (low, high), kind = _interval_without_spread(metric, float(value), n, level, degenerate)
-    return Estimate(float(value), float(low), float(high), n, degenerate, kind)
+        (low, high), kind = _interval_without_spread(metric, value, units, level, degenerate)
+    return Estimate(
+        value, float(low), float(high), n, degenerate, kind, None if groups is None else units,
+        drawn=tuple(values.tolist()),
+    )  # fmt: skip
+
+
+def mean_estimate(estimates: Mapping[str, Estimate], *, same_groups: bool = False, level: float = 0.95) -> Estimate:
+    """Return the mean of a metric over several sets of rows, with its interval.
+
+    Each resample takes one of every set. Sets are resampled independently of each other, unless they have the same groups: those
+    are drawn together. If the interval of a set is not that of the bootstrap, both ends are the means of the sets' ends, which is
+    wider than necessary.
+
+    Args:
+        estimates: estimates of the same metric by name of the set, with the same number of resamples.
+        same_groups: whether all sets have the same groups of rows, such as the same documents in several languages.
+
+    Raises:
+        ValueError: there are no sets.
+    """
+    if not estimates:
+        raise ValueError("no sets to average")
+    members, sets = list(estimates.values()), tuple(estimates)
+    if len(members) == 1:
+        return replace(members[0], sets=sets)
+    value, low, high = (float(np.mean(ends)) for ends in zip(*((e.value, e.low, e.high) for e in members), strict=True))
+    drawn: tuple[float, ...] = ()
+    kind: Interval = next((member.interval for member in members if member.interval != "bootstrap"), "bootstrap")
+    if all(len(member.drawn) for member in members):
+        # The sets' resamples were drawn with the same seed: another order makes them independent.
+        generator = np.random.default_rng(0)
+        columns = [np.array(member.drawn) for member in members]
+        columns = columns if same_groups else [generator.permutation(column) for column in columns]
+        drawn = tuple(np.mean(columns, axis=0).tolist())
+        if kind == "bootstrap":
+            low, high = (float(end) for end in np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]))
+    reasons = [f"in {name}, {member.degenerate}" for name, member in estimates.items() if member.degenerate]
+    groups = [member.groups for member in members]
+    total = None if None in groups else groups[0] if same_groups else sum(count for count in groups if count)
+    rows = sum(member.n for member in members)
+    return Estimate(value, low, high, rows, "; ".join(reasons) or None, kind, total, sets, drawn)
+
+
+def _is_extreme(bound: Resampled, share: float, n: int, groups: RowGroups | None) -> bool:
+    """Return whether so few rows are right or wrong, or groups have such rows, that many resamples have none of them."""
+    if groups is None:
+        right = round(share * n)
+        return min(right, n - right) < FEWEST
+    if not isinstance(bound, Statistics):
+        return min(share, 1 - share) * len(groups) < FEWEST
+    shares = bound.score(bound.statistics)
+    return bool(min((shares > 0).sum(), (shares < 1).sum()) < FEWEST)
 
 
 def exact_interval(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -118,6 +182,23 @@ def _share_at(probability: float, count: int, n: int) -> float:
     return (low + high) / 2
 
 
+def _effective_rows(share: float, drawn: np.ndarray, units: int, n: int) -> int:
+    """Return how many independent rows n rows in groups are worth for a share (Korn and Graubard, Survey Methodology 1998).
+
+    It is the number whose binomial variance is that of the resamples, between the number of groups and that of rows; the number of
+    groups where the resamples are all equal. They also correct for the degrees of freedom, which is left out here.
+    """
+    variance = float(drawn.var())
+    return units if variance == 0 else int(min(max(share * (1 - share) / variance, units), n))
+
+
+def _interval_of_share(share: float, rows: int, level: float) -> tuple[float, float]:
+    """Return the exact interval of a share of independent rows; if that is no whole number of them, it is rounded outwards."""
+    low, _ = exact_interval(math.floor(share * rows + ROUNDING * rows), rows, level)
+    _, high = exact_interval(math.ceil(share * rows - ROUNDING * rows), rows, level)
+    return low, high
+
+
 def _interval_without_spread(
     metric: Metric, value: float, n: int, level: float, degenerate: str | None
 ) -> tuple[tuple[float, float], Interval]:
@@ -140,10 +221,12 @@ def _counts(rows: np.ndarray) -> np.ndarray:
     return np.bincount(cells.ravel(), minlength=rows.size).reshape(rows.shape)
 
 
-def _degenerate(metric: Metric, predicted: Arrays, gold: Arrays) -> str | None:
+def _degenerate(metric: Metric, predicted: Arrays, gold: Arrays, groups: RowGroups | None) -> str | None:
     """Return why a metric of these rows means little, None where there is no reason."""
     if len(gold) == 1:
         return "there is only one row"
+    if groups is not None and len(groups) == 1:
+        return "all rows are of one group"
     constant = [
         name
         for name, rows in (("predictions", predicted), ("labels", gold))

@@ -8,6 +8,7 @@ import numpy as np
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.rounding import is_constant
 from mtlcli.statistics.bootstrap import ENTRIES
+from mtlcli.statistics.groups import RowGroups, bind_groups
 from mtlcli.tasks.targets import Arrays, Ragged, concat
 
 
@@ -21,6 +22,7 @@ class Difference:
         p: two-sided p-value of the hypothesis that there is no difference.
         n: rows.
         drawn: differences on resamples (resamples,).
+        groups: number of groups of rows that were resampled and swapped as a whole; None where single rows were.
     """
 
     firsts: tuple[float, ...]
@@ -30,6 +32,7 @@ class Difference:
     p: float
     n: int
     drawn: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    groups: int | None = None
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the interval at another level, 0.95 being that of `low` and `high`."""
@@ -53,8 +56,8 @@ class Difference:
 
 
 def paired(
-    metric: Metric, first: Sequence[Arrays], second: Sequence[Arrays], gold: Arrays, *, resamples: int = 2000,
-    level: float = 0.95, seed: int = 0,
+    metric: Metric, first: Sequence[Arrays], second: Sequence[Arrays], gold: Arrays, *, groups: RowGroups | None = None,
+    resamples: int = 2000, level: float = 0.95, seed: int = 0,
 ) -> Difference:  # fmt: skip
     """Compare the runs of two sides on the same n rows.
 
@@ -65,6 +68,7 @@ def paired(
     Args:
         first, second: predictions of each side's runs, which differ in their seeds.
         gold: labels of the rows.
+        groups: groups of rows that are resampled and swapped as a whole, because rows of one group are not independent.
 
     Raises:
         ValueError: there are no rows or runs, the numbers of rows differ, or a prediction or label is not finite.
@@ -82,10 +86,14 @@ def paired(
         for run in runs
     ]
     generator = np.random.default_rng(seed)
-    gold, runs, counts = group_equal_rows(gold, runs)
-    bound = [metric.bind(run, gold) for run in runs]
+    if groups is None:
+        gold, runs, counts = group_equal_rows(gold, runs)
+    else:
+        counts = np.ones(len(groups), dtype=np.int64)
+    units = int(counts.sum())
+    bound = [bind_groups(metric, run, gold, groups) for run in runs]
     values = np.array([of_run.values(counts[None])[0] for of_run in bound])
-    blocks = (generator.multinomial(n, counts / n, size=size) for size in _blocks(resamples, len(gold)))
+    blocks = (generator.multinomial(units, counts / units, size=size) for size in _blocks(resamples, len(gold)))
     drawn = np.concatenate([np.stack([of_run.values(block) for of_run in bound]) for block in blocks], axis=1)
     split = len(first)
     difference = values[split:].mean() - values[:split].mean()
@@ -94,11 +102,12 @@ def paired(
         differences = over_seeds(values, drawn, split, generator)
         p = _two_sided(differences)
     else:
-        p = randomization(metric, runs, gold, counts, float(difference), resamples, generator)
+        p = randomization(metric, runs, gold, counts, float(difference), resamples, generator, groups)
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return Difference(
-        tuple(values[:split].tolist()), tuple(values[split:].tolist()), float(low), float(high), p, n, differences
-    )
+        tuple(values[:split].tolist()), tuple(values[split:].tolist()), float(low), float(high), p, n, differences,
+        None if groups is None else units,
+    )  # fmt: skip
 
 
 def group_equal_rows(gold: Arrays, runs: Sequence[Arrays]) -> tuple[Arrays, list[Arrays], np.ndarray]:
@@ -148,7 +157,7 @@ def over_seeds(values: np.ndarray, drawn: np.ndarray, split: int, generator: np.
 
 def randomization(
     metric: Metric, runs: Sequence[Arrays], gold: Arrays, counts: np.ndarray, difference: float, resamples: int,
-    generator: np.random.Generator,
+    generator: np.random.Generator, groups: RowGroups | None = None,
 ) -> float:  # fmt: skip
     """Return p by approximate randomization of two runs (Noreen 1989; Yeh, COLING 2000).
 
@@ -159,11 +168,14 @@ def randomization(
     change the metric.
 
     Args:
-        counts: how often each row of the runs and of gold occurs (cells,).
+        counts: how often each row of the runs and of gold occurs (cells,), or each group (groups,).
         difference: the metric's difference between the runs.
+        groups: groups of rows whose predictions are swapped together.
     """
+    of_rows = counts if groups is None else np.ones(len(gold), dtype=np.int64)
+    scaled = concat(_on_one_scale(metric, runs, gold, of_rows))
     # Both runs' predictions as one run of twice the rows: a swap moves counts from one half to the other.
-    bound = metric.bind(concat(_on_one_scale(metric, runs, gold, counts)), concat([gold, gold]))
+    bound = bind_groups(metric, scaled, concat([gold, gold]), None if groups is None else groups.twice())
     as_extreme = 0
     for size in _blocks(resamples, 2 * len(gold)):
         swapped = generator.binomial(counts, 0.5, size=(size, len(counts)))

@@ -83,7 +83,9 @@ def plan_study(
     steps, per_epoch = prepared.plan.steps, prepared.plan.steps_per_epoch
     tasks = {name: _measured(prepared, name) for name in prepared.dev}
     if not tasks:
-        raise MtlError("no task has dev rows to compare methods on; set tasks.NAME.dev for at least one task")
+        raise MtlError(
+            "no task that counts has dev rows to compare methods on; set tasks.NAME.dev for at least one task"
+        )
     # Early stopping would give methods different numbers of updates.
     fixed = {"steps": steps, "epochs": None, "steps_per_epoch": per_epoch, "patience": None}
     base = _over(base, Layer({"training": fixed}))

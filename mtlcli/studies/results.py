@@ -6,13 +6,13 @@ The gain over single-task training is Delta_m of Maninis, Radosavovic, Kokkinos,
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Literal
 
 from mtlcli.errors import MtlError
 from mtlcli.files import read_sealed_as, write_sealed
 from mtlcli.runs.names import STUDY
-from mtlcli.statistics.spread import Spread
+from mtlcli.statistics.spread import Spread, spread_of
 
 FORMAT = 2
 SINGLE, STATIC = "single-task", "static-tuned"
@@ -37,7 +37,8 @@ class Record:
 
     Attributes:
         place: the run's folder, relative to the study's.
-        metrics: by task and metric, on dev, of the selected checkpoint.
+        metrics: by task and metric, on dev, of the selected checkpoint; of several dev sets, the mean over those that select it.
+        sets: by task, set and metric, for tasks with several dev sets.
         score: the score that selected the checkpoint.
         step_seconds: median time of a step in seconds, without evaluations.
         batches: mean number of micro-batches per step; None if the scheduler keeps only some of their rows.
@@ -54,6 +55,7 @@ class Record:
     batches: float | None = None
     weights: dict[str, float] | None = None
     error: str = ""
+    sets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -105,9 +107,8 @@ class StudyRow:
 
 def spread(values: Iterable[float]) -> Spread | None:
     """Return the mean and standard deviation over the seeds; None without values."""
-    samples = tuple(values)
-    # The sample deviation is undefined for a single seed.
-    return Spread(mean(samples), stdev(samples) if len(samples) > 1 else 0.0, samples) if samples else None
+    samples = list(values)
+    return spread_of(samples) if samples else None
 
 
 def relative_gain(
@@ -229,6 +230,14 @@ def legend(study: Study) -> list[str]:
             f"{SINGLE}: each task alone, for the same number of updates of one batch; its ms is the sum over the tasks. gain %: "
             f"mean over the tasks of the relative difference to it (Maninis et al. 2019){noise}."
         )
+    sets = {task: dict.fromkeys(record.sets[task]) for record in study.records for task in record.sets}
+    lines += [
+        f"{task}: has the dev sets {', '.join(names)}; the table shows the mean over those that select checkpoints, study.json each."
+        for task, names in sets.items()
+    ]
+    auxiliary = [name for name, section in study.base.get("tasks", {}).items() if section.get("auxiliary")]
+    if auxiliary:
+        lines.append(f"Auxiliary, and so trained without being evaluated: {', '.join(auxiliary)}.")
     weights = next((record.weights for record in study.records if record.kind == "static" and record.weights), None)
     trials = [record for record in study.records if record.kind == "trial"]
     # An earlier version of a study may have tuned with another seed; only the latest trials selected the weights.

@@ -179,7 +179,16 @@ def _run(job: Job, folder: Path, command: str, stop: Callable[[], bool]) -> Gene
     metrics = {
         task: {name: estimate.value for name, estimate in splits["dev"].items()} for task, splits in end.results.items()
     }
+    sets = {
+        task: {
+            split.partition(".")[2]: {name: estimate.value for name, estimate in of_set.items()}
+            for split, of_set in splits.items()
+            if "." in split
+        }
+        for task, splits in end.results.items()
+        if len(splits) > 1
+    }
     return Record(
         job.place, job.method, job.kind, job.seed, metrics, score=end.score, batches=batches, weights=job.weights,
-        step_seconds=median(times) if times else None,
+        step_seconds=median(times) if times else None, sets=sets,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The events that a run yields while it trains."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtlcli.statistics.bootstrap import Estimate
@@ -51,7 +51,8 @@ class Stepped:
 class Evaluated:
     """Report an evaluation on dev: metrics and mean loss by task name.
 
-    `score` selects the checkpoint; None if no task has dev rows.
+    `score` selects the checkpoint; None if no task has dev rows. For a task with several dev sets, `metrics` and `losses` are means
+    over those that select checkpoints, and `sets` holds the metrics by task and set.
     """
 
     step: int
@@ -60,6 +61,7 @@ class Evaluated:
     losses: Mapping[str, float]
     score: float | None
     is_best: bool
+    sets: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

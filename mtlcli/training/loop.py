@@ -15,9 +15,11 @@ from typing import Any, TextIO
 
 import torch
 
+from mtlcli.config.evaluation_sets import in_words
 from mtlcli.devices import describe_environment
 from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.measure import measure
+from mtlcli.evaluation.sets import mean_values, with_means
 from mtlcli.model.frozen import Features
 from mtlcli.model.predict import NotFinite, Predicted, predict_rows
 from mtlcli.plugin import EvaluationResult
@@ -185,13 +187,20 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
     Raises:
         MtlError: an output, a loss or a metric is not finite, whatever `training.on_nan` says: the model is of no use.
     """
-    metrics, losses = {}, {}
-    for name, predicted in _predict_dev(run, progress, run.kept.dev).items():
+    metrics: dict[str, dict[str, float]] = {}
+    losses: dict[str, float] = {}
+    by_set: dict[str, dict[str, dict[str, float]]] = {}
+    for name, by_split in _predict_dev(run, progress, run.kept.dev).items():
         index = run.model.names.index(name)
-        measured = measure(run.metrics[name], predicted.rows, run.tasks[index].splits["dev"].gold, 0)
-        metrics[name] = {key: estimate.value for key, estimate in measured.items()}
-        losses[name] = predicted.loss
-        _must_be_finite(run, progress, index, {**metrics[name], "loss": predicted.loss})
+        values = {}
+        for split, predicted in by_split.items():
+            measured = measure(run.metrics[name], predicted.rows, run.tasks[index].splits[split].gold, 0)
+            values[split] = {key: estimate.value for key, estimate in measured.items()} | {"loss": predicted.loss}
+            _must_be_finite(run, progress, index, split, values[split])
+        metrics[name] = mean_values([values[split] for split in run.config.tasks[name].selecting_splits()])
+        losses[name] = metrics[name].pop("loss")
+        if "dev" not in values:
+            by_set[name] = {split.partition(".")[2]: of_split for split, of_split in values.items()}
     score = run.selection.score(metrics, run.metrics) if run.selection is not None else None
     is_best = score is not None and (progress.best_score is None or score > progress.best_score)
     if is_best:
@@ -212,27 +221,37 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
     epoch = bisect_left(run.plan.epoch_ends, progress.step)
     line = {"kind": "evaluation", "step": progress.step, "epoch": epoch, "score": score}
     line |= {f"eval/{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
-    write_line(log, line | {f"eval/{name}/loss": loss for name, loss in losses.items()})
-    return Evaluated(progress.step, epoch, metrics, losses, score, is_best)
+    line |= {f"eval/{name}/loss": loss for name, loss in losses.items()}
+    for name, sets in by_set.items():
+        line |= {f"eval/{name}/{part}/{key}": value for part, of_set in sets.items() for key, value in of_set.items()}
+    write_line(log, line)
+    return Evaluated(progress.step, epoch, metrics, losses, score, is_best, by_set)
 
 
-def _predict_dev(run: TrainingRun, progress: Progress, features: Mapping[int, Features]) -> dict[str, Predicted]:
-    predictions = {}
-    for name, tokenized in run.dev.items():
+def _predict_dev(
+    run: TrainingRun, progress: Progress, features: Mapping[int, Mapping[str, Features]]
+) -> dict[str, dict[str, Predicted]]:
+    """Return the predictions for the dev rows, by task and split."""
+    predictions: dict[str, dict[str, Predicted]] = {}
+    for name, splits in run.dev.items():
         task = run.model.names.index(name)
+        kept = features.get(task, {})
         try:
-            predictions[name] = predict_rows(run.model, task, tokenized, run.device, run.autocast, features.get(task))
+            predictions[name] = {
+                split: predict_rows(run.model, task, tokenized, run.device, run.autocast, kept.get(split))
+                for split, tokenized in splits.items()
+            }
         except NotFinite as error:
             raise _diverged(run, progress, str(error)) from error
     return predictions
 
 
-def _must_be_finite(run: TrainingRun, progress: Progress, task: int, numbers: Mapping[str, float]) -> None:
+def _must_be_finite(run: TrainingRun, progress: Progress, task: int, split: str, numbers: Mapping[str, float]) -> None:
     """Raise MtlError for a metric or loss of an evaluation that is not finite; rows without a known label have no loss."""
-    has_labels = run.tasks[task].target.known(run.tasks[task].splits["dev"].gold).any()
+    has_labels = run.tasks[task].target.known(run.tasks[task].splits[split].gold).any()
     for name, number in numbers.items():
         if not math.isfinite(number) and (name != "loss" or has_labels):
-            raise _diverged(run, progress, f"{run.model.names[task]}: {name} on dev is {number:g}")
+            raise _diverged(run, progress, f"{run.model.names[task]}: {name} on {in_words(split)} is {number:g}")
 
 
 def _diverged(run: TrainingRun, progress: Progress, problem: str) -> MtlError:
@@ -281,23 +300,30 @@ def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dic
     _export(run, folder, ended)
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
     # Without cached features: the best weights may be those of an earlier stage, in which the encoder differed.
-    for name, predicted in _predict_dev(run, ended, {}).items():
+    for name, by_split in _predict_dev(run, ended, {}).items():
         index = run.model.names.index(name)
-        split = run.tasks[index].splits["dev"]
-        results[name] = {"dev": measure(run.metrics[name], predicted.rows, split.gold, 1000)}
-        write_predictions(
-            predictions_path(folder, name, "dev"),
-            run.facts[index].target,
-            predicted.rows,
-            split.lines.tolist(),
-            split.gold,
-            split.hashes,
-        )
+        splits = run.tasks[index].dev
+        measured = {}
+        for split_name, predicted in by_split.items():
+            split = splits[split_name]
+            measured[split_name] = measure(run.metrics[name], predicted.rows, split.gold, 1000, split.groups)
+            write_predictions(
+                predictions_path(folder, name, split_name),
+                run.facts[index].target,
+                predicted.rows,
+                split.lines.tolist(),
+                split.gold,
+                split.hashes,
+                split.groups,
+            )
+        groups = {split_name: split.groups for split_name, split in splits.items()}
+        results[name] = with_means(measured, groups, run.config.tasks[name].selecting_splits())
     write_results(
         folder,
         Results(
-            results, why, progress.step, ended.step, run.config.training.select_by, progress.best_score,
-            round(progress.seconds, 1), progress.skipped,
+            results, tuple(name for name, section in run.config.tasks.items() if section.auxiliary) or None, why,
+            progress.step, ended.step, run.config.training.select_by, progress.best_score, round(progress.seconds, 1),
+            progress.skipped,
         ),
     )  # fmt: skip
     return results

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from mtlcli.architectures.base import Architecture
+from mtlcli.config.evaluation_sets import in_words
 from mtlcli.config.schema import Config
 from mtlcli.data.batches import TaskBatches
 from mtlcli.data.splits import LoadedTask, overlap
@@ -118,6 +119,7 @@ def _task_plan(config: Config, task: TaskInputs, count: int, total: int, steps: 
         encoding=section.encoding or "",
         head=section.head.name if section.head else "",
         parameters=task.parameters,
+        auxiliary=section.auxiliary,
     )
 
 
@@ -161,17 +163,20 @@ def _warnings(task: LoadedTask, planned: TaskPlan) -> list[str]:
     warnings = [warning for split in task.splits.values() for warning in split.warnings]
     if planned.share == 0:
         warnings.append(f"{name}: the scheduler never visits this task")
-    if "dev" not in task.splits:
+    if planned.auxiliary:
+        return warnings
+    if not task.dev:
         warnings.append(
             f"{name}: no dev rows, so it is not evaluated and does not affect which checkpoint is kept; hold some out with "
             f"--set tasks.{name}.dev=10%"
         )
         return warnings
-    shared = overlap(task.splits["train"], task.splits["dev"])
-    if shared == planned.dev_rows:
-        warnings.append(
-            f"{name}: all {shared} dev rows are training rows, so dev metrics do not measure generalization"
-        )
-    elif shared:
-        warnings.append(f"{name}: {shared} of {planned.dev_rows} dev rows have the texts of a training row")
+    for split_name, split in task.dev.items():
+        shared, words = overlap(task.splits["train"], split), in_words(split_name)
+        if shared == len(split):
+            warnings.append(
+                f"{name}: all {shared} {words} rows are training rows, so dev metrics do not measure generalization"
+            )
+        elif shared:
+            warnings.append(f"{name}: {shared} of {len(split)} {words} rows have the texts of a training row")
     return warnings

@@ -55,7 +55,8 @@ class TrainingRun:
     encoder: LoadedEncoder
     model: MultiTaskModel
     train: tuple[TaskBatches, ...]
-    dev: dict[str, TokenizedSplit]
+    dev: dict[str, dict[str, TokenizedSplit]]
+    """By task and split: `dev`, or a split such as `dev.matched` for each dev set."""
     metrics: dict[str, dict[str, Metric]]
     selection: Selection | None
     scheduler: Scheduler
@@ -74,6 +75,11 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         self.engine.features = self.kept.train
+
+    def selecting(self, task: str) -> list[TokenizedSplit]:
+        """Return the dev splits of a task that count in the score that selects checkpoints; none for a task without dev rows."""
+        splits = self.dev.get(task, {})
+        return [splits[name] for name in self.config.tasks[task].selecting_splits() if name in splits]
 
     def plugins(self) -> dict[str, Plugin]:
         """Return the plugins with state, by their names in a checkpoint."""
@@ -124,8 +130,10 @@ def set_up(
         )
         for task, fact in zip(tasks, facts, strict=True)
     }
-    selection = make_selection(config.training.select_by, metrics, [t.task.name for t in tasks if "dev" in t.splits])
-    if config.optimizer.schedule == "plateau" and not any("dev" in task.splits for task in tasks):
+    auxiliary = [name for name, section in config.tasks.items() if section.auxiliary]
+    evaluated = [task.task.name for task in tasks if task.dev]
+    selection = make_selection(config.training.select_by, metrics, evaluated, auxiliary)
+    if config.optimizer.schedule == "plateau" and not evaluated:
         raise MtlError(
             'optimizer.schedule: "plateau" requires losses on dev, but no task has dev rows; set tasks.NAME.dev, or choose '
             "linear, cosine or constant"
@@ -196,14 +204,12 @@ def set_up(
     modules = (scheduler, balancer, gradient_regularizer, *regularizers)
     learned = [parameter for module in modules if module is not None for parameter in module.parameters()]
     optimizer = make_optimizer(model, learned, config.optimizer)
-    dev = {name: tokenized for (name, split), tokenized in tokenized.items() if split == "dev"}
+    dev = {task.task.name: {name: tokenized[task.task.name, name] for name in task.dev} for task in tasks if task.dev}
     steps_per_epoch, ends = run_lengths(config, scheduler)
     visits = visits_by_stage(scheduler, len(tasks), ends[-1], steps_per_epoch)
     inputs = [
-        TaskInputs(
-            task, batches, len(dev.get(task.task.name, ())), sum(p.numel() for p in model.private_parameters(index))
-        )
-        for index, (task, batches) in enumerate(zip(tasks, train, strict=True))
+        TaskInputs(task, batches, fact.dev_rows or 0, sum(p.numel() for p in model.private_parameters(index)))
+        for index, (task, fact, batches) in enumerate(zip(tasks, facts, train, strict=True))
     ]
     plan = make_plan(
         config, scheduler, inputs, visits,
@@ -242,7 +248,7 @@ def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
 
 def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -> TaskFacts:
     rows, name = len(task.splits["train"]), task.task.name
-    dev_rows = len(task.splits["dev"]) if "dev" in task.splits else 0
+    dev_rows = sum(map(len, task.dev.values()))
     if composition is None:
         return TaskFacts(name, rows, batches_per_pass(rows, batch_size), task.target, dev_rows)
     strata, labels = task.target.strata(task.splits["train"].gold), task.target.labels or ()

@@ -113,7 +113,7 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
         if visits < 2 * run.train[task].per_pass or not room:
             continue
         name = run.model.names[task]
-        splits = [split for split in (run.train[task].tokenized, run.dev.get(name)) if split is not None]
+        splits = [run.train[task].tokenized, *run.dev.get(name, {}).values()]
         size = sum(size_of(run.model, task, split, run.device, run.autocast) for split in splits)
         texts = sum(len(split) * len(split.sides) for split in splits)
         if size > room:
@@ -133,8 +133,7 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
                 f"{name}: not enough memory on {run.device} for {size / 1e9:.1f} GB of cached features of a frozen encoder; turn "
                 "the cache off: --set training.feature_memory=0"
             ) from error
-        if dev:
-            run.kept.dev[task] = dev[0]
+        run.kept.dev[task] = dict(zip(run.dev.get(name, {}), dev, strict=True))
 
 
 def _next(run: TrainingRun, visit: Visit) -> TaskLoss:
@@ -176,13 +175,20 @@ def _probe(run: TrainingRun, position: Position) -> None:
         return
     losses = {}
     for task in probe.tasks:
-        tokenized = run.dev.get(run.model.names[task])
-        if tokenized is not None:
-            size = min(len(tokenized), probe.batches * run.train[task].batch_size)
+        splits = run.selecting(run.model.names[task])
+        if splits:
+            ends = np.cumsum([len(tokenized) for tokenized in splits])
+            size = min(int(ends[-1]), probe.batches * run.train[task].batch_size)
             # A generator of this step alone, so that a resumed run draws the same rows.
             generator = run.scheduler.run.generator(f"probe {position.step} {task}")
-            rows = torch.randperm(len(tokenized), generator=generator)[:size].numpy()
-            losses[task] = loss_on(run.model, collate(tokenized, task, rows).to(run.device), run.autocast)
+            drawn = torch.randperm(int(ends[-1]), generator=generator)[:size].numpy()
+            of_splits = np.searchsorted(ends, drawn, side="right")
+            parts = []
+            for index in np.unique(of_splits).tolist():
+                rows = drawn[of_splits == index] - (ends[index] - len(splits[index]))
+                batch = collate(splits[index], task, rows).to(run.device)
+                parts.append((loss_on(run.model, batch, run.autocast), len(rows)))
+            losses[task] = parts[0][0] if len(parts) == 1 else sum(loss * count for loss, count in parts) / size
     with plugin_call(run.scheduler, "on_probe", "nothing in return"):
         run.scheduler.on_probe(ProbeResult(position.step + 1, losses))
 

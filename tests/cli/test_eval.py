@@ -92,7 +92,7 @@ def test_a_file_laid_out_otherwise_is_read_as_set_says(mtl, run, tmp_path):
 def test_what_the_model_was_trained_with_cannot_be_set(mtl, run):
     assert last_error(mtl("eval", run, "--set", "tasks.tone.encoding=bi")) == (
         "error: --set tasks.tone.encoding: a finished run can change tasks.NAME.KEY alone, KEY being text, label, header, format, "
-        "on_bad_row, no_label"
+        "on_bad_row, no_label, where, group"
     )
     assert 'no task "tome"; did you mean "tone"?' in last_error(mtl("eval", run, "--set", "tasks.tome.text=a"))
     assert "found 'perhaps'" in last_error(mtl("eval", run, "--set", "tasks.tone.header=perhaps"))
@@ -146,8 +146,8 @@ def test_a_bad_row_can_be_skipped_and_is_told(mtl, run, tmp_path):
         (("-t", "tome"), 'no task "tome"; did you mean "tone"?'),
         (("--split", "valid"), "--split valid: expected one of dev, test, train"),
         (("--precision", "fp64"), '--precision: found "fp64": expected one of auto, fp32, bf16'),
-        (("-t", "tone=a.tsv,b.tsv"), "--task tone=a.tsv,b.tsv: expected one file, to be measured at a time"),
-        (("-t", "tone", "-t", "tone"), "--task tone: the task is named twice; measure one file after the other"),
+        (("-t", "tone=a.tsv,b.tsv"), "--task tone=a.tsv,b.tsv: expected one file"),
+        (("-t", "tone", "-t", "tone"), "--task tone: the task is named twice; evaluate one file after the other"),
         (("-t", "tone=none.tsv"), "none.tsv: no such file"),
         (
             ("-t", "tone=a.tsv", "--split", "dev", "--split", "test"),
@@ -162,7 +162,7 @@ def test_a_wrong_question_says_what_could_be_asked(mtl, run, flags, message):
 
 def test_a_folder_without_the_files_of_these_tasks_has_nothing_to_measure(mtl, run, tmp_path):
     error = last_error(mtl("eval", run, "--data", tmp_path))
-    assert "nothing to measure" in error
+    assert "nothing to evaluate" in error
     assert "give rows with --task NAME=FILE or --data FOLDER" in error
 
 

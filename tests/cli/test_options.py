@@ -201,6 +201,24 @@ def test_bad_rows_are_skipped_in_every_task_of_the_run(run, tasks):
     assert (found["sst"].on_bad_row, found["quora"].on_bad_row) == ("error", "skip")
 
 
+@pytest.mark.parametrize("tasks", ["[sst, quora]", "sst, quora", "{sst: , quora: {encoding: bi}}"])
+def test_auxiliary_tasks_are_named_by_a_flag(run, tasks):
+    assert [task.auxiliary for task in run(f"tasks: {tasks}", auxiliary=["quora"]).tasks.values()] == [False, True]
+    named = run(task=["sts", "sst", "quora"], auxiliary=["sts", "sst"]).tasks
+    assert [(name, task.auxiliary) for name, task in named.items()] == [("sts", True), ("sst", True), ("quora", False)]
+
+
+def test_an_auxiliary_task_must_be_one_of_the_run(run):
+    assert error(run, task=["sst", "sts"], auxiliary=["quora"]) == (
+        "--auxiliary quora: the run has no task of this name; there are: sst, sts"
+    )
+    assert 'no task of this name; did you mean "quora"?' in error(run, RECIPE, auxiliary=["qora"])
+    assert error(run, task=["sst"], auxiliary=["sst"]) == (
+        "--auxiliary sst: tasks.sst.auxiliary: every task is auxiliary, so none is left to select checkpoints by; leave one that "
+        "counts"
+    )
+
+
 # Keys that exclude each other
 
 

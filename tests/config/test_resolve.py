@@ -355,3 +355,89 @@ def test_what_was_learned_with_cannot_change(config, now):
     assert all(
         line.startswith("--resume: ") for line in errors(check_unchanged, config("tasks: [sst, quora]"), config(now))
     )
+
+
+# Evaluation sets and filters
+
+
+def test_sets_have_absolute_files_and_values_as_text(config, tmp_path):
+    text = """
+tasks:
+  t:
+    kind: classification
+    train: a.tsv
+    dev: {matched: b.tsv, de: {file: c.tsv, where: {language: no, year: [2019, 007], gold: true}}}
+    test: {old: ../d.tsv}
+    where: {language: [de, fr]}
+    select_dev: de
+    group: 3
+"""
+    task = config(text).tasks["t"]
+    assert {name: part.file for name, part in task.sets_of("dev").items()} == {
+        "matched": str(tmp_path / "b.tsv"),
+        "de": str(tmp_path / "c.tsv"),
+    }
+    assert task.sets_of("test")["old"].file == str(tmp_path.parent / "d.tsv")
+    assert task.sets_of("dev")["de"].where == {"language": ["no"], "year": ["2019", "007"], "gold": ["true"]}
+    assert task.where_of("dev.de") == {"language": ["no"], "year": ["2019", "007"], "gold": ["true"]}
+    assert task.where_of("train") == task.where_of("dev.matched") == {"language": ["de", "fr"]}
+    assert task.splits_of("dev") == ("dev.matched", "dev.de") and task.splits_of("train") == ("train",)
+    assert (task.selecting_splits(), task.group, task.dev_share) == (("dev.de",), "3", None)
+    assert resolve([Layer(config(text).plain())]) == config(text)
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ("dev: {}", "tasks.t.dev: found {}: expected sets by name"),
+        (
+            "dev: {file: a.tsv, where: {x: y}}",
+            "expected sets by name, such as {de: {file: dev.tsv, where: {language: de}}}",
+        ),
+        (
+            "dev: {a: 10%}",
+            "tasks.t.dev.a.file: found '10%': expected a file; a share of the training rows cannot be one of",
+        ),
+        ("dev: {a: {fil: x}}", 'tasks.t.dev.a.fil: unknown key; did you mean "file"?'),
+        ("dev: {train: a.tsv, b: b.tsv}", 'tasks.t.dev.train: "train" cannot be the name of a set'),
+        ("dev: {mean: a.tsv}", 'tasks.t.dev.mean: "mean" cannot be the name of a set'),
+        ("test: {a/b: a.tsv}", "tasks.t.test.a/b: a set's name is part of file names: expected 1 to 100 letters"),
+        ("test: {a.b: a.tsv}", "a set's name is part of file names"),
+        ("dev: {a: a.tsv}, select_dev: b", 'tasks.t.select_dev: no dev set "b"; there are: a'),
+        ("dev: a.tsv, select_dev: b", 'tasks.t.select_dev: no dev set "b"; there are none'),
+        ("dev: {a: [b]}", "tasks.t.dev.a: found ['b']: expected a mapping"),
+        ("where: de", "tasks.t.where: found 'de': expected a mapping"),
+        ("where: {language: []}", "tasks.t.where.language: found []: list should have at least 1 item"),
+        ("where: {language: {a: b}}", "tasks.t.where.language.0: found {'a': 'b'}: input should be a valid string"),
+    ],
+)
+def test_a_wrong_set_or_filter_is_one_line(config, keys, problem):
+    (line,) = errors(config, f"tasks: {{t: {{kind: classification, train: a.tsv, {keys}}}}}")
+    assert line.startswith("recipe.yaml:1: ") and problem in line
+
+
+def test_a_set_is_chosen_by_a_key_of_its_task(config):
+    recipe = f"tasks: {{t: {{{OWN}, dev: {{a: a.tsv, b: b.tsv}}}}}}\ntraining: {{select_by: t.a.accuracy}}"
+    assert errors(config, recipe) == [
+        'recipe.yaml:2: training.select_by: found "t.a.accuracy": expected t.accuracy; to select by the set a alone, add '
+        "tasks.t.select_dev=a"
+    ]
+
+
+def test_a_set_of_the_recipe_can_be_replaced_or_removed(config):
+    recipe = f"tasks: {{t: {{{OWN}, dev: {{a: a.tsv, b: b.tsv}}}}}}"
+    above = Layer()
+    above.put(("tasks", "t", "dev", "a"), None, "--set")
+    above.put(("tasks", "t", "dev", "c"), {"file": "c.tsv"}, "--set")
+    merged = resolve([Layer(config(recipe).plain()), above])
+    assert list(merged.tasks["t"].sets_of("dev")) == ["b", "c"]
+
+
+def test_files_of_sets_may_move_before_resuming_and_filters_may_not(config):
+    stored = config(f"tasks: {{t: {{{OWN}, dev: {{a: {{file: a.tsv, where: {{x: y}}}}}}}}}}")
+    moved = config(f"tasks: {{t: {{{OWN}, dev: {{a: {{file: b.tsv, where: {{x: y}}}}}}}}}}")
+    (note,) = check_unchanged(stored, moved)
+    assert note.startswith("changed on resuming: tasks.t.dev.a.file: was ")
+    other = config(f"tasks: {{t: {{{OWN}, dev: {{a: {{file: a.tsv, where: {{x: z}}}}}}}}}}")
+    with pytest.raises(MtlError, match=r"--resume: tasks.t.dev.a.where.x: was \['y'\], now \['z'\]"):
+        check_unchanged(stored, other)

@@ -124,7 +124,7 @@ def test_a_task_that_one_run_lacks_is_left_out_with_a_note(twins):
     (twins[1] / "predictions" / "same.dev.jsonl").unlink()
     found = compare(twins, resamples=100)
     assert [one.task for one in found.compared] == ["tone", "stars", "near"]
-    assert f"same: left out, for it has no predictions on dev in {twins[1]}" in found.notes
+    assert f"same: left out, because it has no predictions on dev in {twins[1]}" in found.notes
 
 
 def test_a_folder_with_predictions_alone_can_stand_against_a_run(twins, tmp_path):

@@ -1,0 +1,230 @@
+"""Which rows of a source a split has: filters by column, several evaluation sets, and groups that are held out as a whole."""
+
+import pytest
+
+from mtlcli import registry
+from mtlcli.config.schema import TaskConfig
+from mtlcli.data.splits import LoadedTask, load_task, overlap
+from mtlcli.errors import MtlError
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Writes train and dev and loads a task; `name` is the extension, and dev may be a share or several sets."""
+
+    def _load(kind="classification", train=None, dev=None, name="tsv", data=None, **config) -> LoadedTask:
+        for split, text in (("train", train), ("dev", dev)):
+            if isinstance(text, dict) or (text is not None and text.endswith("%")):
+                config[split] = text
+            elif text is not None:
+                path = tmp_path / f"{split}.{name}"
+                path.write_text(text)
+                config[split] = str(path)
+        task = registry.load("tasks", kind, "test")("t")
+        return load_task("t", TaskConfig(**config), task, data=data, sample=False, seed=1)
+
+    return _load
+
+
+def error(call, *arguments, **more) -> str:
+    with pytest.raises(MtlError) as caught:
+        call(*arguments, **more)
+    (line,) = caught.value.lines
+    return line
+
+
+def notes(loaded: LoadedTask) -> list[str]:
+    return [line for split in loaded.splits.values() for line in split.notes]
+
+
+def rows(labels, header="text\tlabel\n") -> str:
+    return header + "".join(f"row {number}\t{label}\n" for number, label in enumerate(labels))
+
+
+# Groups held out as a whole
+
+
+def documents(count: int, labels: str = "ab") -> str:
+    """A header, and rows of documents d0, d1, ... of 1, 2, ... rows."""
+    lines = [f"text {doc} {row}\t{labels[row % len(labels)]}\td{doc}" for doc in range(count) for row in range(doc + 1)]
+    return "text\tlabel\tdoc\n" + "\n".join(lines) + "\n"
+
+
+def test_a_held_out_share_keeps_groups_whole(load):
+    loaded = load(train=documents(20), dev="20%", group="doc")
+    train, dev = loaded.splits["train"], loaded.splits["dev"]
+    assert len(train) + len(dev) == 210 and 38 <= len(dev) <= 46  # 42 rows are 20 %
+    documents_of = [{texts[0].split()[1] for texts in split.texts()} for split in (train, dev)]
+    assert not documents_of[0] & documents_of[1]
+    assert dev.groups.names == tuple(sorted(f"d{number}" for number in documents_of[1])) and train.groups is None
+    header, *lines = documents(20).splitlines(keepends=True)
+    shuffled = load(train="".join([header, *reversed(lines)]), dev="20%", group="doc").splits["dev"]
+    assert set(shuffled.hashes.tolist()) == set(dev.hashes.tolist())
+    other = load(train=documents(20), dev="20%", group="doc", dev_seed=1).splits["dev"]
+    assert set(other.hashes.tolist()) != set(dev.hashes.tolist())
+
+
+def test_a_text_in_two_groups_keeps_both_on_one_side(load):
+    lines = [f"text {doc} {row}\t{'ab'[row % 2]}\td{doc}\n" for doc in range(8) for row in range(5)]
+    shared = [f"shared {doc // 2}\ta\td{doc}\n" for doc in range(8)]  # d0 with d1, d2 with d3, ...
+    loaded = load(train="text\tlabel\tdoc\n" + "".join(lines + shared), dev="25%", group="doc")
+    assert len(loaded.splits["dev"]) == 12 and overlap(loaded.splits["train"], loaded.splits["dev"]) == 0
+    assert len(loaded.splits["dev"].groups) == 2
+
+
+def test_rows_without_a_group_are_held_out_one_by_one(load):
+    train = "text\tlabel\tdoc\n" + "".join(f"text {row}\t{'ab'[row % 2]}\t\n" for row in range(40))
+    dev = load(train=train, dev="10%", group="doc").splits["dev"]
+    assert len(dev) == len(dev.groups) == 4
+
+
+def test_one_large_group_does_not_end_up_in_dev(load):
+    large = "".join(f"large {row}\t{'ab'[row % 2]}\tlarge\n" for row in range(300))
+    small = "".join(f"small {row}\t{'ab'[row % 2]}\ts{row}\n" for row in range(100))
+    for seed in range(5):
+        dev = load(train=f"text\tlabel\tdoc\n{large}{small}", dev="10%", group="doc", dev_seed=seed).splits["dev"]
+        assert len(dev) == 40
+
+
+def test_one_group_cannot_be_held_out(load):
+    train = "text\tlabel\tdoc\nx\ta\td\ny\tb\td\n"
+    assert "all rows have the doc or the text of another one, so dev: 10% cannot hold out any" in error(
+        load, train=train, dev="10%", group="doc"
+    )
+
+
+# Groups
+
+
+def test_groups_are_read_where_rows_are_evaluated(load):
+    dev = "text\tlabel\tdoc\nx\ta\t2\ny\tb\t\nz\ta\t 1 \nw\tb\t2\n"
+    loaded = load(train=rows("ab"), dev=dev, group="doc")
+    assert [loaded.splits["dev"].groups.name(row) for row in range(4)] == ["2", "", "1", "2"]
+    assert loaded.splits["train"].groups is None  # whose file has no such column
+
+
+def test_a_column_of_groups_that_is_not_there_is_one_line(load):
+    assert error(load, train=rows("ab"), dev=rows("ab"), group="dok").startswith("tasks.t.group: ")
+    assert 'no column "dok" among text, label' in error(load, train=rows("ab"), dev=rows("ab"), group="dok")
+
+
+# Filters
+
+
+LANGUAGES = "text\tlabel\tlanguage\tyear\n" + "".join(
+    f"row {number}\t{'ab'[number // 2 % 2]}\t{('de', 'en', 'fr')[number % 3]}\t{2018 + number % 2}\n"
+    for number in range(30)
+)
+
+
+def test_a_filter_keeps_the_rows_of_its_values_in_every_split(load):
+    loaded = load(train=LANGUAGES, dev=LANGUAGES, where={"language": ["de", "fr"]})
+    assert [len(split) for split in loaded.splits.values()] == [20, 20]
+    assert loaded.splits["train"].lines.tolist() == [line for line in range(2, 32) if line % 3 != 0]
+    assert list(loaded.splits["dev"].texts())[:3] == [("row 0",), ("row 2",), ("row 3",)]
+    assert notes(loaded) == [
+        f't {name}: 10 rows of {split.source.name} dropped; kept where language is "de" or "fr"'
+        for name, split in loaded.splits.items()
+    ]
+
+
+def test_a_row_must_fit_every_column_of_a_filter(load):
+    loaded = load(train=LANGUAGES, where={"language": "de", "year": 2018})
+    assert loaded.splits["train"].lines.tolist() == [line for line in range(2, 32) if (line - 2) % 6 == 0]
+
+
+@pytest.mark.parametrize("name", ["jsonl", "csv"])
+def test_a_filter_reads_every_format(load, name):
+    if name == "csv":
+        train = LANGUAGES.replace("\t", ",")
+    else:
+        train = "".join(
+            f'{{"text": "row {number}", "label": "{"ab"[number % 2]}", "language": "{("de", "en", "fr")[number % 3]}"}}\n'
+            for number in range(30)
+        )
+    loaded = load(train=train, name=name, where={"language": "en"})
+    assert list(loaded.splits["train"].texts())[:2] == [("row 1",), ("row 4",)]
+
+
+def test_rows_that_a_filter_drops_may_be_bad(load):
+    train = rows("ab", "text\tlabel\tlanguage\n").replace("\ta\n", "\ta\tde\n").replace("\tb\n", "\tb\tde\n")
+    loaded = load(train=train + "no label\t\ten\n", where={"language": "de"})
+    assert len(loaded.splits["train"]) == 2
+
+
+def test_a_share_is_held_out_of_the_rows_that_are_kept(load):
+    loaded = load(train=LANGUAGES, dev="20%", where={"language": "de"})
+    assert [len(split) for split in loaded.splits.values()] == [8, 2]
+    assert sum("dropped" in note for note in notes(loaded)) == 1
+
+
+def test_a_filter_without_rows_says_what_the_column_holds(load):
+    path = load(train=LANGUAGES, dev=LANGUAGES).splits["train"].source.name
+    assert error(load, train=LANGUAGES, where={"language": "sw"}) == (
+        f'tasks.t.where: {path} has no row where language is "sw"; in its 30 rows language is "de", "en", "fr"'
+    )
+    dev = LANGUAGES.replace("\tde\t", "\ten\t")  # an error for dev too, where an empty file is a warning
+    assert "dev.tsv has no row where" in error(load, train=LANGUAGES, dev=dev, where={"language": "de"})
+
+
+def test_a_filter_by_a_column_that_is_not_there_is_one_line(load):
+    assert error(load, train=LANGUAGES, where={"languge": "de"}).endswith(
+        'no column "languge" among text, label, language, year; did you mean "language"?'
+    )
+
+
+# Several evaluation sets
+
+
+def test_each_set_has_rows_of_its_own(load, tmp_path):
+    (tmp_path / "other.tsv").write_text(rows("abab"))
+    (tmp_path / "languages.tsv").write_text(LANGUAGES)
+    languages = str(tmp_path / "languages.tsv")
+    dev = {"de": {"file": languages, "where": {"language": "de"}}, "other": str(tmp_path / "other.tsv")}
+    loaded = load(train=rows("ab"), dev=dev)
+    assert {name: len(split) for name, split in loaded.splits.items()} == {"train": 2, "dev.de": 10, "dev.other": 4}
+    assert list(loaded.dev) == ["dev.de", "dev.other"]
+    assert notes(loaded) == [f't dev de: 20 rows of {languages} dropped; kept where language is "de"']
+
+
+def test_the_filter_of_a_set_replaces_that_of_the_task_by_column(load, tmp_path):
+    (tmp_path / "languages.tsv").write_text(LANGUAGES)
+    languages = str(tmp_path / "languages.tsv")
+    dev = {"fr": {"file": languages, "where": {"language": "fr"}}, "same": languages}
+    loaded = load(train=LANGUAGES, where={"language": "de", "year": 2018}, dev=dev)
+    assert {name: len(split) for name, split in loaded.splits.items()} == {"train": 5, "dev.fr": 5, "dev.same": 5}
+
+
+def test_sets_without_files_are_parts_of_the_tasks_own_rows(load, tmp_path):
+    header = "id\tsentence\tsentiment\tkind\n"
+    for split, count in (("train", 10), ("dev", 8)):
+        lines = (f"{i}\ttext {i}\t{i % 5}\t{'ab'[i % 2]}\n" for i in range(count))
+        (tmp_path / f"ids-sst-{split}.csv").write_text(header + "".join(lines))
+    sets = {"a": {"where": {"kind": "a"}}, "b": {"where": {"kind": "b"}}}
+    loaded = load("sst", train=None, data=str(tmp_path), dev=sets)
+    assert {name: len(split) for name, split in loaded.splits.items()} == {"train": 10, "dev.a": 4, "dev.b": 4}
+
+
+@pytest.mark.parametrize(
+    ("dev", "problem"),
+    [
+        (
+            {"a": {"where": {"language": "de"}}},
+            "tasks.t.dev.a: the task has no dev rows of its own; name the set's file",
+        ),
+        ({"a": {"file": "TRAIN", "where": {"language": "sw"}}}, "tasks.t.dev.a.where: TRAIN has no row where language"),
+        ({"a": {"file": "TRAIN", "where": {"lang": "de"}}}, 'tasks.t.dev.a.where: TRAIN: no column "lang" among'),
+        ({"a": "EMPTY"}, "EMPTY: no usable row for tasks.t (dev a)"),
+    ],
+)
+def test_a_set_without_rows_is_an_error(load, tmp_path, dev, problem):
+    (tmp_path / "empty.tsv").write_text("text\tlabel\n")
+    places = {"TRAIN": str(tmp_path / "train.tsv"), "EMPTY": str(tmp_path / "empty.tsv")}
+    for word, path in places.items():
+        problem = problem.replace(word, path)
+        for name, part in dev.items():
+            if part == word:
+                dev = {name: path}
+            elif isinstance(part, dict) and part.get("file") == word:
+                dev = {name: part | {"file": path}}
+    assert problem in error(load, train=LANGUAGES, dev=dev)
