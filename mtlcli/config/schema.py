@@ -262,7 +262,7 @@ class TaskConfig(Choice):
     labels: Columns | None = Field(
         None, description="the classes in order; the default is the classes of the training rows, sorted"
     )
-    positive: Annotated[str, BeforeValidator(_column)] | None = Field(
+    positive: Annotated[str, BeforeValidator(column_name)] | None = Field(
         None, description="the class that f1, precision, recall, roc-auc and average-precision measure"
     )
     aliases: Annotated[dict[str, str], BeforeValidator(_texts_by_text)] | None = Field(
