@@ -183,7 +183,7 @@ def test_evaluating_remembers_nothing(files, tmp_path):
     step(prepared)
     before = {key: value.clone() for key, value in prepared.model.state_dict().items()}
     for task, name in enumerate(prepared.model.names):
-        found = predict_rows(prepared.model, task, prepared.dev[name], prepared.device, prepared.autocast)
+        found = predict_rows(prepared.model, task, prepared.dev[name]["dev"], prepared.device, prepared.autocast)
         assert np.isfinite(found.loss)
     assert all(torch.equal(value, before[key]) for key, value in prepared.model.state_dict().items())
 
