@@ -186,6 +186,10 @@ def _check_core(config: Config, places: Places, errors: list[str]) -> None:
             errors.append(
                 f"{places.of(('tasks', name, 'range'))}: found {list(task.range)}: expected [lowest, highest]"
             )
+        if task.focal and task.label_smoothing:
+            errors.append(
+                f"{places.of(('tasks', name, 'focal'))}: focal and label_smoothing exclude each other; remove one of them"
+            )
         if not _is_name(name):
             errors.append(
                 f"{places.of(('tasks', name))}: a task's name is part of file names: expected 1 to 100 letters, digits, "

@@ -4,13 +4,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from mtlcli.metrics.class_metrics import MacroF1
-from mtlcli.metrics.errors import MeanSquaredError
 
 from labels import SCORE, estimated, rows
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.accuracy import Accuracy
 from mtlcli.metrics.base import Statistics
+from mtlcli.metrics.class_metrics import MacroF1
+from mtlcli.metrics.errors import MeanSquaredError
 from mtlcli.metrics.spearman import Spearman
 from mtlcli.statistics.bootstrap import Estimate, estimate, exact_interval, mean_estimate
 from mtlcli.statistics.groups import RowGroups, bind_groups
