@@ -11,6 +11,7 @@ from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.tag_crf import TagCRF
 from mtlcli.heads.tag_linear import TagLinear, sum_by_row
+from mtlcli.tasks.class_loss import ClassLoss
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.tags import UNKNOWN, Tags
 from mtlcli.tasks.targets import Ragged
@@ -174,3 +175,18 @@ def test_decoding_agrees_between_one_row_and_all_rows():
     alone = crf.decode(emissions[5:], items(torch.tensor([0, 3])))
     assert together["tag"][5:].tolist() == alone["tag"].tolist()
     assert np.allclose(together["probabilities"][5:], alone["probabilities"], atol=1e-6)
+
+
+def test_class_weights_and_smoothing_apply_to_each_word_in_training_alone():
+    settings = ClassLoss(weights=(1.0, 3.0, 1.0, 1.0), smoothing=0.1)
+    tagger = TagLinear(HeadFacts(TaskFacts("t", 3, 1, PLAIN, class_loss=settings), 3, 1))
+    output, labels = torch.tensor([[2.0, 1.0, 0.0, 0.0]] * 8), gold(0, 1, UNKNOWN, UNKNOWN, UNKNOWN, 0, 0, 0)
+    plain = -torch.log_softmax(output[0], 0)
+    smooth = (0.9 * plain + 0.1 * plain.mean()).tolist()
+    plain = plain.tolist()
+    assert tagger.loss(output, labels).tolist() == pytest.approx(
+        [smooth[0] + 3 * smooth[1], 0.0, 3 * smooth[0]], rel=1e-5
+    )
+    assert tagger.eval().loss(output, labels).tolist() == pytest.approx(
+        [plain[0] + plain[1], 0.0, 3 * plain[0]], rel=1e-5
+    )

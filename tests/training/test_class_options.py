@@ -230,7 +230,7 @@ def test_the_loss_on_dev_is_plain_and_that_of_training_is_not(files):
         for setup in (run, plain):
             setup.model.load_state_dict(run.model.state_dict())
             setup.model.train()
-            predicted = predict_rows(setup.model, task, setup.dev[name], setup.device, setup.autocast)
+            predicted = predict_rows(setup.model, task, setup.dev[name]["dev"], setup.device, setup.autocast)
             losses.append((predicted.loss, loss_on(setup.model, setup.train[task].longest(), setup.autocast)))
         assert losses[0] == pytest.approx(losses[1])
     assert run.train[0].longest().weights is not None and plain.train[0].longest().weights is None
