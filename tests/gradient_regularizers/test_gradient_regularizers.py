@@ -337,3 +337,15 @@ def test_imtl_g_projections_on_dependent_gradients_differ_and_can_be_negative():
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -2.0]], dtype=torch.float64)
     update = torch.tensor(combined(IMTLG(toy.facts(3)), rows), dtype=torch.float64)
     assert ((rows @ update) / rows.norm(dim=1)).tolist() == pytest.approx([1.72, -0.17, -0.62], abs=0.005)
+
+
+def test_gradvac_lifts_opposed_gradients_to_a_target_by_hand():
+    method = GradVac(toy.facts(), beta=0.5)
+    weights(method, [[1.0, 0.0], [0.6, 0.8]])  # cosine .6, so the target becomes .3
+    # Cosine -.6: each adds (.3 * .8 + .6 * sqrt(.91)) / sqrt(.91) = .851588 of the other.
+    assert weights(method, [[1.0, 0.0], [-0.6, 0.8]]) == pytest.approx([1.851588, 1.851588], abs=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("native", 1.0), ("mean", 1 / 1.5), ("sum", 2 / 1.5)])
+def test_cagrad_scales_by_its_constant(scale, factor):
+    assert CAGrad(toy.facts(), c=0.5, scale=scale).scaling(2) == pytest.approx(factor)

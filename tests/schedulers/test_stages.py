@@ -7,7 +7,7 @@ import torch
 
 import toy
 from mtlcli.errors import MtlError
-from mtlcli.plugin import EvaluationResult, ProbeResult, StepResult
+from mtlcli.plugin import EpochResult, EvaluationResult, ProbeResult, StepResult
 from mtlcli.runs.folder import inspect_folder
 from mtlcli.schedulers.base import Position
 from mtlcli.schedulers.stages import Stages
@@ -178,3 +178,20 @@ def test_a_part_that_the_model_does_not_have_is_refused(files):
     config = small_config(files, scheduler={"name": "stages", "stages": [{"freeze": ["encoder", "heads"]}]})
     with pytest.raises(MtlError, match=r"stages.0.freeze: encoder, heads leaves no trainable parameter"):
         set_up(config)
+
+
+def test_an_epoch_that_ends_a_stage_is_news_of_that_stage():
+    stages = Stages(
+        toy.facts(2),
+        stages=[{"steps": 2, "scheduler": "worst-task"}, {"steps": 2, "scheduler": "worst-task"}],
+    )
+    heard = []
+    for number in range(2):
+        stages._at(number).on_epoch = lambda result, number=number: heard.append(
+            (number, result.epoch, dict(result.losses))
+        )
+    stages.on_step(
+        StepResult(2, torch.tensor([0]), torch.ones(1), torch.ones(1), None, None)
+    )  # the last of the first stage
+    stages.on_epoch(EpochResult(0, {0: 0.5, 1: 2.0}))
+    assert heard == [(0, 0, {0: 0.5, 1: 2.0})]

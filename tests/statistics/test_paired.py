@@ -14,7 +14,7 @@ from mtlcli.metrics.errors import MeanSquaredError
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.spearman import Spearman
 from mtlcli.statistics import paired as module
-from mtlcli.statistics.paired import holm, over_seeds
+from mtlcli.statistics.paired import holm, holm_levels, over_seeds
 from mtlcli.tasks.targets import Classes, Score
 
 CLASSES = TaskFacts("sst", rows=100, batches=10, target=Classes.named("bad", "good"))
@@ -225,3 +225,8 @@ def test_the_same_seed_gives_the_same_answer_in_blocks_of_any_size(monkeypatch):
 def test_what_cannot_be_compared_is_a_mistake_of_the_caller(first, second, targets):
     with pytest.raises(ValueError, match=r"no rows|predictions for|not finite"):
         compared(Pearson(SCORES), first, second, targets)
+
+
+def test_the_levels_of_holm_by_hand():
+    # Three p-values at .05: the smallest has .05 / 3, the next .05 / 2, the largest .05.
+    assert holm_levels([0.04, 0.001, 0.02], 0.05) == pytest.approx([0.95, 1 - 0.05 / 3, 0.975])
