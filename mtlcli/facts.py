@@ -1,9 +1,10 @@
 """Facts about tasks and runs that every plugin may read, and seeds derived from a purpose."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mtlcli.tasks.class_loss import ClassLoss
 from mtlcli.tasks.targets import Target
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class TaskFacts:
         batches: micro-batches in one pass over them.
         target: the prediction target, fitted on the training rows.
         dev_rows: number of dev rows, 0 for a task without; None if unknown.
+        class_loss: what changes the cross-entropy of its classes in training; plain in a finished run.
     """
 
     name: str
@@ -26,6 +28,13 @@ class TaskFacts:
     batches: int
     target: Target
     dev_rows: int | None = None
+    class_loss: ClassLoss = field(default_factory=ClassLoss)
+
+    @property
+    def guess(self) -> float:
+        """Return the training loss per unit of a model that knows nothing of the text; that on dev is `target.guess`."""
+        classes = len(self.target.labels or ())
+        return self.target.guess * (self.class_loss.scale(classes) if classes > 1 else 1.0)
 
 
 @dataclass(frozen=True)

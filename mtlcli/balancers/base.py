@@ -51,6 +51,10 @@ class Balancer(Plugin):
     native_scale: ClassVar[str] = "sum"
     weighs_heads: ClassVar[bool] = True
     """True if the weight also multiplies the gradient of the task's head; False if heads train on their unweighted loss."""
+    soft_targets: ClassVar[str] = ""
+    """Name of the option whose keys are the tasks that learn from predictions beside their labels; empty if no task does."""
+    assumes_zero: ClassVar[bool] = False
+    """True if the weights depend on how far a loss is from 0, as if every loss could reach it."""
 
     def known_weights(self, tasks: Tensor) -> Tensor | None:
         """Return the detached weights (k,) of tasks (k,), indices into run.tasks; None if they depend on the losses."""

@@ -35,6 +35,7 @@ class DistillAnneal(Balancer):
     """
 
     cost = "each teacher once over its training rows, before step 1"
+    soft_targets = "teachers"
 
     def __init__(
         self,

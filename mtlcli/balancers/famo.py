@@ -36,6 +36,7 @@ class FAMO(Balancer):
 
     needs = frozenset({"several-tasks", "losses-after"})
     native_scale = "mean"
+    assumes_zero = True
     cost = "gradient rows and one more forward pass per step"
 
     def __init__(

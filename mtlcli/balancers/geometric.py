@@ -19,6 +19,7 @@ class Geometric(Balancer):
 
     needs = frozenset({"several-tasks"})
     native_scale = "own"
+    assumes_zero = True
     cost = "gradient rows"
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class GradNorm(Balancer):
 
     needs = frozenset({"several-tasks", "last-layer-gram"})
     native_scale = "sum"
+    assumes_zero = True
     cost = "gradient rows, norms on the last shared layer"
 
     def __init__(
@@ -56,7 +57,7 @@ class GradNorm(Balancer):
         self.alpha = alpha
         # One parameter per task: in a common tensor, Adam's momentum would move absent tasks.
         self.weights = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in run.tasks)
-        guess = [task.target.guess for task in run.tasks]
+        guess = [task.guess for task in run.tasks]
         initial = torch.tensor(guess) if initial_loss == "log-classes" else torch.zeros(len(guess))
         # 0 marks a task whose first loss has not been observed yet.
         self.register_buffer("initial", initial)

@@ -27,6 +27,7 @@ class IMTLL(Balancer):
     """
 
     native_scale = "own"
+    assumes_zero = True
 
     def __init__(
         self,

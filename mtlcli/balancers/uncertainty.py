@@ -31,6 +31,7 @@ class Uncertainty(Balancer):
     """
 
     native_scale = "own"
+    assumes_zero = True
 
     def __init__(
         self,

@@ -55,6 +55,13 @@ SHORT_FORMS: dict[str, Schema] = {
     "labels": TEXTS,
     "aliases": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
     "no_label": TEXTS,
+    "class_weights": {
+        "anyOf": [
+            {"enum": ["auto", "auto-sqrt"]},
+            {"type": "object", "additionalProperties": {"type": ["number", "string"]}},
+        ]
+    },
+    "weight": TEXT_OR_NUMBER,
     "metrics": TEXTS,
     "range": {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]

@@ -18,6 +18,8 @@ class Places:
     def of(self, path: tuple[Any, ...]) -> str:
         """Return `recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone if no layer sets it."""
         parts = tuple(map(str, path))
+        if len(parts) > 2 and not self._written(parts) and (place := self._written_below(parts)):
+            return _join_place(place, ".".join(parts))
         # A default below a written section has no place, so its nearest section stands for it.
         for length in range(len(parts), 0, -1):
             if place := self._written(parts[:length]):
@@ -35,6 +37,14 @@ class Places:
         for layer in reversed(self.layers):
             for written, place in layer.places.items():
                 if len(written) == len(parts) and tuple(map(str, written)) == parts:
+                    return place
+        return ""
+
+    def _written_below(self, parts: tuple[str, ...]) -> str:
+        """Return the place of the last layer that sets a key of a mapping at this path."""
+        for layer in reversed(self.layers):
+            for written, place in layer.places.items():
+                if len(written) > len(parts) and tuple(map(str, written[: len(parts)])) == parts:
                     return place
         return ""
 

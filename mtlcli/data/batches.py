@@ -6,14 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtlcli.data.balanced import balanced_pass, batches_by_length, rows_with_class
 from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.devices import move
 from mtlcli.facts import seed_for
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import Tensors
-
-POOL = 100
-"""Batches whose rows are sorted by length together: large enough for little padding, small enough to stay random."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Batch:
         gold: labels of the rows; None where they have none.
         units: loss units of all rows together, see `Target.units`. Computed with the batch, so that a visit of several
             micro-batches knows its divisor before the first backward pass, and a GPU is not waited for.
+        weights: (n,) float32, factors of the rows' losses in training; None where all are 1. Evaluation ignores them.
     """
 
     task: int
@@ -42,6 +41,7 @@ class Batch:
     items: Items | None
     gold: Tensors | None
     units: float
+    weights: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -59,6 +59,7 @@ class Batch:
             types=None if self.types is None else move(self.types, device),
             items=None if self.items is None else self.items.to(device),
             gold=None if self.gold is None else self.gold.to(device),
+            weights=None if self.weights is None else move(self.weights, device),
         )
 
 
@@ -83,12 +84,7 @@ def pass_order(lengths: np.ndarray, batch_size: int, seed: int, task: str, numbe
     """
     random = np.random.Generator(np.random.PCG64(seed_for(seed, "order", task, number)))
     order = random.permutation(len(lengths))
-    pool = POOL * batch_size
-    batches: list[np.ndarray] = []
-    for start in range(0, len(order), pool):
-        rows = order[start : start + pool]
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches += [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+    batches = batches_by_length(order, lengths, batch_size)
     return [batches[index] for index in random.permutation(len(batches))]
 
 
@@ -155,6 +151,7 @@ def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
         items=_items_of(tokenized, rows),
         gold=gold,
         units=units,
+        weights=None if tokenized.weights is None else torch.from_numpy(tokenized.weights[rows].astype(np.float32)),
     )
 
 
@@ -180,7 +177,8 @@ def _items_of(tokenized: TokenizedSplit, rows: np.ndarray) -> Items | None:
 class TaskBatches:
     """The endless sequence of a task's batches. `cursor` counts the batches taken so far and is the whole state.
 
-    With the composition "pairs-of-classes" a batch is two rows of every class, and `batch_size` has no effect.
+    With the composition "pairs-of-classes" a batch is two rows of every class, and `batch_size` has no effect. With `balanced`, a
+    pass has equally many rows of every class.
     """
 
     def __init__(
@@ -192,21 +190,22 @@ class TaskBatches:
         batch_size: int,
         seed: int,
         composition: str | None = None,
+        balanced: bool = False,
     ) -> None:
         self.tokenized = tokenized
         self.task, self.name, self.batch_size, self.seed = task, name, batch_size, seed
-        self._strata: np.ndarray | None = None
+        self._pairs: np.ndarray | None = None
+        self._balanced: np.ndarray | None = None
+        self.per_pass = batches_per_pass(len(tokenized), batch_size)
         if composition == "pairs-of-classes":
-            if tokenized.target is not None and tokenized.gold is not None:
-                self._strata = tokenized.target.strata(tokenized.gold)
-            if self._strata is None:
-                raise ValueError("pairs of classes need rows with a class")
-            self.batch_size = 2 * (int(self._strata.max()) + 1)
-            self.per_pass = pairs_per_pass(self._strata)
-        elif composition is None:
-            self.per_pass = batches_per_pass(len(tokenized), batch_size)
-        else:
+            self._pairs = _strata_of(tokenized)
+            self.batch_size = 2 * (int(self._pairs.max()) + 1)
+            self.per_pass = pairs_per_pass(self._pairs)
+        elif composition is not None:
             raise ValueError(f"no composition {composition!r}")
+        elif balanced:
+            self._balanced = _strata_of(tokenized)
+            self.per_pass = batches_per_pass(rows_with_class(self._balanced), batch_size)
         self.cursor = 0
         self._lengths = tokenized.lengths()
         self._order: tuple[int, list[np.ndarray]] = (-1, [])
@@ -220,14 +219,26 @@ class TaskBatches:
         return collate(self.tokenized, self.task, self._order[1][index])
 
     def _pass(self, number: int) -> list[np.ndarray]:
-        if self._strata is not None:
-            return pass_of_pairs(self._strata, self.seed, self.name, number)
+        if self._pairs is not None:
+            return pass_of_pairs(self._pairs, self.seed, self.name, number)
+        if self._balanced is not None:
+            return balanced_pass(self._lengths, self._balanced, self.batch_size, self.seed, self.name, number)
         return pass_order(self._lengths, self.batch_size, self.seed, self.name, number)
 
     def longest(self) -> Batch:
         """Return the batch of the longest rows, which needs the most memory."""
         rows = np.argsort(-self._lengths, kind="stable")
-        if self._strata is not None:
-            of_class = self._strata[rows]
+        if self._pairs is not None:
+            of_class = self._pairs[rows]
             rows = np.stack([rows[of_class == label][:2] for label in range(int(of_class.max()) + 1)]).T.ravel()
         return collate(self.tokenized, self.task, rows[: self.batch_size])
+
+
+def _strata_of(tokenized: TokenizedSplit) -> np.ndarray:
+    """Return the class of each row (n,). Raise ValueError for rows without one."""
+    strata = None
+    if tokenized.target is not None and tokenized.gold is not None:
+        strata = tokenized.target.strata(tokenized.gold)
+    if strata is None:
+        raise ValueError("pairs of classes and balanced sampling need rows with a class")
+    return strata

@@ -24,6 +24,7 @@ from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.facts import seed_for
 from mtlcli.statistics.groups import RowGroups
 from mtlcli.tasks.base import Task
+from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.targets import Arrays, BadLabel, Raw, Target
 from mtlcli.tasks.words import Text, content
 
@@ -79,6 +80,7 @@ class Split:
         groups: the groups of the rows; None where the task has no column of groups.
         warnings: sentences about the rows that a user should read.
         notes: sentences about how the rows were read.
+        weights: (n,) float64, factors of the rows' losses with a mean of 1 per loss unit; None where all are 1.
     """
 
     task: str
@@ -93,7 +95,11 @@ class Split:
     hashes: np.ndarray
     warnings: tuple[str, ...]
     notes: tuple[str, ...] = ()
+<<<<<<< HEAD
     groups: RowGroups | None = None
+=======
+    weights: np.ndarray | None = None
+>>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
 
     def __len__(self) -> int:
         return len(self.ordinals)
@@ -161,7 +167,9 @@ def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sa
     dev_rows = rows_held_out(config, task, train)
     split = read_split(task, config, "train", train, target, policy, fit=True, rows=_rest(dev_rows))
     if config.max_rows is not None and config.max_rows < len(split):
-        split = _subset(split, config.max_rows, seed)
+        split = _subset(split, config.max_rows, seed, stratify=config.stratify)
+    if split.weights is not None:
+        split = replace(split, weights=_normalized(split, split.weights))
     splits = {"train": split}
     for name in () if config.auxiliary else config.splits_of("dev"):
         dev = find_source(config, task, name, data=data, sample=sample)
@@ -365,13 +373,23 @@ def read_split(
     if _is_empty(source):
         raise NoRows(f"{source.name}: is empty: no rows for {where}")
     columns, encoding = find_columns(source, config, task), encoding_of(config)
+<<<<<<< HEAD
     group_column = None if fit else _group_column(config, task, source)
+=======
+    weight_column = _weight_column(source, config, columns) if fit else None
+>>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
     no_label = frozenset(config.no_label or ())
+<<<<<<< HEAD
     unlabeled, dropped = 0, FilterCounts()
     ordinals, lines, hashes, groups = [], [], [], []
+=======
+    unlabeled = 0
+    ordinals, lines, hashes = [], [], []
+    weights: list[float] = []
+>>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
     raws: list[Raw] = []
     items: list[Any] = []
     # A few labels occur a million times: rows share one mapping and one parsed item, and bad labels their message.
@@ -395,9 +413,11 @@ def read_split(
             if label not in seen:
                 seen[label] = _parsed(target, columns, label, texts)
             raw, item, wrong_label = seen[label]
-        if problem or wrong_label:
-            bad.report(source.name, row.line, problem or wrong_label)
+        weight, wrong_weight = (1.0, "") if weight_column is None else _weight_in(row, weight_column)
+        if problem or wrong_label or wrong_weight:
+            bad.report(source.name, row.line, problem or wrong_label or wrong_weight)
             continue
+        weights.append(weight)
         ordinals.append(ordinal)
         lines.append(row.line)
         raws.append(raw)
@@ -456,8 +476,13 @@ def read_split(
     return Split(
         task.name, split, source, columns, target, encoding, np.asarray(ordinals), np.asarray(lines), gold,
         np.frombuffer(b"".join(hashes), dtype=np.uint64), tuple(warnings),
+<<<<<<< HEAD
         tuple(f"{task.name} {words}: {note}" for note in notes),
         None if group_column is None else RowGroups.of(groups),
+=======
+        tuple(f"{task.name} {split}: {note}" for note in notes),
+        None if weight_column is None else np.asarray(weights, dtype=np.float64),
+>>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
     )  # fmt: skip
 
 
@@ -507,6 +532,42 @@ def _texts_in(row: TextRow, columns: Columns, source: Source, encoding: RowEncod
     return texts, f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty" if empty else ""
 
 
+def _weight_column(source: Source, config: TaskConfig, columns: Columns) -> str | None:
+    """Return the column with the weights of the training rows; None for a task without one.
+
+    Raises:
+        MtlError: there is no such column, or it is a text or a label.
+    """
+    if config.weight is None:
+        return None
+    column = source.column(config.weight)
+    if column in (*columns.texts, *columns.labels):
+        raise MtlError(f'{source.name}: the column "{column}" is a text or the label, so it cannot be the weight too')
+    return column
+
+
+def _weight_in(row: TextRow, column: str) -> tuple[float, str]:
+    """Return a row's weight and what is wrong with it, "" where it can be used."""
+    text = row.values[column].strip()
+    weight = number_in(text)
+    if weight is None or weight < 0:
+        return 0.0, f'{column}: found "{quotable(text)}", expected a number >= 0' if text else f"{column} is empty"
+    return weight, ""
+
+
+def _normalized(split: Split, weights: np.ndarray) -> np.ndarray:
+    """Return the weights of a split's rows (n,), scaled to a mean of 1 per loss unit, so that the loss keeps its scale.
+
+    Raises:
+        MtlError: no row with a known label has a weight above 0.
+    """
+    units = split.target.units(split.gold)
+    total = float(weights @ units)
+    if not total:
+        raise MtlError(f"{split.source.name}: the weight of every row is 0; expected some numbers > 0")
+    return weights * (units.sum() / total)
+
+
 def _hash_of_row(row: TextRow, columns: Sequence[str], source: Source, encoding: RowEncoding, key: bytes) -> bytes:
     """Return 8 bytes that identify the texts of a row; of one that cannot be read, its cells."""
     texts, problem = _texts_in(row, Columns(tuple(columns)), source, encoding)
@@ -536,13 +597,39 @@ def _is_empty(source: Source) -> bool:
     return (source.path.is_file() and source.path.stat().st_size == 0) or not source.columns
 
 
-def _subset(split: Split, rows: int, seed: int) -> Split:
+def _subset(split: Split, rows: int, seed: int, *, stratify: bool) -> Split:
+    """Draw rows of a split, as a function of the seed and the task's name; with `stratify`, classes keep their shares."""
     random = np.random.Generator(np.random.PCG64(seed_for(seed, "max_rows", split.task)))
-    drawn = np.sort(random.choice(len(split), size=rows, replace=False))
+    strata = split.target.strata(split.gold) if stratify else None
+    if strata is None:
+        drawn = np.sort(random.choice(len(split), size=rows, replace=False))
+    else:
+        classes, counts = np.unique(strata, return_counts=True)
+        parts = [
+            random.choice(np.flatnonzero(strata == label), size=size, replace=False)
+            for label, size in zip(classes, shares_of(counts, rows), strict=True)
+        ]
+        drawn = np.sort(np.concatenate(parts))
     return replace(
         split, ordinals=split.ordinals[drawn], lines=split.lines[drawn], gold=split.gold.take(drawn),
-        hashes=split.hashes[drawn],
+        hashes=split.hashes[drawn], weights=None if split.weights is None else split.weights[drawn],
     )  # fmt: skip
+
+
+def shares_of(counts: np.ndarray, rows: int) -> np.ndarray:
+    """Return how many of `rows` rows each class gets (C,), in proportion to its rows (C,), by largest remainders.
+
+    Every class gets one row or more, unless there are fewer rows than classes.
+    """
+    quotas = rows * counts / counts.sum()
+    sizes = np.floor(quotas).astype(np.int64)
+    if rows >= len(counts):
+        sizes = np.maximum(sizes, 1)
+    while sizes.sum() < rows:
+        sizes[np.argmax(quotas - sizes)] += 1
+    while sizes.sum() > rows:
+        sizes[np.argmax(np.where(sizes > 1, sizes - quotas, -np.inf))] -= 1
+    return sizes
 
 
 def overlap(train: Split, other: Split) -> int:

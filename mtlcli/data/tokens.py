@@ -33,12 +33,14 @@ class TokenizedSplit:
         sides: the token sequences of all rows, or those of each text where they are encoded apart (`bi`).
         pad: token number of padding.
         target, gold: what the rows' labels are, and these labels; both None where the rows have none.
+        weights: (n,) float64, factors of the rows' losses in training; None where all are 1.
     """
 
     sides: tuple[TokenSequences, ...]
     pad: int
     target: Target | None = None
     gold: Arrays | None = None
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.sides[0])
@@ -127,7 +129,7 @@ def tokenize_split(split: Split, tokenizer: Tokenizer, cache: Path | None) -> To
         )
     else:
         sides = (tokenize(split.texts(), tokenizer, f"{split.content} joined", cache, encoding),)
-    return TokenizedSplit(sides, tokenizer.pad, split.target, split.gold)
+    return TokenizedSplit(sides, tokenizer.pad, split.target, split.gold, split.weights)
 
 
 def _keep(folder: Path, final: Path) -> Path:

@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
-from mtlcli.tasks.targets import UNSEEN, Classes, Ragged, Score, Tensors
+from mtlcli.heads.cross_entropy import CrossEntropy
+from mtlcli.tasks.class_loss import ClassLoss
+from mtlcli.tasks.targets import Classes, Ragged, Score, Tensors
 
 
 class Output(ABC):
@@ -27,9 +28,20 @@ class Output(ABC):
     def decode(self, output: Tensor) -> Tensors:
         """Return predictions in the units of the data."""
 
+    def weight_of(self, gold: Tensors) -> Tensor | float:
+        """Return the factor (n,) that `loss` puts on each row, for terms that a head adds to it."""
+        return 1.0
 
-class ClassOutput(Output):
-    """Cross-entropy of logits (n, classes)."""
+
+class ClassOutput(Output, nn.Module):
+    """Cross-entropy of logits (n, classes), in training with the options of the task.
+
+    A module, so that it knows whether its head is in training mode.
+    """
+
+    def __init__(self, settings: ClassLoss) -> None:
+        super().__init__()
+        self.cross_entropy = CrossEntropy(settings)
 
     def shaped(self, numbers: Tensor) -> Tensor:
         """Return the logits as they are."""
@@ -37,12 +49,17 @@ class ClassOutput(Output):
 
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
         """Return the cross-entropy."""
-        return cross_entropy(output.float(), gold["index"], reduction="none", ignore_index=UNSEEN)
+        losses: Tensor = self.cross_entropy(output, gold["index"])
+        return losses
 
     def decode(self, output: Tensor) -> Tensors:
         """Return the softmax and its largest class."""
         probabilities = torch.softmax(output.float(), dim=-1)
         return Ragged({"index": probabilities.argmax(-1), "probabilities": probabilities})
+
+    def weight_of(self, gold: Tensors) -> Tensor | float:
+        """Return the weight of each row's class."""
+        return self.cross_entropy.weight_of(gold["index"])
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,7 @@ def output_for(task: TaskFacts, gamma: float = 1.0) -> Output:
         case Score():
             return ScoreOutput(task.target, gamma)
         case Classes() if gamma == 1.0:
-            return ClassOutput()
+            return ClassOutput(task.class_loss)
         case Classes():
             raise MtlError(f"{where}.gamma: mixes losses of scores, and this task predicts classes; remove it")
     raise MtlError(

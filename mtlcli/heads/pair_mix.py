@@ -131,7 +131,8 @@ class PairMix(Head):
         if not (self.cosine_loss or self.triplet_loss):
             return loss
         a, b = output[:, 2:].float().chunk(2, dim=-1)
-        same, known = (gold["index"] == 1).float(), (gold["index"] != UNSEEN).float()
+        weight = self.kind.weight_of(gold)
+        same, known = weight * (gold["index"] == 1), weight * (gold["index"] != UNSEEN)
         if self.cosine_loss:
             cosine = cosine_similarity(a, b, dim=-1)
             loss = loss + self.cosine_loss * (same * (1 - cosine) + (known - same) * torch.relu(cosine))

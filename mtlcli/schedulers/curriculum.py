@@ -92,7 +92,7 @@ class Curriculum(Scheduler):
             return self.fixed_order
         # A task without losses yet counts as hardest.
         means = [total / count if count else math.inf for total, count in zip(self.sums, self.counts, strict=True)]
-        return sorted(range(len(means)), key=lambda task: float(means[task]) / self.run.tasks[task].target.guess)
+        return sorted(range(len(means)), key=lambda task: float(means[task]) / self.run.tasks[task].guess)
 
     def on_step(self, result: StepResult) -> None:
         """Add the losses over the second half of the part that measures."""

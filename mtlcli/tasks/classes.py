@@ -297,6 +297,10 @@ class Classes(Target):
         """Return the class indices."""
         return gold["index"]
 
+    def class_counts(self, gold: Arrays) -> np.ndarray:
+        """Return the rows of each class."""
+        return np.bincount(gold["index"][self.known(gold)], minlength=len(self.labels))
+
     def examples(self, n: int) -> Arrays:
         """Return one class after the other."""
         return self.pack(list(range(len(self.labels))) * n).take(slice(n))

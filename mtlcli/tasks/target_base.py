@@ -183,6 +183,13 @@ class Target(ABC):
         """Return the class index of each row (n,) int64, by which batches can be composed; None for rows without a class."""
         return None
 
+    def class_counts(self, gold: Arrays) -> np.ndarray | None:
+        """Return how many items have each class (C,) int64, for class weights; None for items that have none.
+
+        A target that overrides this supports `class_weights`, `label_smoothing` and `focal`.
+        """
+        return None
+
     @abstractmethod
     def examples(self, n: int) -> Arrays:
         """Return n made-up labels spread evenly over the label space: plugins are tried on them."""

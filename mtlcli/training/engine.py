@@ -1,7 +1,7 @@
 """The step engine: one task's graph at a time, a row of unweighted gradients per task, their Gram matrix and combination.
 
     for each task of the step, its graph freed before the next:
-        l_t = sum of its losses / units of all micro-batches; row t = gradient of l_t on the shared parameters
+        l_t = sum of its losses (times row weights) / units of all micro-batches; row t = gradient of l_t on the shared parameters
     objectives = balancer(losses);  w = d sum(objectives) / d losses, times the weight of the task's visit
     c = gradient regularizer(Gram matrix of w_t row_t);  gradient = sum_t c_t w_t row_t
     regularizers of the weights add their gradient
@@ -164,7 +164,7 @@ class StepEngine:
                 head = self.model.head(task)
                 with replayed(state, batch.tokens.device), self.autocast, _with_buffers(head, history):
                     output = self.model.output(task, batch, self._hidden(task, batch))
-                    total += self.model.losses(task, output, batch).sum()
+                    total += _sum(self.model.losses(task, output, batch), batch)
             losses.append(total / task_loss.units)
         return torch.stack(losses)
 
@@ -295,8 +295,8 @@ class StepEngine:
                 hidden = self._hidden(task, batch)
                 output = self.model.output(task, batch, hidden)
                 losses = self.model.losses(task, output, batch)
-                loss = losses.sum() / units
-                total = self._mixed(task, batch, output, losses).sum() / units
+                loss = _sum(losses, batch) / units
+                total = _sum(self._mixed(task, batch, output, losses), batch) / units
                 if self.regularizers:
                     added = regularization(self.model, task, batch, hidden, output, states, self.regularizers)
                     # A regularizer returns a mean per row, so micro-batches are weighted by their rows.
@@ -377,6 +377,11 @@ class StepEngine:
             parameter.grad = None
 
         return keep
+
+
+def _sum(losses: Tensor, batch: Batch) -> Tensor:
+    """Return the sum of the losses (n,) of a batch's rows, each times the row's weight."""
+    return losses.sum() if batch.weights is None else (losses * batch.weights).sum()
 
 
 def _require_shape(value: object, shape: Sequence[int]) -> None:

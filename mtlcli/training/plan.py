@@ -15,6 +15,7 @@ from mtlcli.registry import plugin_call, require
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.runs.plan import Plan, TaskPlan
 from mtlcli.schedulers.base import Position, Scheduler, stage_at, visits_at
+from mtlcli.training.class_options import class_notes, class_warnings
 
 
 def visits_by_stage(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoch: int) -> dict[int, list[int]]:
@@ -73,7 +74,9 @@ def make_plan(
     notes, warnings = list(started_from), _rate_warnings(config, steps, len(ends))
     for task, task_plan in zip(tasks, planned, strict=True):
         notes += [note for split in task.loaded.splits.values() for note in split.notes]
+        notes += class_notes(task.loaded, config.balancer)
         notes += _notes(task_plan, task.batches.tokenized.windows, config.encoder.max_length)
+        warnings += class_warnings(task.loaded)
         warnings += _warnings(task.loaded, task_plan)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(

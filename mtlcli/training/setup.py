@@ -4,6 +4,7 @@ Cheap checks come first: combinations of methods, rows and labels, plugins, enco
 written.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ import torch
 
 from mtlcli.balancers.base import Balancer
 from mtlcli.config.schema import Config
+from mtlcli.data.balanced import rows_with_class
 from mtlcli.data.batches import TaskBatches, batches_per_pass, pairs_per_pass
 from mtlcli.data.splits import LoadedTask, load_task
 from mtlcli.data.tokenizer import Tokenizer
@@ -37,6 +39,7 @@ from mtlcli.registry import plugin_call
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.runs.names import ENCODER
 from mtlcli.schedulers.base import Scheduler, fewest_and_most
+from mtlcli.training.class_options import check_class_options, check_heads, class_loss_of
 from mtlcli.training.compatibility import check_combination, composition_of
 from mtlcli.training.engine import StepEngine, blocks
 from mtlcli.training.optimizer import make_optimizer
@@ -89,8 +92,11 @@ class TrainingRun:
         return plugins | {f"regularizers.{index}": plugin for index, plugin in enumerate(self.regularizers)}
 
     def content(self) -> dict[str, str]:
-        """Return a digest of the rows of every split, so that resuming can detect a changed file."""
-        return {f"{task.task.name}.{name}": split.content for task in self.tasks for name, split in task.splits.items()}
+        """Return a digest of the rows of every split, and of their weights, so that resuming can detect a changed file."""
+        splits = {f"{task.task.name}.{name}": split for task in self.tasks for name, split in task.splits.items()}
+        weights = {f"{name} (weights)": split.weights for name, split in splits.items() if split.weights is not None}
+        digests = {name: hashlib.sha256(numbers.tobytes()).hexdigest() for name, numbers in weights.items()}
+        return {name: split.content for name, split in splits.items()} | digests
 
 
 def set_up(
@@ -116,6 +122,7 @@ def set_up(
     device = find_device(config.training.device)
     precision = find_precision(config.training.precision, device)
     check_combination(config)
+    check_class_options(config)
     tasks = _load_tasks(config)
     sizes = [config.tasks[task.task.name].batch_size or config.training.batch_size for task in tasks]
     facts = tuple(
@@ -177,10 +184,12 @@ def set_up(
             batch_size=size,
             seed=run.seed,
             composition=composition_of(config, fact.name),
+            balanced=config.tasks[fact.name].sampling == "balanced",
         )
         for index, (fact, size) in enumerate(zip(facts, sizes, strict=True))
     )
     model = build_model(config, encoder, facts)
+    check_heads(model, config)
     started_from = () if origin is None else warm_start(origin, model, config, facts)
     _check_layers(model, config)
     model.to(device)
@@ -248,10 +257,18 @@ def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
 
 def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -> TaskFacts:
     rows, name = len(task.splits["train"]), task.task.name
+<<<<<<< HEAD
     dev_rows = sum(map(len, task.dev.values()))
     if composition is None:
         return TaskFacts(name, rows, batches_per_pass(rows, batch_size), task.target, dev_rows)
+=======
+    dev_rows = len(task.splits["dev"]) if "dev" in task.splits else 0
+    class_loss = class_loss_of(task)
+>>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
     strata, labels = task.target.strata(task.splits["train"].gold), task.target.labels or ()
+    if composition is None:
+        drawn = rows if task.config.sampling is None or strata is None else rows_with_class(strata)
+        return TaskFacts(name, rows, batches_per_pass(drawn, batch_size), task.target, dev_rows, class_loss)
     if strata is None:
         raise MtlError(
             f"tasks.{name}.head: needs batches of {composition}, but this task has no classes; choose another head"
@@ -262,7 +279,7 @@ def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -
         raise MtlError(
             f'tasks.{name}.head: needs two training rows of every class, but "{label}" has {counts.min()}; choose another head'
         )
-    return TaskFacts(name, rows, pairs_per_pass(strata), task.target, dev_rows)
+    return TaskFacts(name, rows, pairs_per_pass(strata), task.target, dev_rows, class_loss)
 
 
 def _check_layers(model: MultiTaskModel, config: Config) -> None:

@@ -18,12 +18,14 @@ from mtlcli.encoders.tiny import Tiny
 from mtlcli.errors import MtlError
 from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer
+from mtlcli.heads.cross_entropy import class_loss
 from mtlcli.heads.linear import Linear
 from mtlcli.metrics.base import Metric
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.schedulers.base import Scheduler, Visit
 from mtlcli.tasks.base import Task
-from mtlcli.tasks.targets import Classes, Ragged
+from mtlcli.tasks.class_loss import ClassLoss
+from mtlcli.tasks.targets import Classes, Ragged, Score
 from mtlcli.testing import (
     GRADES,
     NAMES,
@@ -374,12 +376,40 @@ def test_a_balancer_whose_forward_changes_its_state_is_told_so_and_not_that_the_
     )
 
 
+def test_a_head_that_ignores_the_weights_of_classes_is_refused():
+    class Plain(Linear):
+        """Holds the loss of its task's options, and computes another one."""
+
+        def loss(self, output, gold):
+            if isinstance(self.facts.task.target, Score):
+                return super().loss(output, gold)
+            return class_loss(output, gold["index"], ClassLoss())
+
+    refused(
+        check_head,
+        Plain,
+        r"Plain for grades: in training, expected a loss of 0 in rows of the class with weight 0 alone",
+    )
+
+    class Always(Linear):
+        """Applies them in evaluation too."""
+
+        def loss(self, output, gold):
+            if isinstance(self.facts.task.target, Score):
+                return super().loss(output, gold)
+            return class_loss(output, gold["index"], self.facts.task.class_loss)
+
+    refused(
+        check_head, Always, r"Always for grades: in evaluation mode, expected the losses .* whatever the class weights"
+    )
+
+
 def test_a_head_that_cannot_take_a_kind_of_target_is_told_how_to_decline_it():
     class ClassesOnly(Linear):
         """Takes the cross-entropy of whatever it gets."""
 
         def loss(self, output, gold):
-            return nn.functional.cross_entropy(output.float(), gold["index"], reduction="none", ignore_index=-1)
+            return class_loss(output, gold["index"], self.facts.task.class_loss if self.training else ClassLoss())
 
     refused(
         check_head, ClassesOnly,
