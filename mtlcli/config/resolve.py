@@ -186,15 +186,11 @@ def _check_core(config: Config, places: Places, errors: list[str]) -> None:
             errors.append(
                 f"{places.of(('tasks', name, 'range'))}: found {list(task.range)}: expected [lowest, highest]"
             )
-<<<<<<< HEAD
-        if not _is_name(name):
-=======
         if task.focal and task.label_smoothing:
             errors.append(
                 f"{places.of(('tasks', name, 'focal'))}: focal and label_smoothing exclude each other; remove one of them"
             )
-        if not name or len(name) > 100 or any(mark in NOT_IN_NAMES or not mark.isprintable() for mark in name):
->>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
+        if not _is_name(name):
             errors.append(
                 f"{places.of(('tasks', name))}: a task's name is part of file names: expected 1 to 100 letters, digits, "
                 "dashes or underscores"

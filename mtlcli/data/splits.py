@@ -95,11 +95,8 @@ class Split:
     hashes: np.ndarray
     warnings: tuple[str, ...]
     notes: tuple[str, ...] = ()
-<<<<<<< HEAD
     groups: RowGroups | None = None
-=======
     weights: np.ndarray | None = None
->>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
 
     def __len__(self) -> int:
         return len(self.ordinals)
@@ -373,23 +370,15 @@ def read_split(
     if _is_empty(source):
         raise NoRows(f"{source.name}: is empty: no rows for {where}")
     columns, encoding = find_columns(source, config, task), encoding_of(config)
-<<<<<<< HEAD
     group_column = None if fit else _group_column(config, task, source)
-=======
-    weight_column = _weight_column(source, config, columns) if fit else None
->>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
+    weight_column = _weight_column(config, task, source, columns) if fit else None
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
     no_label = frozenset(config.no_label or ())
-<<<<<<< HEAD
     unlabeled, dropped = 0, FilterCounts()
     ordinals, lines, hashes, groups = [], [], [], []
-=======
-    unlabeled = 0
-    ordinals, lines, hashes = [], [], []
     weights: list[float] = []
->>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
     raws: list[Raw] = []
     items: list[Any] = []
     # A few labels occur a million times: rows share one mapping and one parsed item, and bad labels their message.
@@ -439,7 +428,7 @@ def read_split(
                 )
         ordinals, lines = [ordinals[number] for number in kept], [lines[number] for number in kept]
         hashes, raws = [hashes[number] for number in kept], [raws[number] for number in kept]
-        items = [items[number] for number in kept]
+        items, weights = [items[number] for number in kept], [weights[number] for number in kept]
     bad.raise_if_any()
     skipped = f"{task.name} {words}: {bad.summary()}" if bad.count else ""
     if source.where is not None and dropped.rows and not (raws or bad.count or unlabeled):
@@ -476,13 +465,9 @@ def read_split(
     return Split(
         task.name, split, source, columns, target, encoding, np.asarray(ordinals), np.asarray(lines), gold,
         np.frombuffer(b"".join(hashes), dtype=np.uint64), tuple(warnings),
-<<<<<<< HEAD
         tuple(f"{task.name} {words}: {note}" for note in notes),
         None if group_column is None else RowGroups.of(groups),
-=======
-        tuple(f"{task.name} {split}: {note}" for note in notes),
         None if weight_column is None else np.asarray(weights, dtype=np.float64),
->>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
     )  # fmt: skip
 
 
@@ -532,7 +517,7 @@ def _texts_in(row: TextRow, columns: Columns, source: Source, encoding: RowEncod
     return texts, f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty" if empty else ""
 
 
-def _weight_column(source: Source, config: TaskConfig, columns: Columns) -> str | None:
+def _weight_column(config: TaskConfig, task: Task, source: Source, columns: Columns) -> str | None:
     """Return the column with the weights of the training rows; None for a task without one.
 
     Raises:
@@ -540,9 +525,13 @@ def _weight_column(source: Source, config: TaskConfig, columns: Columns) -> str 
     """
     if config.weight is None:
         return None
-    column = source.column(config.weight)
+    where = f"tasks.{task.name}.weight"
+    try:
+        column = source.column(config.weight)
+    except MtlError as error:
+        raise MtlError(*(f"{where}: {line}" for line in error.lines)) from error
     if column in (*columns.texts, *columns.labels):
-        raise MtlError(f'{source.name}: the column "{column}" is a text or the label, so it cannot be the weight too')
+        raise MtlError(f'{where}: "{column}" is a text or the label, so it cannot be the weight too')
     return column
 
 

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from mtlcli.errors import MtlError
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
+from mtlcli.heads.cross_entropy import CrossEntropy
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.tags import UNKNOWN, Tags
 from mtlcli.tasks.targets import Ragged, Tensors
@@ -22,8 +22,8 @@ WordVector = Annotated[
 class TagLinear(Head):
     """Classify each word by dropout and one linear layer.
 
-    The loss is the cross-entropy of each word. Decoding finds the best sequence of tags that the scheme allows, so that every
-    predicted span is well formed; with `decode: argmax` it is the best tag of each word.
+    The loss is the cross-entropy of each word, in training with the options of the task. Decoding finds the best sequence of tags
+    that the scheme allows, so that every predicted span is well formed; with `decode: argmax` it is the best tag of each word.
     """
 
     items = "words"
@@ -43,6 +43,7 @@ class TagLinear(Head):
         self.word, self.decoding = word, decode
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(facts.dim, facts.outputs)
+        self.cross_entropy = CrossEntropy(facts.task.class_loss)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """Return logits (m, tags) of the m words of all rows."""
@@ -53,7 +54,7 @@ class TagLinear(Head):
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
         """Return the sum of the cross-entropy of each row's words with a tag that training has."""
         tags = torch.where(self.target.known(gold), gold["tag"], UNKNOWN)
-        return sum_by_row(cross_entropy(output.float(), tags, reduction="none", ignore_index=UNKNOWN), gold)
+        return sum_by_row(self.cross_entropy(output, tags), gold)
 
     def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
         """Return tags and their probabilities, word by word."""

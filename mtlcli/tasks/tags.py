@@ -299,6 +299,10 @@ class Tags(Target):
         """Return the number of tags."""
         return len(self.labels)
 
+    def class_counts(self, gold: Arrays) -> np.ndarray:
+        """Return the words with each tag."""
+        return np.bincount(gold["tag"][self.known(gold)], minlength=len(self.labels))
+
     def examples(self, n: int) -> Arrays:
         """Return rows of one to three words with one tag after the other, of those that can stand everywhere."""
         lengths = np.minimum(np.arange(n), n - 1 - np.arange(n)) % 3 + 1  # the same from both ends

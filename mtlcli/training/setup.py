@@ -257,14 +257,8 @@ def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
 
 def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -> TaskFacts:
     rows, name = len(task.splits["train"]), task.task.name
-<<<<<<< HEAD
     dev_rows = sum(map(len, task.dev.values()))
-    if composition is None:
-        return TaskFacts(name, rows, batches_per_pass(rows, batch_size), task.target, dev_rows)
-=======
-    dev_rows = len(task.splits["dev"]) if "dev" in task.splits else 0
     class_loss = class_loss_of(task)
->>>>>>> e4dbdae (Class weights, label smoothing, focal loss, row weights, balanced sampling and stratified max_rows)
     strata, labels = task.target.strata(task.splits["train"].gold), task.target.labels or ()
     if composition is None:
         drawn = rows if task.config.sampling is None or strata is None else rows_with_class(strata)
