@@ -1,6 +1,5 @@
 """The configuration of a run: every key, its default, bounds and meaning."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,7 +17,7 @@ from pydantic import (
 
 from mtlcli import registry
 from mtlcli.config.evaluation_sets import EvaluationSet, EvaluationSets, Where
-from mtlcli.config.values import column_name, listed, share_of
+from mtlcli.config.values import column_name, listed, share_of, weights_of_classes
 from mtlcli.registry import FAMILIES, Entry
 
 TASK_FILES = ("train", "dev", "test")
@@ -195,28 +194,6 @@ TestRows = Annotated[
 ]
 
 
-def _weights_of_classes(value: Any) -> Any:
-    """Check the weights of classes.
-
-    Raises:
-        ValueError: they are neither a rule nor numbers by name.
-    """
-    if isinstance(value, dict):
-        value = {str(column_name(name)): weight for name, weight in value.items()}
-        if value and all(_is_weight(weight) for weight in value.values()):
-            return {name: float(weight) for name, weight in value.items()}
-    elif value in ("auto", "auto-sqrt") or value is None:
-        return value
-    raise ValueError("expected auto, auto-sqrt, or weights >= 0 of classes by name, such as {rare: 4}")
-
-
-def _is_weight(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool) and 0 <= float(value) < math.inf
-    except (TypeError, ValueError):
-        return False
-
-
 Encoding = Literal["single", "cross", "bi", "words"]
 Columns = Annotated[list[str], BeforeValidator(_texts)]
 
@@ -307,12 +284,8 @@ class TaskConfig(Choice):
         min_length=1,
         description="metrics by name; the first selects checkpoints; the default is the metrics of the kind of task",
     )
-    auxiliary: bool = Field(
-        False,
-        description="train this task without counting it: it is not evaluated, and has no part in the score that selects checkpoints",
-    )
     class_weights: Annotated[
-        Literal["auto", "auto-sqrt"] | dict[str, float] | None, BeforeValidator(_weights_of_classes)
+        Literal["auto", "auto-sqrt"] | dict[str, float] | None, BeforeValidator(weights_of_classes)
     ] = Field(
         None,
         description="factors of the training loss by class: auto (inversely proportional to the class's share of the training rows), "
@@ -335,6 +308,10 @@ class TaskConfig(Choice):
     sampling: Literal["balanced"] | None = Field(
         None,
         description="balanced: every pass draws the same number of rows of each class; the default is every row once",
+    )
+    auxiliary: bool = Field(
+        False,
+        description="train this task without counting it: it is not evaluated, and has no part in the score that selects checkpoints",
     )
     max_rows: int | None = Field(None, ge=1, description="train on this many rows, drawn with the seed")
     stratify: bool = Field(False, description="whether classes keep their shares among the rows that max_rows draws")

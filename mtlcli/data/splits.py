@@ -371,7 +371,7 @@ def read_split(
         raise NoRows(f"{source.name}: is empty: no rows for {where}")
     columns, encoding = find_columns(source, config, task), encoding_of(config)
     group_column = None if fit else _group_column(config, task, source)
-    weight_column = _weight_column(source, config, columns) if fit else None
+    weight_column = _weight_column(config, task, source, columns) if fit else None
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
@@ -517,7 +517,7 @@ def _texts_in(row: TextRow, columns: Columns, source: Source, encoding: RowEncod
     return texts, f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty" if empty else ""
 
 
-def _weight_column(source: Source, config: TaskConfig, columns: Columns) -> str | None:
+def _weight_column(config: TaskConfig, task: Task, source: Source, columns: Columns) -> str | None:
     """Return the column with the weights of the training rows; None for a task without one.
 
     Raises:
@@ -525,9 +525,13 @@ def _weight_column(source: Source, config: TaskConfig, columns: Columns) -> str 
     """
     if config.weight is None:
         return None
-    column = source.column(config.weight)
+    where = f"tasks.{task.name}.weight"
+    try:
+        column = source.column(config.weight)
+    except MtlError as error:
+        raise MtlError(*(f"{where}: {line}" for line in error.lines)) from error
     if column in (*columns.texts, *columns.labels):
-        raise MtlError(f'{source.name}: the column "{column}" is a text or the label, so it cannot be the weight too')
+        raise MtlError(f'{where}: "{column}" is a text or the label, so it cannot be the weight too')
     return column
 
 

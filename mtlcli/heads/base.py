@@ -75,6 +75,8 @@ class Head(nn.Module, ABC):
     Attributes:
         sides: how many encodings of a row the head can read.
         items: the encoding whose items it predicts, such as `words`; empty for a head that predicts one thing for a row.
+        own_loss: True if the loss is no `CrossEntropy` of classes, so that `class_weights`, `label_smoothing` and `focal` are rejected
+            before data is read. Of other heads, those that hold no `CrossEntropy` are rejected once they are built.
         composition: what training batches must be made of; None: any rows of similar length.
         layer: hidden layer that this head reads; None: the layer of the run.
         all_layers: whether it reads other hidden states too.
@@ -84,6 +86,7 @@ class Head(nn.Module, ABC):
 
     sides: ClassVar[tuple[int, ...]] = (1,)
     items: ClassVar[str] = ""
+    own_loss: ClassVar[bool] = False
     composition: ClassVar[Composition | None] = None
     layer: int | None = None
     all_layers: bool = False

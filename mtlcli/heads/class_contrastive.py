@@ -30,6 +30,7 @@ class ClassContrastive(Head):
         MtlError: the task does not predict classes.
     """
 
+    own_loss = True
     composition = "pairs-of-classes"
 
     def __init__(

@@ -29,6 +29,7 @@ class TagCRF(Head):
     """
 
     items = "words"
+    own_loss = True
 
     def __init__(
         self,

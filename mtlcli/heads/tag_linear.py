@@ -22,8 +22,8 @@ WordVector = Annotated[
 class TagLinear(Head):
     """Classify each word by dropout and one linear layer.
 
-    The loss is the cross-entropy of each word. Decoding finds the best sequence of tags that the scheme allows, so that every
-    predicted span is well formed; with `decode: argmax` it is the best tag of each word.
+    The loss is the cross-entropy of each word, in training with the options of the task. Decoding finds the best sequence of tags
+    that the scheme allows, so that every predicted span is well formed; with `decode: argmax` it is the best tag of each word.
     """
 
     items = "words"

@@ -295,13 +295,13 @@ class Tags(Target):
         """Return which words have a tag that can be learned (m,)."""
         return (gold["tag"] >= 0) & (gold["tag"] < len(self.labels))
 
-    def class_counts(self, gold: Arrays) -> np.ndarray:
-        """Return how many words have each tag (C,)."""
-        return np.bincount(gold["tag"][self.known(gold)], minlength=len(self.labels))
-
     def outputs(self) -> int:
         """Return the number of tags."""
         return len(self.labels)
+
+    def class_counts(self, gold: Arrays) -> np.ndarray:
+        """Return the words with each tag."""
+        return np.bincount(gold["tag"][self.known(gold)], minlength=len(self.labels))
 
     def examples(self, n: int) -> Arrays:
         """Return rows of one to three words with one tag after the other, of those that can stand everywhere."""

@@ -9,9 +9,8 @@ from torch import Tensor
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
-from mtlcli.heads.cross_entropy import CrossEntropy
-from mtlcli.tasks.class_loss import ClassLoss
 from mtlcli.tasks.targets import Classes, Score, Tensors
+from mtlcli.testing.class_options import check_class_options
 from mtlcli.testing.common import (
     DIM,
     GRADES,
@@ -37,8 +36,8 @@ def check_head(plugin: type[Head], **options: object) -> None:
     - the loss depends on every parameter and on the encoding;
     - of the hidden states, the head reads only those in `further_layers` if it names any;
     - in evaluation mode, a row with an unknown label has loss 0, and the other rows keep their losses;
-    - with the options of a task's classes, a head that holds a `CrossEntropy` leaves out rows of a class of weight 0 in training, and
-      has the plain loss in evaluation mode;
+    - with the options of a task's classes, a head that holds a `CrossEntropy` applies the weights of classes in training, and has the
+      plain loss in evaluation mode;
     - decoded classes are indices with probabilities that sum to 1; scores lie in the range of the task;
     - in evaluation mode the output of a row depends neither on other rows nor on padding, and survives save and load.
 
@@ -71,7 +70,8 @@ def check_head(plugin: type[Head], **options: object) -> None:
             try:
                 _check_head(head, facts)
                 _check_head_in_use(head, make, facts)
-                _check_class_options(head, make, facts)
+                name, output = f"{plugin.__name__} for {task.name}", head.eval()(_encodings(sides)).detach()
+                check_class_options(name, head, make, facts, output, gold_of(task))
             except AssertionError:
                 raise
             except Exception as error:
@@ -224,32 +224,6 @@ def _check_head_in_use(head: Head, make: Callable[[], Head], facts: HeadFacts) -
         copy.load_state_dict(head.state_dict())
         expect(
             torch.equal(copy(encodings), output), f"{name}: expected a copy with the same state to give the same output"
-        )
-
-
-def _check_class_options(head: Head, make: Callable[[HeadFacts], Head], facts: HeadFacts) -> None:
-    """Check a head that supports class weights, label smoothing and focal loss: `head` has none of them."""
-    task, name = facts.task, f"{type(head).__name__} for {facts.task.name}"
-    if not any(isinstance(module, CrossEntropy) for module in head.modules()):
-        return
-    weights = tuple(map(float, range(task.target.outputs())))
-    settings = ClassLoss(weights, smoothing=0.1)
-    weighted = make(replace(facts, task=replace(task, class_loss=settings)))
-    weighted.load_state_dict(head.state_dict())
-    head.eval()
-    weighted.eval()
-    with torch.inference_mode():
-        output, gold = head(_encodings(facts.sides)), gold_of(task)
-        plain, evaluated = head.loss(output, gold), weighted.loss(output, gold)
-        expect(
-            close(evaluated, plain),
-            f"{name}: in evaluation mode, expected the losses {numbers(plain)} whatever the class weights; found {numbers(evaluated)}",
-        )
-        losses = weighted.train().loss(output, gold)
-        has_weight = gold["index"] > 0
-        expect(
-            finite(losses) and not bool(losses[~has_weight].any()) and bool((losses[has_weight] > 0).all()),
-            f"{name}: in training, expected a loss of 0 in rows of the class with weight 0 alone; found {numbers(losses)}",
         )
 
 

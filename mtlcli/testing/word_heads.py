@@ -11,6 +11,7 @@ from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.tags import Tags
+from mtlcli.testing.class_options import check_class_options
 from mtlcli.testing.common import DIM, close, expect, finite, gold_of, numbers, unknown_gold
 
 NAMES = TaskFacts("names", rows=200, batches=13, target=Tags(("O", "B-A", "I-A", "B-B", "I-B"), "bio"))
@@ -28,6 +29,10 @@ def check_word_head(plugin: type[Head], make_head: Callable[[HeadFacts], Head]) 
             declined.append(f"{task.name}: {error}")
             continue
         _check(head, partial(make_head, facts), task)
+        name, gold = f"{plugin.__name__} for {task.name}", gold_of(task)
+        if gold.starts is not None:
+            output = head.eval()((encoding_of(gold.starts.diff().tolist()),)).detach()
+            check_class_options(name, head, make_head, facts, output, gold)
     expect(len(declined) < 2, f"{plugin.__name__} declines every kind of task: {declined}")
 
 

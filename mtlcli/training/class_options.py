@@ -57,12 +57,14 @@ def _problems(config: Config, name: str, section: TaskConfig, target: Target) ->
         for key, value in by_row.items()
         if value and not has_strata
     ]
-    composition = composition_of(config, name)
+    head, composition = config.head_of(name), composition_of(config, name)
+    if head.plugin.own_loss and has_classes and loss_options(section):
+        errors.append(_unsupported(config, name))
     if composition is not None:
+        weights = None if head.plugin.own_loss else section.class_weights
         errors += [
-            f'{where}.{key}: the batches of the head "{config.head_of(name).name}" have equally many rows of every class; '
-            f"remove {key}"
-            for key, value in (("class_weights", section.class_weights), ("sampling", section.sampling))
+            f'{where}.{key}: the batches of the head "{head.name}" have equally many rows of every class; remove {key}'
+            for key, value in (("class_weights", weights), ("sampling", section.sampling))
             if value
         ]
     option = config.balancer.plugin.soft_targets
@@ -85,14 +87,18 @@ def check_heads(model: MultiTaskModel, config: Config) -> None:
     """Raise MtlError for each head with a loss of its own that does not support the options of its task."""
     errors = []
     for index, name in enumerate(model.names):
-        options = loss_options(config.tasks[name])
-        if options and not any(isinstance(module, CrossEntropy) for module in model.head(index).modules()):
-            errors.append(
-                f'tasks.{name}.head: "{config.head_of(name).name}" does not support {one_of(options)}; remove '
-                f"{'it' if len(options) == 1 else 'them'}, or use another head"
-            )
+        supports = any(isinstance(module, CrossEntropy) for module in model.head(index).modules())
+        if loss_options(config.tasks[name]) and not supports:
+            errors.append(_unsupported(config, name))
     if errors:
         raise MtlError(*errors)
+
+
+def _unsupported(config: Config, name: str) -> str:
+    """Return the line about a head with a loss of its own."""
+    options = loss_options(config.tasks[name])
+    pronoun = "it" if len(options) == 1 else "them"
+    return f'tasks.{name}.head: "{config.head_of(name).name}" does not support {one_of(options)}; remove {pronoun}, or use another head'
 
 
 def class_loss_of(loaded: LoadedTask) -> ClassLoss:
@@ -180,7 +186,7 @@ def class_warnings(loaded: LoadedTask) -> list[str]:
         absent = [labels[index] for index in np.flatnonzero(counts == 0).tolist()]
         if absent:
             listed = one_of(map(quotable, absent[:LONGEST_LIST]))
-            warnings.append(f"{name}: no training row has the class {listed}; the class weight is 0")
+            warnings.append(f"{name}: no training row has {listed}; the class weight is 0")
         if weights.max() >= LARGEST_WEIGHT:
             rare = [labels[index] for index in np.flatnonzero(weights >= LARGEST_WEIGHT).tolist()]
             listed = one_of(map(quotable, rare[:LONGEST_LIST]))

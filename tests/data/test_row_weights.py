@@ -70,11 +70,11 @@ def test_weights_that_are_all_0_leave_nothing_to_learn(tmp_path):
 def test_the_column_must_exist_in_training_alone(tmp_path):
     loaded = load(tmp_path, table(1, 2), dev="text,label\nother,a\n", weight="w")
     assert loaded.splits["dev"].weights is None
-    with pytest.raises(MtlError, match=r'train.csv: no column "v" among text, label, w'):
+    with pytest.raises(MtlError, match=r'^tasks.t.weight: .*train.csv: no column "v" among text, label, w'):
         load(tmp_path, table(1, 2), weight="v")
     for column in ("label", "text"):
         with pytest.raises(
-            MtlError, match=f'the column "{column}" is a text or the label, so it cannot be the weight too'
+            MtlError, match=f'tasks.t.weight: "{column}" is a text or the label, so it cannot be the weight too'
         ):
             load(tmp_path, table(1, 2), weight=column)
 

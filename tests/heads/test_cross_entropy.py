@@ -13,9 +13,11 @@ from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.cross_entropy import CrossEntropy, class_loss
 from mtlcli.heads.linear import Linear
 from mtlcli.heads.pair_mix import PairMix
+from mtlcli.heads.tag_linear import TagLinear
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.tasks.class_loss import ClassLoss
-from mtlcli.tasks.targets import UNSEEN, Classes
+from mtlcli.tasks.tags import Tags
+from mtlcli.tasks.targets import UNSEEN, Classes, Ragged
 from mtlcli.training.engine import TaskLoss
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0]])
@@ -116,6 +118,19 @@ def test_the_losses_that_pair_mix_adds_have_the_weight_of_the_class_too():
         losses.append(head.loss(output, rows(torch.tensor([0, 1, 0, UNSEEN]))))
     assert losses[0][0] > 0 and losses[1][1] > 0
     torch.testing.assert_close(losses[0], losses[1] * torch.tensor([3.0, 0.0, 3.0, 0.0]))
+
+
+def test_words_have_the_weights_of_their_tags_and_the_smoothing_of_their_task():
+    tags, logits = Tags(("O", "B-A", "I-A"), "bio"), LOGITS.repeat(5, 1)
+    gold = Ragged({"tag": torch.tensor([0, 1, -1, 9, 2])}, torch.tensor([0, 4, 5]))  # 9: a tag that training lacks
+    settings = ClassLoss((0.5, 2.0, 10.0), smoothing=0.1)
+    head = TagLinear(HeadFacts(TaskFacts("t", 2, 1, tags, class_loss=settings), 3, 1))
+    uniform = PLAIN + 1  # mean of PLAIN, PLAIN + 1 and PLAIN + 2
+    smoothed = [0.9 * (PLAIN + extra) + 0.1 * uniform for extra in range(3)]
+    expected = [0.5 * smoothed[0] + 2 * smoothed[1], 10 * smoothed[2]]
+    assert head.loss(logits, gold).tolist() == pytest.approx(expected, abs=1e-4)
+    assert head.eval().loss(logits, gold).tolist() == pytest.approx([2 * PLAIN + 1, PLAIN + 2], abs=1e-5)
+    assert tags.class_counts(gold.numpy()).tolist() == [1, 1, 1]
 
 
 # In the engine

@@ -13,6 +13,7 @@ from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
 from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError
+from mtlcli.heads.class_contrastive import ClassContrastive
 from mtlcli.model.predict import loss_on, predict_rows
 from mtlcli.runs import checkpoint
 from mtlcli.runs.folder import inspect_folder
@@ -105,11 +106,32 @@ def test_smoothed_labels_and_a_teacher_are_refused_before_data_is_read():
     ]
 
 
-def test_batches_of_pairs_of_classes_are_balanced_already():
-    tone = {"head": "class-contrastive", "sampling": "balanced", "class_weights": "auto"}
+def test_a_head_with_a_loss_and_batches_of_its_own_is_refused():
+    tone = {"head": "class-contrastive", "sampling": "balanced", "class_weights": "auto", "focal": 1}
     assert refusals(check_class_options, config(Path("no-such-folder"), tone=tone)) == [
-        f'tasks.tone.{key}: the batches of the head "class-contrastive" have equally many rows of every class; remove {key}'
-        for key in ("class_weights", "sampling")
+        'tasks.tone.head: "class-contrastive" does not support class_weights, focal; remove them, or use another head',
+        'tasks.tone.sampling: the batches of the head "class-contrastive" have equally many rows of every class; remove sampling',
+    ]
+
+
+def test_tags_are_weighted_by_word_and_never_drawn_by_class(tmp_path):
+    sentences = ["Ann NNP\nsees VBZ\nEve NNP\n", "dogs NNS\nbark VBP\n", "Eve NNP\n"]
+    (tmp_path / "train.conll").write_text("\n".join(sentences))
+    (tmp_path / "dev.conll").write_text(sentences[0])
+    files = {"kind": "tagging", "train": str(tmp_path / "train.conll"), "dev": str(tmp_path / "dev.conll")}
+
+    def tagging(**options) -> Config:
+        values = small_values(Path("x"))
+        values["tasks"] = {"pos": files | {"class_weights": "auto", **options}}
+        return resolve([Layer(values)])
+
+    run = set_up(tagging())
+    assert (
+        "pos: class weights auto: NNS 1.5, VBP 1.5, VBZ 1.5, NNP 0.5" in run.plan.notes
+    )  # 6 words / (4 tags * 3 or 1)
+    assert refusals(check_class_options, tagging(head="tag-crf", label_smoothing=0.1, sampling="balanced")) == [
+        "tasks.pos.sampling: this task predicts a tag for each word, and sampling needs one class for each row; remove sampling",
+        'tasks.pos.head: "tag-crf" does not support class_weights, label_smoothing; remove them, or use another head',
     ]
 
 
@@ -166,7 +188,8 @@ def test_a_weight_for_a_class_that_training_lacks_is_refused(files):
     assert lines == ["tasks.tone.class_weights: every class of the training rows has weight 0; give one of them more"]
 
 
-def test_a_head_with_a_loss_of_its_own_is_refused(files):
+def test_a_head_that_does_not_say_that_its_loss_is_its_own_is_refused_when_it_is_built(files, monkeypatch):
+    monkeypatch.setattr(ClassContrastive, "own_loss", False)
     lines = refusals(set_up, config(files, tone={"head": "class-contrastive", "label_smoothing": 0.1}))
     assert lines == [
         'tasks.tone.head: "class-contrastive" does not support label_smoothing; remove it, or use another head'
@@ -205,7 +228,7 @@ def test_absent_and_very_rare_classes_are_warnings(tmp_path, files):
     (tmp_path / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
     tone = {"train": str(tmp_path / "train.tsv"), "labels": ["common", "mid", "rare", "never"]}
     plan = set_up(config(files, tone=tone | {"class_weights": "auto"})).plan
-    assert "tone: no training row has the class mid, never; the class weight is 0" in plan.warnings
+    assert "tone: no training row has mid, never; the class weight is 0" in plan.warnings
     assert "tone: the class weight of rare is limited to 100" in plan.warnings
 
 
