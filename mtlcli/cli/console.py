@@ -134,10 +134,13 @@ def size(count: int) -> str:
 
 
 def show_results(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]", title: str) -> None:
-    """Print metrics with their 95 % intervals, the primary metric of each task first."""
+    """Print metrics with their 95 % intervals, the primary metric of each task first.
+
+    The number of groups has a column if rows are grouped anywhere.
+    """
     from mtlcli.config.evaluation_sets import in_words
 
-    rows = []
+    rows: list[Sequence[str]] = []
     for task, splits in results.items():
         for split, metrics in splits.items():
             if any(len(estimate.sets) == 1 for estimate in metrics.values()):
@@ -146,11 +149,14 @@ def show_results(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]", 
                 words = f"{split} mean" if estimate.sets else in_words(split)
                 first = (task, words) if index == 0 else ("", "")
                 interval = f"{estimate.low:.4f} to {estimate.high:.4f}"
-                groups = "" if estimate.groups is None else f" ({estimate.groups} groups)"
-                rows.append((*first, metric, f"{estimate.value:.4f}", interval, f"{estimate.n}{groups}"))
-    columns = [("task", ""), ("split", ""), ("metric", ""), ("value", "right"), ("95 % interval", ""), ("n", "right")]
+                groups = "" if estimate.groups is None else f"{estimate.groups}"
+                rows.append((*first, metric, f"{estimate.value:.4f}", interval, f"{estimate.n}", groups))
+    columns = [
+        ("task", ""), ("split", ""), ("metric", ""), ("value", "right"), ("95 % interval", ""), ("n", "right"), ("groups", "right"),
+    ]  # fmt: skip
     show_warnings(results)
-    table(title, columns, rows)
+    width = 7 if any(row[-1] for row in rows) else 6
+    table(title, columns[:width], [row[:width] for row in rows])
 
 
 def show_warnings(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]") -> None:

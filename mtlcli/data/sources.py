@@ -71,12 +71,28 @@ def filtered(source: Source, where: Mapping[str, Sequence[str]], key: str) -> So
         MtlError: the source has no such column.
     """
     if where:
-        try:
-            values = {source.column(column): frozenset(texts) for column, texts in where.items()}
-        except MtlError as error:
-            raise MtlError(*(f"{key}: {line}" for line in error.lines)) from error
+        values = {row_column(source, column, key): frozenset(texts) for column, texts in where.items()}
         source.where = RowFilter(key, values)
     return source
+
+
+def row_column(source: Source, wanted: str, key: str) -> str:
+    """Return a column that has one text for each row.
+
+    Args:
+        key: the task's key that names the column, for messages.
+
+    Raises:
+        MtlError: the source has no such column, or it has a value for each word.
+    """
+    if isinstance(source, FileSource) and source.format.is_conll:
+        raise MtlError(
+            f"{key}: {source.name}: columns of CoNLL files have a value for each word, and none for the sentence; use JSONL"
+        )
+    try:
+        return source.column(wanted)
+    except MtlError as error:
+        raise MtlError(*(f"{key}: {line}" for line in error.lines)) from error
 
 
 def sample_source(task: Task, split: str) -> MadeRows:

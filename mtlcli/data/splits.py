@@ -19,7 +19,7 @@ from mtlcli.data.encodings import BadText, RowEncoding, RowTexts, encoding_of
 from mtlcli.data.readers import BadRows, FileSource, TextRow, format_of
 from mtlcli.data.records import cell_text, counted, listed
 from mtlcli.data.row_filter import FilterCounts
-from mtlcli.data.sources import MadeRows, Source, filtered, hub_source, rows_of, sample_source
+from mtlcli.data.sources import MadeRows, Source, filtered, hub_source, row_column, rows_of, sample_source
 from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.facts import seed_for
 from mtlcli.statistics.groups import RowGroups
@@ -472,17 +472,8 @@ def read_split(
 
 
 def _group_column(config: TaskConfig, task: Task, source: Source) -> str | None:
-    """Return the column of the groups; None if the task has none.
-
-    Raises:
-        MtlError: the source has no such column.
-    """
-    if config.group is None:
-        return None
-    try:
-        return source.column(config.group)
-    except MtlError as error:
-        raise MtlError(*(f"tasks.{task.name}.group: {line}" for line in error.lines)) from error
+    """Return the column of the groups, None if the task has none. Raise MtlError if the source has no such column."""
+    return None if config.group is None else row_column(source, config.group, f"tasks.{task.name}.group")
 
 
 def values_of(row: TextRow, columns: Sequence[str], source: Source, nested: bool) -> list[Any]:

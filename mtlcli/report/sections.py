@@ -145,7 +145,7 @@ def _metrics(run: RunFiles) -> str:
     rows = [
         (
             f"{task} {part}".rstrip(), metric, f"{result.value:.4f}", f"{result.low:.4f} to {result.high:.4f}",
-            f"{result.n}" + ("" if result.groups is None else f" ({result.groups} groups)"),
+            f"{result.n}" if result.groups is None else f"{result.n} in {result.groups} groups",
         )
         for task in run.tasks
         for part, metrics in run.dev_results(task).items()

@@ -108,6 +108,20 @@ def test_a_column_of_groups_that_is_not_there_is_one_line(load):
     assert 'no column "dok" among text, label' in error(load, train=rows("ab"), dev=rows("ab"), group="dok")
 
 
+def test_groups_and_filters_of_words_are_refused(load, tmp_path):
+    conll = "EU B-ORG d1\nrejects O d1\n\nParis B-LOC d2\nwaits O d2\n"
+    for key, problem in (("group", "tasks.t.group: "), ("where", "tasks.t.where: ")):
+        value = "2" if key == "group" else {"2": "d1"}
+        line = error(load, "tagging", train=conll, dev=conll, name="conll", label="1", encoding="words", **{key: value})
+        assert line.startswith(problem) and line.endswith("a value for each word, and none for the sentence; use JSONL")
+
+
+def test_sentences_of_jsonl_have_groups(load):
+    lines = [f'{{"words": ["EU", "waits"], "tags": ["B-ORG", "O"], "document": "d{row // 2}"}}\n' for row in range(6)]
+    loaded = load("tagging", train="".join(lines), dev="".join(lines), name="jsonl", encoding="words", group="document")
+    assert loaded.splits["dev"].groups.codes.tolist() == [0, 0, 1, 1, 2, 2]
+
+
 # Filters
 
 
