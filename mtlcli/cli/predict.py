@@ -68,7 +68,7 @@ def predict(
     ] = None,
     output_format: Annotated[
         str | None,
-        typer.Option("--format", help="jsonl, csv, tsv, conll or conllu. [default: by --output, else jsonl]"),
+        typer.Option("--format", help="jsonl, csv, tsv, conll, conllu or squad. [default: by --output, else jsonl]"),
     ] = None,
     input_format: Annotated[
         str | None,
@@ -128,6 +128,7 @@ def predict(
         _must_be_text(source.name, first, {text for section in record["tasks"].values() for text in section["text"]})
 
     from mtlcli.devices import autocast, find_device, find_precision
+    from mtlcli.inference.answers import answer_output
     from mtlcli.inference.output import output_columns
     from mtlcli.inference.predict import Tally, check, find_readings
     from mtlcli.inference.predict import predict as run_prediction
@@ -141,6 +142,7 @@ def predict(
     layout = output_columns(source, facts, columns)
     labels = {name: section["label"] for name, section in record["tasks"].items()}
     sentences = sentence_output(source, facts, labels, kind) if kind.startswith("conll") else None
+    answers = answer_output(source, facts) if kind == "squad" else None
     # A bad row after hours of work would be too late, so a file is read once before the model is loaded.
     total = check(source, readings) if ready is None else None
     predictor, warnings = outline.load(place, tasks)
@@ -163,11 +165,15 @@ def predict(
         for row, predictions in rows:
             if sentences is not None:
                 file.write(sentences.sentence(row, predictions) + "\n\n")
+            elif answers is not None:
+                file.write(("{\n" if not count else ",\n") + answers.entry(row, predictions))
             elif write_row is None:
                 file.write(layout.json_line(row, predictions) + "\n")
             else:
                 write_row(layout.cells(row, predictions))
             count += 1
+        if answers is not None:
+            file.write("\n}\n" if count else "{}\n")
     if not quiet:
         say(_summary(count, tally, output), err)
 
@@ -197,8 +203,8 @@ def _notes(
 
 
 def _output_format(output: Path | None, name: str | None) -> str:
-    if name is not None and name not in FORMATS.values():
-        raise MtlError(f'--format: found "{name}": expected jsonl, csv, tsv, conll or conllu')
+    if name is not None and name not in (*FORMATS.values(), "squad"):
+        raise MtlError(f'--format: found "{name}": expected jsonl, csv, tsv, conll, conllu or squad')
     suffix = output.suffix.lower() if output is not None else ""
     if name is None and suffix not in FORMATS:
         raise MtlError(

@@ -12,6 +12,7 @@ from mtlcli.config.evaluation_sets import RESERVED_NAMES
 from mtlcli.config.layers import Layer, merge, shown
 from mtlcli.config.locations import Places
 from mtlcli.config.schema import (
+    WHOLE_ROWS,
     Choice,
     Config,
     EncoderConfig,
@@ -288,7 +289,7 @@ def _check_head(name: str, task: TaskConfig, places: Places, errors: list[str]) 
     task.head.name = task.head.name or encodings[task.encoding]
     if not _check_choice(task.head, ("tasks", name, "head"), places, errors):
         return
-    items = "" if task.encoding in ("single", "cross", "bi") else task.encoding
+    items = "" if task.encoding in WHOLE_ROWS else task.encoding
     if items != task.head.plugin.items:
         reads = task.head.plugin.items or "whole rows"
         errors.append(

@@ -194,7 +194,9 @@ TestRows = Annotated[
 ]
 
 
-Encoding = Literal["single", "cross", "bi", "words"]
+Encoding = Literal["single", "cross", "bi", "words", "choices", "marked", "spans"]
+WHOLE_ROWS = ("single", "cross", "bi")
+"""Encodings of rows without items, for heads that predict one thing for a row."""
 Columns = Annotated[list[str], BeforeValidator(_texts)]
 
 
@@ -210,8 +212,9 @@ class TaskConfig(Choice):
     )
     encoding: Encoding | None = Field(
         None,
-        description="how texts reach the encoder: single, cross (a pair in one sequence), bi (each text of a pair alone) or words "
-        "(one text whose words are read one by one)",
+        description="how texts reach the encoder: single, cross (a pair in one sequence), bi (each text of a pair alone), words (one "
+        "text whose words are read one by one), choices (a sequence for each choice), marked (two spans of a text) or spans (a "
+        "question with each part of a long text)",
     )
     layer: int | None = Field(
         None, description="hidden layer that the head reads; the default is the head's own, or encoder.layer"
@@ -219,6 +222,12 @@ class TaskConfig(Choice):
     words: Literal["letters", "spaces"] = Field(
         "letters",
         description="how raw text is cut into words: at changes between letters and other characters, or at spaces alone",
+    )
+    choices: Columns | None = Field(
+        None, description="columns of the choices; the default is the column choices, a list of JSON or Parquet"
+    )
+    markers: bool = Field(
+        True, description="whether @ and # are put around the two marked spans of a text, where the encoder reads them"
     )
     overlap: int | None = Field(
         None,

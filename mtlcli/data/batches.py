@@ -136,9 +136,10 @@ def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
         mask[at, : end - start] = True
         if types is not None and side.types is not None:
             types[at, : end - start] = side.types[start:end]
+    items = _items_of(tokenized, rows)
     gold, units = None, 0.0
     if tokenized.target is not None and tokenized.gold is not None:
-        gold = tokenized.target.collate(tokenized.gold, rows)
+        gold = tokenized.target.collate(tokenized.gold, rows, items)
         units = float(tokenized.target.units(tokenized.gold.take(rows)).sum())
     return Batch(
         task=task,
@@ -148,7 +149,7 @@ def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
         tokens=torch.from_numpy(tokens),
         mask=None if mask.all() else torch.from_numpy(mask),
         types=None if types is None else torch.from_numpy(types),
-        items=_items_of(tokenized, rows),
+        items=items,
         gold=gold,
         units=units,
         weights=None if tokenized.weights is None else torch.from_numpy(tokenized.weights[rows].astype(np.float32)),

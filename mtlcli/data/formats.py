@@ -55,7 +55,7 @@ class Format:
     """How a file is cut into rows.
 
     A CSV with the delimiter "" takes the delimiter of its first line; JSON, Parquet and plain text have none. `json` is an
-    array of objects, or JSONL where the file does not begin with a bracket.
+    array of objects, a file of SQuAD, or else JSONL.
     """
 
     name: FormatName

@@ -37,6 +37,7 @@ from mtlcli.data.records import (
     text_of,
 )
 from mtlcli.data.row_filter import RowFilter
+from mtlcli.data.squad import begins_squad, questions
 from mtlcli.errors import MtlError, did_you_mean, quotable
 
 __all__ = ["BadRows", "FileSource", "Format", "FormatName", "TextRow", "format_of", "iterate"]
@@ -234,11 +235,14 @@ class FileSource:
         return head.records
 
     def _json_records(self) -> Iterator[Record]:
-        """Yield the elements of an array, or the lines of JSONL where the file does not begin with a bracket."""
+        """Yield the elements of an array, the questions of a file of SQuAD, or else the lines of JSONL."""
         with self._opened() as stream:
             head = stream.readline() if self._once else stream.read(BLOCK)
             if begins_array(head):
                 yield from array_elements(head, stream, self.name, LONGEST_RECORD)
+                return
+            if begins_squad(head):
+                yield from questions(head + stream.read(), self.name)
                 return
             if self._once:
                 lines: Iterator[bytes] = chain([head] if head else [], stream)

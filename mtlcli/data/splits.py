@@ -5,7 +5,8 @@ Texts are not kept: a split stores the numbers of its rows and reads their texts
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,13 @@ LABEL_NAMES = (
     "similarity",
     "is_duplicate",
     "target",
+    "relation",
+    "gold_label",
     "y",
 )
 WORD_NAMES = (("words",), ("tokens",), ("form",))
 TAG_NAMES = ("tags", "ner_tags", "pos_tags", "entities", "spans")
+ANSWER_NAMES = ("answers", "answer")
 TEXT_NAMES = (("text",), ("sentence",), ("review",), ("document",), ("question",), ("title",))
 PAIR_NAMES = (
     ("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2"), ("sentence_a", "sentence_b"),
@@ -290,15 +294,17 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: boo
     """Return the columns of texts and label: from the configuration, from the task, or by common names in the header."""
     where = f"tasks.{task.name}"
     texts = tuple(config.text or task.texts)
+    encoding = encoding_of(config)
+    counts: tuple[int, ...] = task.text_columns or (1 + task.pair,)
     if not texts:
         usual = PAIR_NAMES if task.pair else TEXT_NAMES if task.target.unit == "row" else (*WORD_NAMES, *TEXT_NAMES)
-        texts = next((columns for names in usual if (columns := _named(source, names))), ())
+        texts = next((columns for names in task.usual_texts or usual if (columns := _named(source, names))), ())
     if not texts and isinstance(source, FileSource) and source.format.name == "conll":
         texts = ("0",)
     if not texts:
         wanted = (
             "two columns are the texts: --set tasks.{0}.text=[first,second]"
-            if task.pair
+            if min(counts) == 2
             else "column is the text: --set tasks.{0}.text=NAME"
         )
         missing_label = labeled and not _labels_of(source, config, task)
@@ -306,17 +312,16 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: boo
         raise MtlError(
             f"{source.name}: which {wanted.format(task.name)}{and_label}; the file has {listed(source.columns)}"
         )
-    if len(texts) != 1 + task.pair:
-        raise MtlError(
-            f"{where}.text: found {one_of(texts)}: expected "
-            + (
-                "two columns, the texts of a pair"
-                if task.pair
-                else "one column (for two texts a row there are pair tasks)"
-            )
-        )
-    nested = encoding_of(config).nested
-    text_columns = tuple(source.column(text, nested=nested) for text in texts)
+    if len(texts) not in counts:
+        expected = f"{' or '.join(map(str, counts))} columns"
+        if counts == (1,):
+            expected = "one column (for two texts a row there are pair tasks)"
+        elif counts == (2,):
+            expected = "two columns, the texts of a pair"
+        raise MtlError(f"{where}.text: found {one_of(texts)}: expected {expected}")
+    text_columns = tuple(
+        source.column(text, nested=encoding.nested) for text in (*texts, *encoding.further_columns(config))
+    )
     if not labeled:
         return Columns(text_columns)
     wanted_labels = _labels_of(source, config, task)
@@ -336,7 +341,8 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: boo
 
 def _labels_of(source: Source, config: TaskConfig, task: Task) -> tuple[str, ...]:
     """Return the label columns of the configuration, of the task, or by a common name in the header; empty for none of them."""
-    names: tuple[str, ...] = LABEL_NAMES if task.target.unit == "row" else (*TAG_NAMES, *LABEL_NAMES)
+    usual: Mapping[str, tuple[str, ...]] = {"word": TAG_NAMES, "query": ANSWER_NAMES}
+    names = (*usual.get(task.target.unit, ()), *LABEL_NAMES)
     if isinstance(source, FileSource) and source.format.name == "conll":
         names = ("-1",)  # the last column
     common = (columns for name in names if (columns := (name,) if name == "-1" else _named(source, (name,))))
@@ -375,8 +381,8 @@ def read_split(
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
-    no_label = frozenset(config.no_label or ())
-    unlabeled, dropped = 0, FilterCounts()
+    no_label = frozenset(task.no_label if config.no_label is None else config.no_label)
+    marks, dropped = Counter[str](), FilterCounts()
     ordinals, lines, hashes, groups = [], [], [], []
     weights: list[float] = []
     raws: list[Raw] = []
@@ -390,7 +396,7 @@ def read_split(
         label = _label_in(row, columns.labels, target, source)
         texts, problem = _texts_in(row, columns, source, encoding)
         if isinstance(label, str) and label in no_label:
-            unlabeled += 1
+            marks[label] += 1
             continue
         raw: Raw
         if problem:
@@ -430,6 +436,7 @@ def read_split(
         hashes, raws = [hashes[number] for number in kept], [raws[number] for number in kept]
         items, weights = [items[number] for number in kept], [weights[number] for number in kept]
     bad.raise_if_any()
+    unlabeled = marks.total()
     skipped = f"{task.name} {words}: {bad.summary()}" if bad.count else ""
     if source.where is not None and dropped.rows and not (raws or bad.count or unlabeled):
         raise MtlError(
@@ -437,7 +444,7 @@ def read_split(
             f"{dropped.describe()}"
         )
     if not raws:
-        marked = f"; {unlabeled} rows have no label ({one_of(no_label)})" if unlabeled else ""
+        marked = f"; {unlabeled} rows have no label ({one_of(sorted(marks))})" if unlabeled else ""
         raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}{marked}")
     gold = target.pack(items)
     if fit and target.is_constant(gold):
@@ -455,7 +462,7 @@ def read_split(
     notes = list(target.notes(raws, training=split == "train"))
     if unlabeled:
         notes.append(
-            f"{unlabeled} rows are left out, because their label is {one_of(sorted(map(repr, no_label)))} (no_label)"
+            f"{unlabeled} rows are left out, because their label is {one_of(sorted(map(repr, marks)))} (no_label)"
         )
     # Rows held out of training are those of the same file, about which the training split has the note.
     if source.where is not None and dropped.rows and not (rows is not None and split == "dev"):

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mtlcli.data.encodings import PLAIN, RowEncoding, RowTexts
+from mtlcli.data.encodings import PLAIN, RowEncoding, RowTexts, TooLong
 from mtlcli.data.splits import Split
 from mtlcli.data.tokenizer import Tokenizer, TokenSequences
 from mtlcli.errors import MtlError
@@ -119,17 +119,23 @@ def tokenize(
 
 def tokenize_split(split: Split, tokenizer: Tokenizer, cache: Path | None) -> TokenizedSplit:
     """Tokenize the rows of a split by its encoding."""
+    try:
+        sides = _sides_of(split, tokenizer, cache)
+    except TooLong as error:
+        raise MtlError(f"{split.place(error.row)}: {error}") from None
+    return TokenizedSplit(sides, tokenizer.pad, split.target, split.gold, split.weights)
+
+
+def _sides_of(split: Split, tokenizer: Tokenizer, cache: Path | None) -> tuple[TokenSequences, ...]:
     encoding = split.encoding
     if encoding.sides == 2:
-        sides = tuple(
+        return tuple(
             tokenize(
                 ((texts[side],) for texts in split.texts()), tokenizer, f"{split.content} side {side}", cache, encoding
             )
             for side in range(2)
         )
-    else:
-        sides = (tokenize(split.texts(), tokenizer, f"{split.content} joined", cache, encoding),)
-    return TokenizedSplit(sides, tokenizer.pad, split.target, split.gold, split.weights)
+    return (tokenize(split.texts(), tokenizer, f"{split.content} joined", cache, encoding),)
 
 
 def _keep(folder: Path, final: Path) -> Path:
@@ -158,8 +164,11 @@ def _write(texts: Iterable[RowTexts], tokenizer: Tokenizer, encoding: RowEncodin
     items: list[Arrays] = []
     truncated, checks = 0, {"tokens": 0, "types": 0}
     with (folder / "tokens.bin").open("wb") as tokens, (folder / "types.bin").open("wb") as types:
-        for chunk in _chunks(texts):
-            part = encoding.tokenize(chunk, tokenizer)
+        for number, chunk in enumerate(_chunks(texts)):
+            try:
+                part = encoding.tokenize(chunk, tokenizer)
+            except TooLong as error:
+                raise TooLong(number * CHUNK + error.row, str(error)) from None
             checks["tokens"] = _append(tokens, part.tokens.astype(dtype), checks["tokens"])
             if part.types is not None:
                 checks["types"] = _append(types, part.types, checks["types"])

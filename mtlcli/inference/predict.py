@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mtlcli.data.batches import by_length, collate
-from mtlcli.data.encodings import BadText, RowEncoding, RowTexts, recorded_encoding
+from mtlcli.data.encodings import BadText, RowEncoding, RowTexts, TooLong, recorded_encoding
 from mtlcli.data.readers import BadRows, FileSource, TextRow, iterate
 from mtlcli.data.splits import values_of
 from mtlcli.data.tokenizer import Tokenizer, TokenSequences
@@ -150,7 +150,9 @@ def find_readings(
             continue
         encoding = recorded_encoding(task)
         texts = ("text",) * len(task["text"]) if plain else tuple(columns or task["text"])
-        if len(texts) != len(task["text"]):
+        if plain and len(texts) > 2:
+            missing.append(f"{name} reads {one_of(task['text'])}, which a line of plain text cannot hold")
+        elif len(texts) != len(task["text"]):
             missing.append(f"{name} reads {len(task['text'])} of them, --text names {len(texts)}")
         elif (keys := _columns(source, texts, encoding, search=bool(wanted or columns))) is None:
             missing.append(f"{name} needs {' and '.join(texts)}")
@@ -254,7 +256,10 @@ def predict_rows(
             run, reading = run_pass.run, run_pass.reading
             texts = [texts_of(row, reading) for row in chunk]
             blank |= np.array([bool(reading.encoding.empty(row_texts)) for row_texts in texts])
-            tokenized = _tokenized(reading, texts, run_pass.tokenizer)
+            try:
+                tokenized = _tokenized(reading, texts, run_pass.tokenizer)
+            except TooLong as error:
+                raise MtlError(f"the row at line {chunk[error.row].line}: {error}") from None
             for side in tokenized.sides:
                 cut |= side.cut if side.cut is not None else False
             predicted = _predictions(

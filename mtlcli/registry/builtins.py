@@ -53,7 +53,11 @@ _ROWS = (
             "regression": "mtlcli.tasks.kinds:Regression",
             "pair-classification": "mtlcli.tasks.kinds:PairClassification",
             "pair-regression": "mtlcli.tasks.kinds:PairRegression",
+            "nli": "mtlcli.tasks.nli:NLI",
             "tagging": "mtlcli.tasks.kinds:Tagging",
+            "multiple-choice": "mtlcli.tasks.multiple_choice:MultipleChoice",
+            "span-extraction": "mtlcli.tasks.span_extraction:SpanExtraction",
+            "relation": "mtlcli.tasks.relation:Relation",
         },
     ),
     Family(
@@ -71,6 +75,10 @@ _ROWS = (
             "class-contrastive": "mtlcli.heads.class_contrastive:ClassContrastive",
             "tag-linear": "mtlcli.heads.tag_linear:TagLinear",
             "tag-crf": "mtlcli.heads.tag_crf:TagCRF",
+            "choice-linear": "mtlcli.heads.choice_linear:ChoiceLinear",
+            "span-linear": "mtlcli.heads.span_linear:SpanLinear",
+            "relation-linear": "mtlcli.heads.relation_linear:RelationLinear",
+            "relation-mlp": "mtlcli.heads.relation_linear:RelationMLP",
         },
     ),
     Family(
@@ -215,6 +223,9 @@ _ROWS = (
             "span-precision": "mtlcli.metrics.span_f1:SpanPrecision",
             "span-recall": "mtlcli.metrics.span_f1:SpanRecall",
             "tag-accuracy": "mtlcli.metrics.tag_accuracy:TagAccuracy",
+            "relation-f1": "mtlcli.metrics.relation_f1:RelationF1",
+            "answer-f1": "mtlcli.metrics.answers:AnswerF1",
+            "answer-exact-match": "mtlcli.metrics.answers:AnswerExactMatch",
         },
     ),
 )

@@ -25,6 +25,10 @@ class Task(ABC):
         texts: columns of the text or texts, by header name; empty if the user or the header decides.
         label: column of the label; empty likewise.
         pair: whether a row holds two texts.
+        usual_texts: names of text columns that files of this kind often have, tried in order where `texts` is empty; empty for
+            those of all kinds.
+        text_columns: how many columns the texts can be in; empty for one, or two of a pair.
+        no_label: default marks of rows without a label, which are left out.
         target: what is predicted, such as `Classes` or `Score`.
         heads: default head for each encoding; the first encoding is the default one.
         metrics: names of its metrics; the first is the primary one, which selects checkpoints.
@@ -36,6 +40,9 @@ class Task(ABC):
     texts: ClassVar[tuple[str, ...]] = ()
     label: ClassVar[str] = ""
     pair: ClassVar[bool] = False
+    usual_texts: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    text_columns: ClassVar[tuple[int, ...]] = ()
+    no_label: ClassVar[tuple[str, ...]] = ()
     target: Target
     heads: ClassVar[Mapping[str, str]]
     metrics: ClassVar[tuple[str, ...]]

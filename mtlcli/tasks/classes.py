@@ -48,6 +48,7 @@ class Classes(Target):
         aliases: texts that stand for a label, by the text in the file; read before everything else.
         normalize: labels that look alike are one class, named by the most frequent spelling in training.
         positive: the class that metrics of one class, such as F1, measure; None: not stated.
+        negative: the class that stands for nothing of interest, which the F1 of relations leaves out; None: there is none.
     """
 
     kind = "classes"
@@ -58,6 +59,7 @@ class Classes(Target):
     aliases: Mapping[str, str] = field(default_factory=dict)
     normalize: bool = False
     positive: str | None = None
+    negative: str | None = None
 
     @classmethod
     def named(cls, *labels: str) -> "Classes":
@@ -268,7 +270,7 @@ class Classes(Target):
         values = None if self.values is None else dict(self.values)
         return {
             "kind": self.kind, "values": values, "learned": self.learned, "aliases": dict(self.aliases),
-            "normalize": self.normalize, "positive": self.positive,
+            "normalize": self.normalize, "positive": self.positive, "negative": self.negative,
         }  # fmt: skip
 
     @classmethod
@@ -281,6 +283,7 @@ class Classes(Target):
             {str(text): str(label) for text, label in record["aliases"].items()},
             record["normalize"],
             record.get("positive"),
+            record.get("negative"),
         )
 
     # A batch

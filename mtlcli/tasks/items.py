@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+NO_SPAN = (-1, -1)
+"""Span of an item that covers no characters of the row's text, such as the place that stands for no answer."""
+
 
 @dataclass(frozen=True)
 class Items:

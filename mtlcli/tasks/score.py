@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtlcli.errors import MtlError, one_of, quotable
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
 from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target
@@ -119,7 +120,7 @@ class Score(Target):
 
     # A batch
 
-    def collate(self, gold: Arrays, rows: np.ndarray) -> Tensors:
+    def collate(self, gold: Arrays, rows: np.ndarray, items: Items | None = None) -> Tensors:
         """Return `value` without NaN, and where there was one, `known`: 0 times NaN would still be NaN in a gradient."""
         part = gold.take(rows)
         has_label = self.known(part)

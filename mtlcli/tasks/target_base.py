@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from mtlcli.errors import MtlError
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.ragged import Arrays, Tensors
 from mtlcli.tasks.words import Text
 
@@ -159,8 +160,12 @@ class Target(ABC):
 
     # A batch
 
-    def collate(self, gold: Arrays, rows: np.ndarray) -> Tensors:
-        """Return the labels of some rows of a split as the tensors that `Head.loss` gets, all of them finite."""
+    def collate(self, gold: Arrays, rows: np.ndarray, items: Items | None = None) -> Tensors:
+        """Return the labels of some rows of a split as the tensors that `Head.loss` gets, all of them finite.
+
+        Args:
+            items: where the items of these rows stand, for labels that depend on it.
+        """
         return gold.take(rows).tensors()
 
     @abstractmethod
@@ -189,6 +194,10 @@ class Target(ABC):
         A target that overrides this supports `class_weights`, `label_smoothing` and `focal`.
         """
         return None
+
+    def perfect(self, gold: Arrays) -> Arrays:
+        """Return the predictions of a model that is right about every label."""
+        return gold
 
     @abstractmethod
     def examples(self, n: int) -> Arrays:

@@ -10,7 +10,7 @@
 Each function takes the class and its options by keyword, and raises AssertionError with one sentence that states the expected
 and the actual result. Plugins are checked in the run `RUN` with the tasks `grades` (three classes, 1000 rows), `scores` (0 to
 5, 300 rows) and `pairs` (two classes, 100 rows), and in a run of `grades` alone. Heads and metrics for words are checked on
-`NAMES` (spans of two types) and `SPEECH` (plain tags).
+`NAMES` (spans of two types) and `SPEECH` (plain tags), those of choices on `CHOICES`, those of answers on `QUESTIONS`.
 """
 
 from mtlcli.testing.architectures import check_architecture
@@ -19,6 +19,7 @@ from mtlcli.testing.common import GRADES, PAIRS, RUN, SCORES
 from mtlcli.testing.encoders import check_encoder
 from mtlcli.testing.gradient_regularizers import check_gradient_regularizer
 from mtlcli.testing.heads import check_head
+from mtlcli.testing.item_heads import CHOICES, QUESTIONS
 from mtlcli.testing.metrics import check_metric
 from mtlcli.testing.regularizers import check_regularizer
 from mtlcli.testing.schedulers import check_scheduler
@@ -27,9 +28,11 @@ from mtlcli.testing.tasks import check_task
 from mtlcli.testing.word_heads import NAMES, SPEECH
 
 __all__ = [
+    "CHOICES",
     "GRADES",
     "NAMES",
     "PAIRS",
+    "QUESTIONS",
     "RUN",
     "SCORES",
     "SPEECH",

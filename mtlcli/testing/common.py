@@ -16,7 +16,9 @@ from mtlcli.balancers.base import Need
 from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.plugin import EpochResult, EvaluationResult, Plugin, SetupContext, StepResult
-from mtlcli.tasks.targets import Arrays, Classes, Score, Tensors
+from mtlcli.tasks.answers import Answers, row_of
+from mtlcli.tasks.items import NO_SPAN, Items
+from mtlcli.tasks.targets import Arrays, Classes, Ragged, Score, Target, Tensors
 from mtlcli.training.engine import blocks
 
 GRADES = TaskFacts("grades", rows=1000, batches=63, target=Classes.named("bad", "fair", "good"))
@@ -201,11 +203,36 @@ def start_of(model: MultiTaskModel, facts: Sequence[TaskFacts]) -> SetupContext:
 
 def gold_of(task: TaskFacts, n: int = 4) -> Tensors:
     """Return labels of n rows as a batch has them."""
-    return task.target.collate(task.target.examples(n), np.arange(n))
+    gold = task.target.examples(n)
+    return task.target.collate(gold, np.arange(n), items_for(task.target, gold))
 
 
-def unknown_gold(task: TaskFacts, n: int = 4) -> Tensors:
-    """Return the same labels, the first of which is unknown."""
+def unknown_gold(task: TaskFacts, n: int = 4, like: Tensors | None = None) -> Tensors:
+    """Return the same labels, the first of which is unknown.
+
+    Args:
+        like: labels of the same rows, whose items are kept; without it, the first row has no items.
+    """
     target, examples = task.target, task.target.examples(n)
+    if like is not None and like.starts is not None:
+        first = int(like.starts[1])
+        unknown = {name: labels.clone() for name, labels in like.fields.items()}
+        for name in {"chosen", "start", "end"} & set(unknown):
+            unknown[name][:first] = -1 if name == "chosen" else 0
+        return Ragged(unknown, like.starts)
     values = [None, *(target.gold_json(examples, row) for row in range(1, n))]
-    return target.collate(target.gold_from_json(values), np.arange(n))
+    gold = target.gold_from_json(values)
+    return target.collate(gold, np.arange(n), items_for(target, gold))
+
+
+def items_for(target: Target, gold: Arrays) -> Items | None:
+    """Return places where answers can stand, one for each character of a row's context; None for other targets."""
+    if not isinstance(target, Answers):
+        return None
+    contexts = [len(row_of(gold, row).context) for row in range(len(gold))]
+    starts = torch.tensor([0, *(1 + length for length in contexts)]).cumsum(0)
+    place = torch.cat([torch.arange(1 + length) for length in contexts])
+    spans = torch.stack([place - 1, place], dim=1)
+    spans[place == 0] = torch.tensor(NO_SPAN)
+    sequence = torch.repeat_interleave(torch.arange(len(contexts)), starts.diff())
+    return Items(starts, sequence, place, place, torch.arange(len(contexts) + 1), spans)

@@ -24,6 +24,7 @@ from mtlcli.testing.common import (
     numbers,
     unknown_gold,
 )
+from mtlcli.testing.item_heads import check_item_head
 from mtlcli.testing.word_heads import check_word_head
 
 
@@ -41,7 +42,8 @@ def check_head(plugin: type[Head], **options: object) -> None:
     - decoded classes are indices with probabilities that sum to 1; scores lie in the range of the task;
     - in evaluation mode the output of a row depends neither on other rows nor on padding, and survives save and load.
 
-    A head with `items = "words"` has an output for each word (m, ...) instead, and is checked with tags.
+    A head with `items = "words"` has an output for each word (m, ...) instead, and is checked with tags; one of choices, marked spans
+    or answers with rows that have such items.
     """
     checked = checked_options(plugin, Head, 1, options)
     expect(
@@ -50,6 +52,9 @@ def check_head(plugin: type[Head], **options: object) -> None:
     )
     if plugin.items == "words":
         check_word_head(plugin, lambda facts: plugin(facts, **checked))
+        return
+    if plugin.items:
+        check_item_head(plugin, lambda facts: plugin(facts, **checked))
         return
     declined = []
     for task in (GRADES, PAIRS, SCORES):

@@ -52,17 +52,17 @@ def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
     if isinstance(metric, Decomposed):
         _check_statistics(name, metric, predicted, gold, values[0])
     labeled = gold.take(target.units(gold) > 0)
-    perfect = _measure_once(metric, labeled, labeled)
+    perfect = _measure_once(metric, target.perfect(labeled), labeled)
     expect(np.isclose(perfect, best), f"{name}: expected {best} for perfect predictions, found {perfect}")
     # Single and constant rows: the variance of a correlation and the denominator of an F1 are 0.
     three = target.examples(3)
     single, same = three.take([1]), three.take([1, 1, 1])
     for first, second in ((single, single), (single, three.take([2])), (same, same), (same, three)):
-        n = len(first)
-        if first.starts is not None and not np.array_equal(first.starts, np.asarray(second.starts)):
+        n, starts = len(first), target.perfect(first).starts
+        if starts is not None and not np.array_equal(starts, np.asarray(second.starts)):
             continue  # predictions have the items of the labels
-        _measure(metric, first, second, np.ones((1, n), dtype=np.int64))
-        _measure(metric, second, first, n * np.eye(n, dtype=np.int64))
+        _measure(metric, target.perfect(first), second, np.ones((1, n), dtype=np.int64))
+        _measure(metric, target.perfect(second), first, n * np.eye(n, dtype=np.int64))
 
 
 def _made_up(target: Target, random: np.random.Generator, n: int) -> tuple[Arrays, Arrays]:
@@ -72,8 +72,8 @@ def _made_up(target: Target, random: np.random.Generator, n: int) -> tuple[Array
     unseen = target.gold_from_json([None])
     if all(np.isfinite(array).all() for array in unseen.fields.values()):
         gold = concat([gold.take(slice(1, None)), unseen])
-    predicted = examples.take(random.integers(n, size=n))
-    if gold.starts is not None:
+    predicted = target.perfect(examples).take(random.integers(n, size=n))
+    if predicted.starts is not None and gold.starts is not None:
         fields = {
             name: array[random.integers(len(array), size=int(gold.starts[-1]))]
             for name, array in examples.fields.items()

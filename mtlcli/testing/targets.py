@@ -5,12 +5,12 @@ import json
 import numpy as np
 import torch
 
-from mtlcli.tasks.targets import Arrays, Target, concat
-from mtlcli.testing.common import expect
+from mtlcli.tasks.targets import Arrays, Target, Tensors, concat
+from mtlcli.testing.common import expect, items_for
 
 
 def check_target(target: Target) -> None:
-    """Check a fitted target on made-up labels, which also serve as predictions.
+    """Check a fitted target on made-up labels, and on predictions that are right about them.
 
     - it survives run.json, and labels and predictions survive predictions/*.jsonl;
     - rows can be permuted and restored, split and joined; an empty split and a single row work too;
@@ -21,6 +21,7 @@ def check_target(target: Target) -> None:
     """
     name, n = type(target).__qualname__, 7
     gold = target.examples(n)
+    perfect = target.perfect(gold)
     # Through JSON text, which turns tuples into lists and integer keys into strings.
     record = json.loads(json.dumps(target.record()))
     again = type(target).of(record)
@@ -29,9 +30,9 @@ def check_target(target: Target) -> None:
     _check_rows(name, target, gold)
     _check_json(name, target, gold)
     _check_units(name, target, gold)
-    _check_average(name, target, gold)
-    _check_outputs(name, target, gold)
-    cells = target.as_cells(gold, 0)
+    _check_average(name, target, perfect)
+    _check_outputs(name, target, gold, perfect)
+    cells = target.as_cells(perfect, 0)
     expect(
         set(cells) <= set(target.cells()), f"{name}: as_cells returns {list(cells)}, but cells returns {target.cells()}"
     )
@@ -61,15 +62,17 @@ def _check_json(name: str, target: Target, gold: Arrays) -> None:
     expect(_equal(target.gold_from_json(values), gold), f"{name}: labels written as {values} read back as other labels")
     unknown = target.gold_from_json([None])
     expect(target.gold_json(unknown, 0) is None, f"{name}: None is read as {target.gold_json(unknown, 0)!r}")
-    written = json.loads(json.dumps([target.as_json(gold, row, exact=True) for row in rows]))
-    expect(_equal(target.from_json(written), gold), f"{name}: predictions written as {written} read back differently")
+    perfect = target.perfect(gold)
+    written = json.loads(json.dumps([target.as_json(perfect, row, exact=True) for row in rows]))
+    same = _equal(target.from_json(written), perfect)
+    expect(same, f"{name}: predictions written as {written} read back differently")
 
 
 def _check_units(name: str, target: Target, gold: Arrays) -> None:
     values = [target.gold_json(gold, row) for row in range(len(gold))]
     partly = target.gold_from_json([None, *values[1:]])
     for rows in (gold, partly):
-        batch = target.collate(rows, np.arange(len(rows)))
+        batch = target.collate(rows, np.arange(len(rows)), items_for(target, rows))
         finite = all(bool(torch.isfinite(tensor.double()).all()) for tensor in batch.fields.values())
         expect(finite, f"{name}.collate: expected finite tensors, found {batch}")
         is_known = target.known(batch).numpy()
@@ -87,18 +90,29 @@ def _check_average(name: str, target: Target, gold: Arrays) -> None:
     expect(_equal(forth, back), f"{name}.average: depends on the order of votes: {forth} and {back}")
 
 
-def _check_outputs(name: str, target: Target, gold: Arrays) -> None:
+def _check_outputs(name: str, target: Target, gold: Arrays, perfect: Arrays) -> None:
     random = torch.Generator().manual_seed(0)
     output = torch.randn(len(gold), target.outputs(), generator=random).squeeze(-1)
     apart = target.divergence(output, output)
     expect(not bool(apart.any()), f"{name}.divergence: expected 0 for equal outputs, found {apart.tolist()}")
-    soft = target.soft(gold)
+    soft = target.soft(perfect)
     if soft is not None:  # a target may not support distillation
-        losses = target.soft_loss(lambda labels: next(iter(labels.fields.values())).double(), soft.tensors())
-        expected = next(iter(target.collate(gold, np.arange(len(gold))).fields.values())).double()
+        losses = target.soft_loss(_any_loss, soft.tensors())
+        expected = _any_loss(target.collate(gold, np.arange(len(gold))))
         close = torch.allclose(losses.double(), expected)
         expect(close, f"{name}.soft_loss: expected the loss of the labels {expected.tolist()}, found {losses.tolist()}")
-    uncertainty = target.uncertainty(target.average([gold, gold], [target, target]).tensors())
+    uncertainty = target.uncertainty(target.average([perfect, perfect], [target, target]).tensors())
     if uncertainty is not None:
         within = bool(((uncertainty >= 0) & (uncertainty <= 1)).all()) and uncertainty.shape == (len(gold),)
         expect(within, f"{name}.uncertainty: expected numbers from 0 to 1, found {uncertainty.tolist()}")
+
+
+def _any_loss(labels: Tensors) -> torch.Tensor:
+    """Return numbers of rows (n,) that depend on every label, in place of a head's loss."""
+    values = next(iter(labels.fields.values())).double()
+    if labels.starts is None:
+        return values
+    lengths = labels.starts.diff()
+    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    place = torch.arange(len(values)) - labels.starts[:-1][row]
+    return values.new_zeros(len(lengths)).index_add(0, row, values * (1 + place))

@@ -3,6 +3,7 @@
 import torch
 
 from mtlcli import registry
+from mtlcli.config.schema import WHOLE_ROWS
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import HeadFacts
 from mtlcli.tasks.base import HubSource, Task, sample_rows
@@ -25,12 +26,13 @@ def check_task(plugin: type[Task], **options: object) -> None:
         isinstance(getattr(task, "target", None), Target),
         f"{name}.target: expected a Target such as Classes(...) or Score(...)",
     )
+    counts = task.text_columns or (1 + task.pair,)
     expect(
-        not task.texts or len(task.texts) == 1 + task.pair,
-        f"{name}.texts: expected {1 + task.pair} column(s), or none where the user decides; found {task.texts}",
+        not task.texts or len(task.texts) in counts,
+        f"{name}.texts: expected {listed(counts)} column(s), or none where the user decides; found {task.texts}",
     )
     heads = getattr(task, "heads", {})
-    allowed = {"cross", "bi"} if task.pair else {"single", "words"}
+    allowed = {"cross", "bi", "spans"} if task.pair else {"single", "words", "choices", "marked"}
     expect(
         heads and set(heads) <= allowed,
         f"{name}.heads: expected a head for {listed(allowed)}, found {listed(heads)}",
@@ -58,7 +60,7 @@ def check_task(plugin: type[Task], **options: object) -> None:
         # Only built: a head that cannot predict this target raises in its constructor.
         with torch.random.fork_rng(devices=[]):
             head_class(HeadFacts(facts, DIM, sides))
-        items = "" if encoding in ("single", "cross", "bi") else encoding
+        items = "" if encoding in WHOLE_ROWS else encoding
         expect(
             head_class.items == items,
             f'{name}.heads: "{head}" predicts {head_class.items or "whole rows"}, and the encoding {encoding} gives '
@@ -69,9 +71,7 @@ def check_task(plugin: type[Task], **options: object) -> None:
 def _check_samples(name: str, task: Task) -> TaskFacts:
     """Check the task's made-up rows and return their facts; without such rows, the facts of three made-up labels."""
     if task.sample("train") is None:
-        words = (Words.joined(["a", "b"]),)
-        labels = "012" if task.target.unit == "row" else (["O", "B-0"], ["B-1", "O"], ["O", "O"])
-        return TaskFacts("mine", 3, 1, task.target.fit([{"label": label, "texts": words} for label in labels]))
+        return TaskFacts("mine", 3, 1, task.target.fit(_made_up_rows(task.target)))
     texts: dict[str, set[tuple[str, ...]]] = {}
     facts = TaskFacts("mine", 0, 1, task.target)
     for split in ("train", "dev", "test"):
@@ -103,3 +103,14 @@ def _check_samples(name: str, task: Task) -> TaskFacts:
             f"{name}.sample({split!r}): {len(shared)} row(s) are also training rows, such as {next(iter(shared), '')}",
         )
     return facts
+
+
+def _made_up_rows(target: Target) -> list[Raw]:
+    """Return three rows with labels of a target."""
+    if target.unit == "word":
+        tags = (["O", "B-0"], ["B-1", "O"], ["O", "O"])
+        return [{"label": label, "texts": (Words.joined(["a", "b"]),)} for label in tags]
+    if target.unit == "query":
+        answers: tuple[list[dict[str, str]], ...] = ([{"text": "0"}], [{"text": "1"}], [])
+        return [{"label": label, "texts": ("what", "0 or 1")} for label in answers]
+    return [{"label": label, "texts": ("", "which", "0", "1", "2")} for label in "012"]

@@ -75,7 +75,8 @@ def make_plan(
     for task, task_plan in zip(tasks, planned, strict=True):
         notes += [note for split in task.loaded.splits.values() for note in split.notes]
         notes += class_notes(task.loaded, config.balancer)
-        notes += _notes(task_plan, task.batches.tokenized.windows, config.encoder.max_length)
+        windows = task.batches.tokenized.windows if task.loaded.splits["train"].encoding.in_parts else None
+        notes += _notes(task_plan, windows, config.encoder.max_length)
         warnings += class_warnings(task.loaded)
         warnings += _warnings(task.loaded, task_plan)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")

@@ -237,7 +237,7 @@ def test_rows_without_a_label_are_noted_and_left_out_on_request(load, mark):
     assert loaded.target.labels == ("0", "1", "2")
     assert loaded.splits["dev"].lines.tolist() == [2, 3, 5]
     assert notes(loaded) == [
-        f"t {split}: 2 rows are left out, because their label is '-', '-1' (no_label)" for split in ("train", "dev")
+        f"t {split}: 2 rows are left out, because their label is '{mark}' (no_label)" for split in ("train", "dev")
     ]
 
 

@@ -284,7 +284,7 @@ def test_the_contract_notices_a_batch_with_nan():
     class Plain(Score):
         """Leaves NaN in a batch."""
 
-        def collate(self, gold, rows):
+        def collate(self, gold, rows, items=None):
             return gold.take(rows).tensors()
 
     with pytest.raises(AssertionError, match=r"collate: expected finite tensors"):

@@ -28,16 +28,18 @@ def task(name: str) -> Task:
 def test_these_tasks_come_with_mtlcli():
     assert BUILT_IN == [
         "sst", "cfimdb", "quora", "sts", "classification", "regression", "pair-classification", "pair-regression",
-        "tagging",
+        "nli", "tagging", "multiple-choice", "span-extraction", "relation",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_task_declares_what_fits_together(name):
     one = task(name)
-    encodings = {"cross", "bi"} if one.pair else {"words"} if one.target.unit == "word" else {"single"}
-    assert set(one.heads) == encodings
-    assert len(one.texts) in (0, 1 + one.pair)
+    items = {
+        "tagging": {"words"}, "multiple-choice": {"choices"}, "relation": {"marked"}, "span-extraction": {"spans"},
+    }  # fmt: skip
+    assert set(one.heads) == items.get(name, {"cross", "bi"} if one.pair else {"single"})
+    assert len(one.texts) in (0, *(one.text_columns or (1 + one.pair,)))
     assert one.on_bad_row in ("error", "skip")
     assert type(one).__doc__
     for metric in one.metrics:

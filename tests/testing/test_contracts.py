@@ -29,6 +29,7 @@ from mtlcli.tasks.targets import Classes, Ragged, Score
 from mtlcli.testing import (
     GRADES,
     NAMES,
+    QUESTIONS,
     SCORES,
     check_architecture,
     check_balancer,
@@ -45,15 +46,20 @@ BUILT_IN = {
     "tasks": [
         "cfimdb",
         "classification",
+        "multiple-choice",
+        "nli",
         "pair-classification",
         "pair-regression",
         "quora",
         "regression",
+        "relation",
+        "span-extraction",
         "sst",
         "sts",
         "tagging",
     ],
     "heads": [
+        "choice-linear",
         "class-contrastive",
         "cosine",
         "linear",
@@ -61,6 +67,9 @@ BUILT_IN = {
         "pair-compare",
         "pair-concat",
         "pair-mix",
+        "relation-linear",
+        "relation-mlp",
+        "span-linear",
         "tag-crf",
         "tag-linear",
     ],
@@ -112,8 +121,9 @@ BUILT_IN = {
     "encoders": ["tiny"],
     "architectures": ["convolution", "hard-sharing", "soft-sharing"],
     "metrics": (
-        "accuracy average-precision calibration-error exact-match f1 kendall macro-f1 mae mcc mean-squared-error pearson precision "
-        "r2 recall rmse roc-auc span-f1 span-f1-strict span-precision span-recall spearman tag-accuracy weighted-f1"
+        "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall macro-f1 mae "
+        "mcc mean-squared-error pearson precision r2 recall relation-f1 rmse roc-auc span-f1 span-f1-strict "
+        "span-precision span-recall spearman tag-accuracy weighted-f1"
     ).split(),
 }
 """The registry as users know it: a name that leaves this table is a name that somebody's recipe has."""
@@ -221,6 +231,8 @@ FACTS = {
     **dict.fromkeys(("accuracy", "weighted-f1", "mcc", "calibration-error"), GRADES),
     **dict.fromkeys(("f1", "precision", "recall", "roc-auc", "average-precision"), ANSWERS),
     **dict.fromkeys(("mae", "rmse", "r2", "kendall"), SCORES),
+    **dict.fromkeys(("answer-f1", "answer-exact-match"), QUESTIONS),
+    "relation-f1": GRADES,
     "exact-match": SCORES,
     "macro-f1": GRADES,
     "mean-squared-error": SCORES,
@@ -699,7 +711,7 @@ def test_a_head_for_an_encoding_that_the_task_cannot_have_is_refused():
 
         heads = {"bi": "cosine"}
 
-    refused(check_task, Bi, "expected a head for single, words, found bi")
+    refused(check_task, Bi, "expected a head for choices, marked, single, words, found bi")
 
 
 def test_a_regularizer_that_changes_the_model_is_refused():
