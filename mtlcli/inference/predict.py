@@ -108,7 +108,7 @@ class Prediction:
 
     def __repr__(self) -> str:
         values = self.as_json(exact=True)
-        if "probabilities" in values:
+        if self.probabilities is not None:
             values["probabilities"] = self.probabilities
         return f"Prediction({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
@@ -159,7 +159,7 @@ def find_readings(
         else:
             tasks_by_reading.setdefault((keys, encoding), []).append(index)
     if missing and (wanted or not tasks_by_reading):
-        instead = "" if columns else "; say which to read with --text NAME, or its number from 0"
+        instead = "" if columns or plain else "; say which to read with --text NAME, or its number from 0"
         raise MtlError(f"{source.name}: has the columns {one_of(source.columns)}, but {'; '.join(missing)}{instead}")
     readings = [Reading(keys, encoding, tuple(tasks)) for (keys, encoding), tasks in tasks_by_reading.items()]
     if plain and not wanted:
