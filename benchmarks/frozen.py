@@ -53,6 +53,12 @@ def some(tokenized: TokenizedSplit, rows: int) -> TokenizedSplit:
     return replace(tokenized, sides=sides, gold=gold)
 
 
+def wait(device: torch.device) -> None:
+    """Wait for a GPU, whose work goes on behind a call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def main() -> None:
     """Runs the rounds and prints the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,16 +77,18 @@ def main() -> None:
     passes: list[float] = []
     part = some(batches.tokenized, 64 * 32)
     for number in range(rounds + 2):
-        step = [TaskLoss(0, (batches.next(),))]
+        step = [TaskLoss(0, (batches.next().to(run.device),))]
         shift = number % len(variants)
         for name in [*variants][shift:] + [*variants][:shift]:
             run.engine.features = variants[name]
             start = time.perf_counter()
             run.engine.run(step)
+            wait(run.device)
             times[name].append(time.perf_counter() - start)
         if number % 8 == 3:
             start = time.perf_counter()
             compute_features(run.model, 0, part, run.device, run.autocast)
+            wait(run.device)
             passes.append((time.perf_counter() - start) / 32)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds")
     base = np.array(times["anew"][2:])

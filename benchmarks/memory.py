@@ -17,16 +17,24 @@ def peak(
     arguments: argparse.Namespace, method: str, answers: "multiprocessing.SimpleQueue[tuple[int, int, int]]"
 ) -> None:
     """Ten steps on the longest batches; answers with the peak before and after them, in bytes, and the parameters."""
+    import torch
+
     from mtlcli.training.engine import TaskLoss
     from mtlcli.training.setup import set_up
 
     run = set_up(configuration(arguments, method))
     step = ours(run)
-    batches = [TaskLoss(task, (source.longest(),)) for task, source in enumerate(run.train)]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    batches = [TaskLoss(task, (source.longest().to(run.device),)) for task, source in enumerate(run.train)]
+
+    def highest() -> int:
+        if run.device.type == "cuda":
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    before = highest()
     for _ in range(10):
         step(batches)
-    answers.put((before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, run.engine.size))
+    answers.put((before, highest(), run.engine.size))
 
 
 def main() -> None:

@@ -208,7 +208,7 @@ def _output_format(output: Path | None, name: str | None) -> str:
     suffix = output.suffix.lower() if output is not None else ""
     if name is None and suffix not in FORMATS:
         raise MtlError(
-            f"--output: {output}: its name does not tell the format; add --format jsonl, csv, tsv, conll or conllu"
+            f"--output: {output}: its name does not tell the format; add --format jsonl, csv, tsv, conll, conllu or squad"
         )
     return name or FORMATS[suffix]
 

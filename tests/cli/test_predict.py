@@ -308,7 +308,7 @@ def test_the_format_follows_the_name_of_the_output(mtl, run, tmp_path):
 def test_an_output_whose_name_tells_no_format_is_asked_about(mtl, run, tmp_path):
     code, _, err = mtl("predict", run, "--output", tmp_path / "a.txt", stdin=LINES)
     assert code == 2
-    assert "add --format jsonl, csv, tsv, conll or conllu" in err
+    assert "add --format jsonl, csv, tsv, conll, conllu or squad" in err
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout"])
@@ -488,7 +488,7 @@ def test_a_missing_file_or_run_is_named(mtl, run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--format", "xml"), '--format: found "xml": expected jsonl, csv, tsv, conll or conllu'),
+        (("--format", "xml"), '--format: found "xml": expected jsonl, csv, tsv, conll, conllu or squad'),
         (
             ("--input-format", "xml"),
             '--input-format: found "xml": expected one of text, csv, tsv, jsonl, json, parquet, conll, conllu',
