@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 from mtlcli.errors import MtlError
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
 from mtlcli.tasks.items import Items
-from mtlcli.tasks.targets import UNSEEN, Classes, Ragged, Tensors
+from mtlcli.tasks.targets import UNSEEN, Classes, Distributions, Ragged, Tensors
 
 
 class ClassContrastive(Head):
@@ -43,9 +43,9 @@ class ClassContrastive(Head):
         ] = 0.99,
     ) -> None:
         super().__init__(facts)
-        if not isinstance(facts.task.target, Classes):
+        if not isinstance(facts.task.target, Classes) or isinstance(facts.task.target, Distributions):
             raise MtlError(
-                f'tasks.{facts.task.name}.head: "class-contrastive" contrasts classes; for a score use linear or cosine'
+                f'tasks.{facts.task.name}.head: "class-contrastive" contrasts classes; for a score or a distribution use linear'
             )
         self.scale, self.decay = scale, decay
         classes = facts.outputs

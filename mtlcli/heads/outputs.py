@@ -10,7 +10,7 @@ from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.cross_entropy import CrossEntropy
 from mtlcli.tasks.class_loss import ClassLoss
-from mtlcli.tasks.targets import Classes, Ragged, Score, Tensors
+from mtlcli.tasks.targets import Classes, Distributions, Ragged, Ranks, Score, Tensors
 
 
 class Output(ABC):
@@ -62,6 +62,39 @@ class ClassOutput(Output, nn.Module):
         return self.cross_entropy.weight_of(gold["index"])
 
 
+class RankOutput(ClassOutput):
+    """Cross-entropy of logits (n, classes), decoded in the order of the classes."""
+
+    def __init__(self, settings: ClassLoss, target: Ranks) -> None:
+        super().__init__(settings)
+        self.target = target
+
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its class, see `Ranks.decode`."""
+        probabilities = torch.softmax(output.float(), dim=-1)
+        index = self.target.decided(probabilities.detach().double().cpu().numpy())
+        return Ragged({"index": torch.from_numpy(index).to(output.device), "probabilities": probabilities})
+
+
+class DistributionOutput(Output):
+    """KL divergence of the softmax of logits (n, classes) from the label: 0 is perfect, whatever the label's entropy."""
+
+    def shaped(self, numbers: Tensor) -> Tensor:
+        """Return the logits as they are."""
+        return numbers
+
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return sum_c q_c (log q_c - log p_c) (n,), 0 where the label is unknown."""
+        q = gold["probabilities"].float()
+        divergence = (torch.xlogy(q, q) - q * torch.log_softmax(output.float(), dim=-1)).sum(-1)
+        return divergence * gold["known"] if "known" in gold else divergence
+
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the softmax and its largest class."""
+        probabilities = torch.softmax(output.float(), dim=-1)
+        return Ragged({"index": probabilities.argmax(-1), "probabilities": probabilities})
+
+
 @dataclass(frozen=True)
 class ScoreOutput(Output):
     """Squared error of a score in standard deviations of the training rows, so that the mean costs 1 in any units of the file.
@@ -108,6 +141,10 @@ def output_for(task: TaskFacts, gamma: float = 1.0) -> Output:
     match task.target:
         case Score():
             return ScoreOutput(task.target, gamma)
+        case Distributions() if gamma == 1.0:
+            return DistributionOutput()
+        case Ranks() if gamma == 1.0:
+            return RankOutput(task.class_loss, task.target)
         case Classes() if gamma == 1.0:
             return ClassOutput(task.class_loss)
         case Classes():

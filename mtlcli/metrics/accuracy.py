@@ -9,15 +9,21 @@ from mtlcli.tasks.targets import Arrays
 class Accuracy(Decomposed):
     """Divide the rows with the right class or choice by all rows, from 0 to 1.
 
-    A row whose label training never saw is always wrong.
+    A row whose label training never saw is always wrong. Of a label that is a distribution, each of its most probable classes is right.
     """
 
-    measures = frozenset({"choice", "classes"})
+    measures = frozenset({"choice", "classes", "distribution", "ranks"})
     is_proportion = True
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (right, 1)."""
-        right = right_choices(predicted, gold) if "chosen" in gold else predicted["index"] == gold["index"]
+        if "chosen" in gold:
+            right = right_choices(predicted, gold)
+        elif "probabilities" in gold:
+            labels = np.nan_to_num(gold["probabilities"])
+            right = labels[np.arange(len(labels)), predicted["index"]] >= labels.max(axis=1) - 1e-9
+        else:
+            right = predicted["index"] == gold["index"]
         return np.stack([right, np.ones_like(right)], axis=1).astype(np.float64)
 
     def score(self, totals: np.ndarray) -> np.ndarray:

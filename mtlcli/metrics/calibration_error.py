@@ -15,7 +15,7 @@ class CalibrationError(Decomposed):
     Confidence is the probability of the predicted class; a prediction without probabilities counts as certain.
     """
 
-    measures = frozenset({"classes"})
+    measures = frozenset({"classes", "ranks"})
     higher_is_better = False
     bounds = (1.0, 0.0)
 

@@ -16,7 +16,7 @@ class MacroF1(Metric):
     (-1) is a class of its own with F1 0, and in the mean wherever it occurs.
     """
 
-    measures = frozenset({"classes"})
+    measures = frozenset({"classes", "ranks"})
 
     def bind(self, predicted: Arrays, gold: Arrays) -> "MeanOfClasses":
         """Sort the rows by label and by prediction: with many classes, statistics of each row would be wide and empty."""
@@ -29,7 +29,7 @@ class WeightedF1(Metric):
     This is scikit-learn's `f1_score(average="weighted")`. A label that training never saw (-1) is a class with F1 0.
     """
 
-    measures = frozenset({"classes"})
+    measures = frozenset({"classes", "ranks"})
 
     def bind(self, predicted: Arrays, gold: Arrays) -> "WeightedMeanOfClasses":
         """Sort the rows by label and by prediction."""
@@ -43,7 +43,7 @@ class Matthews(Metric):
     `(c s - sum_k p_k t_k) / sqrt((s^2 - sum_k p_k^2) (s^2 - sum_k t_k^2))`, and 0 where all predictions or all labels are equal.
     """
 
-    measures = frozenset({"classes"})
+    measures = frozenset({"classes", "ranks"})
     bounds = (-1.0, 1.0)
 
     def bind(self, predicted: Arrays, gold: Arrays) -> "ClassCorrelation":

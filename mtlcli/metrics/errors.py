@@ -35,15 +35,16 @@ class RootMeanSquaredError(MeanSquaredError):
 
 
 class MeanAbsoluteError(Decomposed):
-    """Average |prediction - label| over rows, in units of the data; 0 is best and there is no worst."""
+    """Average |prediction - label| over rows, in units of the data or in classes of an order; 0 is best and there is no worst."""
 
-    measures = frozenset({"score"})
+    measures = frozenset({"ranks", "score"})
     higher_is_better = False
     bounds = (math.inf, 0.0)
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (absolute error, 1)."""
-        errors = np.abs(predicted["value"] - gold["value"])
+        name = "value" if "value" in gold else "index"
+        errors = np.abs(predicted[name] - gold[name]).astype(np.float64)
         return np.stack([errors, np.ones_like(errors)], axis=1)
 
     def score(self, totals: np.ndarray) -> np.ndarray:

@@ -26,6 +26,8 @@ from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target
 from mtlcli.tasks.words import Text
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
 
 POSITIVE = frozenset(("1", "yes", "true", "positive", "pos"))
@@ -62,7 +64,7 @@ class Classes(Target):
     negative: str | None = None
 
     @classmethod
-    def named(cls, *labels: str) -> "Classes":
+    def named(cls, *labels: str) -> "Self":
         """Return declared classes that a file calls by their names."""
         return cls({label: label for label in labels})
 
@@ -99,7 +101,7 @@ class Classes(Target):
 
     # Reading
 
-    def declare(self, labels: Sequence[str] | None, bounds: Sequence[float] | None, where: str) -> "Classes":
+    def declare(self, labels: Sequence[str] | None, bounds: Sequence[float] | None, where: str) -> "Self":
         """Return the classes of these names in this order."""
         if bounds is not None:
             raise MtlError(f"{where}.range: this task predicts classes; it has labels, not a range")
@@ -110,7 +112,7 @@ class Classes(Target):
             raise MtlError(f"{where}.labels: found {names}: expected two or more different names")
         return replace(self, values={name: name for name in names}, learned=False)
 
-    def spelled(self, aliases: Mapping[str, str] | None, normalize: bool, where: str) -> "Classes":
+    def spelled(self, aliases: Mapping[str, str] | None, normalize: bool, where: str) -> "Self":
         """Return the classes with aliases and, on request, without differences that do not show."""
         aliases = {text.strip(): label.strip() for text, label in (aliases or {}).items()}
         unknown = [label for label in aliases.values() if self.values is not None and label not in self._indices]
@@ -120,7 +122,7 @@ class Classes(Target):
             raise MtlError(f"{where}.aliases: {chained[0]!r} is both an alias and a label; give its final label")
         return replace(self, aliases=aliases, normalize=normalize) if aliases or normalize else self
 
-    def with_positive(self, label: str, where: str) -> "Classes":
+    def with_positive(self, label: str, where: str) -> "Self":
         """Return the classes with this one as the positive class."""
         return replace(self, positive=label.strip())
 
@@ -141,7 +143,7 @@ class Classes(Target):
             f"{where}.positive: say which class is the positive one: one of {one_of(map(quotable, self.labels))}"
         )
 
-    def parse(self, raw: Raw) -> int:
+    def parse(self, raw: Raw) -> Any:
         """Return the index of the class. Whole numbers may be written `1` or `1.0`, unless labels differ in just that."""
         text = raw["label"]
         if not text:
@@ -158,7 +160,7 @@ class Classes(Target):
             raise BadLabel("label", f": found '{quotable(text)}', expected one of {shown}")
         return index
 
-    def fit(self, raws: Iterable[Raw]) -> "Classes":
+    def fit(self, raws: Iterable[Raw]) -> "Self":
         """Return the distinct labels as classes, as they are written: sorted by value where all are numbers, else as text.
 
         Only where every label ends in `.0` are the classes whole numbers: a spreadsheet wrote them.
@@ -177,7 +179,7 @@ class Classes(Target):
         values = {label: (whole_number(label) or label) if floats else label for label in ordered}
         return replace(self, values=values, learned=True)
 
-    def pack(self, items: Sequence[int]) -> Arrays:
+    def pack(self, items: Sequence[Any]) -> Arrays:
         """Return `index` (n,) int64."""
         return Ragged({"index": np.asarray(items, dtype=np.int64)})
 
@@ -274,7 +276,7 @@ class Classes(Target):
         }  # fmt: skip
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Classes":
+    def of(cls, record: Mapping[str, Any]) -> "Self":
         """Return the classes of a record."""
         values = record["values"]
         return cls(
@@ -296,11 +298,11 @@ class Classes(Target):
         """Return the number of classes."""
         return len(self.labels)
 
-    def strata(self, gold: Arrays) -> np.ndarray:
+    def strata(self, gold: Arrays) -> np.ndarray | None:
         """Return the class indices."""
         return gold["index"]
 
-    def class_counts(self, gold: Arrays) -> np.ndarray:
+    def class_counts(self, gold: Arrays) -> np.ndarray | None:
         """Return the rows of each class."""
         return np.bincount(gold["index"][self.known(gold)], minlength=len(self.labels))
 
@@ -398,7 +400,7 @@ class Classes(Target):
     def _by_name(self) -> dict[Any, int]:
         return {label: number for number, label in enumerate(self.labels)}
 
-    def widen(self, rows: Sequence[Mapping[str, Any]]) -> "Classes":
+    def widen(self, rows: Sequence[Mapping[str, Any]]) -> "Self":
         """Return the target with further predicted labels, then with further labels of the rows themselves."""
         names = [*(row.get("label") for row in rows), *(row["target"] for row in rows)]
         more = [name for name in dict.fromkeys(names) if name is not None and name not in self._by_name]
@@ -429,7 +431,7 @@ class Classes(Target):
         """Return the classes; an unseen label gets the first one's colour."""
         return np.clip(gold["index"], 0, len(self.labels) - 1), list(self.labels)
 
-    def confusion(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
+    def confusion(self, predicted: Arrays, gold: Arrays) -> np.ndarray | None:
         """Return counts (C, C); rows with an unseen label are left out."""
         labeled, classes = self.known(gold), len(self.labels)
         cells = gold["index"][labeled] * classes + predicted["index"][labeled]

@@ -18,12 +18,16 @@ from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.plugin import EpochResult, EvaluationResult, Plugin, SetupContext, StepResult
 from mtlcli.tasks.answers import Answers, row_of
 from mtlcli.tasks.items import NO_SPAN, Items
-from mtlcli.tasks.targets import Arrays, Classes, Ragged, Score, Target, Tensors
+from mtlcli.tasks.targets import Arrays, Classes, Distributions, Ragged, Ranks, Score, Target, Tensors
 from mtlcli.training.engine import blocks
 
 GRADES = TaskFacts("grades", rows=1000, batches=63, target=Classes.named("bad", "fair", "good"))
 SCORES = TaskFacts("scores", rows=300, batches=19, target=Score(0.0, 5.0, 2.5, 1.5))
 PAIRS = TaskFacts("pairs", rows=100, batches=7, target=Classes.named("different", "same"))
+RANKS = TaskFacts("ranks", rows=100, batches=7, target=Ranks({label: label for label in "1234"}, above=(0.8, 0.5, 0.2)))
+MIXTURES = TaskFacts(
+    "mixtures", rows=100, batches=7, target=Distributions(dict(zip("abc", "abc", strict=True)), entropy=0.5)
+)
 RUN = RunFacts((GRADES, SCORES, PAIRS))
 ALONE = RunFacts((GRADES,))
 

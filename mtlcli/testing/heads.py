@@ -14,7 +14,9 @@ from mtlcli.testing.class_options import check_class_options
 from mtlcli.testing.common import (
     DIM,
     GRADES,
+    MIXTURES,
     PAIRS,
+    RANKS,
     SCORES,
     checked_options,
     close,
@@ -26,6 +28,8 @@ from mtlcli.testing.common import (
 )
 from mtlcli.testing.item_heads import check_item_head
 from mtlcli.testing.word_heads import check_word_head
+
+TASKS = (GRADES, PAIRS, SCORES, RANKS, MIXTURES)
 
 
 def check_head(plugin: type[Head], **options: object) -> None:
@@ -57,7 +61,7 @@ def check_head(plugin: type[Head], **options: object) -> None:
         check_item_head(plugin, lambda facts: plugin(facts, **checked))
         return
     declined = []
-    for task in (GRADES, PAIRS, SCORES):
+    for task in TASKS:
         for sides in plugin.sides:
             facts = HeadFacts(task, DIM, sides)
 
@@ -81,7 +85,7 @@ def check_head(plugin: type[Head], **options: object) -> None:
                 raise
             except Exception as error:
                 raise AssertionError(_cannot(plugin, task, _method_of(error, plugin), error)) from error
-    expect(len(declined) < 3 * len(plugin.sides), f"{plugin.__name__} declines every kind of task: {declined}")
+    expect(len(declined) < len(TASKS) * len(plugin.sides), f"{plugin.__name__} declines every kind of task: {declined}")
 
 
 def _cannot(plugin: type[Head], task: TaskFacts, method: str, error: Exception) -> str:

@@ -113,4 +113,8 @@ def _made_up_rows(target: Target) -> list[Raw]:
     if target.unit == "query":
         answers: tuple[list[dict[str, str]], ...] = ([{"text": "0"}], [{"text": "1"}], [])
         return [{"label": label, "texts": ("what", "0 or 1")} for label in answers]
-    return [{"label": label, "texts": ("", "which", "0", "1", "2")} for label in "012"]
+    texts = ("", "which", "0", "1", "2")
+    if "columns" in target.forms:
+        cells = ({"a": "1", "b": "0"}, {"a": "0", "b": "1"}, {"a": "1", "b": "0"})
+        return [{"label": label, "texts": texts} for label in cells]
+    return [{"label": label, "texts": texts} for label in "012"]

@@ -27,6 +27,7 @@ def test_halves_round_up_always():
 
 def test_a_metric_of_other_predictions_is_refused():
     with pytest.raises(
-        MtlError, match='"accuracy" measures choice, classes, and this task predicts a score from 0 to 5'
+        MtlError,
+        match='"accuracy" measures choice, classes, distribution, ranks, and this task predicts a score from 0 to 5',
     ):
         make_metrics(("pearson", "accuracy"), SCORES, "tasks.s.metrics")

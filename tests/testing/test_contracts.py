@@ -28,8 +28,10 @@ from mtlcli.tasks.class_loss import ClassLoss
 from mtlcli.tasks.targets import Classes, Ragged, Score
 from mtlcli.testing import (
     GRADES,
+    MIXTURES,
     NAMES,
     QUESTIONS,
+    RANKS,
     SCORES,
     check_architecture,
     check_balancer,
@@ -46,8 +48,10 @@ BUILT_IN = {
     "tasks": [
         "cfimdb",
         "classification",
+        "label-distribution",
         "multiple-choice",
         "nli",
+        "ordinal",
         "pair-classification",
         "pair-regression",
         "quora",
@@ -64,6 +68,8 @@ BUILT_IN = {
         "cosine",
         "linear",
         "mlp",
+        "ordinal-coral",
+        "ordinal-cumulative",
         "pair-compare",
         "pair-concat",
         "pair-mix",
@@ -121,9 +127,10 @@ BUILT_IN = {
     "encoders": ["tiny"],
     "architectures": ["convolution", "hard-sharing", "soft-sharing"],
     "metrics": (
-        "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall macro-f1 mae "
-        "mcc mean-squared-error pearson precision r2 recall relation-f1 rmse roc-auc span-f1 span-f1-strict "
-        "span-precision span-recall spearman tag-accuracy weighted-f1"
+        "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall kl-divergence "
+        "macro-f1 mae mcc mean-squared-error pearson precision quadratic-weighted-kappa r2 recall relation-f1 rmse "
+        "roc-auc span-f1 span-f1-strict span-precision span-recall spearman tag-accuracy total-variation weighted-f1 "
+        "within-one"
     ).split(),
 }
 """The registry as users know it: a name that leaves this table is a name that somebody's recipe has."""
@@ -233,6 +240,8 @@ FACTS = {
     **dict.fromkeys(("mae", "rmse", "r2", "kendall"), SCORES),
     **dict.fromkeys(("answer-f1", "answer-exact-match"), QUESTIONS),
     "relation-f1": GRADES,
+    **dict.fromkeys(("quadratic-weighted-kappa", "within-one"), RANKS),
+    **dict.fromkeys(("kl-divergence", "total-variation"), MIXTURES),
     "exact-match": SCORES,
     "macro-f1": GRADES,
     "mean-squared-error": SCORES,

@@ -1,0 +1,30 @@
+"""Ordinal classification: classes in an order, such as ratings."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mtlcli.tasks.base import Task
+from mtlcli.tasks.ranks import Decode, Ranks
+
+
+class Ordinal(Task):
+    """Predict one of several ordered classes of a text: numbers, or names that `labels` lists from the lowest to the highest."""
+
+    target: Ranks
+    heads = {"single": "ordinal-cumulative"}
+    metrics = ("quadratic-weighted-kappa", "mae", "accuracy", "within-one")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        decode: Annotated[
+            Decode,
+            Field(
+                description="how probabilities become a class: rank, the median; argmax; or mean, the class nearest to the mean"
+            ),
+        ] = "rank",
+    ) -> None:
+        super().__init__(name)
+        self.target = Ranks(decode=decode)

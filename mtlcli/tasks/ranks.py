@@ -1,0 +1,102 @@
+"""Targets with ordered classes: ratings, grades, levels."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mtlcli.errors import MtlError, one_of, quotable
+from mtlcli.tasks.classes import Classes
+from mtlcli.tasks.numbers import number_in
+from mtlcli.tasks.ragged import Arrays, Ragged
+from mtlcli.tasks.target_base import Raw, Target
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Decode = Literal["rank", "argmax", "mean"]
+
+
+@dataclass(frozen=True)
+class Ranks(Classes):
+    """One of several classes in an order, lowest first. Gold and predictions are those of `Classes`.
+
+    Attributes:
+        decode: how probabilities become a class: `rank`, the number of k with P(y > k) > 1/2, which is the median; `argmax`; or `mean`,
+            the class nearest to the mean of the class numbers.
+        above: P(y > k) among the training rows for k = 0 .. C - 2; empty before the target is fitted.
+    """
+
+    kind = "ranks"
+
+    decode: Decode = "rank"
+    above: tuple[float, ...] = ()
+
+    def describe(self) -> str:
+        """Return `one of bad < fair < good`."""
+        if not self.labels:
+            return "one of the ordered classes of the training rows"
+        return f"one of {' < '.join(map(quotable, self.labels))}"
+
+    @property
+    def meaning(self) -> str:
+        """The labels in their order."""
+        return f"the ordered labels {' < '.join(self.labels)}"
+
+    def fit(self, raws: Iterable[Raw]) -> "Self":
+        """Return the target with the labels of training in the order of their numbers, and their shares.
+
+        Raises:
+            MtlError: labels that are no numbers have no order unless the configuration lists them.
+        """
+        labels = [raw["label"] for raw in raws]
+        fitted = super().fit([{"label": label} for label in labels])
+        if self.values is None and any(number_in(label) is None for label in fitted.labels):
+            names = one_of(repr(quotable(label)) for label in fitted.labels[:8])
+            raise MtlError(
+                f"the labels {names} have no order: list all labels from the lowest to the highest (tasks.NAME.labels)"
+            )
+        bound = replace(fitted, learned=False)
+        counts = Counter(bound.parse({"label": label}) for label in labels if label)
+        total = sum(counts.values())
+        above = tuple(
+            sum(counts[label] for label in range(k + 1, len(bound.labels))) / total
+            for k in range(len(bound.labels) - 1)
+        )
+        return replace(bound, above=above)
+
+    def record(self) -> dict[str, Any]:
+        """Return what `Classes.record` does, how probabilities are decoded, and the shares of training."""
+        return {**super().record(), "decode": self.decode, "above": list(self.above)}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Self":
+        """Return the target of a record."""
+        return replace(super().of(record), decode=record["decode"], above=tuple(map(float, record["above"])))
+
+    def decided(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the class (n,) int64 of probabilities (n, C), see `decode`."""
+        if self.decode == "argmax":
+            return probabilities.argmax(axis=1)
+        if self.decode == "mean":
+            numbers = probabilities @ np.arange(probabilities.shape[1])
+            return np.clip(np.floor(numbers + 0.5), 0, probabilities.shape[1] - 1).astype(np.int64)
+        above = 1 - probabilities[:, :-1].cumsum(axis=1, dtype=np.float64)
+        # Rounding of the sums must not decide a tie of exactly one half.
+        return (above > 0.5 + 1e-9).sum(axis=1)
+
+    def average(self, votes: Sequence[Arrays], owners: Sequence[Target]) -> Arrays:
+        """Return the mean of the probabilities (n, C), so that of P(y > k) too, and the class that it gives."""
+        mean = super().average(votes, owners)
+        if len(votes) == 1:
+            return mean
+        return Ragged({"index": self.decided(mean["probabilities"]), "probabilities": mean["probabilities"]})
+
+
+def logit(share: float) -> float:
+    """Return log(p / (1 - p)) of a share that is kept off 0 and 1."""
+    bounded = min(max(share, 1e-3), 1 - 1e-3)
+    return math.log(bounded / (1 - bounded))
