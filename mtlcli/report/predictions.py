@@ -92,8 +92,8 @@ def worst(predictions: Predictions, count: int) -> list[Mapping[str, Any]]:
 
 
 def has_labels(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether every row has one label."""
-    return isinstance(rows[0].get("label"), str)
+    """Return whether every row has one label, and the prediction names one."""
+    return isinstance(rows[0].get("label"), str) and not isinstance(rows[0].get("target"), dict)
 
 
 def has_scores(rows: Sequence[Mapping[str, Any]]) -> bool:
