@@ -57,8 +57,12 @@ def are_constant(scores: np.ndarray, counts: np.ndarray, task: TaskFacts, precis
 
 
 def answers(rows: Arrays) -> list[np.ndarray]:
-    """Return the fields with one number per item, which hold the answers; wider ones, such as probabilities, led to them."""
-    return [array for array in rows.fields.values() if array.ndim == 1]
+    """Return the fields with one number per item, which hold the answers; wider ones, such as probabilities, led to them.
+
+    Where all fields are wider, such as labels that are distributions, they are the answers.
+    """
+    fields = list(rows.fields.values())
+    return [array for array in fields if array.ndim == 1] or fields
 
 
 def is_constant(rows: Arrays, task: TaskFacts, precision: str = "fp32") -> bool:

@@ -84,7 +84,7 @@ def estimate(
         raise ValueError(f"{len(predicted)} predictions for {n} labels")
     for name, rows in (("predictions", predicted), ("labels", gold)):
         for array in answers(rows):
-            if wrong := len(array) - np.isfinite(array).sum():
+            if wrong := len(array) - np.isfinite(array).reshape(len(array), -1).all(axis=1).sum():
                 raise ValueError(f"{wrong} of {len(array)} {name} are not finite")
     value = metric.value(predicted, gold)
     bound, units = bind_groups(metric, predicted, gold, groups), n if groups is None else len(groups)

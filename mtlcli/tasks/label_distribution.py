@@ -16,7 +16,7 @@ class LabelDistribution(Task):
 
     target: Distributions
     heads = {"single": "linear"}
-    metrics = ("kl-divergence", "total-variation", "accuracy")
+    metrics = ("total-variation", "kl-divergence", "accuracy")
 
     def __init__(
         self,
