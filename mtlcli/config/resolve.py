@@ -1,5 +1,6 @@
 """Resolve layers to one configuration: defaults < recipe < flags < `--set`, validated before any slow work."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -136,6 +137,11 @@ def _fill(config: Config) -> None:
         config.optimizer.head_lr = 10 * config.optimizer.lr
     if config.training.epochs is None and config.training.steps is None:
         config.training.epochs = 3
+    files = Counter(task.train for task in config.tasks.values() if task.train is not None)
+    for task in config.tasks.values():
+        # Columns of one file as several tasks: not every row need have all labels.
+        if task.train is not None and files[task.train] > 1:
+            task.unlabeled = "keep"
 
 
 def _surviving_keys(path: tuple[Any, ...]) -> tuple[str, ...] | None:

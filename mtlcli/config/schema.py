@@ -285,6 +285,10 @@ class TaskConfig(Choice):
     no_label: Columns | None = Field(
         None, description='texts that mark a row without a label, such as ["-", "-1"]; these rows are left out'
     )
+    unlabeled: Literal["keep"] | None = Field(
+        None,
+        description="keep: a row with an empty label is no error; the default for tasks that read the same training file",
+    )
     range: Annotated[tuple[float, float], BeforeValidator(listed)] | None = Field(
         None, description="lowest and highest score; the default is the range of the training rows"
     )

@@ -29,6 +29,8 @@ class Batch:
         units: loss units of all rows together, see `Target.units`. Computed with the batch, so that a visit of several
             micro-batches knows its divisor before the first backward pass, and a GPU is not waited for.
         weights: (n,) float32, factors of the rows' losses in training; None where all are 1. Evaluation ignores them.
+        group: number of the group of tasks that read the same rows in the same order; None for a task of its own. Batches of one
+            group with equal `rows` have equal tokens.
     """
 
     task: int
@@ -42,6 +44,7 @@ class Batch:
     gold: Tensors | None
     units: float
     weights: Tensor | None = None
+    group: int | None = None
 
     @property
     def count(self) -> int:
@@ -179,7 +182,8 @@ class TaskBatches:
     """The endless sequence of a task's batches. `cursor` counts the batches taken so far and is the whole state.
 
     With the composition "pairs-of-classes" a batch is two rows of every class, and `batch_size` has no effect. With `balanced`, a
-    pass has equally many rows of every class.
+    pass has equally many rows of every class. The order of the rows is a function of `name` and the seed; tasks of one `group` have the
+    same.
     """
 
     def __init__(
@@ -192,8 +196,9 @@ class TaskBatches:
         seed: int,
         composition: str | None = None,
         balanced: bool = False,
+        group: int | None = None,
     ) -> None:
-        self.tokenized = tokenized
+        self.tokenized, self.group = tokenized, group
         self.task, self.name, self.batch_size, self.seed = task, name, batch_size, seed
         self._pairs: np.ndarray | None = None
         self._balanced: np.ndarray | None = None
@@ -217,7 +222,7 @@ class TaskBatches:
         if self._order[0] != number:
             self._order = (number, self._pass(number))
         self.cursor += 1
-        return collate(self.tokenized, self.task, self._order[1][index])
+        return replace(collate(self.tokenized, self.task, self._order[1][index]), group=self.group)
 
     def _pass(self, number: int) -> list[np.ndarray]:
         if self._pairs is not None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.targets import Arrays, BadLabel, Raw, Target
 from mtlcli.tasks.words import Text, content
 
+V = TypeVar("V")
 LABEL_NAMES = (
     "label",
     "labels",
@@ -106,9 +107,19 @@ class Split:
         return len(self.ordinals)
 
     @property
+    def texts_digest(self) -> str:
+        """A digest of all texts in their order."""
+        return hashlib.sha256(self.hashes.tobytes()).hexdigest()
+
+    @property
     def content(self) -> str:
         """A digest of all texts and labels in their order."""
         return hashlib.sha256(self.hashes.tobytes() + self.gold.tobytes()).hexdigest()
+
+    @property
+    def labeled(self) -> int:
+        """Number of rows with a label."""
+        return int((self.target.units(self.gold) > 0).sum())
 
     def texts(self) -> Iterator[RowTexts]:
         """Yield the texts of the rows, read again from the source.
@@ -362,6 +373,9 @@ def read_split(
 ) -> Split:  # fmt: skip
     """Read every row once: check it, parse its label, and drop its texts.
 
+    Where the configuration keeps unlabeled rows, an empty label is no error: training keeps such a row, from which the task learns
+    nothing, unless they are most of the rows; other splits leave it out.
+
     Args:
         policy: `skip` leaves bad rows out, everything else makes them errors.
         fit: fit the target on these rows, which are those of training.
@@ -381,10 +395,12 @@ def read_split(
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
+    keep_unlabeled = config.unlabeled == "keep"
     no_label = frozenset(task.no_label if config.no_label is None else config.no_label)
     marks, dropped = Counter[str](), FilterCounts()
     ordinals, lines, hashes, groups = [], [], [], []
     weights: list[float] = []
+    without_label: list[bool] = []
     raws: list[Raw] = []
     items: list[Any] = []
     # A few labels occur a million times: rows share one mapping and one parsed item, and bad labels their message.
@@ -395,12 +411,17 @@ def read_split(
             continue
         label = _label_in(row, columns.labels, target, source)
         texts, problem = _texts_in(row, columns, source, encoding)
+        is_labeled = not (keep_unlabeled and _is_missing(label))
         if isinstance(label, str) and label in no_label:
             marks[label] += 1
-            continue
+            if not keep_unlabeled:
+                continue
+            is_labeled = False
         raw: Raw
         if problem:
             raw, item, wrong_label = {}, None, ""
+        elif not is_labeled:
+            raw, item, wrong_label = ({"label": None, "texts": texts}, None, "")
         elif not shares or not isinstance(label, str):
             raw, item, wrong_label = _parsed(target, columns, label, texts)
         else:
@@ -412,6 +433,7 @@ def read_split(
         if problem or wrong_label or wrong_weight:
             bad.report(source.name, row.line, problem or wrong_label or wrong_weight)
             continue
+        without_label.append(not is_labeled)
         weights.append(weight)
         ordinals.append(ordinal)
         lines.append(row.line)
@@ -420,21 +442,28 @@ def read_split(
         hashes.append(_text_hash(texts))
         if group_column is not None:
             groups.append(sys.intern(row.values.get(group_column, "").strip()))
-    if fit and raws:
-        target = target.fit(raws)
+    missing, total = sum(without_label), len(raws)
+    # A split for evaluation has no use for them; and where they are most of the rows, batches would hold few labels.
+    leaves_out = missing > 0 and (not fit or 2 * missing > total)
+    kept = [number for number in range(total) if not (leaves_out and without_label[number])]
+    if fit and total > missing:
+        target = target.fit([raw for raw, is_missing in zip(raws, without_label, strict=True) if not is_missing])
         # What training settles, such as a scheme of tags, can make a row bad that looked fine before.
-        kept: list[int] = []
-        for number, raw in enumerate(raws):
+        fitting: list[int] = []
+        for number in kept:
+            raw = raws[number]
             try:
-                items[number] = target.parse(raw)
-                kept.append(number)
+                items[number] = target.unlabeled(raw) if without_label[number] else target.parse(raw)
+                fitting.append(number)
             except BadLabel as error:
                 bad.report(
                     source.name, lines[number], f"{columns.label if error.column == 'label' else error.column}{error}"
                 )
-        ordinals, lines = [ordinals[number] for number in kept], [lines[number] for number in kept]
-        hashes, raws = [hashes[number] for number in kept], [raws[number] for number in kept]
-        items, weights = [items[number] for number in kept], [weights[number] for number in kept]
+        kept = fitting
+    if len(kept) < total:
+        ordinals, lines, weights = _chosen(ordinals, kept), _chosen(lines, kept), _chosen(weights, kept)
+        hashes, raws, items = _chosen(hashes, kept), _chosen(raws, kept), _chosen(items, kept)
+        groups, without_label = _chosen(groups, kept) if groups else [], _chosen(without_label, kept)
     bad.raise_if_any()
     unlabeled = marks.total()
     skipped = f"{task.name} {words}: {bad.summary()}" if bad.count else ""
@@ -443,11 +472,13 @@ def read_split(
             f"{source.where.key}: {source.name} has no row where {source.where.describe()}; in its {counted(dropped.rows, 'row')} "
             f"{dropped.describe()}"
         )
-    if not raws:
+    if all(without_label):
         marked = f"; {unlabeled} rows have no label ({one_of(sorted(marks))})" if unlabeled else ""
         raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}{marked}")
     gold = target.pack(items)
-    if fit and target.is_constant(gold):
+    labeled = np.flatnonzero(~np.array(without_label))
+    raws = _chosen(raws, labeled.tolist())
+    if fit and target.is_constant(gold.take(labeled)):
         label = quotable(cell_text(raws[0]["label"]))
         raise MtlError(
             f'{source.name}: every row has the {columns.label} "{label}"; expected at least two different ones'
@@ -457,18 +488,23 @@ def read_split(
         wanted = (*(config.text or task.texts), *_labels_of(source, config, task))
         note = source.header_note(wanted, f"--set tasks.{task.name}.header=false")
         warnings += [f"{task.name} {words}: {note}"] if note else []
-    remarks = target.remarks(raws, gold, columns.label, training=split == "train")
+    remarks = target.remarks(raws, gold.take(labeled), columns.label, training=split == "train")
     warnings += [f"{task.name} {words}: {remark}" for remark in remarks]
     notes = list(target.notes(raws, training=split == "train"))
-    if unlabeled:
+    if unlabeled and not keep_unlabeled:
         notes.append(
             f"{unlabeled} rows are left out, because their label is {one_of(sorted(map(repr, marks)))} (no_label)"
         )
+    if missing:
+        what = "they are left out" if leaves_out else "this task learns nothing from them"
+        notes.append(f'{missing} of {total} rows have no label in "{columns.label}": {what}')
     # Rows held out of training are those of the same file, about which the training split has the note.
     if source.where is not None and dropped.rows and not (rows is not None and split == "dev"):
         notes.append(f"{counted(dropped.rows, 'row')} of {source.name} dropped; kept where {source.where.describe()}")
     if rows is not None and split == "dev":
-        notes.append(f"{len(raws)} rows of {source.name} are held out (dev: {config.dev}, dev_seed: {config.dev_seed})")
+        notes.append(
+            f"{len(items)} rows of {source.name} are held out (dev: {config.dev}, dev_seed: {config.dev_seed})"
+        )
     return Split(
         task.name, split, source, columns, target, encoding, np.asarray(ordinals), np.asarray(lines), gold,
         np.frombuffer(b"".join(hashes), dtype=np.uint64), tuple(warnings),
@@ -476,6 +512,17 @@ def read_split(
         None if group_column is None else RowGroups.of(groups),
         None if weight_column is None else np.asarray(weights, dtype=np.float64),
     )  # fmt: skip
+
+
+def _is_missing(label: Any) -> bool:
+    """Return whether a row states no label: an empty cell, null, or empty cells of all columns."""
+    if isinstance(label, dict):
+        return all(_is_missing(value) for value in label.values())
+    return label is None or label == ""
+
+
+def _chosen(values: list[V], numbers: Sequence[int]) -> list[V]:
+    return [values[number] for number in numbers]
 
 
 def _group_column(config: TaskConfig, task: Task, source: Source) -> str | None:
@@ -585,8 +632,11 @@ def _is_empty(source: Source) -> bool:
 
 
 def _subset(split: Split, rows: int, seed: int, *, stratify: bool) -> Split:
-    """Draw rows of a split, as a function of the seed and the task's name; with `stratify`, classes keep their shares."""
-    random = np.random.Generator(np.random.PCG64(seed_for(seed, "max_rows", split.task)))
+    """Draw rows of a split, as a function of the seed and the texts, so that tasks with the same rows keep the same ones.
+
+    With `stratify`, classes keep their shares.
+    """
+    random = np.random.Generator(np.random.PCG64(seed_for(seed, "max_rows", split.texts_digest)))
     strata = split.target.strata(split.gold) if stratify else None
     if strata is None:
         drawn = np.sort(random.choice(len(split), size=rows, replace=False))

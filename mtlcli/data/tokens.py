@@ -117,25 +117,35 @@ def tokenize(
     return sequences
 
 
-def tokenize_split(split: Split, tokenizer: Tokenizer, cache: Path | None) -> TokenizedSplit:
-    """Tokenize the rows of a split by its encoding."""
-    try:
-        sides = _sides_of(split, tokenizer, cache)
-    except TooLong as error:
-        raise MtlError(f"{split.place(error.row)}: {error}") from None
+def tokenize_split(
+    split: Split, tokenizer: Tokenizer, cache: Path | None, memory: dict[str, tuple[TokenSequences, ...]] | None = None
+) -> TokenizedSplit:
+    """Tokenize the rows of a split by its encoding.
+
+    Args:
+        memory: tokens of earlier splits by their texts, for splits of other tasks with the same texts.
+    """
+    key = f"{split.texts_digest} {split.encoding}"
+    sides = None if memory is None else memory.get(key)
+    if sides is None:
+        try:
+            sides = _sides_of(split, tokenizer, cache)
+        except TooLong as error:
+            raise MtlError(f"{split.place(error.row)}: {error}") from None
+        if memory is not None:
+            memory[key] = sides
     return TokenizedSplit(sides, tokenizer.pad, split.target, split.gold, split.weights)
 
 
 def _sides_of(split: Split, tokenizer: Tokenizer, cache: Path | None) -> tuple[TokenSequences, ...]:
-    encoding = split.encoding
+    """Return the sequences of each text that is encoded apart, or those of whole rows."""
+    encoding, digest = split.encoding, split.texts_digest
     if encoding.sides == 2:
         return tuple(
-            tokenize(
-                ((texts[side],) for texts in split.texts()), tokenizer, f"{split.content} side {side}", cache, encoding
-            )
+            tokenize(((texts[side],) for texts in split.texts()), tokenizer, f"{digest} side {side}", cache, encoding)
             for side in range(2)
         )
-    return (tokenize(split.texts(), tokenizer, f"{split.content} joined", cache, encoding),)
+    return (tokenize(split.texts(), tokenizer, f"{digest} joined", cache, encoding),)
 
 
 def _keep(folder: Path, final: Path) -> Path:

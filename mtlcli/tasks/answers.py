@@ -102,6 +102,10 @@ class Answers(Target):
             "true moves it)",
         )
 
+    def unlabeled(self, raw: Raw) -> Row:
+        """Return the context without an answer that is known."""
+        return Row(str(raw["texts"][CONTEXT]), None)
+
     def fit(self, raws: Iterable[Raw]) -> "Answers":
         """Return the target with the threshold 0 if a training question has no answer."""
         lengths, unanswerable = [], False

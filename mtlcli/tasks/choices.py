@@ -73,6 +73,10 @@ class Choices(Target):
             raise BadLabel("label", f': found "{quotable(label)}", expected {expected}')
         return index, len(choices)
 
+    def unlabeled(self, raw: Raw) -> tuple[int, int]:
+        """Return that none of the choices is known to be right."""
+        return -1, len(raw["texts"]) - BEFORE_CHOICES
+
     def fit(self, raws: Iterable[Raw]) -> "Choices":
         """Return the target with the form of the training labels.
 

@@ -160,6 +160,10 @@ class Classes(Target):
             raise BadLabel("label", f": found '{quotable(text)}', expected one of {shown}")
         return index
 
+    def unlabeled(self, raw: Raw) -> Any:
+        """Return UNSEEN."""
+        return UNSEEN
+
     def fit(self, raws: Iterable[Raw]) -> "Self":
         """Return the distinct labels as classes, as they are written: sorted by value where all are numbers, else as text.
 

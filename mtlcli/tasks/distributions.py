@@ -101,6 +101,10 @@ class Distributions(Classes):
             raise BadLabel("label", f": probabilities sum to {total:.4g}, expected 1 (counts: true divides by the sum)")
         return numbers
 
+    def unlabeled(self, raw: Raw) -> np.ndarray:
+        """Return NaN for every class."""
+        return np.full(len(self.labels), np.nan)
+
     def fit(self, raws: Iterable[Raw]) -> "Self":
         """Return the target with the classes of the training rows: columns in their order, keys of objects sorted."""
         names: dict[str, None] = {}

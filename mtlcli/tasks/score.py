@@ -80,6 +80,10 @@ class Score(Target):
             raise BadLabel("label", f": found '{quotable(text)}', expected a number")
         return number
 
+    def unlabeled(self, raw: Raw) -> float:
+        """Return NaN."""
+        return float("nan")
+
     def fit(self, raws: Iterable[Raw]) -> "Score":
         """Take mean and standard deviation from the training rows, and the range where none was declared."""
         numbers = np.asarray([self.parse(raw) for raw in raws], dtype=np.float64)

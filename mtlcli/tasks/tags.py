@@ -191,6 +191,10 @@ class Tags(Target):
         learned = tags_of(spans_of(named), len(named), self.train_scheme)
         return [None if tag is None else new for tag, new in zip(tags, learned, strict=True)]
 
+    def unlabeled(self, raw: Raw) -> np.ndarray:
+        """Return UNKNOWN for every word."""
+        return np.full(len(_words_of(raw)), UNKNOWN, dtype=np.int64)
+
     def fit(self, raws: Iterable[Raw]) -> "Tags":
         """Return the target with the scheme and the tags of the training rows, sorted, O first."""
         sentences = []

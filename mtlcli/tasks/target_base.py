@@ -121,6 +121,14 @@ class Target(ABC):
             BadLabel: the row cannot be used; says what was found and what was expected.
         """
 
+    def unlabeled(self, raw: Raw) -> Any:
+        """Return the item or items of a row without a label, which have no units.
+
+        Raises:
+            BadLabel: this target cannot keep such a row.
+        """
+        raise BadLabel("label", " is empty")
+
     @abstractmethod
     def fit(self, raws: Iterable[Raw]) -> "Self":
         """Return the target with everything that was left open (label names, range) taken from the training rows."""

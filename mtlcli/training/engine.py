@@ -1,6 +1,6 @@
 """The step engine: one task's graph at a time, a row of unweighted gradients per task, their Gram matrix and combination.
 
-    for each task of the step, its graph freed before the next:
+    for each task of the step, its graph freed before the next (tasks with the same rows share one pass of the encoder):
         l_t = sum of its losses (times row weights) / units of all micro-batches; row t = gradient of l_t on the shared parameters
     objectives = balancer(losses);  w = d sum(objectives) / d losses, times the weight of the task's visit
     c = gradient regularizer(Gram matrix of w_t row_t);  gradient = sum_t c_t w_t row_t
@@ -12,7 +12,7 @@ same numbers without the buffer.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,32 +26,11 @@ from mtlcli.model.frozen import Features
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.registry import plugin_call, require
 from mtlcli.regularizers.base import Forward, Regularizer
-from mtlcli.training.rng import random_states, replayed
+from mtlcli.training.gradient_rows import blocks, combine_rows, gram_matrix
+from mtlcli.training.passes import Pass, TaskLoss, passes_of
+from mtlcli.training.rng import random_states, replayed, set_random_states
 
-COLUMNS = 8192
-"""Columns multiplied at a time: float32 within a block, float64 across blocks, which keeps the Gram matrix exact to 1e-6."""
-
-
-@dataclass(frozen=True)
-class TaskLoss:
-    """Hold one task of a step: the micro-batches of its loss, and the weight of its visit (`Visit.weight`)."""
-
-    task: int
-    batches: tuple[Batch, ...]
-    weight: float = 1.0
-
-    @property
-    def count(self) -> int:
-        """Count the rows of all micro-batches."""
-        return sum(batch.count for batch in self.batches)
-
-    @property
-    def units(self) -> float:
-        """Count the loss units of all micro-batches, by which their summed losses are divided; 1 if no label is known.
-
-        Dividing each micro-batch by its own units instead would give short micro-batches too much weight.
-        """
-        return sum(batch.units for batch in self.batches) or 1.0
+__all__ = ["Combined", "StepEngine", "TaskLoss", "blocks", "combine_rows", "gram_matrix", "regularization"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +90,7 @@ class StepEngine:
         self.features: Mapping[int, Features] = {}
         self._views: list[list[Tensor]] = []
         self._row: int | None = None
-        self._touched: set[int] = set()
+        self._touched: list[set[int]] = []
         self._states: list[list[tuple[list[Tensor], dict[str, Tensor]]]] = []
         # Hooks move each gradient into its row during the backward pass: storing all gradients first would double the memory.
         for index, parameter in enumerate(self.shared):
@@ -144,7 +123,6 @@ class StepEngine:
         for parameter in [*self.shared, *(p for of_task in self.private for p in of_task), *self.learned]:
             parameter.grad = None
         tasks = torch.tensor([task_loss.task for task_loss in step], device=self.device)
-        self._states = []
         # In place, one weight multiplies the whole backward pass of a task, its head included.
         in_place = self.balancer.weighs_heads and not self.keeps_rows
         weights = self._known_weights(tasks) if in_place else None
@@ -163,34 +141,26 @@ class StepEngine:
             for batch, (state, history) in zip(task_loss.batches, states, strict=True):
                 head = self.model.head(task)
                 with replayed(state, batch.tokens.device), self.autocast, _with_buffers(head, history):
-                    output = self.model.output(task, batch, self._hidden(task, batch))
+                    output = self.model.output(task, batch, self._hidden([task], batch))
                     total += _sum(self.model.losses(task, output, batch), batch)
             losses.append(total / task_loss.units)
         return torch.stack(losses)
 
     def _accumulate(self, step: Sequence[TaskLoss], tasks: Tensor, weights: Tensor) -> Combined:
         """Accumulate the weighted gradients in place during the backward passes, with weights known beforehand."""
-        factors = weights * self._visit_weights(step)
-        passes = [self._backward(task_loss, factor) for task_loss, factor in zip(step, factors, strict=True)]
-        losses, totals = torch.stack([loss for loss, _ in passes]), torch.stack([total for _, total in passes])
+        losses, totals = self._run_passes(step, weights * self._visit_weights(step))
         objectives, weights = self._balance(totals, tasks)
         return Combined(tasks, losses, totals, objectives, weights, torch.ones_like(weights), None)
 
     def _combine(self, step: Sequence[TaskLoss], tasks: Tensor) -> Combined:
         """Compute the rows, then the balancer's weights from their losses, then the coefficients from their Gram matrix."""
         rows = self._buffer()[: len(step)]
-        passes, touched = [], set()
-        for index, task_loss in enumerate(step):
-            self._row, self._touched = index, set()
-            try:
-                passes.append(self._backward(task_loss, None))
-            finally:
-                self._row = None
-            touched |= self._touched
+        self._touched = [set() for _ in step]
+        losses, totals = self._run_passes(step, None)
+        for row, touched in enumerate(self._touched):
             # The buffer is reused, so a parameter that this task does not use has a stale gradient in the row.
-            for absent in set(range(len(self.shared))) - self._touched:
-                self._views[index][absent].zero_()
-        losses, totals = torch.stack([loss for loss, _ in passes]), torch.stack([total for _, total in passes])
+            for absent in set(range(len(self.shared))) - touched:
+                self._views[row][absent].zero_()
         regularizer, needs = self.gradient_regularizer, self.balancer.needs
         gram = gram_matrix(rows).cpu() if regularizer is not None or "gram" in needs else None
         balancer_gram = self._last_layer_gram(rows) if "last-layer-gram" in needs else gram
@@ -202,7 +172,7 @@ class StepEngine:
         else:
             coefficients = self._regularize(regularizer, rows, factors, gram, tasks.cpu())
         # A parameter that no task of the step uses keeps grad None, so that AdamW does not decay it.
-        for index in touched:
+        for index in set().union(*self._touched):
             self.shared[index].grad = self._views[0][index]
         # Private parameters have one task's gradient only, so no method combines them.
         for factor, task_loss in zip(factors if self.balancer.weighs_heads else visit_weights, step, strict=True):
@@ -278,44 +248,86 @@ class StepEngine:
                 fallback = gram
         return fallback
 
-    def _backward(self, task_loss: TaskLoss, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run forward and backward passes of all micro-batches; return the loss per unit without and with regularizers."""
-        task, count, units = task_loss.task, task_loss.count, task_loss.units
-        loss_sum = total_sum = torch.zeros((), device=self.device)
+    def _run_passes(self, step: Sequence[TaskLoss], factors: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run forward and backward passes of all micro-batches; return the losses per unit (k,) without and with regularizers.
+
+        Args:
+            factors: weights (k,) of the tasks, whose gradients are added in place; None: each task's gradient goes to its row.
+        """
+        sums = [[torch.zeros((), device=self.device)] * 2 for _ in step]
+        self._states = [[] for _ in step]
+        for members in passes_of(step, self._can_share):
+            outcomes = self._forward(step, members)
+            self._backward(members, [total for _, _, total in outcomes], factors)
+            for (number, batch), (output, loss, total) in zip(members, outcomes, strict=True):
+                # After the backward pass, because updating a buffer could invalidate the graph.
+                if batch.gold is not None:
+                    self.model.head(batch.task).observe(output.detach(), batch.gold)
+                sums[number] = [sums[number][0] + loss.detach(), sums[number][1] + total.detach()]
+        losses, totals = (torch.stack(of_step) for of_step in zip(*sums, strict=True))
+        return losses, totals
+
+    def _can_share(self, task: int) -> bool:
+        """Return whether a task's features are those of the other tasks, and come from the encoder."""
+        return task not in self.features and not self.model.architecture.private_parameters(task)
+
+    def _forward(self, step: Sequence[TaskLoss], members: Pass) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Run the encoder once, and the head of each member: its output, its loss, and the same with regularizers.
+
+        Both losses are sums over the rows, divided by the units of the task's whole visit.
+        """
         repeats = "losses-after" in self.balancer.needs
-        if repeats:
-            self._states.append([])
-        for batch in task_loss.batches:
-            # Recorded before the pass, so that dropout can draw the same masks again.
-            states = random_states(batch.tokens.device) if repeats or self.regularizers else []
-            head = self.model.head(task)
+        device = members[0][1].tokens.device
+        # Recorded before the pass, so that dropout can draw the same masks again.
+        states = random_states(device) if repeats or self.regularizers else []
+        with self.autocast:
+            hidden = self._hidden([batch.task for _, batch in members], members[0][1])
+        # Every head draws what it would draw alone, so that a pass can be repeated for one of them.
+        after = random_states(device) if states and len(members) > 1 else []
+        outcomes = []
+        for number, batch in members:
+            task, head, task_loss = batch.task, self.model.head(batch.task), step[number]
+            if after:
+                set_random_states(after, device)
             if repeats:
-                self._states[-1].append((states, {name: value.clone() for name, value in head.named_buffers()}))
+                self._states[number].append((states, {name: value.clone() for name, value in head.named_buffers()}))
             with self.autocast:
-                hidden = self._hidden(task, batch)
                 output = self.model.output(task, batch, hidden)
                 losses = self.model.losses(task, output, batch)
-                loss = _sum(losses, batch) / units
-                total = _sum(self._mixed(task, batch, output, losses), batch) / units
+                loss = _sum(losses, batch) / task_loss.units
+                total = _sum(self._mixed(task, batch, output, losses), batch) / task_loss.units
                 if self.regularizers:
                     added = regularization(self.model, task, batch, hidden, output, states, self.regularizers)
                     # A regularizer returns a mean per row, so micro-batches are weighted by their rows.
-                    total = total + batch.count / count * added
+                    total = total + batch.count / task_loss.count * added
             if not total.requires_grad:
                 raise MtlError(
                     f"{self.model.names[task]}: no trainable parameter affects its loss; freeze less, use a head with parameters, "
                     "or remove the task"
                 )
-            (total if weight is None else total * weight).backward()
-            # After the backward pass, because updating a buffer could invalidate the graph.
-            if batch.gold is not None:
-                head.observe(output.detach(), batch.gold)
-            loss_sum, total_sum = loss_sum + loss.detach(), total_sum + total.detach()
-        return loss_sum, total_sum
+            outcomes.append((output, loss, total))
+        return outcomes
 
-    def _hidden(self, task: int, batch: Batch) -> HiddenStates:
-        features = self.features.get(task)
-        return self.model.hidden(task, self.model.inputs(task, batch)) if features is None else features.hidden(batch)
+    def _backward(self, members: Pass, totals: Sequence[Tensor], factors: Tensor | None) -> None:
+        """Run the backward pass: one for all members if their weights are known, else one for the row of each."""
+        if factors is not None:
+            weighted = [total * factors[number] for (number, _), total in zip(members, totals, strict=True)]
+            (weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()).backward()
+            return
+        for place, ((number, _), total) in enumerate(zip(members, totals, strict=True)):
+            self._row = number
+            try:
+                total.backward(retain_graph=place + 1 < len(members))
+            finally:
+                self._row = None
+
+    def _hidden(self, tasks: Sequence[int], batch: Batch) -> HiddenStates:
+        """Return the features of a batch for tasks that share them."""
+        features = self.features.get(tasks[0])
+        if features is not None:
+            return features.hidden(batch)
+        inputs = self.model.inputs(tasks[0], batch)
+        return self.model.hidden(tasks[0], replace(inputs, all_layers=self.model.wants_all_layers(tasks)))
 
     def _mixed(self, task: int, batch: Batch, output: Tensor, losses: Tensor) -> Tensor:
         """Return the losses (n,) of a batch after `Balancer.batch_losses`, which may replace them."""
@@ -367,13 +379,14 @@ class StepEngine:
         def keep(parameter: nn.Parameter) -> None:
             if self._row is None or parameter.grad is None:
                 return
+            touched = self._touched[self._row]
             # The first micro-batch overwrites the gradient of an earlier step; the others add to it.
             view = self._views[self._row][index]
-            if index in self._touched:
+            if index in touched:
                 view.add_(parameter.grad)
             else:
                 view.copy_(parameter.grad)
-                self._touched.add(index)
+                touched.add(index)
             parameter.grad = None
 
         return keep
@@ -401,46 +414,6 @@ def _with_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> Iterator[
     finally:
         for name, value in module.named_buffers():
             value.copy_(before[name])
-
-
-def blocks(model: MultiTaskModel, granularity: str) -> list[tuple[str, slice]]:
-    """Return the blocks of shared parameters as (name, columns of the rows).
-
-    A block is a `tensor` or a `layer`. A layer holds the parameters whose names share a prefix up to the first number
-    (`encoder.layer.3`), or up to the third part if they have no number.
-    """
-    parts: list[tuple[str, slice]] = []
-    end = 0
-    for name, parameter in model.named_shared_parameters():
-        start, end = end, end + parameter.numel()
-        block = name if granularity == "tensor" else _layer_of(name)
-        if parts and parts[-1][0] == block:
-            start = parts.pop()[1].start
-        parts.append((block, slice(start, end)))
-    return parts
-
-
-def _layer_of(name: str) -> str:
-    parts = name.split(".")
-    number = next((position for position, part in enumerate(parts) if part.isdigit()), 2)
-    return ".".join(parts[: number + 1])
-
-
-def gram_matrix(rows: Tensor) -> Tensor:
-    """Return the inner products (k, k) float64 of rows (k, P) float32, exact to about 1e-6 of the norms."""
-    k, size = rows.shape
-    full = size // COLUMNS
-    blocks = rows[:, : full * COLUMNS].view(k, full, COLUMNS).transpose(0, 1)
-    gram = torch.bmm(blocks, blocks.transpose(1, 2)).sum(0, dtype=torch.float64)
-    rest = rows[:, full * COLUMNS :]
-    return gram + (rest @ rest.T).double()
-
-
-def combine_rows(rows: Tensor, weights: Sequence[float]) -> None:
-    """Replace row 0 by sum_t weights[t] * row t, without another buffer."""
-    rows[0].mul_(weights[0])
-    for row, weight in zip(rows[1:], weights[1:], strict=True):
-        rows[0].add_(row, alpha=weight)
 
 
 def regularization(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mtlcli.architectures.base import Architecture
@@ -79,6 +80,8 @@ def make_plan(
         notes += _notes(task_plan, windows, config.encoder.max_length)
         warnings += class_warnings(task.loaded)
         warnings += _warnings(task.loaded, task_plan)
+    notes += _notes_on_groups(tasks, scheduler)
+    warnings += _leaks_between_tasks(tasks)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(
         tasks=planned,
@@ -112,7 +115,7 @@ def _task_plan(config: Config, task: TaskInputs, count: int, total: int, steps: 
     section = config.tasks[name]
     return TaskPlan(
         name=name,
-        rows=len(batches.tokenized),
+        rows=task.loaded.splits["train"].labeled,
         dev_rows=task.dev_rows,
         batch_size=batches.batch_size,
         batches_per_step=count / max(1, steps),
@@ -159,6 +162,41 @@ def _notes(planned: TaskPlan, windows: tuple[int, int] | None, limit: int) -> li
             f"{planned.name}: the run makes {planned.passes:.1f} passes over its rows; consider fewer epochs or another scheduler"
         )
     return notes
+
+
+def _notes_on_groups(tasks: Sequence[TaskInputs], scheduler: Scheduler) -> list[str]:
+    """Return which tasks share passes of the encoder because they read the same rows."""
+    notes = []
+    for group in dict.fromkeys(task.batches.group for task in tasks):
+        names = [task.loaded.task.name for task in tasks if task.batches.group == group]
+        if group is None:
+            continue
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        if scheduler.tasks_per_step == "one":
+            notes.append(f"{listed} read the same rows, but no step has two tasks: every task has a pass of its own")
+        else:
+            notes.append(
+                f"{listed} read the same rows: steps with several of them run the encoder once for all, with one dropout mask"
+            )
+    return notes
+
+
+def _leaks_between_tasks(tasks: Sequence[TaskInputs]) -> list[str]:
+    """Return warnings about dev rows of a task whose texts other tasks train on, and the task itself does not."""
+    warnings = []
+    for task in tasks:
+        own = task.loaded.splits["train"]
+        for split_name, split in task.loaded.dev.items():
+            unseen = split.hashes[~np.isin(split.hashes, own.hashes)]
+            for other in tasks:
+                train = other.loaded.splits["train"]
+                shared = int(np.isin(unseen, train.hashes).sum())
+                if other is not task and shared:
+                    warnings.append(
+                        f"{task.loaded.task.name}: {shared} of {len(split)} {in_words(split_name)} rows have the texts of a training row "
+                        f"of {other.loaded.task.name}"
+                    )
+    return warnings
 
 
 def _warnings(task: LoadedTask, planned: TaskPlan) -> list[str]:

@@ -19,14 +19,15 @@ def random_states(device: torch.device) -> list[Tensor]:
 def replayed(states: list[Tensor], device: torch.device) -> Iterator[None]:
     """Repeat the random numbers drawn after `states` were recorded; the random state outside the block is unchanged."""
     before = random_states(device)
-    _set(states, device)
+    set_random_states(states, device)
     try:
         yield
     finally:
-        _set(before, device)
+        set_random_states(before, device)
 
 
-def _set(states: list[Tensor], device: torch.device) -> None:
+def set_random_states(states: list[Tensor], device: torch.device) -> None:
+    """Restore what `random_states` returned for a device."""
     torch.set_rng_state(states[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states[1], device)

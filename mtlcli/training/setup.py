@@ -18,8 +18,9 @@ from mtlcli.balancers.base import Balancer
 from mtlcli.config.schema import Config
 from mtlcli.data.balanced import rows_with_class
 from mtlcli.data.batches import TaskBatches, batches_per_pass, pairs_per_pass
+from mtlcli.data.row_groups import row_groups
 from mtlcli.data.splits import LoadedTask, load_task
-from mtlcli.data.tokenizer import Tokenizer
+from mtlcli.data.tokenizer import Tokenizer, TokenSequences
 from mtlcli.data.tokens import TokenizedSplit, tokenize_split
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.encoders.base import EncoderFacts
@@ -171,20 +172,31 @@ def set_up(
         # The backward pass of torch's fused attention is slow in bf16 on CPUs (benchmarks/attention.py).
         encoder.model.set_attn_implementation("eager")
     tokenizer = Tokenizer(encoder.tokenizer, config.encoder.max_length)
+    memory: dict[str, tuple[TokenSequences, ...]] = {}
     tokenized = {
-        (task.task.name, name): tokenize_split(split, tokenizer, cache)
+        (task.task.name, name): tokenize_split(split, tokenizer, cache, memory)
         for task in tasks
         for name, split in task.splits.items()
     }
+    own_order = [
+        composition_of(config, fact.name) is not None or config.tasks[fact.name].sampling is not None for fact in facts
+    ]
+    groups = row_groups(tasks, sizes, own_order)
+    # One name for a group, since the order of rows is a function of it.
+    order_names = [
+        fact.name if group is None else facts[groups.index(group)].name
+        for fact, group in zip(facts, groups, strict=True)
+    ]
     train = tuple(
         TaskBatches(
             tokenized[fact.name, "train"],
             task=index,
-            name=fact.name,
+            name=order_names[index],
             batch_size=size,
             seed=run.seed,
             composition=composition_of(config, fact.name),
             balanced=config.tasks[fact.name].sampling == "balanced",
+            group=groups[index],
         )
         for index, (fact, size) in enumerate(zip(facts, sizes, strict=True))
     )
@@ -256,12 +268,13 @@ def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
 
 
 def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -> TaskFacts:
-    rows, name = len(task.splits["train"]), task.task.name
+    split, name = task.splits["train"], task.task.name
+    rows = split.labeled
     dev_rows = sum(map(len, task.dev.values()))
     class_loss = class_loss_of(task)
     strata, labels = task.target.strata(task.splits["train"].gold), task.target.labels or ()
     if composition is None:
-        drawn = rows if task.config.sampling is None or strata is None else rows_with_class(strata)
+        drawn = len(split) if task.config.sampling is None or strata is None else rows_with_class(strata)
         return TaskFacts(name, rows, batches_per_pass(drawn, batch_size), task.target, dev_rows, class_loss)
     if strata is None:
         raise MtlError(

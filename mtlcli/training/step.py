@@ -12,7 +12,7 @@ import torch
 from mtlcli.data.batches import collate
 from mtlcli.devices import not_enough_memory
 from mtlcli.errors import MtlError
-from mtlcli.model.frozen import compute_features, size_of
+from mtlcli.model.frozen import compute_features, layers_read, size_of
 from mtlcli.model.predict import loss_on, uncertainty_of
 from mtlcli.plugin import EpochResult, ProbeResult, StepResult
 from mtlcli.registry import plugin_call, require
@@ -45,6 +45,8 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
         if run.scheduler.chooses_rows
         else [_next(run, visit) for visit in visits]
     )
+    # A task whose rows all lack a label has nothing to learn from this step.
+    step = [part for part in step if any(batch.units for batch in part.batches)] or step[:1]
     try:
         combined = run.engine.run(step)
     except torch.OutOfMemoryError as error:
@@ -109,11 +111,17 @@ def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[
 def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
     """Compute the features of every task whose rows the stage reads at least twice, within training.feature_memory."""
     room = run.config.training.feature_memory * 1e9
+    of_groups: dict[tuple[int, tuple[int, ...] | None], int] = {}
     for task, visits in enumerate(run.visits.get(stage.start, ())):
         if visits < 2 * run.train[task].per_pass or not room:
             continue
         name = run.model.names[task]
-        splits = [run.train[task].tokenized, *run.dev.get(name, {}).values()]
+        group = run.train[task].group
+        key = None if group is None else (group, layers_read(run.model, task))
+        of_group = None if key is None or run.model.architecture.private_parameters(task) else of_groups.get(key)
+        if of_group is not None:
+            run.kept.train[task] = run.kept.train[of_group]
+        splits = [run.train[task].tokenized] * (of_group is None) + [*run.dev.get(name, {}).values()]
         size = sum(size_of(run.model, task, split, run.device, run.autocast) for split in splits)
         texts = sum(len(split) * len(split.sides) for split in splits)
         if size > room:
@@ -125,15 +133,17 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
         room -= size
         yield f"{name}: the encoder is frozen: encoding {texts:,} texts once ({size / 1e6:,.0f} MB)"
         try:
-            run.kept.train[task], *dev = (
-                compute_features(run.model, task, split, run.device, run.autocast) for split in splits
-            )
+            computed = [compute_features(run.model, task, split, run.device, run.autocast) for split in splits]
         except torch.OutOfMemoryError as error:
             raise MtlError(
                 f"{name}: not enough memory on {run.device} for {size / 1e9:.1f} GB of cached features of a frozen encoder; turn "
                 "the cache off: --set training.feature_memory=0"
             ) from error
-        run.kept.dev[task] = dict(zip(run.dev.get(name, {}), dev, strict=True))
+        if of_group is None:
+            run.kept.train[task], *computed = computed
+        if key is not None:
+            of_groups.setdefault(key, task)
+        run.kept.dev[task] = dict(zip(run.dev.get(name, {}), computed, strict=True))
 
 
 def _next(run: TrainingRun, visit: Visit) -> TaskLoss:

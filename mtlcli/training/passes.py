@@ -1,0 +1,56 @@
+"""The micro-batches of a step, and which of them one pass of the encoder can serve."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mtlcli.data.batches import Batch
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """Hold one task of a step: the micro-batches of its loss, and the weight of its visit (`Visit.weight`)."""
+
+    task: int
+    batches: tuple[Batch, ...]
+    weight: float = 1.0
+
+    @property
+    def count(self) -> int:
+        """Count the rows of all micro-batches."""
+        return sum(batch.count for batch in self.batches)
+
+    @property
+    def units(self) -> float:
+        """Count the loss units of all micro-batches, by which their summed losses are divided; 1 if no label is known.
+
+        Dividing each micro-batch by its own units instead would give short micro-batches too much weight.
+        """
+        return sum(batch.units for batch in self.batches) or 1.0
+
+
+Pass = list[tuple[int, Batch]]
+"""Micro-batches of the same rows, one of each task, with the number of the task in the step. One pass of the encoder serves all."""
+
+
+def passes_of(step: Sequence[TaskLoss], can_share: Callable[[int], bool]) -> list[Pass]:
+    """Return the passes of a step: those of the first task, then those of the second that it does not share, and so on.
+
+    Args:
+        can_share: whether the encoder gives a task (index) what it gives the others for the same rows.
+    """
+    passes: list[Pass] = []
+    open_passes: dict[tuple[int, bytes], Pass] = {}
+    for number, task_loss in enumerate(step):
+        for batch in task_loss.batches:
+            if batch.group is None or not can_share(task_loss.task):
+                passes.append([(number, batch)])
+                continue
+            key = (batch.group, batch.rows.tobytes())
+            existing = open_passes.get(key)
+            # A task that meets the same rows twice in a step needs two passes.
+            if existing is not None and all(member != number for member, _ in existing):
+                existing.append((number, batch))
+            else:
+                open_passes[key] = [(number, batch)]
+                passes.append(open_passes[key])
+    return passes
