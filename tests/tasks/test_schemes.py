@@ -28,7 +28,7 @@ from mtlcli.tasks.schemes import (
         ([["NN", "-LRB-", ":", "O"]], "plain"),
         ([["O"] * 40 + ["B-A", "B_A"]], "bio"),  # a slip of the pen in 42 tags
         ([["I-A", "I-A", "B-A", "I-A", "B-A", "O"]], "iob1"),
-        ([["B-A", "I-A", "I-A", "B-A", "O"]], "bio"),  # every I continues a span, so nothing speaks for IOB1
+        ([["B-A", "I-A", "I-A", "B-A", "O"]], "bio"),  # the first B begins a span
         ([["O"] * 15 + ["B-A"] * 2 + ["B_A"] * 3], "plain"),  # 3 of 20 are not slips any more
         ([["B-A", "I-A"]], "plain"),  # without O nothing says that these are spans
         ([], "plain"),
