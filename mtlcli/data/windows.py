@@ -62,7 +62,7 @@ def windows_of(first: np.ndarray, last: np.ndarray, tokens: int, room: int, over
     """
     if tokens <= room:
         return Windows(np.array([[0, tokens]]), np.zeros(len(first), dtype=np.int64))
-    borders = np.append(np.unique(first[first > 0]), tokens)
+    borders = np.append(np.unique(first), tokens)
     windows: list[tuple[int, int]] = []
     start = 0
     while True:

@@ -49,7 +49,7 @@ class ClassContrastive(Head):
             )
         self.scale, self.decay = scale, decay
         classes = facts.outputs
-        self.register_buffer("centroids", normalize(torch.randn(classes, facts.dim), dim=-1))
+        self.register_buffer("centroids", torch.randn(classes, facts.dim))
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.int64))  # batches with a text of the class
         self.centroids: Tensor
         self.seen: Tensor

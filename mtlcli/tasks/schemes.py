@@ -40,10 +40,9 @@ LOWEST_SHARE = 0.95
 def detect(sentences: Iterable[Sequence[str]]) -> Scheme:
     """Return the scheme of tags: plain unless nearly all of them are O or a prefix with a type.
 
-    With B and I alone it is IOB1 where every B stands right behind a span of its type and some span begins with I, else BIO.
+    With B and I alone it is IOB1 where every B stands right behind a span of its type, else BIO.
     """
     prefixes: set[str] = set()
-    begins_with_i = False
     every_b_splits = True
     count = malformed = 0
     for tags in sentences:
@@ -58,7 +57,6 @@ def detect(sentences: Iterable[Sequence[str]]) -> Scheme:
                 continue
             prefixes.add(prefix)
             continues = before[0] != OUTSIDE and before[1] == kind
-            begins_with_i |= prefix == "I" and not continues
             every_b_splits &= prefix != "B" or continues
             before = (prefix, kind)
     used = prefixes - {OUTSIDE}
@@ -70,7 +68,7 @@ def detect(sentences: Iterable[Sequence[str]]) -> Scheme:
         return "iobes"
     if used == {"I"}:
         return "io"
-    return "iob1" if every_b_splits and begins_with_i else "bio"
+    return "iob1" if every_b_splits else "bio"
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:

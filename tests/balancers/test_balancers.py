@@ -138,3 +138,12 @@ def test_the_smooth_maximum_by_hand():
     terms = [1.0 / 2, 2.0 / 2]  # lambda = 1 / (1 * 2)
     expected = 0.5 * math.log(math.exp(terms[0] / 0.5) + math.exp(terms[1] / 0.5))
     assert balancer(LOSSES[:2], ALL[:2]).sum().item() == pytest.approx(expected)
+
+
+def test_the_smooth_maximum_is_shared_out_by_the_softmax_of_the_terms():
+    balancer = Tchebycheff(toy.facts(2), smooth=0.5)
+    balancer.on_epoch(EpochResult(0, {0: 1.0, 1: 1.0}))
+    # Terms .5 and 1 over mu .5: 1 and 2, whose softmax is 1 / (1 + e) and e / (1 + e).
+    maximum = 0.5 * math.log(math.e + math.e**2)
+    expected = [maximum / (1 + math.e), maximum * math.e / (1 + math.e)]
+    assert balancer(LOSSES[:2], ALL[:2]).tolist() == pytest.approx(expected)

@@ -27,6 +27,16 @@ def test_a_token_belongs_to_the_first_word_that_it_covers_and_spaces_to_the_word
     assert (ids.tolist(), first.tolist(), last.tolist()) == ([7, 8, 9, 10], [0, 2], [1, 3])
 
 
+def test_tokens_behind_the_last_word_belong_to_it():
+    ids, first, last = pieces_of_words(Words.joined(["a", "b"]), pieces([7, 8, 9], (0, 1), (2, 3), (3, 4)), unknown=1)
+    assert (ids.tolist(), first.tolist(), last.tolist()) == ([7, 8, 9], [0, 1], [0, 2])
+
+
+def test_words_can_share_the_first_token_of_a_text():
+    ids, first, last = pieces_of_words(Words.cut("it's"), pieces([7], (0, 4)), unknown=1)
+    assert (ids.tolist(), first.tolist(), last.tolist()) == ([7], [0, 0, 0], [0, 0, 0])
+
+
 def test_a_word_without_a_token_gets_the_unknown_one_at_its_place():
     words = Words.joined(["a", "\u00ad", "\u00ad", "b"])
     ids, first, last = pieces_of_words(words, pieces([7, 8], (0, 1), (6, 7)), unknown=1)
@@ -78,6 +88,66 @@ def test_every_word_is_read_whole_and_once_and_windows_fit(seed):
     assert ((ends - starts) <= room).all()
     assert (first >= starts[windows.of_item]).all() and (last < ends[windows.of_item]).all()
     assert (np.diff(windows.of_item) >= 0).all()
+
+
+def test_no_window_is_read_for_words_that_the_one_before_holds_too():
+    # From word 1 on, a window of 6 tokens would end where the first one does, because word 2 has 5 tokens.
+    windows = windows_of(np.array([0, 2, 4]), np.array([1, 3, 8]), 9, room=6, overlap=2)
+    assert windows.tokens.tolist() == [[0, 4], [4, 9]]
+
+
+def test_a_word_that_shares_its_last_token_is_read_where_a_window_holds_it_whole():
+    # Words 1 and 2 share token 4: the first window ends before it and cuts word 1, with which the second one begins.
+    windows = windows_of(np.array([0, 3, 4, 5]), np.array([2, 4, 4, 6]), 7, room=4, overlap=1)
+    assert windows.tokens.tolist() == [[0, 4], [3, 7]]
+    assert windows.of_item.tolist() == [0, 1, 1, 1]
+
+
+def naive_windows(first: list[int], last: list[int], tokens: int, room: int, overlap: int):
+    """Follow the docstring of `windows_of` window by window and item by item."""
+    borders = sorted({*first, tokens} - {0})
+
+    def end_of(start: int) -> int:
+        return max((border for border in borders if start < border <= start + room), default=start + room)
+
+    if tokens <= room:
+        return [[0, tokens]], [0] * len(first)
+    windows = [[0, end_of(0)]]
+    while any(border >= windows[-1][1] and border < tokens for border in borders):
+        start, end = windows[-1]
+        following = min(border for border in borders if border >= end)
+        common = [border for border in borders if start < border <= end - overlap and end_of(border) > end]
+        start = max(common, default=following)
+        windows.append([start, end_of(start)])
+    of_item = []
+    for begin, finish in zip(first, last, strict=True):
+        ranks = []
+        for start, end in windows:
+            if not start <= begin < end:
+                ranks.append((0, 0))
+            elif finish >= end:
+                ranks.append((1, 0))
+            else:
+                ranks.append((2, min(begin - start, end - 1 - finish)))
+        of_item.append(ranks.index(max(ranks)))
+    return windows, of_item
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_windows_are_those_of_a_plain_loop_also_for_long_words_and_shared_tokens(seed):
+    random = np.random.default_rng(seed)
+    for _ in range(20):
+        first, last, end = [], [], 0
+        for _ in range(random.integers(1, 20)):
+            start = end - (end > 0 and random.random() < 0.2)
+            end = start + 1 + int(random.integers(0, 9 if random.random() < 0.2 else 3))
+            first.append(start)
+            last.append(end - 1)
+        room = int(random.integers(2, 9))
+        overlap = int(random.integers(0, room))
+        windows = windows_of(np.array(first), np.array(last), end, room, overlap)
+        expected = naive_windows(first, last, end, room, overlap)
+        assert (windows.tokens.tolist(), windows.of_item.tolist()) == expected
 
 
 def test_a_long_text_becomes_several_sequences_of_one_row():

@@ -96,6 +96,17 @@ def test_cagrad_maximizes_the_least_gain_on_its_ball(c):
         assert float((rows @ found).min()) == pytest.approx(float(bound))
 
 
+@pytest.mark.parametrize("length", [1e-12, 1e12])
+def test_cagrad_weights_do_not_depend_on_the_unit_of_the_loss(length):
+    for rows in some_rows(10):
+        assert weights(CAGrad(toy.facts(3)), rows * length) == pytest.approx(weights(CAGrad(toy.facts(3)), rows))
+
+
+def test_cagrad_without_any_gradient_is_the_mean():
+    assert weights(CAGrad(toy.facts()), [[0.0, 0.0], [0.0, 0.0]]) == [0.5, 0.5]
+    assert weights(CAGrad(toy.facts(1)), [[0.0, 0.0]]) == [1.0]
+
+
 def test_cagrad_scales_are_constants():
     method = CAGrad(toy.facts(), c=0.5, scale="mean")
     assert method.scaling(3, torch.tensor([9.0, 9.0, 9.0])) == pytest.approx(1 / 1.5)
@@ -153,6 +164,17 @@ def test_nash_mtl_does_not_see_how_long_a_gradient_is():
 
 def test_nash_mtl_opposed_gradients_cancel():
     assert combined(NashMTL(toy.facts()), [[2.0], [-1.0]]) == pytest.approx([0.0], abs=1e-9)
+
+
+def test_nash_mtl_weights_of_opposed_gradients_are_bounded_by_the_ridge():
+    # beta (beta (1 + ridge) - beta) = 1 with a ridge of 1e-5: beta = 316.2, divided by the lengths 2 and 1
+    found = weights(NashMTL(toy.facts(), max_norm=None), [[2.0], [-1.0]])
+    assert found == pytest.approx([math.sqrt(1e5) / 2, math.sqrt(1e5)], rel=1e-6)
+
+
+def test_nash_mtl_ignores_a_zero_gradient():
+    method = NashMTL(toy.facts(3), max_norm=None)
+    assert weights(method, [[2.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) == pytest.approx([0.5, 0.0, 1.0], rel=1e-4)
 
 
 # Aligned-MTL
@@ -349,3 +371,38 @@ def test_gradvac_lifts_opposed_gradients_to_a_target_by_hand():
 @pytest.mark.parametrize(("scale", "factor"), [("native", 1.0), ("mean", 1 / 1.5), ("sum", 2 / 1.5)])
 def test_cagrad_scales_by_its_constant(scale, factor):
     assert CAGrad(toy.facts(), c=0.5, scale=scale).scaling(2) == pytest.approx(factor)
+
+
+class OfScale(GradientRegularizer):
+    """A method of a given native scale."""
+
+    def __init__(self, native: str, scale: str) -> None:
+        super().__init__(toy.facts())
+        self.native_scale, self.scale = native, scale  # type: ignore[misc, assignment]
+
+
+@pytest.mark.parametrize(
+    ("native", "scale", "factor"),
+    [
+        ("sum", "native", 1.0),
+        ("sum", "sum", 1.0),
+        ("sum", "mean", 1 / 3),
+        ("mean", "native", 1.0),
+        ("mean", "mean", 1.0),
+        ("mean", "sum", 3.0),
+        ("own", "native", 1.0),
+        ("own", "mean", 1 / 4),  # the weights sum to 4
+        ("own", "sum", 3 / 4),
+    ],
+)
+def test_three_tasks_are_brought_from_one_scale_to_another(native, scale, factor):
+    method = OfScale(native, scale)
+    assert method.scaling(3, torch.tensor([1.0, 2.0, 1.0])) == pytest.approx(factor)
+
+
+def test_weights_that_cancel_are_not_rescaled():
+    assert OfScale("own", "sum").scaling(2, torch.tensor([1.0, -1.0])) == 1.0
+
+
+def test_a_method_that_gives_no_weights_keeps_its_own_scale():
+    assert OfScale("own", "sum").scaling(3) == 1.0

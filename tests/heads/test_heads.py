@@ -12,7 +12,7 @@ from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.heads.cosine import Cosine
 from mtlcli.heads.linear import Linear
 from mtlcli.heads.pair_concat import PairConcat
-from mtlcli.tasks.targets import Classes, Score
+from mtlcli.tasks.targets import Classes, Ragged, Score
 
 CLASSES = TaskFacts("c", 10, 1, Classes.named("no", "yes"))
 SCORES = TaskFacts("s", 10, 1, Score(0.0, 5.0, 2.0, 1.5))
@@ -72,6 +72,15 @@ def test_gamma_mixes_squared_and_absolute_error(gamma, loss):
     assert linear.loss(torch.tensor([-1.0]), rows(torch.tensor([3.5]))).tolist() == pytest.approx([loss])
     cosine = Cosine(HeadFacts(SCORES, 2, 2), gamma=gamma)  # 3 / 1.5 standard deviations off
     assert cosine.loss(torch.tensor([5.0]), rows(torch.tensor([2.0]))).tolist() == pytest.approx([loss])
+
+
+def test_a_row_without_a_score_costs_nothing_and_has_no_gradient():
+    head = Linear(HeadFacts(SCORES, 2, 1), gamma=0.5)
+    output = torch.tensor([0.0, 3.0], requires_grad=True)
+    losses = head.loss(output, Ragged({"value": torch.tensor([3.5, 0.0]), "known": torch.tensor([True, False])}))
+    losses.sum().backward()
+    assert losses.tolist() == [1.0, 0.0]
+    assert output.grad.tolist() == [-1.5, 0.0]  # .5 * 2 e + .5 * sign e at e = -1
 
 
 def test_gamma_is_refused_where_classes_are_predicted():

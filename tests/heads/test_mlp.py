@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mtlcli.config.schema import HeadChoice
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import EncoderOutput, HeadFacts
@@ -77,3 +78,10 @@ def test_shared_layers_of_another_build_are_refused_in_one_line(change):
 def test_a_name_without_layers_is_refused():
     with pytest.raises(MtlError, match=r'^tasks\.c\.head\.hidden: no layers to share as "common"'):
         MLP(HeadFacts(CLASSES, 6, 1), hidden=(), shared="common")
+
+
+def test_a_hidden_layer_without_a_unit_is_refused():
+    head = HeadChoice.model_validate({"name": "mlp", "hidden": [4, 0]})
+    ((option, message),) = head.check("tasks.c.head")
+    assert option == "hidden.1"
+    assert "0" in message

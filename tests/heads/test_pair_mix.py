@@ -48,6 +48,12 @@ def test_alpha_0_is_the_cosine_alone_times_5():
     assert head.decode(output)["value"].tolist() == pytest.approx([3.0])  # cosine 3/5
 
 
+def test_the_cosine_runs_from_the_low_end_of_the_range_to_the_high_end():
+    head = PairMix(HeadFacts(TaskFacts("s", 10, 1, Score(1.0, 5.0, 2.0, 1.5)), 2, 2), alpha=0.0)
+    output = head((encoding([1.0, 0.0], [1.0, 0.0], [3.0, 0.0]), encoding([0.0, 2.0], [2.0, 0.0], [3.0, 4.0])))
+    assert head.decode(output)["value"].tolist() == pytest.approx([1.0, 5.0, 3.4])  # cosines 0, 1 and .6
+
+
 def test_classes_are_the_sigmoid_of_the_mix():
     head = with_weights(PairMix(HeadFacts(PAIRS, 2, 2), alpha=0.5))
     output = head((encoding([0.3, 0.0]), encoding([0.3, 0.4])))
@@ -169,6 +175,7 @@ def test_the_output_carries_the_encodings_only_where_the_loss_needs_them():
         (SCORES, {"cosine_loss": 1.0}, "compare pairs of two classes"),
         (PAIRS, {"gamma": 0.5}, "mixes losses of scores"),
         (PAIRS, {"alpha": 1.0, "learn_alpha": True}, "starts from a number between 0 and 1"),
+        (PAIRS, {"alpha": 0.0, "learn_alpha": True}, "starts from a number between 0 and 1"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(task, options, message):

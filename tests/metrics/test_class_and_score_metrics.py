@@ -37,6 +37,18 @@ def test_one_class_by_hand():
     assert F1(TWO).value(classes([0, 0]), classes([0, 0])) == 0
 
 
+def test_one_row_of_the_class_is_enough():
+    # TP 1 and nothing else, so that every denominator but that of F1 is 1.
+    for metric in (F1, Precision, Recall):
+        assert metric(TWO).value(classes([1, 0]), classes([1, 0])) == 1
+    assert AveragePrecision(TWO).value(classes([1, 0]), classes([1, 0])) == 1
+
+
+def test_constant_predictions_or_labels_have_no_correlation_with_anything():
+    assert Matthews(TWO).value(classes([1, 1, 1]), classes([0, 1, 1])) == 0
+    assert Matthews(TWO).value(classes([0, 1, 1]), classes([1, 1, 1])) == 0
+
+
 def test_ranking_by_hand():
     # Scores .9 (positive), .5 (positive), .5, .1: of four pairs three are ordered and one is a tie.
     predicted = classes([1, 1, 1, 0], [[0.1, 0.9], [0.5, 0.5], [0.5, 0.5], [0.9, 0.1]])
@@ -64,6 +76,14 @@ def test_errors_by_hand():
     # Of three pairs two are ordered alike and one oppositely.
     assert Kendall(SCORES).value(predicted, gold) == pytest.approx(1 / 3)
     assert Kendall(SCORES).value(scores([2, 2, 2]), gold) == 0
+
+
+def test_an_offset_that_all_labels_share_costs_the_explained_variance_no_digits():
+    # Sums of squares 5 and 14 / 3, as without the offset; its square, 1e16, has no digits behind the point.
+    predicted, gold = np.array([1.0, 2.0, 4.0]) + 1e8, np.array([1.0, 4.0, 3.0]) + 1e8
+    value = R2(SCORES).value(scores(predicted), scores(gold))
+    assert value == pytest.approx(1 - 5 / (14 / 3), abs=1e-7)
+    assert value == pytest.approx(sklearn.metrics.r2_score(gold, predicted), abs=1e-7)
 
 
 def resamples(n: int) -> np.ndarray:

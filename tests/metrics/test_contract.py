@@ -8,15 +8,20 @@ import pytest
 from labels import estimated, measured
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.accuracy import Accuracy
-from mtlcli.metrics.class_metrics import MacroF1
-from mtlcli.metrics.errors import MeanSquaredError
+from mtlcli.metrics.class_metrics import MacroF1, Matthews, WeightedF1
+from mtlcli.metrics.errors import R2, MeanAbsoluteError, MeanSquaredError, RootMeanSquaredError
+from mtlcli.metrics.kendall import Kendall
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.spearman import Spearman
 from mtlcli.tasks.targets import Classes, Score
 
 CLASSES = TaskFacts("topics", rows=100, batches=10, target=Classes.named("a", "b", "c"))
 SCORES = TaskFacts("sts", rows=100, batches=10, target=Score(0.0, 5.0, 2.5, 1.0))
-METRICS = [Accuracy(CLASSES), MacroF1(CLASSES), Pearson(SCORES), Spearman(SCORES), MeanSquaredError(SCORES)]
+METRICS = [
+    *(metric(CLASSES) for metric in (Accuracy, MacroF1, Matthews, WeightedF1)),
+    *(metric(SCORES) for metric in (Pearson, Spearman, Kendall)),
+    *(metric(SCORES) for metric in (MeanSquaredError, RootMeanSquaredError, MeanAbsoluteError, R2)),
+]
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: type(metric).__name__)
 
 

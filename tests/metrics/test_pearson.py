@@ -50,6 +50,9 @@ def test_an_outlier_outside_the_resample_costs_no_digits():
     predictions, targets = np.array([1e9, 1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0, 4.0])
     inside = measured(METRIC, predictions, targets, np.array([[0, 1, 1, 1]]))[0]
     assert inside == pytest.approx(pearson([1, 2, 3], [1, 2, 4]), abs=1e-15)
+    predictions[1:] = [0.1, 0.2, 0.4]  # which 1e9 would round, unlike whole numbers
+    inside = measured(METRIC, predictions, targets, np.array([[0, 1, 1, 1]]))[0]
+    assert inside == pytest.approx(pearson([0.1, 0.2, 0.4], [1, 2, 4]), abs=1e-15)
 
 
 def test_pearson_is_that_of_scipy_on_the_repeated_rows():

@@ -9,6 +9,7 @@ from labels import SCORE
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.span_f1 import SpanF1, SpanPrecision, SpanRecall, StrictSpanF1
+from mtlcli.metrics.spans import spans_in
 from mtlcli.metrics.tag_accuracy import TagAccuracy
 from mtlcli.statistics.bootstrap import estimate
 from mtlcli.statistics.paired import paired
@@ -62,6 +63,20 @@ def test_a_corpus_by_hand():
     assert value(TagAccuracy, PREDICTED, GOLD) == pytest.approx(6 / 9)
 
 
+def test_precision_counts_what_is_predicted_and_recall_what_is_gold():
+    # 1 of 2 predicted spans is right, and 1 of 4 gold ones is found.
+    predicted, gold = ["B-A O B-A O O O"], ["B-A O B-B B-B B-B O"]
+    assert value(SpanPrecision, predicted, gold) == 1 / 2
+    assert value(SpanRecall, predicted, gold) == 1 / 4
+    assert value(SpanF1, predicted, gold) == 2 / 6
+
+
+@pytest.mark.parametrize("metric", [SpanF1, StrictSpanF1, SpanPrecision, SpanRecall])
+def test_one_span_is_enough_and_without_any_the_value_is_0(metric):
+    assert value(metric, ["O B-A I-A"], ["O B-A I-A"]) == 1
+    assert value(metric, ["O O O"], ["O O O"]) == 0
+
+
 def chunks(tags: list[str], *, strict: bool) -> set[tuple[str, int, int]]:
     """Read spans word by word, by the rules as they are published: conlleval's, or strict IOB2."""
     spans, kind, start = set(), "", 0
@@ -103,6 +118,18 @@ def test_an_unseen_type_is_a_span_that_no_prediction_finds():
     facts = TaskFacts("t", 1, 1, TAGS)
     gold = TAGS.gold_from_json([["B-C", "I-C", "B-D", "O"]])
     assert SpanF1(facts).statistics(packed("B-A I-A O O"), gold).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("kind", ["C", "D", "PER", "LOC", "creative-work"])
+def test_two_spans_of_an_unseen_type_side_by_side_are_two(kind):
+    gold = TAGS.gold_from_json([[f"B-{kind}", f"B-{kind}", f"I-{kind}", f"B-{kind}2", f"I-{kind}2"]])
+    assert SpanF1(FACTS).statistics(packed("O O O O O"), gold).tolist() == [[0, 0, 3]]
+
+
+def test_tags_right_behind_the_last_that_training_saw_are_an_unseen_type():
+    beyond = len(TAGS.labels)
+    spans = spans_in(TAGS, np.array([0, beyond, beyond + 1, 3, 4]), np.array([0, 5]))
+    assert (spans.start.tolist(), spans.length.tolist(), spans.type.tolist()) == ([1, 3], [2, 2], [2, 1])
 
 
 def test_intervals_and_paired_tests_resample_sentences():

@@ -38,6 +38,15 @@ def test_mmd_of_two_vectors_by_hand():
     )
 
 
+def test_mmd_of_three_vectors_by_hand():
+    # 0 and 1 against 3: squared distances 1, 9, 4 with mean 14 / 3; sides 1/2, 1/2, -1, and k = 1 of a vector with itself.
+    def kernel(square: float) -> float:
+        return sum(math.exp(-square / (f * 14 / 3)) for f in (0.25, 0.5, 1, 2, 4)) / 5
+
+    expected = (2 + 2 * kernel(1)) / 4 + 1 - kernel(9) - kernel(4)
+    assert squared_mmd(torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0]])).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_mmd_does_not_change_with_the_scale_of_the_encodings():
     random = torch.Generator().manual_seed(0)
     x, y = torch.randn(5, 3, generator=random), torch.randn(4, 3, generator=random) + 1

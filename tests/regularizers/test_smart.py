@@ -1,6 +1,7 @@
 """SMART: the term worked by hand on a linear model, and what must be zero on a BERT with dropout."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -172,3 +173,24 @@ def test_the_gradient_is_divided_by_its_norm_over_the_text_and_not_over_each_tok
     euclidean = SMART(RUN, epsilon=1.0, step_size=0.1, norm="l2")
     expected = 0.1 * torch.stack([gradient[0] / 21**0.5, gradient[1] / 0.3125**0.5])
     torch.testing.assert_close(euclidean._moved(torch.zeros_like(gradient), gradient), expected)
+
+
+@pytest.mark.parametrize("form", [{"epsilon": 0.1, "step_size": 1.0}, {"form": "mtdnn", "step_size": 1e6}])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_noise_grows_in_the_direction_in_which_it_starts(form, seed):
+    # The divergence of a linear score is least at no noise, so its gradient leads away from there, on the side of the start.
+    model = plain([[0.5, 0.5], [1.0, 2.0]], [2.0, -1.0])
+    scores = []
+    run = model.inputs
+
+    def spy(task, one, embeddings=None):
+        if embeddings is not None:
+            scores.append(float(embeddings.detach() @ torch.tensor([2.0, -1.0])))
+        return run(task, one, embeddings)
+
+    model.inputs = spy  # type: ignore[method-assign]
+    smart = SMART(replace(RUN, seed=seed), sigma=0.01, **form)
+    term(model, smart, batch(0, [[1]]))
+    start, end = scores  # of the inner step and of the term; the clean score is 0
+    assert start * end > 0
+    assert abs(end) > abs(start) > 0

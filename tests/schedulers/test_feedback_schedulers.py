@@ -124,6 +124,13 @@ def test_the_worst_relative_to_chance_or_to_nothing():
     assert {task_at(raw, step) for step in range(9)} == {0}
 
 
+def test_a_task_without_any_loss_on_dev_is_measured_and_never_the_worst():
+    scheduler = WorstTask(RUN)
+    evaluate(scheduler, 0.0, 0.5, 0.5)
+    evaluate(scheduler, 0.0, 0.4, 0.3)  # 0, .8, .6 of the first losses
+    assert {task_at(scheduler, step) for step in range(9)} == {1}
+
+
 def test_a_task_without_dev_rows_keeps_its_turn():
     scheduler = WorstTask(RUN)
     evaluate(scheduler, 2.0, 1.0, None)
@@ -192,6 +199,11 @@ def test_a_score_task_keeps_its_share_at_random():
 def test_scores_alone_share_the_batch_equally():
     found = chosen(Entropy(RUN), None, None, count=6)
     assert [len(rows) for rows in found] == [3, 3]
+
+
+def test_every_score_task_keeps_a_row_of_a_batch_that_is_smaller_than_the_number_of_tasks():
+    found = chosen(Entropy(RUN), None, binary(0.5), None, count=1)  # a batch of one row for three tasks
+    assert found == [[0], [0], [0]]
 
 
 def test_one_task_alone_keeps_its_whole_batch_in_order():
@@ -306,6 +318,27 @@ def test_difficulty_is_the_training_loss_in_the_second_half_of_the_first_part_ov
     assert scheduler.order() == [2, 0, 1]
     assert parts(scheduler, 30) == [(0, 1, 2), (2,), (0, 2), (0, 1, 2)]
     assert lengths(scheduler, 30) == [6 + 8, 8, 8]  # all tasks at first and at last
+
+
+def test_losses_up_to_the_middle_of_the_first_part_say_nothing_about_difficulty():
+    scheduler = Curriculum(RUN, measure_share=0.2)
+    scheduler.visits(at(0, 30))  # 6 of 30 steps measure: after steps 1 to 3 nothing is kept, after 4 to 6 everything
+    tasks = torch.tensor([0, 1, 2])
+    for step, losses in enumerate(((9.0, 8.0, 7.0),) * 3 + ((0.1, 0.2, 0.3),) * 3 + ((7.0, 8.0, 9.0),), start=1):
+        scheduler.on_step(StepResult(step, tasks, torch.tensor(losses), torch.ones(3)))
+    assert scheduler.sums.tolist() == pytest.approx([0.3, 0.6, 0.9])
+    assert scheduler.counts.tolist() == [3, 3, 3]
+
+
+def test_difficulty_is_a_mean_however_often_a_task_was_measured():
+    scheduler = Curriculum(RUN, measure_share=0.2)
+    scheduler.visits(at(0, 30))
+    for step, tasks, losses in ((4, [0, 1], [0.6, 0.9]), (5, [0], [0.6]), (6, [0], [0.6])):
+        scheduler.on_step(StepResult(step, torch.tensor(tasks), torch.tensor(losses), torch.ones(len(tasks))))
+    # .6 / log 3 of a, thrice; .9 of b, once; c was never measured
+    assert scheduler.order() == [0, 1, 2]
+    scheduler.on_step(StepResult(6, torch.tensor([2]), torch.tensor([0.5]), torch.ones(1)))
+    assert scheduler.order() == [2, 0, 1]
 
 
 def test_an_unmeasured_curriculum_is_in_the_order_of_the_run():

@@ -76,6 +76,14 @@ def test_a_shuffled_pass_holds_every_task_as_often_as_it_has_batches():
         assert found == {0: 10, 1: 30, 2: 5}
 
 
+def test_a_shuffled_run_resumes_in_any_pass():
+    whole = sequence(Shuffled(RUN), 135)
+    for step in (0, 45, 50, 90, 134):
+        resumed = Shuffled(RUN)
+        rest = [resumed.visits(Position(later, 135, 45))[0].task for later in range(step, 135)]
+        assert rest == whole[step:]
+
+
 def test_two_shuffled_passes_have_different_orders():
     found = sequence(Shuffled(RUN), 90)
     assert found[:45] != found[45:]

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import toy
+from mtlcli import registry
+from mtlcli.config.schema import SchedulerChoice
 from mtlcli.schedulers.annealed import Annealed
-from mtlcli.schedulers.base import Position, Visit, draws, power_of_sizes
+from mtlcli.schedulers.base import Position, Visit, draws, fewest_and_most, power_of_sizes
 from mtlcli.schedulers.fixed_ratio import FixedRatio
 from mtlcli.schedulers.linear_temperature import LinearTemperature
 from mtlcli.schedulers.proportional import Proportional
@@ -153,3 +155,44 @@ def test_annealing_reaches_its_last_exponent_at_the_last_step(monkeypatch):
         Annealed(RUN, decay=0.8).visits(Position(step, 3, 3))
     for found, exponent in zip(probabilities, (1.0, 0.6, 0.2), strict=True):
         torch.testing.assert_close(found, power_of_sizes(RUN, exponent))
+
+
+# Lengths
+
+STEPS = {  # of an epoch, with batches 10, 30, 5 and four micro-batches a step
+    "all-together": 2,  # 5 / 4
+    "annealed": 11,  # 30 / (300 / 450 * 4) = 11.25, as proportional
+    "bandit": 22,  # 30 / (4 / 3) = 22.5
+    "curriculum": 8,  # 30 / 4
+    "entropy": 8,
+    "fixed-ratio": 22,
+    "linear-temperature": 11,
+    "proportional": 11,
+    "round-robin": 8,
+    "shuffled": 12,  # 45 / 4
+    "similarity": 54,  # shares 10, 1.732, .707: 30 / (1.732 / 12.439 * 4)
+    "stages": 8,
+    "state-machine": 8,
+    "temperature": 15,  # shares 10, 17.32, 7.07: 30 / (17.32 / 34.39 * 4)
+    "worst-task": 22,
+}
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_the_steps_of_an_epoch_by_hand(name):
+    options = {"fixed-ratio": {"ratio": {}}, "stages": {"stages": [{}]}}.get(name, {})
+    choice = SchedulerChoice.model_validate({"name": name, **options})
+    assert choice.check("scheduler") == []
+    assert choice.make(replace(RUN, micro_batches=4)).steps_per_epoch() == STEPS[name]
+    assert choice.make(replace(RUN, micro_batches=1000)).steps_per_epoch() == 1
+
+
+def test_every_scheduler_has_its_steps_worked_out():
+    assert set(STEPS) == {entry.name for entry in registry.built_in("schedulers")}
+
+
+@pytest.mark.parametrize(
+    ("tasks_per_step", "expected"), [("one", (1, 1)), ("draws", (1, 2)), ("several", (1, 3)), ("all", (3, 3))]
+)
+def test_the_fewest_and_the_most_of_three_tasks_in_two_micro_batches(tasks_per_step, expected):
+    assert fewest_and_most(tasks_per_step, 3, 2) == expected

@@ -52,6 +52,32 @@ def test_a_stage_has_a_schedule_of_its_own():
     assert (second.start, second.steps, second.lr, second.frozen) == (4, 6, 0.5, ("heads",))
 
 
+def test_the_rate_of_a_stage_multiplies_that_of_its_scheduler():
+    stages = Stages(toy.facts(2), stages=[{"scheduler": {"name": "state-machine", "decay": 0.25}, "lr_factor": 0.5}])
+    for loss in (1.0, 2.0):  # a rise: the state machine multiplies its rate by .25
+        stages.on_evaluation(EvaluationResult(1, {0: loss}, {0: {}}))
+    assert stages.stage(at(stages, 0)).lr == pytest.approx(0.125)
+
+
+def test_the_epoch_of_the_run_is_that_of_the_first_stage():
+    assert Stages(toy.facts(3), stages=TWO).steps_per_epoch() == 30  # batches of b
+    assert Stages(toy.facts(3), stages=TWO[::-1]).steps_per_epoch() == 3
+
+
+def test_a_scheduler_sees_its_stage_as_the_whole_run():
+    stages = Stages(toy.facts(3), stages=TWO)
+    positions = []
+    stages.inner[1].visits = lambda position: positions.append(position) or []
+    for step in (4, 9):
+        stages.visits(at(stages, step))
+    assert positions == [Position(0, 6, 3), Position(5, 6, 3)]
+
+
+def test_the_last_stage_is_also_that_of_the_end_of_the_run():
+    stages = Stages(toy.facts(3), stages=TWO)
+    assert [visit.task for visit in stages.visits(Position(10, 10, 1))] == [0, 1, 2]
+
+
 def test_what_steps_can_hold_is_what_the_stages_promise():
     def promise(*stages):
         return Stages(toy.facts(3), stages=list(stages)).tasks_per_step
@@ -195,3 +221,19 @@ def test_an_epoch_that_ends_a_stage_is_news_of_that_stage():
     )  # the last of the first stage
     stages.on_epoch(EpochResult(0, {0: 0.5, 1: 2.0}))
     assert heard == [(0, 0, {0: 0.5, 1: 2.0})]
+
+
+def test_results_at_the_end_of_a_stage_are_news_of_that_stage_and_those_after_of_the_next():
+    stages = Stages(toy.facts(2), stages=[{"steps": 2}, {"epochs": 2, "steps_per_epoch": 3}])
+    heard = []
+    for number in range(2):
+        inner = stages._at(number)
+        inner.on_epoch = lambda result, number=number: heard.append((number, "epoch", result.epoch))
+        inner.on_evaluation = lambda result, number=number: heard.append((number, "step", result.step))
+    for step, epoch in ((2, 0), (5, 1), (8, 2)):
+        stages.on_step(StepResult(step, torch.tensor([0]), torch.ones(1), torch.ones(1)))
+        stages.on_epoch(EpochResult(epoch, {0: 0.5}))
+        stages.on_evaluation(EvaluationResult(step, {0: 0.5}, {0: {}}))
+    assert heard == [
+        (0, "epoch", 0), (0, "step", 2), (1, "epoch", 0), (1, "step", 3), (1, "epoch", 1), (1, "step", 6),
+    ]  # fmt: skip

@@ -59,6 +59,18 @@ def test_perfect_predictions_of_other_metrics_follow_the_rule_of_three():
     assert estimated(MeanSquaredError(SCORES), scores, scores) == Estimate(0.0, 0.0, 0.0, 100, interval="none")
 
 
+def test_predictions_that_are_all_wrong_can_only_be_better_elsewhere():
+    targets = np.repeat([0, 1], 50)
+    unlike = 1 - 0.025**0.01
+    result = estimated(MacroF1(CLASSES), 1 - targets, targets)
+    assert result == Estimate(0.0, 0.0, pytest.approx(unlike), 100, interval="rule-of-three")
+
+
+@pytest.mark.parametrize(("count", "n"), [(7, 100), (29, 100), (81, 141), (114, 141)])  # 7 / 100 * 100 > 7 in floats
+def test_the_interval_of_a_share_is_that_of_its_count_though_shares_are_rounded(count, n):
+    assert bootstrap._interval_of_share(count / n, n, 0.95) == exact_interval(count, n)
+
+
 @pytest.mark.parametrize("metric", [Accuracy(CLASSES), MacroF1(CLASSES)], ids=["accuracy", "macro_f1"])
 @pytest.mark.parametrize(("accuracy", "n"), [(0.98, 50), (0.99, 200), (0.95, 100), (0.9, 50)])
 def test_the_interval_near_the_ceiling_holds_the_true_value(metric, accuracy, n):

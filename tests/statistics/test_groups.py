@@ -104,6 +104,13 @@ def test_few_wrong_rows_count_by_the_spread_between_groups():
     assert spread.low > exact_interval(76, 80)[0]
 
 
+@pytest.mark.parametrize(("wrong", "interval"), [(4, "exact"), (5, "bootstrap"), (15, "bootstrap"), (16, "exact")])
+def test_the_bootstrap_needs_five_groups_with_right_and_five_with_wrong_rows(wrong, interval):
+    labels = np.zeros(100, dtype=np.int64)
+    predicted = (np.arange(100) // 5 < wrong).astype(np.int64)  # whole groups of 5 rows, of 20
+    assert estimated(ACCURACY, predicted, labels, groups=blocks(20, 5)).interval == interval
+
+
 def test_a_single_group_has_no_interval():
     labels = np.array([0.0, 1.0, 3.0])
     found = estimated(MSE, np.zeros(3), labels, groups=RowGroups.of(["a", "a", "a"]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from labels import compared, measured
+from labels import compared, measured, rows
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.accuracy import Accuracy
 from mtlcli.metrics.class_metrics import MacroF1
@@ -14,8 +14,8 @@ from mtlcli.metrics.errors import MeanSquaredError
 from mtlcli.metrics.pearson import Pearson
 from mtlcli.metrics.spearman import Spearman
 from mtlcli.statistics import paired as module
-from mtlcli.statistics.paired import holm, holm_levels, over_seeds
-from mtlcli.tasks.targets import Classes, Score
+from mtlcli.statistics.paired import Difference, holm, holm_levels, over_seeds
+from mtlcli.tasks.targets import Classes, Ragged, Score
 
 CLASSES = TaskFacts("sst", rows=100, batches=10, target=Classes.named("bad", "good"))
 SCORES = TaskFacts("sts", rows=100, batches=10, target=Score(0.0, 5.0, 2.5, 1.0))
@@ -179,6 +179,23 @@ def test_what_row_and_seed_do_together_is_not_counted_twice():
     assert found.std() < 0.15  # 1 if it were counted
 
 
+def test_what_row_and_seed_do_together_is_taken_off_the_variance_of_the_rows():
+    """Four runs, each with variance .5 around its side's mean, 2 degrees: 4 * .5 / 2 = 1 of the variance of the difference, 4."""
+    difference, u, v = np.array([2.0, -2.0] * 4), np.sqrt([0.5] * 8), np.sqrt([0.5] * 8)
+    u[[1, 2, 5, 6]] *= -1
+    v[4:] *= -1
+    found = over_seeds(np.zeros(4), np.stack([-u, u, difference - v, difference + v]), 2, np.random.default_rng(0))
+    assert found == pytest.approx(np.sqrt(3 / 4) * difference)
+
+
+def test_the_share_of_differences_on_the_rarer_side_of_zero_counts_twice():
+    # Of 4 one is below 0, and the runs themselves count as one more: 2 * (1 + 1) / (1 + 4).
+    assert module._two_sided(np.array([-1.0, 0.5, 0.7, 3.0])) == pytest.approx(0.8)
+    assert module._two_sided(np.array([1.0, -0.5, -0.7, -3.0])) == pytest.approx(0.8)
+    assert module._two_sided(np.array([0.2, 0.5, 0.7, 3.0])) == pytest.approx(0.4)
+    assert module._two_sided(np.array([0.0, 0.0, 1.0, -1.0])) == 1.0
+
+
 def test_over_three_seeds_the_interval_holds_the_truth_about_as_often_as_it_says():
     chance = np.random.default_rng(0)
     held = 0
@@ -195,7 +212,66 @@ def test_over_three_seeds_the_interval_holds_the_truth_about_as_often_as_it_says
     assert 0.91 <= held / 300 <= 0.99
 
 
+# One scale
+
+
+def test_equal_scores_share_the_mean_of_their_ranks_each_as_often_as_it_occurs():
+    assert module._ranks(np.array([10.0, 20.0, 20.0, 5.0]), np.ones(4)).tolist() == [2.0, 3.5, 3.5, 1.0]
+    assert module._ranks(np.array([10.0, 20.0, 5.0]), np.array([1, 2, 3])).tolist() == [4.0, 5.5, 2.0]
+
+
+def scaled(metric, first: list[float], second: list[float], gold: list[float], **more) -> list[list[float]]:
+    runs = [Ragged({"value": np.array(run)}, **more) for run in (first, second)]
+    found = module._on_one_scale(metric, runs, rows(np.array(gold)), np.ones(len(gold), dtype=np.int64))
+    return [run["value"].tolist() for run in found]
+
+
+def test_a_metric_of_ranks_gets_ranks_one_of_spreads_standard_scores_and_one_of_units_neither():
+    first, second, gold = [1.0, 2.0, 4.5], [30.0, 10.0, 20.0], [1.0, 2.0, 3.5]
+    assert scaled(Spearman(SCORES), first, second, gold) == [[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]]
+    standard = np.array(scaled(Pearson(SCORES), first, second, gold))
+    assert standard == pytest.approx(stats.zscore([first, second], axis=1))
+    assert scaled(MeanSquaredError(SCORES), first, second, gold) == [first, second]
+
+
+def test_classes_and_several_fields_and_several_items_have_no_scale():
+    """Also where ranks would not change the metric, such as predictions that are all wrong."""
+    counts = np.ones(2, dtype=np.int64)
+    wrong = [rows(np.array([0, 0]))] * 2
+    assert module._on_one_scale(Accuracy(CLASSES), wrong, rows(np.array([1, 1])), counts) is wrong
+    gold, scores = rows(np.array([1.0, 2.0])), np.array([1.0, 3.0])
+    for run in (Ragged({"value": scores, "spread": scores}), Ragged({"value": scores}, np.array([0, 1, 2]))):
+        runs = [run, run]
+        assert module._on_one_scale(Spearman(SCORES), runs, gold, counts) is runs
+
+
 # The rest
+
+
+def test_an_interval_at_another_level_leaves_out_the_tails():
+    difference = Difference((0.0,), (0.5,), 0.0, 1.0, 0.05, 10, np.arange(101.0))
+    assert difference.interval(0.9) == pytest.approx((5.0, 95.0))
+    assert difference.interval(0.5) == pytest.approx((25.0, 75.0))
+
+
+def test_equal_rows_become_one_cell_that_counts_them():
+    gold, runs = rows(np.array([0, 1, 0, 0])), [rows(np.array([1, 1, 1, 0])), rows(np.array([0, 0, 0, 0]))]
+    cells, of_runs, counts = module.group_equal_rows(gold, runs)
+    assert list(zip(cells["index"], *(run["index"] for run in of_runs), counts, strict=True)) == [
+        (0, 0, 0, 1), (0, 1, 0, 2), (1, 1, 0, 1),
+    ]  # fmt: skip
+
+
+def test_rows_with_wide_fields_or_several_items_are_left_as_they_are():
+    gold = rows(np.array([0, 0]))
+    for run in (
+        Ragged({"index": np.array([0, 0]), "probabilities": np.full((2, 2), 0.5)}),
+        Ragged({"index": np.array([0, 0, 0])}, np.array([0, 2, 3])),
+    ):
+        cells, of_runs, counts = module.group_equal_rows(gold, [run])
+        assert cells is gold
+        assert of_runs == [run]
+        assert counts.tolist() == [1, 1]
 
 
 def test_holm_multiplies_the_smallest_by_their_number_the_next_by_one_less():

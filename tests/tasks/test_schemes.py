@@ -5,7 +5,16 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from mtlcli.tasks.schemes import Structure, best_tags, closed_tags, detect, spans_of, tags_of, violations
+from mtlcli.tasks.schemes import (
+    Structure,
+    best_tags,
+    closed_tags,
+    detect,
+    parts_of,
+    spans_of,
+    tags_of,
+    violations,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +27,9 @@ from mtlcli.tasks.schemes import Structure, best_tags, closed_tags, detect, span
         ([["B-A", "L-A", "O", "U-B"]], "bilou"),
         ([["NN", "-LRB-", ":", "O"]], "plain"),
         ([["O"] * 40 + ["B-A", "B_A"]], "bio"),  # a slip of the pen in 42 tags
+        ([["I-A", "I-A", "B-A", "I-A", "B-A", "O"]], "iob1"),
+        ([["B-A", "I-A", "I-A", "B-A", "O"]], "bio"),  # the first B begins a span
+        ([["O"] * 15 + ["B-A"] * 2 + ["B_A"] * 3], "plain"),  # 3 of 20 are not slips any more
         ([["B-A", "I-A"]], "plain"),  # without O nothing says that these are spans
         ([], "plain"),
     ],
@@ -40,6 +52,14 @@ def test_the_scheme_is_what_the_tags_show(sentences, scheme):
 )
 def test_tags_as_spans(tags, spans):
     assert spans_of(tags.split()) == spans
+
+
+def test_a_tag_is_a_prefix_and_a_type_or_o_alone():
+    assert parts_of("B-creative-work") == ("B", "creative-work")
+    assert parts_of("O") == ("O", "")
+    for tag in ("O-ORG", "X-ORG", "B-", "B", "B_ORG", "ORG", ""):
+        with pytest.raises(ValueError, match=rf'^tag "{tag}": expected O or PREFIX-TYPE'):
+            parts_of(tag)
 
 
 def test_spans_as_tags_in_both_schemes_and_back():

@@ -213,6 +213,31 @@ def test_a_regularizer_adds_to_the_loss_but_not_to_the_logged_one():
     assert not torch.equal(found["heads.0.out.weight"], plain["heads.0.out.weight"])
 
 
+class Nothing(Regularizer):
+    """Has nothing to add."""
+
+    def forward(self, forward: Forward) -> None:
+        return None
+
+
+def test_a_regularizer_that_adds_nothing_leaves_the_loss_as_it_is():
+    _, combined = run(None, None, regularizers=(Nothing(toy.facts(3)),))
+    assert torch.equal(combined.totals, combined.losses)
+
+
+def test_what_regularizers_add_to_unequal_micro_batches_is_weighted_by_their_rows():
+    whole = toy.batch(0, 7)
+    added = []
+    for batches in ((whole,), (toy.part(whole, 0, 5), toy.part(whole, 5, 7))):
+        gradients, combined = run(step=[TaskLoss(0, batches)], regularizers=(Constant(toy.facts(3)),))
+        added.append((gradients, combined.totals - combined.losses))
+    (first, once), (second, in_pieces) = added
+    output = toy.model(3)(0, whole).detach()
+    torch.testing.assert_close(once, 3 * output.square().mean().reshape(1))
+    torch.testing.assert_close(in_pieces, once)
+    same(first, second)
+
+
 @pytest.mark.parametrize("columns", [1, 65535, 65536, 200_001])
 def test_the_gram_matrix_is_exact_to_a_millionth(columns):
     rows = torch.randn(3, columns, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1e-4], [1.0], [30.0]])
