@@ -1,37 +1,13 @@
 """Exact match and F1 of answers to questions (Rajpurkar et al., EMNLP 2016, arXiv:1606.05250, section 6.1)."""
 
-import re
-import string
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 
 from mtlcli.metrics.base import Metric, Resampled, Statistics
+from mtlcli.tasks.answer_text import exact_match, word_f1
 from mtlcli.tasks.answers import Answers, Row, row_of
 from mtlcli.tasks.targets import Arrays
-
-PUNCTUATION = str.maketrans("", "", string.punctuation)
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-def normalized(text: str) -> str:
-    """Return a text in lower case, without ASCII punctuation, articles and repeated spaces."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
-
-
-def exact_match(predicted: str, answer: str) -> float:
-    """Return 1 if two texts are equal once they are normalized, else 0."""
-    return float(normalized(predicted) == normalized(answer))
-
-
-def word_f1(predicted: str, answer: str) -> float:
-    """Return the F1 of the words of two normalized texts; where one of them has none, whether both have none."""
-    words, expected = normalized(predicted).split(), normalized(answer).split()
-    if not words or not expected:
-        return float(words == expected)
-    common = sum((Counter(words) & Counter(expected)).values())
-    return 2 * common / (len(words) + len(expected))
 
 
 class AnswerMetric(Metric):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtlcli.errors import quotable
+from mtlcli.tasks.answer_text import best_f1
 from mtlcli.tasks.items import NO_SPAN, Items
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
 from mtlcli.tasks.target_base import BadLabel, Raw, Target
@@ -261,6 +262,40 @@ class Answers(Target):
         if self.threshold is None:
             return np.ones(len(predicted), dtype=bool)
         return predicted["score"] >= self.threshold
+
+    # Decisions that dev rows settle
+
+    def tune(self, predicted: Arrays, gold: Arrays) -> "Answers":
+        """Return the target with the threshold of the highest mean F1 on dev rows, halfway between two scores.
+
+        Of equally good thresholds it is the one nearest to 0. Without training questions that have no answer there is none.
+        """
+        if self.threshold is None:
+            return self
+        rows = [row_of(gold, row) for row in range(len(gold))]
+        labeled = np.array([number for number, row in enumerate(rows) if row.answers is not None], dtype=np.int64)
+        if not len(labeled):
+            return self
+        gains = np.zeros(len(labeled))  # how much better an answer is than none
+        for place, number in enumerate(labeled.tolist()):
+            row, start, end = rows[number], int(predicted["start"][number]), int(predicted["end"][number])
+            answers = [row.context[first:last] for first, last in row.answers or ()]
+            gains[place] = best_f1(row.context[start:end], answers) - best_f1("", answers)
+        scores, group = np.unique(predicted["score"][labeled], return_inverse=True)
+        by_score = np.bincount(group, gains, minlength=len(scores))
+        # Total gain of answering from each score on, and of answering nothing.
+        totals = np.append(np.cumsum(by_score[::-1])[::-1], 0.0)
+        edges = np.concatenate([[scores[0] - 1], (scores[1:] + scores[:-1]) / 2, [scores[-1] + 1]])
+        best = np.flatnonzero(totals >= totals.max() - 1e-9)
+        return replace(self, threshold=float(edges[best[np.abs(edges[best]).argmin()]]))
+
+    def tuning(self) -> str:
+        """Return the threshold."""
+        return "" if self.threshold is None else f"log-odds from {self.threshold:.3g} on are an answer"
+
+    def with_threshold(self, threshold: float, where: str) -> "Answers":
+        """Return the target with this threshold of the log-odds."""
+        return replace(self, threshold=threshold)
 
     def as_json(
         self, predicted: Arrays, row: int, texts: Sequence[Text] = (), *, exact: bool = False

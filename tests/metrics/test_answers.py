@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mtlcli.facts import TaskFacts
-from mtlcli.metrics.answers import AnswerExactMatch, AnswerF1, exact_match, normalized, word_f1
+from mtlcli.metrics.answers import AnswerExactMatch, AnswerF1
 from mtlcli.metrics.relation_f1 import RelationF1
+from mtlcli.tasks.answer_text import exact_match, normalized, word_f1
 from mtlcli.tasks.answers import Answers, Row
 from mtlcli.tasks.targets import Classes, Ragged
 

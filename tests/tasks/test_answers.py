@@ -142,3 +142,31 @@ def test_questions_without_an_answer_in_dev_alone_are_remarked():
     assert target.check(gold) == [
         "2 questions, 1 without an answer; contexts of 29 to 29 characters, answers of 2 to 2"
     ]
+
+
+def test_the_threshold_is_that_of_the_highest_mean_f1_on_dev_rows():
+    answered, none = Row(CONTEXT, ((9, 14),)), Row(CONTEXT, ())
+    target = Answers(0.0)
+    gold = target.pack([answered, none, answered, none, Row(CONTEXT, None)])
+    predicted = Ragged({
+        "start": np.full(5, 9), "end": np.full(5, 14), "score": np.array([5.0, 4.0, 3.0, 1.0, 9.0]),
+    })  # fmt: skip
+    # From 3 on, two rows are right and one is wrong; from 5 on, one is right and one is missing.
+    tuned = target.tune(predicted, gold)
+    assert tuned.threshold == 2.0
+    assert tuned.is_answered(predicted).tolist() == [True, True, True, False, True]
+    assert "2" in tuned.tuning()
+    assert Answers(None).tune(predicted, gold).threshold is None
+    nothing = target.pack([none, none])
+    assert target.tune(predicted.take(slice(2)), nothing).threshold == 6.0
+
+
+def test_of_equally_good_thresholds_the_one_nearest_to_0_is_taken():
+    target = Answers(0.0)
+    gold = target.pack([Row(CONTEXT, ((9, 14),)), Row(CONTEXT, ())])
+    predicted = Ragged({"start": np.array([9, 9]), "end": np.array([14, 14]), "score": np.array([-3.0, -8.0])})
+    assert target.tune(predicted, gold).threshold == -5.5
+    wrong = Ragged({"start": np.array([0, 0]), "end": np.array([2, 2]), "score": np.array([7.0, 8.0])})
+    assert (
+        target.tune(wrong, target.pack([Row(CONTEXT, ((9, 14),))] * 2)).threshold == 6.0
+    )  # answers are as wrong as none
