@@ -1,0 +1,57 @@
+"""Predictions for the dev rows of a run, and the targets that are tuned on them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mtlcli.facts import TaskFacts
+from mtlcli.model.frozen import Features
+from mtlcli.model.predict import Predicted, predict_rows
+from mtlcli.tasks.targets import Target, concat
+from mtlcli.training.setup import TrainingRun
+
+
+@dataclass(frozen=True)
+class DevPredictions:
+    """Predictions of an evaluation.
+
+    Attributes:
+        rows: by task and split, as the tuned target decides them; of tasks with dev rows alone.
+        targets: by task, tuned on the rows that select checkpoints.
+    """
+
+    rows: Mapping[str, Mapping[str, Predicted]]
+    targets: Mapping[str, Target]
+
+    def facts(self, task: TaskFacts) -> TaskFacts:
+        """Return the facts of a task with its tuned target."""
+        return replace(task, target=self.targets.get(task.name, task.target))
+
+
+def predict_dev(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]) -> DevPredictions:
+    """Predict the dev rows of every task, and tune its target on them.
+
+    Args:
+        features: features of the dev rows in place of the encoder, by index of the task and split.
+
+    Raises:
+        NotFinite: an output is NaN or infinite.
+    """
+    rows: dict[str, dict[str, Predicted]] = {}
+    targets: dict[str, Target] = {}
+    for name, splits in run.dev.items():
+        index = run.model.names.index(name)
+        kept, loaded = features.get(index, {}), run.tasks[index]
+        predictions = {
+            split: predict_rows(run.model, index, tokenized, run.device, run.autocast, kept.get(split))
+            for split, tokenized in splits.items()
+        }
+        selecting = run.config.tasks[name].selecting_splits()
+        target = run.facts[index].target.tune(
+            concat([predictions[split].rows for split in selecting]),
+            concat([loaded.splits[split].gold for split in selecting]),
+        )
+        rows[name] = {
+            split: replace(predicted, rows=target.decide(predicted.rows)) for split, predicted in predictions.items()
+        }
+        targets[name] = target
+    return DevPredictions(rows, targets)
