@@ -95,6 +95,8 @@ def predict(
         float | None,
         typer.Option(
             "--threshold",
+            min=0,
+            max=1,
             help="Predict the labels of this probability or more. [default: the thresholds that the run tuned on dev]",
         ),
     ] = None,

@@ -136,7 +136,7 @@ class RunInfo:
         """
         if not 0 <= threshold <= 1:
             raise MtlError(f"threshold: found {threshold:g}; expected a probability from 0 to 1")
-        facts, errors = list(self.facts), []
+        facts, errors = list(self.facts), list[str]()
         for index in tasks:
             try:
                 target = facts[index].target.with_threshold(threshold, f"threshold: {facts[index].name}")

@@ -351,6 +351,13 @@ class LabelSets(Target):
         thresholds = tuned_thresholds(predicted["probabilities"], sets == 1, sets != UNKNOWN)
         return replace(self, thresholds=tuple(thresholds.tolist()))
 
+    def tuning(self) -> str:
+        """Return the ten first thresholds."""
+        pairs = zip(self.labels[:10], self.thresholds or (), strict=False)
+        shown = [f"{quotable(name)} {threshold:.3g}" for name, threshold in pairs]
+        more = len(self.labels) - len(shown)
+        return f"thresholds {', '.join(shown)}{f', and {more} more' if more else ''}" if shown else ""
+
     def decide(self, predicted: Arrays) -> Arrays:
         """Return predictions with the labels whose probability reaches its threshold."""
         if "probabilities" not in predicted:

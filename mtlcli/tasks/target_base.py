@@ -315,6 +315,10 @@ class Target(ABC):
         """
         return self
 
+    def tuning(self) -> str:
+        """Return what `tune` fitted, as a clause for the log of a run; "" where nothing is."""
+        return ""
+
     def decide(self, predicted: Arrays) -> Arrays:
         """Return predictions as this target decides them, from the numbers behind them; as they are where nothing is tuned."""
         return predicted

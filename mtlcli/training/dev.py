@@ -26,6 +26,11 @@ class DevPredictions:
         """Return the facts of a task with its tuned target."""
         return replace(task, target=self.targets.get(task.name, task.target))
 
+    def notes(self) -> list[str]:
+        """Return a line about each target that was tuned."""
+        tunings = {name: target.tuning() for name, target in self.targets.items()}
+        return [f"{name}: tuned on dev: {tuning}" for name, tuning in tunings.items() if tuning]
+
 
 def predict_dev(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]) -> DevPredictions:
     """Predict the dev rows of every task, and tune its target on them.

@@ -163,7 +163,10 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
     if why == "interrupted":
         yield Finished(progress.step, progress.best_step, progress.best_score, {}, progress.seconds, why, folder)
         return
-    results = _finish(run, folder, progress, why)
+    results, notes = _finish(run, folder, progress, why)
+    for note in notes:
+        tell(note)
+        yield Notice(note)
     yield Finished(progress.step, progress.best_step, progress.best_score, results, progress.seconds, why, folder)
 
 
@@ -282,8 +285,14 @@ def _export(run: TrainingRun, folder: Path, progress: Progress, predictions: Dev
     export(folder, run.model, run.encoder, facts)
 
 
-def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Restore the best weights, evaluate them with confidence intervals, and write results and predictions."""
+def _finish(
+    run: TrainingRun, folder: Path, progress: Progress, why: str
+) -> tuple[dict[str, dict[str, dict[str, Estimate]]], list[str]]:
+    """Restore the best weights, evaluate them with confidence intervals, and write results and predictions.
+
+    Returns:
+        The results, and lines about what was tuned on dev.
+    """
     best = progress.best_step
     if best is not None and best != progress.step:
         run.model.load_state_dict(best_checkpoint(folder, best).tensors("model"))
@@ -321,4 +330,4 @@ def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dic
             progress.skipped,
         ),
     )  # fmt: skip
-    return results
+    return results, predictions.notes()
