@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from mtlcli.evaluation.measure import make_metrics
 from mtlcli.facts import TaskFacts
+from mtlcli.metrics.base import Metric
 from mtlcli.model.frozen import Features
 from mtlcli.model.predict import Predicted, predict_rows
 from mtlcli.tasks.targets import Target, concat
@@ -17,10 +19,12 @@ class DevPredictions:
     Attributes:
         rows: by task and split, as the tuned target decides them; of tasks with dev rows alone.
         targets: by task, tuned on the rows that select checkpoints.
+        metrics: by task and name, of the tuned target.
     """
 
     rows: Mapping[str, Mapping[str, Predicted]]
     targets: Mapping[str, Target]
+    metrics: Mapping[str, Mapping[str, Metric]]
 
     def facts(self, task: TaskFacts) -> TaskFacts:
         """Return the facts of a task with its tuned target."""
@@ -43,15 +47,16 @@ def predict_dev(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]
     """
     rows: dict[str, dict[str, Predicted]] = {}
     targets: dict[str, Target] = {}
+    metrics: dict[str, Mapping[str, Metric]] = {}
     for name, splits in run.dev.items():
         index = run.model.names.index(name)
-        kept, loaded = features.get(index, {}), run.tasks[index]
+        kept, loaded, facts = features.get(index, {}), run.tasks[index], run.facts[index]
         predictions = {
             split: predict_rows(run.model, index, tokenized, run.device, run.autocast, kept.get(split))
             for split, tokenized in splits.items()
         }
         selecting = run.config.tasks[name].selecting_splits()
-        target = run.facts[index].target.tune(
+        target = facts.target.tune(
             concat([predictions[split].rows for split in selecting]),
             concat([loaded.splits[split].gold for split in selecting]),
         )
@@ -59,4 +64,7 @@ def predict_dev(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]
             split: replace(predicted, rows=target.decide(predicted.rows)) for split, predicted in predictions.items()
         }
         targets[name] = target
-    return DevPredictions(rows, targets)
+        metrics[name] = make_metrics(
+            tuple(run.metrics[name]), replace(facts, target=target), f"tasks.{name}.metrics", run.precision
+        )
+    return DevPredictions(rows, targets, metrics)

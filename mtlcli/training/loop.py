@@ -199,7 +199,7 @@ def _evaluate(run: TrainingRun, progress: Progress, predictions: DevPredictions,
         index = run.model.names.index(name)
         values = {}
         for split, predicted in by_split.items():
-            measured = measure(run.metrics[name], predicted.rows, run.tasks[index].splits[split].gold, 0)
+            measured = measure(predictions.metrics[name], predicted.rows, run.tasks[index].splits[split].gold, 0)
             values[split] = {key: estimate.value for key, estimate in measured.items()} | {"loss": predicted.loss}
             _must_be_finite(run, progress, index, split, values[split])
         metrics[name] = mean_values([values[split] for split in run.config.tasks[name].selecting_splits()])
@@ -310,7 +310,7 @@ def _finish(
         measured = {}
         for split_name, predicted in by_split.items():
             split = splits[split_name]
-            measured[split_name] = measure(run.metrics[name], predicted.rows, split.gold, 1000, split.groups)
+            measured[split_name] = measure(predictions.metrics[name], predicted.rows, split.gold, 1000, split.groups)
             write_predictions(
                 predictions_path(folder, name, split_name),
                 predictions.targets[name],
