@@ -242,7 +242,7 @@ def test_check_shows_labels_weights_and_what_looks_wrong(data, mtl, tmp_path):
         ("a.csv", "text,labels\nx,a|b\ny,a\n", ["sampling=balanced"],
          "tasks.t.sampling: this task predicts any of the labels of the training rows, and sampling needs one class for each row"),
         ("a.csv", "text,labels\nx,a|b\ny,a\n", ["class_weights={c: 2}"], 'tasks.t.class_weights: no class "c"; there are: a, b'),
-        ("a.csv", "text,labels\nx,a|b\ny,a\n", ["metrics=[accuracy]"], '"accuracy" measures classes, and this task predicts any of a, b'),
+        ("a.csv", "text,labels\nx,a|b\ny,a\n", ["metrics=[pearson]"], '"pearson" measures score, and this task predicts any of a, b'),
         ("a.csv", "text,labels\nx,a|b\ny,a\n", ['separator='], "separator"),
         ("a.csv", "text,praise,insult\nx,1,0\ny,0,1\n", ["label=[praise,insul]"], 'no column "insul"'),
     ],
