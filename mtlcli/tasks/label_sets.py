@@ -221,7 +221,7 @@ class LabelSets(Target):
         marks = [marks for raw in raws if (marks := self._marks(raw)) is not None]
         remarks = []
         if repeated := sum(row.repeated > 0 for row in marks):
-            remarks.append(f"{repeated} rows name a label twice, which counts once")
+            remarks.append(f"{_rows(repeated)} with a label that is named twice, which counts once")
         if not training:
             unseen = Counter(
                 name for row in marks for name, holds in row.holds.items() if holds and self._index(name) is None
@@ -229,7 +229,7 @@ class LabelSets(Target):
             if unseen:
                 listed = ", ".join(f"'{quotable(name)}' ({count})" for name, count in unseen.most_common(5))
                 rows = int((gold["unseen"] > 0).sum())
-                remarks.append(f"{rows} rows have a label unseen in training, counted as missed: {listed}")
+                remarks.append(f"{_rows(rows)} with a label unseen in training, counted as missed: {listed}")
             return remarks
         absent = [self.labels[index] for index in np.flatnonzero(self.class_counts(gold) == 0).tolist()]
         if absent:
@@ -242,6 +242,17 @@ class LabelSets(Target):
                 f'{len(raws)} rows have {len(self.labels)} different labels; is "{column}" the right column?'
             )
         return remarks
+
+    def notes(self, raws: Sequence[Raw], *, training: bool) -> list[str]:
+        """Return how many rows leave labels unknown."""
+        items = [self.parse(raw) for raw in raws]
+        partly = sum(bool(item.unknown) for item in items)
+        nothing = sum(len(item.unknown) == len(self.labels) for item in items)
+        return (
+            [f"{_rows(partly)} that leave labels unknown, {nothing} of them all: nothing is learned there"]
+            if partly
+            else []
+        )
 
     def _single_doubt(self, marks: Sequence[Marks]) -> str:
         """Return the doubt about rows with exactly one label each: another separator, or another kind of task."""
@@ -258,7 +269,7 @@ class LabelSets(Target):
         more = len(self.labels) - len(shown)
         none, partly = int((sets == 0).all(1).sum()), int((sets == UNKNOWN).any(1).sum())
         mean = counts.sum() / max(1, int(self.known(gold).sum()))
-        parts = [f"{mean:.3g} per row", f"{none} rows without any"] + (
+        parts = [f"{mean:.3g} per row", f"{_rows(none)} without any"] + (
             [f"{partly} with unknown ones"] if partly else []
         )
         return ["labels " + ", ".join(shown) + (f", and {more} more" if more else "") + f"; {', '.join(parts)}"]
@@ -487,6 +498,10 @@ class LabelSets(Target):
             return None
         p = predicted["probabilities"].double()
         return (torch.special.entr(p) + torch.special.entr(1 - p)).mean(-1) / math.log(2)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"
 
 
 def _scores(predicted: Arrays) -> np.ndarray:

@@ -158,7 +158,7 @@ def remarks(*labels, target: LabelSets | None = None, training: bool = True) -> 
 
 def test_what_a_user_should_know_of_the_labels():
     assert remarks("a|b", "a", "") == []
-    assert remarks("a|a", "a|b|b", "") == ["2 rows name a label twice, which counts once"]
+    assert remarks("a|a", "a|b|b", "") == ["2 rows with a label that is named twice, which counts once"]
     assert remarks("praise", "speed|praise", "", target=DECLARED) == [
         'no training row has "price": the model learns that it never holds'
     ]
@@ -168,7 +168,7 @@ def test_what_a_user_should_know_of_the_labels():
     ]
     learned = LabelSets().fit(raws("a|b", ""))
     assert remarks("a|x", "x|y", "b", target=learned, training=False) == [
-        "2 rows have a label unseen in training, counted as missed: 'x' (2), 'y' (1)"
+        "2 rows with a label unseen in training, counted as missed: 'x' (2), 'y' (1)"
     ]
     many = ["|".join(map(str, range(start, start + 10))) for start in (0, 10, 20)]
     assert remarks(*many) == ['3 rows have 30 different labels; is "topics" the right column?']
@@ -177,8 +177,16 @@ def test_what_a_user_should_know_of_the_labels():
 def test_check_counts_labels_and_rows_without_any():
     gold = DECLARED.pack([DECLARED.parse(raw) for raw in raws("praise|speed", "", None, {"praise": "1", "speed": ""})])
     assert DECLARED.check(gold) == [
-        "labels praise 2, speed 1, price 0; 1 per row, 1 rows without any, 2 with unknown ones"
+        "labels praise 2, speed 1, price 0; 1 per row, 1 row without any, 2 with unknown ones"
     ]
+
+
+def test_rows_with_unknown_labels_are_noted():
+    labels = raws("praise", "", None, {"praise": "1", "speed": ""})
+    assert DECLARED.notes(labels, training=True) == [
+        "2 rows that leave labels unknown, 1 of them all: nothing is learned there"
+    ]
+    assert DECLARED.notes(labels[:2], training=True) == []
 
 
 def test_nothing_to_learn_is_every_row_with_the_same_labels():
