@@ -244,17 +244,23 @@ def train(
     return Run(run_folder)
 
 
-def load(run: RunPath, *, device: str = "auto", precision: str = "fp32") -> Predictor:
+def load(
+    run: RunPath, *, device: str = "auto", precision: str = "fp32", threshold: float | None = None
+) -> Predictor:  # fmt: skip
     """Load a finished run or an ensemble.
 
     Args:
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: fp32 or bf16.
+        threshold: of tasks with any number of labels, the probability from which labels are predicted; by default the thresholds
+            that the run tuned on dev.
 
     Raises:
-        MtlError: the folder holds no model, or one of its files is damaged.
+        MtlError: the folder holds no model, one of its files is damaged, or no task has thresholds.
     """
     info = loading.open_run(Path(run))
+    if threshold is not None:
+        info = info.with_threshold(threshold, range(len(info.facts)))
     place = find_device(device)
     models, warnings = info.load(place)
     return Predictor(info, models, warnings, place, autocast(place, find_precision(precision, place)))

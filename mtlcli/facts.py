@@ -33,7 +33,7 @@ class TaskFacts:
     @property
     def guess(self) -> float:
         """Return the training loss per unit of a model that knows nothing of the text; that on dev is `target.guess`."""
-        classes = len(self.target.labels or ())
+        classes = self.target.alternatives
         return self.target.guess * (self.class_loss.scale(classes) if classes > 1 else 1.0)
 
 

@@ -91,6 +91,15 @@ def predict(
             help="Whether the first line of a CSV or TSV names the columns. [default: as in training]",
         ),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            min=0,
+            max=1,
+            help="Predict the labels of this probability or more. [default: the thresholds that the run tuned on dev]",
+        ),
+    ] = None,
     batch_tokens: Annotated[
         int | None,
         typer.Option(
@@ -138,6 +147,8 @@ def predict(
     context = autocast(place, find_precision(precision, place))
     readings = find_readings(record, source, task or (), text.split(",") if text else (), first)
     tasks = sorted(index for reading in readings for index in reading.tasks)
+    if threshold is not None:
+        outline = outline.with_threshold(threshold, tasks)
     facts = [outline.facts[index] for index in tasks]
     layout = output_columns(source, facts, columns)
     labels = {name: section["label"] for name, section in record["tasks"].items()}

@@ -302,7 +302,8 @@ class TaskConfig(Choice):
     ] = Field(
         None,
         description="factors of the training loss by class: auto (inversely proportional to the class's share of the training rows), "
-        "auto-sqrt (to its square root), both at most 100 and with a mean of 1 per row, or numbers by class name, 1 for the others",
+        "auto-sqrt (to its square root), both at most 100 and with a mean of 1 per row, or numbers by class name, 1 for the others; for "
+        "multi-label, factors where a label holds, and auto is the number of rows without it for each row with it",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label that is spread evenly over all classes in training"

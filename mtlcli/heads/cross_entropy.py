@@ -46,11 +46,11 @@ def class_loss(logits: Tensor, index: Tensor, settings: ClassLoss, weights: Tens
     return losses * weights[index.clamp_min(0)]
 
 
-class CrossEntropy(nn.Module):
-    """Apply `class_loss` with the options of a task in training mode, and the plain cross-entropy in evaluation mode.
+class ClassOptions(nn.Module):
+    """Hold the options of a task for the loss of its classes, which apply in training mode alone.
 
-    A head that holds this module supports the options `class_weights`, `label_smoothing` and `focal` of its task; a task with such
-    an option is rejected for every other head.
+    A head that holds a module derived from this supports the options `class_weights`, `label_smoothing` and `focal` of its task; a
+    task with such an option is rejected for every other head.
     """
 
     def __init__(self, settings: ClassLoss) -> None:
@@ -60,6 +60,10 @@ class CrossEntropy(nn.Module):
         # Not in checkpoints, because the configuration and the training rows determine them.
         self.register_buffer("weights", weights, persistent=False)
         self.weights: Tensor | None
+
+
+class CrossEntropy(ClassOptions):
+    """Apply `class_loss` with the options of a task in training mode, and the plain cross-entropy in evaluation mode."""
 
     def forward(self, logits: Tensor, index: Tensor) -> Tensor:
         """Return the loss of each item (m,) float32 of logits (m, C) and class indices (m,), 0 where the class is UNSEEN."""

@@ -37,7 +37,7 @@ class MLP(Head):
         self.kind = output_for(facts.task, gamma)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """Return logits (n, classes) or standardized scores (n,)."""
+        """Return logits (n, classes or labels) or standardized scores (n,)."""
         output = self.out(self.dropout(self.hidden(encodings[0].pooled)))
         return self.kind.shaped(output)
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
+from mtlcli.heads.binary_cross_entropy import BinaryCrossEntropy
 from mtlcli.heads.cross_entropy import CrossEntropy
 from mtlcli.tasks.class_loss import ClassLoss
-from mtlcli.tasks.targets import Classes, Distributions, Ragged, Ranks, Score, Tensors
+from mtlcli.tasks.targets import Classes, Distributions, LabelSets, Ragged, Ranks, Score, Tensors
 
 
 class Output(ABC):
@@ -95,6 +96,29 @@ class DistributionOutput(Output):
         return Ragged({"index": probabilities.argmax(-1), "probabilities": probabilities})
 
 
+class LabelSetOutput(Output, nn.Module):
+    """Binary cross-entropy of logits (n, labels), one sigmoid for each label, in training with the options of the task."""
+
+    def __init__(self, target: LabelSets, settings: ClassLoss) -> None:
+        super().__init__()
+        self.target = target
+        self.cross_entropy = BinaryCrossEntropy(settings)
+
+    def shaped(self, numbers: Tensor) -> Tensor:
+        """Return the logits as they are."""
+        return numbers
+
+    def loss(self, output: Tensor, gold: Tensors) -> Tensor:
+        """Return the binary cross-entropy, the mean over the known labels of each row."""
+        losses: Tensor = self.cross_entropy(output, gold["set"])
+        return losses
+
+    def decode(self, output: Tensor) -> Tensors:
+        """Return the sigmoids, and the labels whose threshold they reach."""
+        probabilities = torch.sigmoid(output.detach().float())
+        return self.target.decide(Ragged({"probabilities": probabilities.cpu().numpy()})).tensors()
+
+
 @dataclass(frozen=True)
 class ScoreOutput(Output):
     """Squared error of a score in standard deviations of the training rows, so that the mean costs 1 in any units of the file.
@@ -147,8 +171,10 @@ def output_for(task: TaskFacts, gamma: float = 1.0) -> Output:
             return RankOutput(task.class_loss, task.target)
         case Classes() if gamma == 1.0:
             return ClassOutput(task.class_loss)
-        case Classes():
+        case LabelSets() if gamma == 1.0:
+            return LabelSetOutput(task.target, task.class_loss)
+        case Classes() | LabelSets():
             raise MtlError(f"{where}.gamma: mixes losses of scores, and this task predicts classes; remove it")
     raise MtlError(
-        f"{where}: this head predicts classes or scores, and the task {task.target.describe()}; use another head"
+        f"{where}: this head predicts classes, sets of labels or scores, and the task {task.target.describe()}; use another head"
     )

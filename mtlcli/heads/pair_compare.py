@@ -52,7 +52,7 @@ class PairCompare(Head):
         self.kind = output_for(facts.task, gamma)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """Return logits (n, classes) or standardized scores (n,)."""
+        """Return logits (n, classes or labels) or standardized scores (n,)."""
         parts = []
         for layer in self.further_layers:
             means = (pool(encoding.layers[layer], encoding.mask, "mean").float() for encoding in encodings)

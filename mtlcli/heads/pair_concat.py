@@ -36,7 +36,7 @@ class PairConcat(Head):
         self.kind = output_for(facts.task, gamma)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """Return logits (n, classes) or standardized scores (n,)."""
+        """Return logits (n, classes or labels) or standardized scores (n,)."""
         a, b = (self.dropout(encoding.pooled) for encoding in encodings)
         parts = [a, b]
         if self.difference:

@@ -13,7 +13,7 @@ from mtlcli.heads.base import EncoderOutput, Gamma, Head, HeadFacts
 from mtlcli.heads.layers import Activation, HiddenSizes, Shared, hidden_layers
 from mtlcli.heads.outputs import output_for
 from mtlcli.tasks.items import Items
-from mtlcli.tasks.targets import UNSEEN, Distributions, Score, Tensors
+from mtlcli.tasks.targets import UNSEEN, Distributions, LabelSets, Score, Tensors
 
 NEGATIVES = 64
 """Rows of the previous batch that are kept as negatives; further rows of a larger batch are not."""
@@ -73,9 +73,9 @@ class PairMix(Head):
         target, where = facts.task.target, f"tasks.{facts.task.name}.head"
         self.kind = output_for(facts.task, gamma)
         self.score = target if isinstance(target, Score) else None
-        if self.score is None and (facts.outputs != 2 or isinstance(target, Distributions)):
+        if self.score is None and (facts.outputs != 2 or isinstance(target, Distributions | LabelSets)):
             raise MtlError(
-                f'{where}: "pair-mix" predicts two classes or a score, not {facts.outputs} classes; use pair-concat'
+                f'{where}: "pair-mix" predicts two classes or a score, and the task {target.describe()}; use pair-concat'
             )
         if self.score is not None and (cosine_loss or triplet_loss):
             raise MtlError(

@@ -89,8 +89,13 @@ class Prediction:
         return self.as_json(exact=True).get("label")
 
     @property
+    def labels(self) -> list[str] | None:
+        """Names of the predicted labels of a task with any number of them; None for other tasks."""
+        return self.as_json(exact=True).get("labels")
+
+    @property
     def probabilities(self) -> dict[str, float] | None:
-        """Probability of each class by name; None where there are none, or where a row has several predictions."""
+        """Probability of each class or label by name; None where there are none, or where a row has several predictions."""
         if "probabilities" not in self.rows or self.rows.starts is not None:
             return None
         return dict(zip(self.target.labels or (), self.rows["probabilities"][self.row].tolist(), strict=True))

@@ -128,6 +128,26 @@ class RunInfo:
         """Return a digest of all files of all runs that predict a task."""
         return hashlib.sha256("\0".join(self.runs[index].digest for index in self.members[task]).encode()).hexdigest()
 
+    def with_threshold(self, threshold: float, tasks: Collection[int]) -> "RunInfo":
+        """Return the run with one threshold in place of those tuned on dev, for each of these tasks that has some.
+
+        Raises:
+            MtlError: the threshold is no probability, or no task has thresholds.
+        """
+        if not 0 <= threshold <= 1:
+            raise MtlError(f"threshold: found {threshold:g}; expected a probability from 0 to 1")
+        facts, errors = list(self.facts), list[str]()
+        for index in tasks:
+            try:
+                target = facts[index].target.with_threshold(threshold, f"threshold: {facts[index].name}")
+            except MtlError as error:
+                errors += error.lines
+            else:
+                facts[index] = replace(facts[index], target=target)
+        if len(errors) == len(tasks):
+            raise MtlError(*errors)
+        return replace(self, facts=tuple(facts))
+
     def check_installed(self) -> None:
         """Check that the distributions of all runs are installed.
 

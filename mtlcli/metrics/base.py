@@ -30,6 +30,7 @@ class Metric(ABC):
         higher_is_better: its direction.
         bounds: worst and best value, by which metrics of several tasks are averaged on one scale.
         is_proportion: the metric is the share of rows that are right, so that an exact binomial interval applies to it.
+        ranks: the metric reads probabilities, so that it can differ between predictions of the same answers.
         precision: `fp32` or `bf16`, in which the model predicts. A metric that is undefined for constant scores passes it to
             `mtlcli.metrics.rounding.are_constant`.
     """
@@ -38,6 +39,7 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     is_proportion: ClassVar[bool] = False
+    ranks: ClassVar[bool] = False
     precision: str = "fp32"
 
     def __init__(self, task: TaskFacts) -> None:

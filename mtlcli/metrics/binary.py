@@ -65,6 +65,7 @@ class RankedMetric(Metric):
     """Measure how well the probability of the positive class ranks the rows."""
 
     measures = frozenset({"classes"})
+    ranks = True
 
     def __init__(self, task: TaskFacts) -> None:
         super().__init__(task)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtlcli.metrics.base import Metric
+from mtlcli.tasks.label_sets import UNKNOWN
 from mtlcli.tasks.targets import Arrays
 
 
@@ -13,14 +14,15 @@ class MacroF1(Metric):
 
     A class occurs if it is the label or the prediction of a row in the resample, as in scikit-learn's
     `f1_score(average="macro")`; other classes are left out of the mean and do not count as 0. A label that training never saw
-    (-1) is a class of its own with F1 0, and in the mean wherever it occurs.
+    (-1) is a class of its own with F1 0, and in the mean wherever it occurs. Of sets of labels, each label is a class of its own;
+    without any in the resample it is 0.
     """
 
-    measures = frozenset({"classes", "ranks"})
+    measures = frozenset({"classes", "ranks", "label-set"})
 
     def bind(self, predicted: Arrays, gold: Arrays) -> "MeanOfClasses":
         """Sort the rows by label and by prediction: with many classes, statistics of each row would be wide and empty."""
-        return MeanOfClasses(*_groups_of(predicted, gold))
+        return MeanOfClasses(*(_groups_of_sets if "set" in gold else _groups_of)(predicted, gold))
 
 
 class WeightedF1(Metric):
@@ -62,6 +64,20 @@ def _groups_of(predicted: Arrays, gold: Arrays) -> tuple["_Groups", "_Groups", "
         _Groups.of(gold_class, rows, len(occurring)),
         _Groups.of(predicted_class, rows, len(occurring)),
     )
+
+
+def _groups_of_sets(predicted: Arrays, gold: Arrays) -> tuple["_Groups", "_Groups", "_Groups"]:
+    """Return the rows in which each label is right, in which it holds, and in which it is predicted; of those that say so."""
+    sets = gold["set"]
+    chosen, holds = (predicted["set"] == 1) & (sets != UNKNOWN), sets == 1
+    unseen = gold["unseen"] > 0
+
+    def groups(of_labels: np.ndarray, of_unseen: np.ndarray) -> _Groups:
+        rows, labels = np.nonzero(np.column_stack([of_labels, of_unseen]))
+        return _Groups.of(labels, rows, sets.shape[1] + 1)
+
+    nowhere = np.zeros_like(unseen)
+    return groups(chosen & holds, nowhere), groups(holds, unseen), groups(chosen, nowhere)
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,7 @@ class MeanOfClasses(ClassCounts):
         """Return macro-F1 of each resample (b,)."""
         mentions = self.gold.sums(counts) + self.predicted.sums(counts)
         f1 = 2 * self.right.sums(counts) / np.maximum(mentions, 1)
-        return f1.sum(axis=1) / (mentions > 0).sum(axis=1)
+        return f1.sum(axis=1) / np.maximum((mentions > 0).sum(axis=1), 1)
 
 
 class WeightedMeanOfClasses(ClassCounts):

@@ -57,12 +57,12 @@ def are_constant(scores: np.ndarray, counts: np.ndarray, task: TaskFacts, precis
 
 
 def answers(rows: Arrays) -> list[np.ndarray]:
-    """Return the fields with one number per item, which hold the answers; wider ones, such as probabilities, led to them.
+    """Return the fields that hold the answers: a number of each item, or whole numbers; probabilities (m, C) led to them.
 
-    Where all fields are wider, such as labels that are distributions, they are the answers.
+    Where there are no such fields, as in labels that are distributions, all are the answers.
     """
     fields = list(rows.fields.values())
-    return [array for array in fields if array.ndim == 1] or fields
+    return [array for array in fields if array.ndim == 1 or np.issubdtype(array.dtype, np.integer)] or fields
 
 
 def is_constant(rows: Arrays, task: TaskFacts, precision: str = "fp32") -> bool:
@@ -71,3 +71,10 @@ def is_constant(rows: Arrays, task: TaskFacts, precision: str = "fp32") -> bool:
         ones = np.ones((1, len(rows)), dtype=np.int64)
         return all(bool(are_constant(array, ones, task, precision)[0]) for array in answers(rows))
     return all(bool((array == array[:1]).all()) for array in answers(rows))
+
+
+def without_rounding(rows: Arrays, task: TaskFacts, precision: str = "fp32") -> Arrays:
+    """Return scores that are constant within rounding as equal numbers; all other predictions as they are."""
+    if isinstance(task.target, Score) and is_constant(rows, task, precision):
+        return rows.take(np.zeros(len(rows), dtype=np.int64))
+    return rows

@@ -60,6 +60,8 @@ _ROWS = (
             "multiple-choice": "mtlcli.tasks.multiple_choice:MultipleChoice",
             "span-extraction": "mtlcli.tasks.span_extraction:SpanExtraction",
             "relation": "mtlcli.tasks.relation:Relation",
+            "multi-label": "mtlcli.tasks.kinds:MultiLabel",
+            "pair-multi-label": "mtlcli.tasks.kinds:PairMultiLabel",
         },
     ),
     Family(
@@ -234,6 +236,10 @@ _ROWS = (
             "relation-f1": "mtlcli.metrics.relation_f1:RelationF1",
             "answer-f1": "mtlcli.metrics.answers:AnswerF1",
             "answer-exact-match": "mtlcli.metrics.answers:AnswerExactMatch",
+            "micro-f1": "mtlcli.metrics.label_sets:MicroF1",
+            "micro-f1-at-half": "mtlcli.metrics.label_sets:MicroF1AtHalf",
+            "subset-accuracy": "mtlcli.metrics.label_sets:SubsetAccuracy",
+            "mean-average-precision": "mtlcli.metrics.mean_average_precision:MeanAveragePrecision",
         },
     ),
 )

@@ -231,5 +231,6 @@ def _degenerate(metric: Metric, predicted: Arrays, gold: Arrays, groups: RowGrou
         name
         for name, rows in (("predictions", predicted), ("labels", gold))
         if is_constant(rows, metric.task, metric.precision)
+        and not (metric.ranks and name == "predictions" and "probabilities" in rows)
     ]
     return " and ".join(constant) + " are constant" if constant else None

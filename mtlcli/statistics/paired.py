@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mtlcli.metrics.base import Metric
-from mtlcli.metrics.rounding import is_constant
+from mtlcli.metrics.rounding import without_rounding
 from mtlcli.statistics.bootstrap import ENTRIES
 from mtlcli.statistics.groups import RowGroups, bind_groups
 from mtlcli.tasks.targets import Arrays, Ragged, concat
@@ -81,10 +81,7 @@ def paired(
     if not all(np.isfinite(array).all() for rows in (*runs, gold) for array in rows.fields.values()):
         raise ValueError("a prediction or label is not finite")
     # Rounding is no difference between rows: without this, `_standard_scores` would inflate it to one.
-    runs = [
-        run.take(np.zeros(n, dtype=np.int64)) if is_constant(run, metric.task, metric.precision) else run
-        for run in runs
-    ]
+    runs = [without_rounding(run, metric.task, metric.precision) for run in runs]
     generator = np.random.default_rng(seed)
     if groups is None:
         gold, runs, counts = group_equal_rows(gold, runs)

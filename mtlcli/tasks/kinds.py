@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mtlcli.tasks.base import Task
+from mtlcli.tasks.label_sets import LabelSets
 from mtlcli.tasks.schemes import Scheme
 from mtlcli.tasks.tag_labels import Align
 from mtlcli.tasks.tags import Tags
@@ -80,3 +81,36 @@ class Tagging(Task):
     def metrics_of(self, target: Target) -> tuple[str, ...]:
         """Return the metrics of spans where tags mark some, else the accuracy of the tags."""
         return self.metrics if isinstance(target, Tags) and target.marks_spans else ("tag-accuracy",)
+
+
+SET_METRICS = ("micro-f1", "macro-f1", "subset-accuracy", "mean-average-precision", "micro-f1-at-half")
+Separator = Annotated[str, Field(min_length=1, description="what stands between the labels in a cell")]
+
+
+class MultiLabel(Task):
+    """Predict any number of labels of one text, none included.
+
+    Labels come from a list of JSON, a cell with several of them, or several columns of 0 and 1, each named after its label. An empty
+    list or cell is a row without labels; null, or an empty cell of a column of 0 and 1, says nothing of a label.
+    """
+
+    target: LabelSets
+    heads = {"single": "linear"}
+    metrics = SET_METRICS
+
+    def __init__(self, name: str, *, separator: Separator = "|") -> None:
+        super().__init__(name)
+        self.target = LabelSets(separator=separator)
+
+
+class PairMultiLabel(Task):
+    """Predict any number of labels of a pair of texts. Both texts are encoded as one sequence, unless set to `bi`."""
+
+    pair = True
+    target: LabelSets
+    heads = {"cross": "linear", "bi": "pair-concat"}
+    metrics = SET_METRICS
+
+    def __init__(self, name: str, *, separator: Separator = "|") -> None:
+        super().__init__(name)
+        self.target = LabelSets(separator=separator)

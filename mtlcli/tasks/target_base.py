@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from mtlcli.errors import MtlError
+from mtlcli.tasks.class_loss import balanced_weights
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.ragged import Arrays, Tensors
 from mtlcli.tasks.words import Text
@@ -207,6 +208,26 @@ class Target(ABC):
         """Return the predictions of a model that is right about every label."""
         return gold
 
+    def balanced_weights(self, gold: Arrays, *, root: bool = False) -> np.ndarray:
+        """Return the weight of each class (C,) that `class_weights: auto` stands for; with `root`, `auto-sqrt`."""
+        return balanced_weights(self._counts(gold), root=root)
+
+    def mean_weight(self, gold: Arrays, weights: np.ndarray) -> float:
+        """Return the mean class weight of what the loss is a mean over, for weights (C,) of the classes."""
+        counts = self._counts(gold)
+        return float(counts @ weights / counts.sum())
+
+    def _counts(self, gold: Arrays) -> np.ndarray:
+        counts = self.class_counts(gold)
+        if counts is None:
+            raise ValueError(f"{type(self).__qualname__} has no classes to weight")
+        return counts
+
+    @property
+    def alternatives(self) -> int:
+        """Between how many classes a loss decides: all of the target's, or 2 where each label holds or does not."""
+        return len(self.labels or ())
+
     @abstractmethod
     def examples(self, n: int) -> Arrays:
         """Return n made-up labels spread evenly over the label space: plugins are tried on them."""
@@ -283,6 +304,32 @@ class Target(ABC):
         Raises:
             ValueError, KeyError, TypeError: a value is no label of this target.
         """
+
+    # Decisions that dev rows settle
+
+    def tune(self, predicted: Arrays, gold: Arrays) -> "Self":
+        """Return the target with what decides between predictions, such as thresholds, fitted on dev rows.
+
+        Called with the predictions of every evaluation for the dev rows that select checkpoints. The run is stored with the target
+        of the selected checkpoint, so that its heads, and ensembles of it, decide by that.
+        """
+        return self
+
+    def tuning(self) -> str:
+        """Return what `tune` fitted, as a clause for the log of a run; "" where nothing is."""
+        return ""
+
+    def decide(self, predicted: Arrays) -> Arrays:
+        """Return predictions as this target decides them, from the numbers behind them; as they are where nothing is tuned."""
+        return predicted
+
+    def with_threshold(self, threshold: float, where: str) -> "Self":
+        """Return the target with the same threshold for every decision, in place of those that are tuned.
+
+        Raises:
+            MtlError: predictions do not depend on thresholds. `where` names the task.
+        """
+        raise MtlError(f"{where}: this task predicts {self.describe()}, without thresholds; remove the threshold")
 
     def widen(self, rows: Sequence[Mapping[str, Any]]) -> "Self":
         """Return the target with all labels that occur in predictions of other runs, after its own.

@@ -7,6 +7,7 @@ from mtlcli.tasks.answers import Answers
 from mtlcli.tasks.choices import Choices
 from mtlcli.tasks.classes import UNSEEN, Classes
 from mtlcli.tasks.distributions import Distributions
+from mtlcli.tasks.label_sets import LabelSets
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors, concat
 from mtlcli.tasks.ranks import Ranks
 from mtlcli.tasks.score import Score
@@ -14,12 +15,12 @@ from mtlcli.tasks.tags import Tags
 from mtlcli.tasks.target_base import BadLabel, Raw, Target
 
 __all__ = [
-    "UNSEEN", "Answers", "Arrays", "BadLabel", "Choices", "Classes", "Distributions", "Ragged", "Ranks", "Raw", "Score",
-    "Tags", "Target", "Tensors", "concat", "target_of",
+    "UNSEEN", "Answers", "Arrays", "BadLabel", "Choices", "Classes", "Distributions", "LabelSets", "Ragged", "Ranks", "Raw",
+    "Score", "Tags", "Target", "Tensors", "concat", "target_of",
 ]  # fmt: skip
 
 KINDS: dict[str, type[Target]] = {
-    member.kind: member for member in (Answers, Choices, Classes, Distributions, Ranks, Score, Tags)
+    member.kind: member for member in (Answers, Choices, Classes, Distributions, LabelSets, Ranks, Score, Tags)
 }
 
 

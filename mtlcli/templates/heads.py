@@ -28,7 +28,7 @@ class Example(Head):
         self.kind = output_for(facts.task)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
-        """Return logits (n, classes) or standardized scores (n,)."""
+        """Return logits (n, classes or labels) or standardized scores (n,)."""
         encoding = encodings[0]
         features = torch.cat([pool(encoding.tokens, encoding.mask, kind) for kind in ("mean", "max")], dim=-1)
         return self.kind.shaped(self.out(self.dropout(features)))

@@ -9,14 +9,14 @@
 
 Each function takes the class and its options by keyword, and raises AssertionError with one sentence that states the expected
 and the actual result. Plugins are checked in the run `RUN` with the tasks `grades` (three classes, 1000 rows), `scores` (0 to
-5, 300 rows) and `pairs` (two classes, 100 rows), and in a run of `grades` alone. Heads and metrics for words are checked on
-`NAMES` (spans of two types) and `SPEECH` (plain tags), those of choices on `CHOICES`, those of answers on `QUESTIONS`,
-those of ordered classes on `RANKS`, and those of distributions on `MIXTURES`.
+5, 300 rows) and `pairs` (two classes, 100 rows), and in a run of `grades` alone. Heads are also checked on `TOPICS` (any of three
+labels). Heads and metrics for words are checked on `NAMES` (spans of two types) and `SPEECH` (plain tags), those of choices on
+`CHOICES`, those of answers on `QUESTIONS`, those of ordered classes on `RANKS`, and those of distributions on `MIXTURES`.
 """
 
 from mtlcli.testing.architectures import check_architecture
 from mtlcli.testing.balancers import check_balancer
-from mtlcli.testing.common import GRADES, MIXTURES, PAIRS, RANKS, RUN, SCORES
+from mtlcli.testing.common import GRADES, MIXTURES, PAIRS, RANKS, RUN, SCORES, TOPICS
 from mtlcli.testing.encoders import check_encoder
 from mtlcli.testing.gradient_regularizers import check_gradient_regularizer
 from mtlcli.testing.heads import check_head
@@ -39,6 +39,7 @@ __all__ = [
     "RUN",
     "SCORES",
     "SPEECH",
+    "TOPICS",
     "check_architecture",
     "check_balancer",
     "check_encoder",

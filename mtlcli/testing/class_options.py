@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlcli.heads.base import Head, HeadFacts
-from mtlcli.heads.cross_entropy import CrossEntropy
+from mtlcli.heads.cross_entropy import ClassOptions
 from mtlcli.tasks.class_loss import ClassLoss
 from mtlcli.tasks.targets import Tensors
 from mtlcli.testing.common import close, expect, finite, numbers
@@ -25,9 +25,9 @@ def check_class_options(
         output: of the head for some rows.
         gold: labels of these rows.
     """
-    if not any(isinstance(module, CrossEntropy) for module in head.modules()):
+    if not any(isinstance(module, ClassOptions) for module in head.modules()):
         return
-    expect(not head.own_loss, f"{name}: holds a CrossEntropy; expected own_loss to be False")
+    expect(not head.own_loss, f"{name}: holds a loss with class options; expected own_loss to be False")
 
     def losses(*weights: float, training: bool = True) -> Tensor:
         settings = ClassLoss(weights or None)
@@ -43,6 +43,9 @@ def check_class_options(
             close(evaluated, plain),
             f"{name}: in evaluation mode, expected the losses {numbers(plain)} whatever the class weights; found {numbers(evaluated)}",
         )
+        if "set" in gold:
+            _check_weights_of_labels(name, losses, classes, gold)
+            return
         expected, doubled = 2 * losses(), losses(*[2.0] * classes)
         expect(
             close(doubled, expected),
@@ -54,3 +57,13 @@ def check_class_options(
                 finite(weighted) and not bool(weighted[~has_weight].any()) and bool((weighted[has_weight] > 0).all()),
                 f"{name}: in training, expected a loss of 0 in rows of the class with weight 0 alone; found {numbers(weighted)}",
             )
+
+
+def _check_weights_of_labels(name: str, losses: Callable[..., Tensor], classes: int, gold: Tensors) -> None:
+    """Check that weights are factors where a label holds, and that they change nothing elsewhere."""
+    plain, ones, twos = losses(), losses(*[1.0] * classes), losses(*[2.0] * classes)
+    expect(
+        close(ones, plain) and torch.equal(twos > ones, (gold["set"] == 1).any(-1)),
+        f"{name}: in training, expected the losses {numbers(plain)} with all class weights at 1, and larger ones in rows with a label "
+        f"with all at 2; found {numbers(ones)} and {numbers(twos)}",
+    )

@@ -18,7 +18,7 @@ from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.plugin import EpochResult, EvaluationResult, Plugin, SetupContext, StepResult
 from mtlcli.tasks.answers import Answers, row_of
 from mtlcli.tasks.items import NO_SPAN, Items
-from mtlcli.tasks.targets import Arrays, Classes, Distributions, Ragged, Ranks, Score, Target, Tensors
+from mtlcli.tasks.targets import Arrays, Classes, Distributions, LabelSets, Ragged, Ranks, Score, Target, Tensors
 from mtlcli.training.engine import blocks
 
 GRADES = TaskFacts("grades", rows=1000, batches=63, target=Classes.named("bad", "fair", "good"))
@@ -28,6 +28,7 @@ RANKS = TaskFacts("ranks", rows=100, batches=7, target=Ranks({label: label for l
 MIXTURES = TaskFacts(
     "mixtures", rows=100, batches=7, target=Distributions(dict(zip("abc", "abc", strict=True)), entropy=0.5)
 )
+TOPICS = TaskFacts("topics", rows=100, batches=7, target=LabelSets(("art", "food", "sport")))
 RUN = RunFacts((GRADES, SCORES, PAIRS))
 ALONE = RunFacts((GRADES,))
 

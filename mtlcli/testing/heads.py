@@ -9,7 +9,7 @@ from torch import Tensor
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
-from mtlcli.tasks.targets import Classes, Score, Tensors
+from mtlcli.tasks.targets import Classes, LabelSets, Score, Tensors
 from mtlcli.testing.class_options import check_class_options
 from mtlcli.testing.common import (
     DIM,
@@ -18,6 +18,7 @@ from mtlcli.testing.common import (
     PAIRS,
     RANKS,
     SCORES,
+    TOPICS,
     checked_options,
     close,
     expect,
@@ -29,7 +30,7 @@ from mtlcli.testing.common import (
 from mtlcli.testing.item_heads import check_item_head
 from mtlcli.testing.word_heads import check_word_head
 
-TASKS = (GRADES, PAIRS, SCORES, RANKS, MIXTURES)
+TASKS = (GRADES, PAIRS, SCORES, RANKS, MIXTURES, TOPICS)
 
 
 def check_head(plugin: type[Head], **options: object) -> None:
@@ -41,9 +42,10 @@ def check_head(plugin: type[Head], **options: object) -> None:
     - the loss depends on every parameter and on the encoding;
     - of the hidden states, the head reads only those in `further_layers` if it names any;
     - in evaluation mode, a row with an unknown label has loss 0, and the other rows keep their losses;
-    - with the options of a task's classes, a head that holds a `CrossEntropy` applies the weights of classes in training, and has the
-      plain loss in evaluation mode;
-    - decoded classes are indices with probabilities that sum to 1; scores lie in the range of the task;
+    - with the options of a task's classes, a head that holds a `CrossEntropy` or a `BinaryCrossEntropy` applies the weights of classes
+      in training, and has the plain loss in evaluation mode;
+    - decoded classes are indices with probabilities that sum to 1; scores lie in the range of the task; sets of labels are 0 and 1
+      with probabilities;
     - in evaluation mode the output of a row depends neither on other rows nor on padding, and survives save and load.
 
     A head with `items = "words"` has an output for each word (m, ...) instead, and is checked with tags; one of choices, marked spans
@@ -248,6 +250,10 @@ def _check_decoded(name: str, decoded: Tensors, task: TaskFacts, n: int) -> None
                 sorted(fields) == both, f"{name}: expected decoded classes as index and probabilities, found {fields}"
             )
             _check_classes(name, decoded["index"], decoded["probabilities"], task.target.outputs(), n)
+        case LabelSets():
+            both = ["probabilities", "set"]
+            expect(sorted(fields) == both, f"{name}: expected decoded labels as set and probabilities, found {fields}")
+            _check_sets(name, decoded["set"], decoded["probabilities"], (n, task.target.outputs()))
 
 
 def _check_scores(name: str, values: Tensor, target: Score, n: int) -> None:
@@ -273,4 +279,16 @@ def _check_classes(name: str, index: Tensor, probabilities: Tensor, classes: int
     expect(
         bool((probabilities >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()),
         f"{name}: expected probabilities that sum to 1 in each row, found sums {numbers(sums)}",
+    )
+
+
+def _check_sets(name: str, sets: Tensor, probabilities: Tensor, shape: tuple[int, int]) -> None:
+    for field, tensor in (("set", sets), ("probabilities", probabilities)):
+        expect(tensor.shape == shape, f"{name}: expected {field} {shape}, found {tuple(tensor.shape)}")
+        within = bool(((tensor >= 0) & (tensor <= 1)).all())
+        expect(within, f"{name}: expected {field} from 0 to 1, found {numbers(tensor)}")
+    agrees = torch.equal(sets.bool(), probabilities >= 0.5)
+    expect(
+        agrees,
+        f"{name}: expected the labels with a probability of 0.5 or more, see Target.decide; found {numbers(sets)}",
     )

@@ -5,9 +5,9 @@ import numpy as np
 from mtlcli.config.schema import BalancerChoice, Config, TaskConfig
 from mtlcli.data.splits import LoadedTask, declared_target
 from mtlcli.errors import MtlError, one_of, quotable
-from mtlcli.heads.cross_entropy import CrossEntropy
+from mtlcli.heads.cross_entropy import ClassOptions
 from mtlcli.model.multitask import MultiTaskModel
-from mtlcli.tasks.class_loss import LARGEST_WEIGHT, ClassLoss, balanced_weights, weights_by_name
+from mtlcli.tasks.class_loss import LARGEST_WEIGHT, ClassLoss, weights_by_name
 from mtlcli.tasks.targets import Target
 from mtlcli.training.compatibility import composition_of
 
@@ -87,7 +87,7 @@ def check_heads(model: MultiTaskModel, config: Config) -> None:
     """Raise MtlError for each head with a loss of its own that does not support the options of its task."""
     errors = []
     for index, name in enumerate(model.names):
-        supports = any(isinstance(module, CrossEntropy) for module in model.head(index).modules())
+        supports = any(isinstance(module, ClassOptions) for module in model.head(index).modules())
         if loss_options(config.tasks[name]) and not supports:
             errors.append(_unsupported(config, name))
     if errors:
@@ -112,10 +112,12 @@ def class_loss_of(loaded: LoadedTask) -> ClassLoss:
     if not section.class_weights:
         return ClassLoss(None, smoothing, gamma)
     counts, weights = _counts_and_weights(loaded)
-    strata = target.strata(loaded.splits["train"].gold)
-    # With balanced sampling every class that occurs is drawn equally often.
-    shares = counts > 0 if section.sampling == "balanced" and strata is not None else counts
-    mean = float(shares @ weights / shares.sum())
+    gold = loaded.splits["train"].gold
+    if section.sampling == "balanced" and target.strata(gold) is not None:
+        # Every class that occurs is drawn equally often.
+        mean = float(weights[counts > 0].mean())
+    else:
+        mean = target.mean_weight(gold, weights)
     if not mean:
         where = f"tasks.{loaded.task.name}.class_weights"
         raise MtlError(f"{where}: every class of the training rows has weight 0; give one of them more")
@@ -124,13 +126,13 @@ def class_loss_of(loaded: LoadedTask) -> ClassLoss:
 
 def _counts_and_weights(loaded: LoadedTask) -> tuple[np.ndarray, np.ndarray]:
     """Return how many training items each class has (C,), and its weight (C,)."""
-    option, labels = loaded.config.class_weights, loaded.target.labels or ()
-    counts = loaded.target.class_counts(loaded.splits["train"].gold)
+    option, labels, gold = loaded.config.class_weights, loaded.target.labels or (), loaded.splits["train"].gold
+    counts = loaded.target.class_counts(gold)
     if counts is None:
         raise ValueError(f"{type(loaded.target).__qualname__} has no classes to weight")
     if isinstance(option, dict):
         return counts, weights_by_name(option, labels, f"tasks.{loaded.task.name}.class_weights")
-    return counts, balanced_weights(counts, root=option == "auto-sqrt")
+    return counts, loaded.target.balanced_weights(gold, root=option == "auto-sqrt")
 
 
 def class_notes(loaded: LoadedTask, balancer: BalancerChoice) -> list[str]:
@@ -159,7 +161,7 @@ def class_notes(loaded: LoadedTask, balancer: BalancerChoice) -> list[str]:
     name = loaded.task.name
     notes = [f"{name}: {'; '.join(parts)}"] if parts else []
     if settings.smoothing and balancer.plugin.assumes_zero:
-        floor = settings.floor(len(labels))
+        floor = settings.floor(loaded.target.alternatives)
         notes.append(
             f"{name}: with label smoothing the training loss cannot fall below {floor:.2g}, and {balancer.name} weights tasks by "
             "their distance from 0"
@@ -183,7 +185,7 @@ def class_warnings(loaded: LoadedTask) -> list[str]:
     counts, weights = _counts_and_weights(loaded)
     warnings = []
     if isinstance(section.class_weights, str):
-        absent = [labels[index] for index in np.flatnonzero(counts == 0).tolist()]
+        absent = [labels[index] for index in np.flatnonzero((counts == 0) & (weights == 0)).tolist()]
         if absent:
             listed = one_of(map(quotable, absent[:LONGEST_LIST]))
             warnings.append(f"{name}: no training row has {listed}; the class weight is 0")

@@ -21,7 +21,7 @@ from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.measure import measure
 from mtlcli.evaluation.sets import mean_values, with_means
 from mtlcli.model.frozen import Features
-from mtlcli.model.predict import NotFinite, Predicted, predict_rows
+from mtlcli.model.predict import NotFinite
 from mtlcli.plugin import EvaluationResult
 from mtlcli.registry import plugin_call
 from mtlcli.runs.checkpoint import Checkpoint
@@ -34,6 +34,7 @@ from mtlcli.runs.record import origin_record, task_record
 from mtlcli.runs.results import Results, read_results, write_predictions, write_results
 from mtlcli.runs.saved_model import export
 from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.training.dev import DevPredictions, predict_dev
 from mtlcli.training.events import Evaluated, Event, Finished, Notice, Saved, Started
 from mtlcli.training.log import log_line, write_line
 from mtlcli.training.setup import TrainingRun
@@ -129,10 +130,11 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
                 else step % training.eval_every == 0 or step == plan.steps
             )
             if due and run.dev:
-                evaluated = _evaluate(run, progress, log)
+                predictions = _predict_dev(run, progress, run.kept.dev)
+                evaluated = _evaluate(run, progress, predictions, log)
                 # Exported at once, so that an interrupted run already has a usable model.
                 if evaluated.is_best:
-                    _export(run, folder, progress)
+                    _export(run, folder, progress, predictions)
                 tell(
                     f"step {step}: {json.dumps(evaluated.metrics)} score {evaluated.score}{' (best so far)' if evaluated.is_best else ''}"
                 )
@@ -161,7 +163,10 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
     if why == "interrupted":
         yield Finished(progress.step, progress.best_step, progress.best_score, {}, progress.seconds, why, folder)
         return
-    results = _finish(run, folder, progress, why)
+    results, notes = _finish(run, folder, progress, why)
+    for note in notes:
+        tell(note)
+        yield Notice(note)
     yield Finished(progress.step, progress.best_step, progress.best_score, results, progress.seconds, why, folder)
 
 
@@ -181,8 +186,8 @@ def end_of_complete(place: RunFolder) -> Finished:
     )  # fmt: skip
 
 
-def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
-    """Evaluate every task that has dev rows, call the plugins' hooks, keep the best score, and update the plateau schedule.
+def _evaluate(run: TrainingRun, progress: Progress, predictions: DevPredictions, log: TextIO) -> Evaluated:
+    """Measure every task that has dev rows, call the plugins' hooks, keep the best score, and update the plateau schedule.
 
     Raises:
         MtlError: an output, a loss or a metric is not finite, whatever `training.on_nan` says: the model is of no use.
@@ -190,11 +195,11 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
     metrics: dict[str, dict[str, float]] = {}
     losses: dict[str, float] = {}
     by_set: dict[str, dict[str, dict[str, float]]] = {}
-    for name, by_split in _predict_dev(run, progress, run.kept.dev).items():
+    for name, by_split in predictions.rows.items():
         index = run.model.names.index(name)
         values = {}
         for split, predicted in by_split.items():
-            measured = measure(run.metrics[name], predicted.rows, run.tasks[index].splits[split].gold, 0)
+            measured = measure(predictions.metrics[name], predicted.rows, run.tasks[index].splits[split].gold, 0)
             values[split] = {key: estimate.value for key, estimate in measured.items()} | {"loss": predicted.loss}
             _must_be_finite(run, progress, index, split, values[split])
         metrics[name] = mean_values([values[split] for split in run.config.tasks[name].selecting_splits()])
@@ -230,20 +235,12 @@ def _evaluate(run: TrainingRun, progress: Progress, log: TextIO) -> Evaluated:
 
 def _predict_dev(
     run: TrainingRun, progress: Progress, features: Mapping[int, Mapping[str, Features]]
-) -> dict[str, dict[str, Predicted]]:
-    """Return the predictions for the dev rows, by task and split."""
-    predictions: dict[str, dict[str, Predicted]] = {}
-    for name, splits in run.dev.items():
-        task = run.model.names.index(name)
-        kept = features.get(task, {})
-        try:
-            predictions[name] = {
-                split: predict_rows(run.model, task, tokenized, run.device, run.autocast, kept.get(split))
-                for split, tokenized in splits.items()
-            }
-        except NotFinite as error:
-            raise _diverged(run, progress, str(error)) from error
-    return predictions
+) -> DevPredictions:
+    """Return the predictions for the dev rows. Raise MtlError if an output is not finite."""
+    try:
+        return predict_dev(run, features)
+    except NotFinite as error:
+        raise _diverged(run, progress, str(error)) from error
 
 
 def _must_be_finite(run: TrainingRun, progress: Progress, task: int, split: str, numbers: Mapping[str, float]) -> None:
@@ -261,8 +258,8 @@ def _diverged(run: TrainingRun, progress: Progress, problem: str) -> MtlError:
     )
 
 
-def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
-    """Write encoder/, heads.safetensors and run.json from the current weights."""
+def _export(run: TrainingRun, folder: Path, progress: Progress, predictions: DevPredictions) -> None:
+    """Write encoder/, heads.safetensors and run.json from the current weights, with the targets tuned on their predictions."""
     config = run.config
     facts: dict[str, Any] = {
         "step": progress.step,
@@ -275,7 +272,7 @@ def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
         "tasks": {
             fact.name: task_record(
                 config,
-                fact,
+                predictions.facts(fact),
                 task.splits["train"].columns.texts,
                 task.splits["train"].columns.labels,
                 tuple(run.metrics[fact.name]),
@@ -288,8 +285,14 @@ def _export(run: TrainingRun, folder: Path, progress: Progress) -> None:
     export(folder, run.model, run.encoder, facts)
 
 
-def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Restore the best weights, evaluate them with confidence intervals, and write results and predictions."""
+def _finish(
+    run: TrainingRun, folder: Path, progress: Progress, why: str
+) -> tuple[dict[str, dict[str, dict[str, Estimate]]], list[str]]:
+    """Restore the best weights, evaluate them with confidence intervals, and write results and predictions.
+
+    Returns:
+        The results, and lines about what was tuned on dev.
+    """
     best = progress.best_step
     if best is not None and best != progress.step:
         run.model.load_state_dict(best_checkpoint(folder, best).tensors("model"))
@@ -297,19 +300,20 @@ def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dic
     if not all(bool(parameter.isfinite().all()) for parameter in run.model.parameters()):
         # Without dev rows no evaluation has found this out.
         raise _diverged(run, progress, "weights of the model are NaN or infinite; training has diverged")
-    _export(run, folder, ended)
-    results: dict[str, dict[str, dict[str, Estimate]]] = {}
     # Without cached features: the best weights may be those of an earlier stage, in which the encoder differed.
-    for name, by_split in _predict_dev(run, ended, {}).items():
+    predictions = _predict_dev(run, ended, {})
+    _export(run, folder, ended, predictions)
+    results: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for name, by_split in predictions.rows.items():
         index = run.model.names.index(name)
         splits = run.tasks[index].dev
         measured = {}
         for split_name, predicted in by_split.items():
             split = splits[split_name]
-            measured[split_name] = measure(run.metrics[name], predicted.rows, split.gold, 1000, split.groups)
+            measured[split_name] = measure(predictions.metrics[name], predicted.rows, split.gold, 1000, split.groups)
             write_predictions(
                 predictions_path(folder, name, split_name),
-                run.facts[index].target,
+                predictions.targets[name],
                 predicted.rows,
                 split.lines.tolist(),
                 split.gold,
@@ -326,4 +330,4 @@ def _finish(run: TrainingRun, folder: Path, progress: Progress, why: str) -> dic
             progress.skipped,
         ),
     )  # fmt: skip
-    return results
+    return results, predictions.notes()

@@ -170,7 +170,7 @@ def test_the_output_carries_the_encodings_only_where_the_loss_needs_them():
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        (TaskFacts("t", 9, 1, Classes.named("x", "y", "z")), {}, "two classes or a score, not 3 classes"),
+        (TaskFacts("t", 9, 1, Classes.named("x", "y", "z")), {}, "two classes or a score, and the task one of x, y, z"),
         (SCORES, {"triplet_loss": 1.0}, "compare pairs of two classes"),
         (SCORES, {"cosine_loss": 1.0}, "compare pairs of two classes"),
         (PAIRS, {"gamma": 0.5}, "mixes losses of scores"),
