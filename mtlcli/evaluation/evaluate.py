@@ -14,7 +14,7 @@ from mtlcli.data.sources import Source
 from mtlcli.data.splits import Split, find_source, read_split, selected_rows, with_filter
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.errors import MtlError, one_of, suggest
-from mtlcli.evaluation.measure import chosen_metrics, make_metrics, measure
+from mtlcli.evaluation.measure import make_metrics, measure, metrics_of
 from mtlcli.evaluation.sets import with_means
 from mtlcli.inference.predictor import RunInfo, open_run
 from mtlcli.metrics.base import Metric
@@ -138,7 +138,8 @@ def _read_rows(
         try:
             task: Task = section.make(name)
             metrics = make_metrics(
-                chosen_metrics(section, task, facts.target), facts, f"tasks.{name}.metrics", precision
+                metrics_of(section, task, facts.target), facts, f"tasks.{name}.metrics", precision,
+                weighted=section.weighted_metrics,
             )
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():

@@ -7,6 +7,7 @@ import numpy as np
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Decomposed
+from mtlcli.metrics.ratio import ratio
 from mtlcli.metrics.spans import matches, spans_in
 from mtlcli.tasks.tags import UNKNOWN, Tags
 from mtlcli.tasks.targets import Arrays
@@ -73,8 +74,3 @@ class SpanRecall(SpanMetric):
     def score(self, totals: np.ndarray) -> np.ndarray:
         """Return TP / (TP + FN)."""
         return ratio(totals[:, 0], totals[:, 0] + totals[:, 2])
-
-
-def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return a quotient, 0 where it is undefined."""
-    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from mtlcli import registry
 from mtlcli.config.evaluation_sets import kind_of
+from mtlcli.metrics.titles import plugin_of
 from mtlcli.runs.environment import Environment, read_environment
 from mtlcli.runs.metrics_log import LogLine, read_log
 from mtlcli.runs.names import COMMAND, ENVIRONMENT, PLAN, predicted_splits
@@ -137,9 +138,9 @@ def curve(lines: Sequence[Line], key: str) -> Curve:
     return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
 
 
-def metric_bounds(name: str) -> tuple[float, float]:
+def metric_bounds(title: str) -> tuple[float, float]:
     """Return the worst and the best value of a metric in ascending order, infinite where it is not installed."""
-    if name not in registry.names("metrics"):
+    if plugin_of(title) not in registry.names("metrics"):
         return -math.inf, math.inf
-    low, high = sorted(registry.load("metrics", name, "metric").bounds)
+    low, high = sorted(registry.load("metrics", plugin_of(title), "metric").bounds)
     return low, high
