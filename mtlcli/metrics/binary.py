@@ -2,10 +2,10 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
@@ -15,8 +15,17 @@ from mtlcli.metrics.class_metrics import counts_of
 from mtlcli.metrics.ratio import ratio
 from mtlcli.tasks.targets import Arrays, Classes
 
+
+
+def _label(value: Any) -> Any:
+    """Return the text for a number, because the name of a class may be one."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 Positive = Annotated[
-    str | None, Field(description="the positive class; the default is the one that tasks.NAME.positive names")
+    str | None,
+    BeforeValidator(_label),
+    Field(description="the positive class; the default is the one that tasks.NAME.positive names"),
 ]
 Average = Annotated[
     Literal["binary", "macro", "weighted"],

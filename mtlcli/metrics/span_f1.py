@@ -8,8 +8,8 @@ from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Decomposed
 from mtlcli.metrics.ratio import ratio
-from mtlcli.metrics.spans import matches, spans_in
-from mtlcli.tasks.tags import UNKNOWN, Tags
+from mtlcli.tasks.tag_spans import matches
+from mtlcli.tasks.tags import Tags
 from mtlcli.tasks.targets import Arrays
 
 
@@ -27,12 +27,7 @@ class SpanMetric(Decomposed):
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (true positives, false positives, false negatives) of each row."""
-        if gold.starts is None:
-            raise ValueError("spans of no words")
-        # What is predicted for a word without a tag is neither right nor wrong.
-        tags = np.where(gold["tag"] == UNKNOWN, UNKNOWN, predicted["tag"])
-        predicted_spans = spans_in(self.target, tags, gold.starts, strict=self.strict)
-        gold_spans = spans_in(self.target, gold["tag"], gold.starts, strict=self.strict)
+        predicted_spans, gold_spans = self.target.spans(predicted, gold, strict=self.strict)
         right = predicted_spans.row[matches(predicted_spans, gold_spans)]
         positives, predictions, labels = (
             np.bincount(rows, minlength=len(gold)) for rows in (right, predicted_spans.row, gold_spans.row)

@@ -15,6 +15,7 @@ from mtlcli.files import cannot_write, discard, put, read_sealed_as, scratch_pat
 from mtlcli.runs.names import ENSEMBLE, RESULTS, resume_command
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.statistics.groups import RowGroups
+from mtlcli.statistics.per_class import ClassScores
 from mtlcli.tasks.targets import Arrays, Target
 
 FORMAT = 2
@@ -175,21 +176,45 @@ def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -
     """Return results as JSON values: task -> split -> metric -> value, low, high, n, interval, and groups or sets if there are."""
     return {
         task: {
-            split: {
-                metric: {
-                    "value": estimate.value,
-                    "low": estimate.low,
-                    "high": estimate.high,
-                    "n": estimate.n,
-                    "interval": estimate.interval,
-                }
-                | ({} if estimate.groups is None else {"groups": estimate.groups})
-                | ({"sets": list(estimate.sets)} if estimate.sets else {})
-                for metric, estimate in metrics.items()
-            }
+            split: {metric: _plain_estimate(estimate) for metric, estimate in metrics.items()}
             for split, metrics in splits.items()
         }
         for task, splits in results.items()
+    }
+
+
+def _plain_estimate(estimate: Estimate) -> dict[str, Any]:
+    return (
+        {
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "n": estimate.n,
+            "interval": estimate.interval,
+        }
+        | ({} if estimate.groups is None else {"groups": estimate.groups})
+        | ({"sets": list(estimate.sets)} if estimate.sets else {})
+    )
+
+
+def plain_classes(classes: Mapping[str, Mapping[str, Sequence[ClassScores]]]) -> dict[str, Any]:
+    """Return scores of classes as JSON values: task -> split -> a list with class, support, predicted and its three estimates."""
+    return {
+        task: {
+            split: [
+                {
+                    "class": scores.label,
+                    "support": scores.support,
+                    "predicted": scores.predicted,
+                    "precision": _plain_estimate(scores.precision),
+                    "recall": _plain_estimate(scores.recall),
+                    "f1": _plain_estimate(scores.f1),
+                }
+                for scores in of_split
+            ]
+            for split, of_split in splits.items()
+        }
+        for task, splits in classes.items()
     }
 
 

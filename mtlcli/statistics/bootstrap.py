@@ -1,7 +1,7 @@
 """A metric on a set of rows, and a bootstrap interval around it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -94,12 +94,8 @@ def estimate(
     value = value_of(metric, predicted, gold, weights)
     bound = bind_groups(metric, predicted, gold, groups, weights)
     units = n if groups is None else len(groups)
-    generator = np.random.default_rng(seed)
-    values = np.empty(resamples)
-    block = max(1, ENTRIES // n)
-    for start in range(0, resamples, block):
-        drawn = generator.integers(units, size=(min(block, resamples - start), units))
-        values[start : start + block] = bound.values(_counts(drawn))
+    blocks = drawn_counts(resamples, units, block=max(1, ENTRIES // n), seed=seed)
+    values = np.concatenate([bound.values(counts) for counts in blocks])
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     degenerate = _degenerate(metric, predicted, gold, groups)
     kind: Interval = "bootstrap"
@@ -252,6 +248,13 @@ def _interval_without_spread(
     unlike = 1 - ((1 - level) / 2) ** (1 / n)
     lowest, highest = sorted(metric.bounds)
     return (value - unlike * (value - lowest), value + unlike * (highest - value)), "rule-of-three"
+
+
+def drawn_counts(resamples: int, units: int, *, block: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each resample holds each of `units` rows or groups (b, units), `block` resamples at a time."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, block):
+        yield _counts(generator.integers(units, size=(min(block, resamples - start), units)))
 
 
 def _counts(rows: np.ndarray) -> np.ndarray:
