@@ -19,6 +19,7 @@ from mtlcli.runs.plan import Plan, read_plan
 from mtlcli.runs.record import RunRecord, is_auxiliary, read_record
 from mtlcli.runs.results import Predictions, Results, has_results, read_results
 from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.statistics.per_class import ClassScores, per_class
 from mtlcli.tasks.targets import target_of
 
 Line = Mapping[str, Any]
@@ -131,6 +132,20 @@ class RunFiles:
             if counts is not None and counts.any():
                 confusions[title] = (tuple(target.labels or ()), counts)
         return confusions
+
+
+    @cached_property
+    def classes(self) -> Mapping[str, tuple[ClassScores, ...]]:
+        """Precision, recall and F1 of each class of everything in `predictions` that has classes, with intervals."""
+        classes = {}
+        for title, predictions in self.predictions.items():
+            target = target_of(self.record["tasks"][title.partition(" ")[0]]["facts"]["target"])
+            scores = per_class(
+                target, *predictions.read(target), groups=predictions.groups(), weights=predictions.weights()
+            )
+            if scores is not None:
+                classes[title] = scores
+        return classes
 
 
 def curve(lines: Sequence[Line], key: str) -> Curve:
