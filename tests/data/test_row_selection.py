@@ -113,7 +113,9 @@ def test_groups_and_filters_of_words_are_refused(load, tmp_path):
     for key, problem in (("group", "tasks.t.group: "), ("where", "tasks.t.where: ")):
         value = "2" if key == "group" else {"2": "d1"}
         line = error(load, "tagging", train=conll, dev=conll, name="conll", label="1", encoding="words", **{key: value})
-        assert line.startswith(problem) and line.endswith("a value for each word, and none for the sentence; use JSONL")
+        assert line.startswith(problem) and line.endswith(
+            "a value for each word, none for the sentence; expected document, or use JSONL"
+        )
 
 
 def test_sentences_of_jsonl_have_groups(load):
