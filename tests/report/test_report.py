@@ -15,7 +15,7 @@ from mtlcli.report import page, sections, svg
 from mtlcli.report.differences import differences, display_names
 from mtlcli.report.embeddings import clouds, project
 from mtlcli.report.errors import worst_rows
-from mtlcli.report.predictions import baselines, class_scores, score_charts
+from mtlcli.report.predictions import baselines, score_charts
 from mtlcli.report.run_files import RunFiles, metric_bounds
 from mtlcli.training.loop import train
 from mtlcli.training.setup import set_up
@@ -141,13 +141,6 @@ class Rows:
 
 LABELS = Rows([{"target": t, "label": p} for t, p in ["aa", "aa", "ab", "ba", "bb", "ab"]])  # 4 a, 2 b; said a 3, b 3
 SCORES = Rows([{"target": 0.0, "score": 1.0}, {"target": 2.0, "score": 2.0}, {"target": 4.0, "score": 1.0}])
-
-
-def test_precision_recall_and_f1_of_each_class():
-    first, second = class_scores(["a", "b"], np.array([[2, 2], [1, 1]]))
-    assert (first.label, first.precision, first.recall, first.support) == ("a", 2 / 3, 2 / 4, 4)
-    assert first.f1 == pytest.approx(2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2))
-    assert (second.precision, second.recall, second.support) == (1 / 3, 1 / 2, 2)
 
 
 def test_baselines_answer_every_row_alike():
