@@ -413,7 +413,7 @@ def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
         if source.format.name == "conllu":
             cells = conllu_columns(text, requested)
         else:
-            cells = columns_of(text, columns, delimiter, source._head.first_line)
+            cells = columns_of(text, source._head.columns, delimiter, source._head.first_line)
         joined = {column: " ".join(cell or "_" for cell in values) for column, values in cells.items()}
         if DOCUMENT in requested:
             # Numbers begin at 1 in every file, and documents of different files are different ones.
