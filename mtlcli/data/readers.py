@@ -112,7 +112,9 @@ class FileSource:
         Raises:
             MtlError: the header is missing, repeats a name or is not separated as the format says.
         """
-        return tuple(dict.fromkeys((*self._head.columns, *self._requested)))
+        # The document of a sentence of CoNLL is no column of its words.
+        requested = (column for column in self._requested if column != DOCUMENT or not self.format.is_conll)
+        return tuple(dict.fromkeys((*self._head.columns, *requested)))
 
     def column(self, wanted: str, *, nested: bool = False) -> str:
         """Return the key in `TextRow.values` for a column given by its name or, if nothing has that name, its number from 0.
@@ -413,7 +415,7 @@ def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
         if source.format.name == "conllu":
             cells = conllu_columns(text, requested)
         else:
-            cells = columns_of(text, source._head.columns, delimiter, source._head.first_line)
+            cells = columns_of(text, columns, delimiter, source._head.first_line)
         joined = {column: " ".join(cell or "_" for cell in values) for column, values in cells.items()}
         if DOCUMENT in requested:
             # Numbers begin at 1 in every file, and documents of different files are different ones.
