@@ -39,8 +39,8 @@ RunPath = str | os.PathLike[str]
 """A run folder; a `Run` is one too."""
 
 __all__ = [
-    "ClassScores", "Comparison", "Config", "Estimate", "Evaluation", "Event", "MtlError", "Prediction", "Predictor", "Run", "compare", "evaluate",
-    "load", "load_config", "train",
+    "ClassScores", "Comparison", "Config", "Estimate", "Evaluation", "Event", "MtlError", "Prediction", "Predictor", "Run", "compare",
+    "evaluate", "load", "load_config", "train",
 ]  # fmt: skip
 
 

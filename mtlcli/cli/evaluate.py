@@ -73,7 +73,9 @@ def evaluate(
     if as_json:
         if not quiet:
             show_warnings(results)
-        values = {"tasks": plain_results(results)} | ({"classes": plain_classes(evaluation.classes)} if per_class else {})
+        values = {"tasks": plain_results(results)} | (
+            {"classes": plain_classes(evaluation.classes)} if per_class else {}
+        )
         print(json.dumps(values, indent=None if quiet else 1))
     else:
         show_results(results, f"{run}")

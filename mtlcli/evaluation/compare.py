@@ -176,7 +176,9 @@ def _metrics_of(run: RunInfo, task: str, rows: PairedRows) -> dict[str, Metric]:
         section.metrics or recorded, rows.facts, f"tasks.{task}.metrics", weighted=section.weighted_metrics
     )
     if section.weighted_metrics and rows.weights is None:
-        raise MtlError(f"tasks.{task}: the predictions have no weights of rows; write them again: mtl eval {run.folder}")
+        raise MtlError(
+            f"tasks.{task}: the predictions have no weights of rows; write them again: mtl eval {run.folder}"
+        )
     return metrics
 
 
@@ -285,7 +287,9 @@ def _rows(key: RowsOf, sides: Sequence[Sequence[Predictions]], facts: TaskFacts,
             notes.append(
                 f"{_words(key)}: {file.path} has other groups than {grouped[0][0].path}, whose groups are used"
             )
-    weights = next((of_file for side in sides for file in side if (of_file := file.weights(like=first)) is not None), None)
+    weights = next(
+        (of_file for side in sides for file in side if (of_file := file.weights(like=first)) is not None), None
+    )
     return PairedRows(predicted, first.read(target)[1], replace(facts, target=target), groups, weights)
 
 

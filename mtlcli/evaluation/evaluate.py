@@ -173,7 +173,10 @@ def _read_rows(
         try:
             task: Task = section.make(name)
             metrics = make_metrics(
-                metrics_of(section, task, facts.target), facts, f"tasks.{name}.metrics", precision,
+                metrics_of(section, task, facts.target),
+                facts,
+                f"tasks.{name}.metrics",
+                precision,
                 weighted=section.weighted_metrics,
             )
             sources = _sources(configs[name], section, task, files, data, splits)

@@ -66,9 +66,7 @@ def measure(
     weights_of = {title: weights if metric.weighted else None for title, metric in metrics.items()}
     if resamples:
         return {
-            title: estimate(
-                metric, predicted, gold, groups=groups, weights=weights_of[title], resamples=resamples
-            )
+            title: estimate(metric, predicted, gold, groups=groups, weights=weights_of[title], resamples=resamples)
             for title, metric in metrics.items()
         }
     values = {title: value_of(metric, predicted, gold, weights_of[title]) for title, metric in metrics.items()}

@@ -16,7 +16,6 @@ from mtlcli.metrics.ratio import ratio
 from mtlcli.tasks.targets import Arrays, Classes
 
 
-
 def _label(value: Any) -> Any:
     """Return the text for a number, because the name of a class may be one."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value

@@ -62,9 +62,7 @@ class Reliability:
     accuracy: np.ndarray
 
     @classmethod
-    def of(
-        cls, predicted: Arrays, gold: Arrays, bins: int = BINS, weights: np.ndarray | None = None
-    ) -> "Reliability":
+    def of(cls, predicted: Arrays, gold: Arrays, bins: int = BINS, weights: np.ndarray | None = None) -> "Reliability":
         """Return the bins of n rows, each counted by its weight (n,) if there are weights."""
         confidence, right = confidences(predicted, gold)
         weights = np.ones(len(gold)) if weights is None else weights

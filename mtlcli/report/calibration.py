@@ -29,10 +29,10 @@ def reliability_charts(run: RunFiles) -> list[str]:
         error = estimate(metric, predicted, gold, groups=groups, weights=weights)
         predicted, gold, _, weights = weighted_rows(predicted, gold, groups, weights)
         bins = Reliability.of(predicted, gold, metric.bins, weights)
-        counted = ", counted by weight" if weights is not None else ""
+        counted = ", counted by weight," if weights is not None else ""
         note = (
-            f"Calibration error {error.value:.4f} (95 %: {error.low:.4f} to {error.high:.4f}), {error.n} rows{counted} in {metric.bins} bins "
-            "of confidence."
+            f"Calibration error {error.value:.4f} (95 %: {error.low:.4f} to {error.high:.4f}), {error.n} rows{counted} in {metric.bins} "
+            "bins of confidence."
         )
         rows = list(zip(bins.rows.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), strict=True))
         charts.append(svg.reliability(f"{title}: accuracy by confidence", rows, note))

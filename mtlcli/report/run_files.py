@@ -133,7 +133,6 @@ class RunFiles:
                 confusions[title] = (tuple(target.labels or ()), counts)
         return confusions
 
-
     @cached_property
     def classes(self) -> Mapping[str, tuple[ClassScores, ...]]:
         """Precision, recall and F1 of each class of everything in `predictions` that has classes, with intervals."""

@@ -188,8 +188,8 @@ def reliability(title: str, bins: Sequence[tuple[float, float, float]], note: st
     for place, rows, confidence, accuracy in drawn:
         left, top, mark = frame.x(place / len(bins)) + 0.5, frame.y(accuracy), frame.y(confidence)
         words = (
-            f"confidence {place / len(bins):.2f} to {(place + 1) / len(bins):.2f}: {rows:.4g} rows, accuracy {accuracy:.3f}, mean confidence "
-            f"{confidence:.3f}"
+            f"confidence {place / len(bins):.2f} to {(place + 1) / len(bins):.2f}: {rows:.4g} rows, accuracy {accuracy:.3f}, mean "
+            f"confidence {confidence:.3f}"
         )
         body.append(
             f"<g><title>{escape(words)}</title>{_bar('c0', left, top, width, bottom - top)}"
@@ -202,9 +202,7 @@ def reliability(title: str, bins: Sequence[tuple[float, float, float]], note: st
     body += [_text(LEFT - 5, floor - below + 8, f"{most:.4g}", "end"), _text(LEFT - 5, floor, "0", "end")]
     body += [_text(frame.x(tick), floor + 15, f"{tick:g}", "middle") for tick in ticks(0.0, 1.0)]
     body.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 5, "confidence", "middle"))
-    return _figure(
-        title, "".join(body), height, ["accuracy", "mean confidence"], f"Below: rows in each bin. {note}"
-    )
+    return _figure(title, "".join(body), height, ["accuracy", "mean confidence"], f"Below: rows in each bin. {note}")
 
 
 def _bar(color: str, x: float, y: float, width: float, height: float) -> str:

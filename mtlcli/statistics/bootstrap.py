@@ -104,8 +104,9 @@ def estimate(
         of_units = weights if groups is None else np.bincount(groups.codes, weights=weights, minlength=units)
         worth = effective_units(of_units)
     if metric.is_proportion and _is_extreme(bound, value, n, groups, weights):
-        rows = float(_effective_rows(value, values, units, n)) if weights is None else worth
-        (low, high), kind = interval_of_share(value, rows, level), "exact"
+        if weights is None:
+            worth = float(_effective_rows(value, values, units, n))
+        (low, high), kind = interval_of_share(value, worth, level), "exact"
     elif np.ptp(values) <= ROUNDING * max(1.0, abs(value)):
         (low, high), kind = _interval_without_spread(metric, value, worth, level, degenerate)
     return Estimate(

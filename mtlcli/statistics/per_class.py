@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,35 +60,40 @@ def per_class(
     matches = _occurring(matches)
     units, codes = (n, None) if groups is None else (len(groups), groups.codes)
     counts = ClassCounts.of(matches)
-    ones = np.ones((1, n))
-    items = [sums[0] for sums in counts.sums(ones)]
-    right, labeled, found = [sums[0] for sums in counts.sums(ones if weights is None else weights[None])]
-    shares = {
-        "precision": (right, found), "recall": (right, labeled), "f1": (right, labeled + found - right),
-    }  # fmt: skip
-    drawn = {name: np.empty((resamples, len(matches.names))) for name in shares}
-    start, width = 0, max(n, len(matches.gold), len(matches.predicted))
+    items = _fractions(*(sums[0] for sums in counts.sums(np.ones((1, n)))))
+    sums = items if weights is None else _fractions(*(sums[0] for sums in counts.sums(weights[None])))
+    drawn = {name: np.empty((resamples, len(matches.names))) for name in items}
+    width, start = max(n, len(matches.gold), len(matches.predicted)), 0
     for block in drawn_counts(resamples, units, block=max(1, ENTRIES // width), seed=seed):
-        hits, labels, predictions = counts.sums(row_counts(block, codes, weights))
         rows = slice(start, start + len(block))
+        for name, (part, whole) in _fractions(*counts.sums(row_counts(block, codes, weights))).items():
+            drawn[name][rows] = np.where(whole > 0, ratio(part, whole), np.nan)
         start += len(block)
-        for name, whole in (("precision", predictions), ("recall", labels), ("f1", labels + predictions - hits)):
-            drawn[name][rows] = np.where(whole > 0, ratio(hits, whole), np.nan)
     worth = _effective_items(matches, np.arange(n) if codes is None else codes, weights)
     scores = []
     for index, label in enumerate(matches.names):
-        hits_of, labels_of, found_of = (int(of_class[index]) for of_class in items)
-        wholes = {"precision": found_of, "recall": labels_of, "f1": labels_of + found_of - hits_of}
         estimates = {
             name: _estimate(
-                float(part[index]), float(whole[index]), hits_of, wholes[name], drawn[name][:, index], worth[name][index],
-                level, None if groups is None else units,
-            )  # fmt: skip
-            for name, (part, whole) in shares.items()
+                float(ratio(*(numbers[index : index + 1] for numbers in sums[name]))[0]),
+                int(items[name][0][index]),
+                int(items[name][1][index]),
+                drawn[name][:, index],
+                worth[name][index],
+                level,
+                None if groups is None else units,
+            )
+            for name in items
         }
         estimates["f1"] = _as_f1(estimates["f1"])
-        scores.append(ClassScores(label, labels_of, found_of, **estimates))
+        scores.append(ClassScores(label, estimates["recall"].n, estimates["precision"].n, **estimates))
     return tuple(sorted(scores, key=lambda of_class: (-of_class.support, -of_class.predicted)))
+
+
+def _fractions(
+    right: np.ndarray, labeled: np.ndarray, predicted: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return numerator and denominator of each score; of F1, those of TP / (TP + FP + FN)."""
+    return {"precision": (right, predicted), "recall": (right, labeled), "f1": (right, labeled + predicted - right)}
 
 
 def _occurring(matches: ClassMatches) -> ClassMatches:
@@ -96,14 +102,13 @@ def _occurring(matches: ClassMatches) -> ClassMatches:
     place = np.zeros(len(matches.names), dtype=np.int64)
     place[present] = np.arange(len(present))
     parts = [
-        np.stack([pairs[:, 0], place[pairs[:, 1]]], axis=1) for pairs in (matches.gold, matches.predicted, matches.right)
+        np.stack([pairs[:, 0], place[pairs[:, 1]]], axis=1)
+        for pairs in (matches.gold, matches.predicted, matches.right)
     ]
     return ClassMatches(tuple(matches.names[index] for index in present.tolist()), *parts)
 
 
-def _effective_items(
-    matches: ClassMatches, codes: np.ndarray, weights: np.ndarray | None
-) -> dict[str, list[float]]:
+def _effective_items(matches: ClassMatches, codes: np.ndarray, weights: np.ndarray | None) -> dict[str, list[float]]:
     """Return what the items in the denominator of each score are worth, by class.
 
     Args:
@@ -125,27 +130,25 @@ def _effective_items(
         sums = np.bincount(places.reshape(-1), weights=signs, minlength=len(cells))
         classes = cells // (codes.max() + 1)
         ends = np.searchsorted(classes, np.arange(len(matches.names) + 1))
-        worth[name] = [
-            effective_units(sums[first:last]) if last > first else 0.0 for first, last in zip(ends, ends[1:], strict=False)
-        ]
+        worth[name] = [effective_units(sums[first:last]) if last > first else 0.0 for first, last in pairwise(ends)]
     return worth
 
 
 def _estimate(
-    part: float, whole: float, hits: int, items: int, drawn: np.ndarray, worth: float, level: float, groups: int | None
+    value: float, right: int, items: int, drawn: np.ndarray, worth: float, level: float, groups: int | None
 ) -> Estimate:
     """Return a share with its interval.
 
     Args:
-        part, whole: numerator and denominator, weighted.
-        hits, items: the same, as numbers of items.
+        right, items: how many of how many items are right, whatever their weights.
         drawn: (resamples,), the share in each resample, NaN where it is undefined.
-        worth: how many independent items the denominator is worth.
+        worth: how many independent items the items are worth.
     """
     if items == 0:
         return Estimate(0.0, 0.0, 0.0, 0, "there are no items", "none", groups)
-    value = part / whole
-    if min(hits, items - hits) < FEWEST:
+    if len(drawn) == 0:
+        return Estimate(value, value, value, items, None, "none", groups)
+    if min(right, items - right) < FEWEST:
         low, high = interval_of_share(value, worth, level)
         return Estimate(value, low, high, items, None, "exact", groups)
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])

@@ -36,9 +36,7 @@ class ClassMatches:
             known: (m,) bool, whether its class is one of `names`; if not, the prediction is wrong.
         """
         right = known & (gold == predicted)
-        return cls(
-            names, pairs(rows[known], gold[known]), pairs(rows, predicted), pairs(rows[right], predicted[right])
-        )
+        return cls(names, pairs(rows[known], gold[known]), pairs(rows, predicted), pairs(rows[right], predicted[right]))
 
 
 def pairs(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:

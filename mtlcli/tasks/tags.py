@@ -429,7 +429,6 @@ class Tags(Target):
         row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         return entropy.new_zeros(len(lengths)).index_add(0, row, entropy) / lengths.clamp(min=1)
 
-
     def spans(self, predicted: Arrays, gold: Arrays, *, strict: bool = False) -> tuple[Spans, Spans]:
         """Return the spans that are predicted and those of the labels. What is predicted for a word without a tag does not count.
 
@@ -472,9 +471,7 @@ class Tags(Target):
         return _matches_by_name(dict(enumerate(self.labels)) | _unseen_names, parts)
 
 
-def _matches_by_name(
-    names: Mapping[int, str], parts: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> ClassMatches:
+def _matches_by_name(names: Mapping[int, str], parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> ClassMatches:
     """Return the matches of rows and numbers of classes: labeled, predicted, and right; numbers need not be consecutive."""
     occurring, places = np.unique(np.concatenate([numbers for _, numbers in parts]), return_inverse=True)
     ends = np.cumsum([len(numbers) for _, numbers in parts])[:-1]

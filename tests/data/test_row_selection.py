@@ -274,7 +274,9 @@ def conllu(*sentences: tuple[str, str]) -> str:
 
 
 def test_documents_of_conll_u_have_the_id_of_their_comment(load):
-    text = conllu(("# newdoc id = w 7\n# sent_id = 1\n", "a"), ("# sent_id = 2\n", "b"), ("# newdoc\n", "c"), ("# newdocs\n", "d"))
+    text = conllu(
+        ("# newdoc id = w 7\n# sent_id = 1\n", "a"), ("# sent_id = 2\n", "b"), ("# newdoc\n", "c"), ("# newdocs\n", "d")
+    )
     train = conllu(("", "x")) + conllu(("", "y")).replace("NOUN", "VERB")
     loaded = load("tagging", train=train, dev=text, name="conllu", label="UPOS", encoding="words", group="document")
     assert groups_of(loaded) == ["w 7", "w 7", "dev.conllu 2", "dev.conllu 2"]
@@ -285,7 +287,9 @@ def test_a_share_holds_out_whole_documents(load):
         f"-DOCSTART- -X- O\n\nword{number} {tag} x\n\nmore{number} O x\n\n"
         for number, tag in enumerate(["B-LOC", "B-ORG"] * 10)
     )
-    loaded = load("tagging", train=documents_of_two, dev="20%", name="conll", label="1", encoding="words", group="document")
+    loaded = load(
+        "tagging", train=documents_of_two, dev="20%", name="conll", label="1", encoding="words", group="document"
+    )
     names = groups_of(loaded)
     assert len(names) == 8 and all(names.count(name) == 2 for name in names)
 

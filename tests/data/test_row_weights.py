@@ -153,7 +153,7 @@ def test_weights_of_dev_rows_are_read_as_they_are_for_weighted_metrics_alone(tmp
 
 
 def test_a_dev_file_needs_the_column_of_the_weights_and_one_above_0(tmp_path):
-    with pytest.raises(MtlError, match='tasks.t.weight: .*no column "w"'):
+    with pytest.raises(MtlError, match=r'tasks\.t\.weight: .*no column "w"'):
         load(tmp_path, table(1, 1), weight="w", dev="text,label\nx,a\n", weighted_metrics=True)
     with pytest.raises(MtlError, match=r"dev.csv: the weight of every row is 0; expected some numbers > 0"):
         load(tmp_path, table(1, 1), weight="w", dev=table(0, 0), weighted_metrics=True)

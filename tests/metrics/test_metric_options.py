@@ -37,7 +37,9 @@ def test_an_average_has_no_positive_class():
 
 
 @pytest.mark.parametrize("average", ["macro", "weighted"])
-@pytest.mark.parametrize(("metric", "reference"), [(F1, f1_score), (Precision, precision_score), (Recall, recall_score)])
+@pytest.mark.parametrize(
+    ("metric", "reference"), [(F1, f1_score), (Precision, precision_score), (Recall, recall_score)]
+)
 def test_averages_are_those_of_scikit_learn(metric, reference, average):
     generator = np.random.default_rng(5)
     gold, predicted, weights = generator.integers(3, size=50), generator.integers(2, size=50), generator.random(50)
@@ -114,7 +116,10 @@ def test_what_a_metric_does_not_accept_is_one_line(spec, problem):
     ("written", "names"),
     [
         ("accuracy, mcc", ["accuracy", "mcc"]),
-        (["accuracy", {"name": "calibration-error", "bins": 5}], ["accuracy", {"name": "calibration-error", "bins": 5}]),
+        (
+            ["accuracy", {"name": "calibration-error", "bins": 5}],
+            ["accuracy", {"name": "calibration-error", "bins": 5}],
+        ),
         ({"name": "f1", "positive": "a"}, [{"name": "f1", "positive": "a"}]),
     ],
 )

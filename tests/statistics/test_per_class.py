@@ -40,7 +40,9 @@ def test_a_class_that_is_never_predicted_has_no_interval_of_its_precision():
 def test_few_items_have_the_exact_interval_and_f1_follows_from_that_of_the_share():
     of_a = scores(ABC, PREDICTED, GOLD, resamples=20)["a"]
     assert (of_a.recall.interval, of_a.f1.n) == ("exact", 3)
-    assert (of_a.recall.low, of_a.recall.high) == pytest.approx((0.012579, 0.987421), abs=1e-6)  # Clopper and Pearson, 1 of 2
+    assert (of_a.recall.low, of_a.recall.high) == pytest.approx(
+        (0.012579, 0.987421), abs=1e-6
+    )  # Clopper and Pearson, 1 of 2
     low, high = exact_interval(1, 3)  # TP / (TP + FP + FN)
     assert (of_a.f1.low, of_a.f1.high) == pytest.approx((2 * low / (1 + low), 2 * high / (1 + high)))
 
@@ -149,3 +151,13 @@ def test_spans_of_one_sentence_are_not_independent():
 def test_no_rows_are_a_mistake_of_the_caller():
     with pytest.raises(ValueError, match="every row has weight 0"):
         per_class(ABC, Ragged({"index": GOLD}), Ragged({"index": GOLD}), weights=np.zeros(5))
+
+
+def test_without_resamples_there_are_values_and_no_intervals():
+    of_b = scores(ABC, PREDICTED, GOLD, resamples=0)["b"]
+    assert (of_b.precision.value, of_b.precision.low, of_b.precision.interval) == (2 / 3, 2 / 3, "none")
+
+
+def test_sentences_without_spans_have_no_classes():
+    nothing = tags(SPANS, ["O", "O"], ["O"])
+    assert per_class(SPANS, nothing, nothing, resamples=10) == ()

@@ -43,8 +43,10 @@ CASES = {
     "mean-squared-error": lambda: reference.mean_squared_error(SCORES[1], SCORES[0], sample_weight=WEIGHTS),
     "mae": lambda: reference.mean_absolute_error(SCORES[1], SCORES[0], sample_weight=WEIGHTS),
     "r2": lambda: reference.r2_score(SCORES[1], SCORES[0], sample_weight=WEIGHTS),
-    "pearson": lambda: np.cov(*SCORES, aweights=WEIGHTS)[0, 1]
-    / np.sqrt(np.cov(SCORES[0], aweights=WEIGHTS) * np.cov(SCORES[1], aweights=WEIGHTS)),
+    "pearson": lambda: (
+        np.cov(*SCORES, aweights=WEIGHTS)[0, 1]
+        / np.sqrt(np.cov(SCORES[0], aweights=WEIGHTS) * np.cov(SCORES[1], aweights=WEIGHTS))
+    ),
 }
 
 
