@@ -10,7 +10,7 @@ from mtlcli.tasks.targets import Arrays, Ragged, Target, concat
 from mtlcli.testing.common import checked_options, expect
 
 
-def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
+def check_metric(plugin: type[Metric], task: TaskFacts, **options: object) -> None:
     """Check a metric on rows of `task`: `GRADES` for a metric of classes, `SCORES` for a metric of scores.
 
     - `measures` names kinds of targets, among them that of the task;
@@ -22,8 +22,8 @@ def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
     - the statistics of a decomposed metric are finite numbers of each row, and the score of their sum is the metric;
     - the inputs are not changed.
     """
-    checked_options(plugin, Metric, 1, {})
-    name, metric, target = plugin.__name__, plugin(task), task.target
+    settings = checked_options(plugin, Metric, 1, options)
+    name, metric, target = plugin.__name__, plugin(task, **settings), task.target
     measures = getattr(plugin, "measures", None)
     expect(
         isinstance(measures, frozenset) and target.kind in measures,

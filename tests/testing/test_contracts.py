@@ -291,6 +291,18 @@ def test_macro_f1_measures_sets_of_labels_too():
     check_metric(registry.load("metrics", "macro-f1", "test"), TOPICS)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {"average": average}) for name in ("f1", "precision", "recall") for average in ("macro", "weighted")),
+        ("roc-auc", {"positive": "fair"}),
+        ("calibration-error", {"bins": 3}),
+    ],
+)
+def test_metrics_keep_the_contract_with_options(name, options):
+    check_metric(registry.load("metrics", name, "test"), GRADES, **options)
+
+
 # What is broken is found: one plugin for each promise
 
 
