@@ -446,7 +446,7 @@ class Classes(Target):
         """Return the classes; an unseen label gets the first one's colour."""
         return np.clip(gold["index"], 0, len(self.labels) - 1), list(self.labels)
 
-    def class_matches(self, predicted: Arrays, gold: Arrays) -> ClassMatches:
+    def class_matches(self, predicted: Arrays, gold: Arrays) -> ClassMatches | None:
         """Return the class of each row; a prediction for a row with an unseen label is wrong."""
         rows = np.arange(len(gold))
         return ClassMatches.of_items(self.labels, rows, gold["index"], predicted["index"], self.known(gold))

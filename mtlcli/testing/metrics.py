@@ -11,7 +11,7 @@ from mtlcli.testing.common import checked_options, expect
 
 
 def check_metric(plugin: type[Metric], task: TaskFacts, **options: object) -> None:
-    """Check a metric on rows of `task`: `GRADES` for a metric of classes, `SCORES` for a metric of scores.
+    """Check a metric with these options on rows of `task`: `GRADES` for a metric of classes, `SCORES` for a metric of scores.
 
     - `measures` names kinds of targets, among them that of the task;
     - each resample has one finite value within `bounds`, and perfect predictions have the best value;
