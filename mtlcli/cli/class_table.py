@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mtlcli.cli.console import explain, table
+from mtlcli.metrics.titles import is_weighted
 
 if TYPE_CHECKING:
     from mtlcli.evaluation.evaluate import Evaluation
@@ -19,7 +20,7 @@ def show_classes(evaluation: "Evaluation") -> None:
 
     for task, splits in evaluation.classes.items():
         for split, scores in splits.items():
-            weighted = any(title.endswith("weighted]") for title in evaluation.results[task][split])
+            weighted = any(map(is_weighted, evaluation.results[task][split]))
             title = f"{task} {in_words(split)}: {len(scores)} classes{', rows counted by weight' if weighted else ''}"
             # One space between columns, so that 17 characters are left for the class on 80 columns.
             table(f"\n{title}", COLUMNS, [_row(of_class) for of_class in scores], gap=1)

@@ -28,3 +28,8 @@ def title_of(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any],
 def plugin_of(title: str) -> str:
     """Return the name of the plugin in a title."""
     return title.partition("[")[0]
+
+
+def is_weighted(title: str) -> bool:
+    """Return whether a title says that rows are counted by their weights."""
+    return title.endswith("]") and title[:-1].partition("[")[2].split(",")[-1] == WEIGHTED

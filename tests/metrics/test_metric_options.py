@@ -11,7 +11,7 @@ from mtlcli.evaluation.measure import make_metrics
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.binary import F1, AveragePrecision, Precision, Recall, RocAuc
 from mtlcli.metrics.calibration_error import CalibrationError, Reliability
-from mtlcli.metrics.titles import plugin_of
+from mtlcli.metrics.titles import is_weighted, plugin_of
 from mtlcli.tasks.targets import Classes, Ragged
 
 ABC = TaskFacts("topics", 10, 1, Classes.named("a", "b", "c"))
@@ -87,6 +87,15 @@ def test_a_title_says_that_rows_are_weighted():
         "accuracy[weighted]", "f1[positive=a,weighted]",
     ]  # fmt: skip
     assert [plugin_of(title) for title in titles("accuracy", weighted=True)] == ["accuracy"]
+
+
+def test_an_average_that_is_weighted_is_no_weighting_of_rows():
+    plain, of_rows = (
+        titles({"name": "f1", "average": "weighted"}),
+        titles({"name": "f1", "average": "macro"}, weighted=True),
+    )
+    assert (plain, of_rows) == (["f1[average=weighted]"], ["f1[average=macro,weighted]"])
+    assert not is_weighted(plain[0]) and is_weighted(of_rows[0]) and not is_weighted("accuracy")
 
 
 def test_a_title_has_no_slash_by_which_the_log_separates():
