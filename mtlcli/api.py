@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, overload
@@ -22,6 +21,7 @@ from mtlcli.errors import MtlError
 from mtlcli.evaluation import compare as comparison
 from mtlcli.evaluation import evaluate as evaluation
 from mtlcli.evaluation.compare import Comparison
+from mtlcli.evaluation.evaluate import Evaluation
 from mtlcli.inference import encode as encoding
 from mtlcli.inference import predictor as loading
 from mtlcli.inference.predict import Prediction, predict_rows
@@ -30,6 +30,7 @@ from mtlcli.runs.configuration import ConfigSource, layers_of, resolve_run
 from mtlcli.runs.folder import stored_layer
 from mtlcli.runs.results import is_finished, read_results
 from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.statistics.per_class import ClassScores
 from mtlcli.training.events import Event, Finished, Ready
 from mtlcli.training.interrupts import Interrupts
 from mtlcli.training.run import configure_from, open_training, run_training
@@ -38,8 +39,8 @@ RunPath = str | os.PathLike[str]
 """A run folder; a `Run` is one too."""
 
 __all__ = [
-    "Comparison", "Config", "Estimate", "Evaluation", "Event", "MtlError", "Prediction", "Predictor", "Run", "compare", "evaluate",
-    "load", "load_config", "train",
+    "ClassScores", "Comparison", "Config", "Estimate", "Evaluation", "Event", "MtlError", "Prediction", "Predictor", "Run", "compare",
+    "evaluate", "load", "load_config", "train",
 ]  # fmt: skip
 
 
@@ -178,20 +179,6 @@ class Predictor:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics by task, split and name, and notes about the rows: `evaluation["sst"]["dev"]["accuracy"].low`.
-
-    Of a task with several dev sets, each is a split of its own (`evaluation["mnli"]["dev.matched"]`), and `dev` is their mean.
-    """
-
-    results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
-    notes: tuple[str, ...]
-
-    def __getitem__(self, task: str) -> Mapping[str, Mapping[str, Estimate]]:
-        return self.results[task]
-
-
 def load_config(config: ConfigSource | None = None, **sections: Any) -> Config:
     """Resolve and check a configuration.
 
@@ -269,6 +256,7 @@ def load(
 def evaluate(
     run: RunPath, data: RunPath | None = None, *, split: str | Sequence[str] | None = None,
     tasks: Sequence[str] | Mapping[str, RunPath] = (), resamples: int = 1000, device: str = "auto", precision: str = "fp32",
+    per_class: bool = False,
 ) -> Evaluation:  # fmt: skip
     """Evaluate a run or an ensemble with 95 % bootstrap intervals, as `mtl eval` does.
 
@@ -279,17 +267,18 @@ def evaluate(
         split: dev, test, train or a set such as dev.matched, or several of them; by default dev, and test if there is one.
         tasks: names of the tasks, by default all but auxiliary ones; or a mapping from names to files with other labeled rows.
         resamples: bootstrap resamples.
+        per_class: compute precision, recall and F1 of each class, too: `evaluation.classes["sst"]["dev"]`.
 
     Raises:
         MtlError: a row cannot be read, or there are none.
     """
     files = {name: [os.fspath(path)] for name, path in tasks.items()} if isinstance(tasks, Mapping) else {}
     names = [tasks] if isinstance(tasks, str) else list(tasks)
-    results, notes = evaluation.evaluate(
+    return evaluation.evaluate(
         Path(run), [(name, files.get(name, [])) for name in names], data=None if data is None else os.fspath(data),
         splits=[split] if isinstance(split, str) else split, resamples=resamples, device=device, precision=precision,
+        by_class=per_class,
     )  # fmt: skip
-    return Evaluation(results, tuple(notes))
 
 
 def compare(

@@ -72,7 +72,7 @@ def test_rows_of_one_text_are_constant_on_the_gpu(files, tmp_path, precision):
     rows = "".join(f"the big cat\ta dog\t{score}\n" for score in range(1, 6))
     (tmp_path / "rows.tsv").write_text("sentence1\tsentence2\tscore\n" + rows)
     tasks = [("near", [str(tmp_path / "rows.tsv")])]
-    results, _ = evaluate(tmp_path / "run", tasks, device="cuda", precision=precision, resamples=50)
+    results = evaluate(tmp_path / "run", tasks, device="cuda", precision=precision, resamples=50).results
     for name in ("pearson", "spearman"):
         found = results["near"]["dev"][name]
         assert (found.value, found.low, found.high, found.degenerate) == (0.0, 0.0, 0.0, "predictions are constant")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mtlcli.cli import options
+from mtlcli.cli.class_table import show_classes
 from mtlcli.cli.console import err, say, show_results, show_warnings
 
 
@@ -34,9 +35,15 @@ def evaluate(
     sets: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Columns of other rows: --set tasks.sst.label=grade. Repeat it."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Columns of other rows, or other metrics: --set tasks.sst.label=grade. Repeat it.",
         ),
     ] = None,
+    per_class: Annotated[
+        bool,
+        typer.Option("--per-class", help="Show precision, recall and F1 of each class, or type of spans, as well."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 1000,
     device: options.Device = None,
@@ -52,19 +59,24 @@ def evaluate(
     """
     from mtlcli.config.layers import parse_assignment
     from mtlcli.evaluation.evaluate import evaluate
-    from mtlcli.runs.results import plain_results
+    from mtlcli.runs.results import plain_classes, plain_results
 
-    results, notes = evaluate(
+    evaluation = evaluate(
         run, [options.parse_task(text) for text in task or ()], data=data, splits=split,
         changes=[parse_assignment(text) for text in sets or ()], resamples=resamples, device=device or "auto",
-        precision=precision,
+        precision=precision, by_class=per_class,
     )  # fmt: skip
+    results = evaluation.results
     if not quiet:
-        for note in notes:
+        for note in evaluation.notes:
             say(f"note: {note}", err)
     if as_json:
         if not quiet:
             show_warnings(results)
-        print(json.dumps({"tasks": plain_results(results)}, indent=None if quiet else 1))
+        values = {"tasks": plain_results(results)} | (
+            {"classes": plain_classes(evaluation.classes)} if per_class else {}
+        )
+        print(json.dumps(values, indent=None if quiet else 1))
     else:
         show_results(results, f"{run}")
+        show_classes(evaluation)

@@ -63,7 +63,6 @@ SHORT_FORMS: dict[str, Schema] = {
         ]
     },
     "weight": TEXT_OR_NUMBER,
-    "metrics": TEXTS,
     "range": {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]
     },
@@ -114,7 +113,10 @@ class _Builder:
     def tasks(self) -> Schema:
         """Return the schema of `tasks`: names, or a mapping of names to settings."""
         head = self.choice("heads", {}, name_required=False)
+        metric = self.choice("metrics", {})
         fields = _own_fields(TaskConfig) | {"head": _or_null(head)}
+        metrics = _or_null({"anyOf": [metric, {"type": "string"}, {"type": "array", "items": metric, "minItems": 1}]})
+        fields["metrics"] = {"description": TaskConfig.model_fields["metrics"].description} | metrics
         fields["name"] = {"type": "string", "description": "the same as kind"}
         task = self.choice("tasks", fields, key="kind", name_required=False)
         return {

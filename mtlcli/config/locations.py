@@ -38,6 +38,8 @@ class Places:
             for written, place in layer.places.items():
                 if len(written) == len(parts) and tuple(map(str, written)) == parts:
                     return place
+            if _replaces_list(layer, parts):
+                return ""
         return ""
 
     def _written_below(self, parts: tuple[str, ...]) -> str:
@@ -59,6 +61,12 @@ class Places:
         if detail["type"] in ("model_type", "dict_type"):
             message = "expected a mapping of keys to values"
         return f"{self.of(path)}: found {shown(detail['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _replaces_list(layer: Layer, parts: tuple[str, ...]) -> bool:
+    """Return whether a layer sets a list on the path as a whole, so that lower layers say nothing about its items."""
+    lists = {parts[:end] for end in range(1, len(parts)) if parts[end].isdecimal()} - {("tasks",)}
+    return any(tuple(map(str, written)) in lists for written in layer.places)
 
 
 def _join_place(place: str, dotted: str) -> str:

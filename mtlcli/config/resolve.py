@@ -255,6 +255,7 @@ def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:
         task.name = task.name or name
         if _check_choice(task, ("tasks", name), places, errors):
             _check_head(name, task, places, errors)
+        _check_metrics(name, task, places, errors)
 
 
 def _check_choice(choice: Choice, path: tuple[Any, ...], places: Places, errors: list[str]) -> bool:
@@ -309,6 +310,24 @@ def _check_head(name: str, task: TaskConfig, places: Places, errors: list[str]) 
         cure = f"set tasks.{name}.encoding to {cures[0]}" if cures else f'choose another head for "{task.name}"'
         input_of_head = "two texts, each encoded alone" if sides == 1 else "one encoding of each row"
         errors.append(f'{places.of(("tasks", name, "head"))}: "{task.head.name}" reads {input_of_head}; {cure}')
+
+
+def _check_metrics(name: str, task: TaskConfig, places: Places, errors: list[str]) -> None:
+    """Check the metrics of a task: their options, and that no two are the same."""
+    before = len(errors)
+    for index, metric in enumerate(task.metrics or ()):
+        _check_choice(metric, ("tasks", name, "metrics", index), places, errors)
+    if len(errors) == before:
+        titles = [metric.title() for metric in task.metrics or ()]
+        errors.extend(
+            f"{places.of(('tasks', name, 'metrics', index))}: {title} is listed twice; name it once, or with other options"
+            for index, title in enumerate(titles)
+            if title in titles[:index]
+        )
+    if task.weighted_metrics and task.weight is None:
+        errors.append(
+            f"{places.of(('tasks', name, 'weighted_metrics'))}: metrics need the column of the weights: set tasks.{name}.weight"
+        )
 
 
 def _sides(encoding: str | None) -> int:

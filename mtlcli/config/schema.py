@@ -11,13 +11,16 @@ from pydantic import (
     Discriminator,
     Field,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     Tag,
+    model_serializer,
     model_validator,
 )
 
 from mtlcli import registry
 from mtlcli.config.evaluation_sets import EvaluationSet, EvaluationSets, Where
 from mtlcli.config.values import column_name, listed, share_of, weights_of_classes
+from mtlcli.metrics.titles import title_of
 from mtlcli.registry import FAMILIES, Entry
 
 TASK_FILES = ("train", "dev", "test")
@@ -114,6 +117,27 @@ class HeadChoice(Choice):
     name: str = Field("", description="name of the head; the default is the one the task proposes for its encoding")
 
 
+class MetricChoice(Choice):
+    """Select a metric and its options. Without options it is written as its name."""
+
+    family = "metrics"
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> Any:
+        values = handler(self)
+        return values if len(values) > 1 else self.name
+
+    def title(self, *, weighted: bool = False) -> str:
+        """Return the title of the metric in results, such as `calibration-error[bins=10]`, see `metrics.titles`.
+
+        Raises:
+            MtlError: the plugin is unknown or cannot be imported.
+        """
+        fields = registry.options_model(self.plugin).model_fields
+        defaults = {name: field.default for name, field in fields.items() if not field.is_required()}
+        return title_of(self.name, self.options, defaults, weighted=weighted)
+
+
 class SchedulerChoice(Choice):
     """Select a scheduler and its options."""
 
@@ -158,6 +182,11 @@ def _label_columns(value: Any) -> Any:
 
 def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str | dict) else value
+
+
+def _metrics(value: Any) -> Any:
+    """Return a list of metrics; `a, b` names two."""
+    return listed(value) if isinstance(value, str) else [value] if isinstance(value, dict) else value
 
 
 def _texts_by_text(value: Any) -> Any:
@@ -292,10 +321,13 @@ class TaskConfig(Choice):
     range: Annotated[tuple[float, float], BeforeValidator(listed)] | None = Field(
         None, description="lowest and highest score; the default is the range of the training rows"
     )
-    metrics: Columns | None = Field(
+    metrics: Annotated[list[MetricChoice], BeforeValidator(_metrics), Field(min_length=1)] | None = Field(
         None,
-        min_length=1,
-        description="metrics by name; the first selects checkpoints; the default is the metrics of the kind of task",
+        description="metrics by name, or with options such as {name: calibration-error, bins: 10}; the first selects checkpoints; "
+        "the default is the metrics of the kind of task",
+    )
+    weighted_metrics: bool = Field(
+        False, description="whether metrics on dev and test count each row by its weight, the column that weight names"
     )
     class_weights: Annotated[
         Literal["auto", "auto-sqrt"] | dict[str, float] | None, BeforeValidator(weights_of_classes)
@@ -520,6 +552,8 @@ class Config(_Strict):
             task._path = f"tasks.{name}"
             if task.head is not None:
                 task.head._path = f"tasks.{name}.head"
+            for index, metric in enumerate(task.metrics or ()):
+                metric._path = f"tasks.{name}.metrics.{index}"
         return self
 
     def choices(self, family: str) -> tuple[Choice, ...]:

@@ -1,6 +1,9 @@
 """Sentences of CoNLL columns and of CoNLL-U (Nivre et al., LREC 2020, arXiv:2004.10643): from lines to lists of cells."""
 
+import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from mtlcli.data.records import BadRecord, quotable
@@ -10,34 +13,50 @@ CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEP
 NO_VALUE = "_"
 VALUES = frozenset({"FORM", "LEMMA", "XPOS", "FEATS"})
 """Columns of CoNLL-U in which `_` is a value like any other; in the remaining ones it says that a word has no label."""
-DOCUMENT = "-DOCSTART-"
+DOCUMENT_MARK = "-DOCSTART-"
+NEW_DOCUMENT = re.compile(rb"#\s*newdoc\b(?:\s+id\s*=\s*(.*?))?\s*$")
+"""A comment of CoNLL-U that marks the beginning of a document."""
+DOCUMENT = "document"
+"""Name of the column with the document of a sentence, where a file marks documents."""
 
 
-def sentences(lines: Iterable[tuple[int, bytes]], *, comments: bool) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of each sentence together, with the number of the first one.
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """The lines of a sentence, and its document: an id or a number from 1, "" before the first mark."""
 
-    A line of nothing but spaces and tabs ends a sentence. Without `comments`, a first word -DOCSTART- is left out, since it marks
-    the beginning of a document.
+    lines: bytes
+    document: str = ""
+
+
+def sentences(lines: Iterable[tuple[int, bytes]], *, comments: bool) -> Iterator[tuple[int, Sentence]]:
+    """Yield each sentence with the number of its first line.
+
+    A line of nothing but spaces and tabs ends a sentence. A document begins at a comment `# newdoc` or, without `comments`, at a first
+    word -DOCSTART-, which is left out.
     """
     parts: list[bytes] = []
-    start = 0
-    for number, line in lines:
+    start, documents, document = 0, 0, ""
+    for number, line in chain(lines, [(0, b"")]):
         if line.strip(b" \t\r\n"):
             start = start if parts else number
             parts.append(line)
-        elif parts:
-            yield from _without_mark(start, parts, comments)
-            parts = []
-    if parts:
-        yield from _without_mark(start, parts, comments)
+            continue
+        if parts and (name := _new_document(parts, comments)) is not None:
+            documents += 1
+            document = name or f"{documents}"
+            if not comments:
+                start, parts = start + 1, parts[1:]
+        if any(not comments or not part.startswith(b"#") for part in parts):
+            yield start, Sentence(b"".join(parts), document)
+        parts = []
 
 
-def _without_mark(start: int, parts: list[bytes], comments: bool) -> Iterator[tuple[int, bytes]]:
-    """Yield the sentence of these lines, unless it is the mark of a document alone."""
-    if not comments and parts[0].split(maxsplit=1)[0] == DOCUMENT.encode():
-        start, parts = start + 1, parts[1:]
-    if any(not comments or not part.startswith(b"#") for part in parts):
-        yield start, b"".join(parts)
+def _new_document(parts: list[bytes], comments: bool) -> str | None:
+    """Return the id of the document that begins with a sentence, "" for one without an id, None if none begins."""
+    if not comments:
+        return "" if parts[0].split(maxsplit=1)[0] == DOCUMENT_MARK.encode() else None
+    marks = [match for part in parts if part.startswith(b"#") and (match := NEW_DOCUMENT.match(part.rstrip(b"\r\n")))]
+    return (marks[-1][1] or b"").decode("utf-8", "replace") if marks else None
 
 
 def separator_of(sentence: bytes) -> str:

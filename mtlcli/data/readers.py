@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mtlcli.data.bad_rows import BadRows
-from mtlcli.data.conll import CONLLU, cells_of_line, columns_of, conllu_columns, sentences, separator_of
+from mtlcli.data.conll import (
+    CONLLU,
+    DOCUMENT,
+    DOCUMENT_MARK,
+    Sentence,
+    cells_of_line,
+    columns_of,
+    conllu_columns,
+    sentences,
+    separator_of,
+)
 from mtlcli.data.formats import HEAD, Format, FormatName, check_is_text, format_of
 from mtlcli.data.json_array import BLOCK, array_elements, begins_array
 from mtlcli.data.parquet import parquet_columns, parquet_rows
@@ -45,7 +55,7 @@ __all__ = ["BadRows", "FileSource", "Format", "FormatName", "TextRow", "format_o
 LONGEST_RECORD = 1 << 24
 """Bytes of a row with a quote left open, after which the quote counts as never closed."""
 Record = tuple[int, Any]
-"""The line where a record starts, and its bytes; of Parquet, the number of the row and its values."""
+"""The line where a record starts, and its bytes; of CoNLL, the sentence, and of Parquet, the number of the row and its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,9 @@ class FileSource:
         Raises:
             MtlError: the header is missing, repeats a name or is not separated as the format says.
         """
-        return tuple(dict.fromkeys((*self._head.columns, *self._requested)))
+        # The document of a sentence of CoNLL is no column of its words.
+        requested = (column for column in self._requested if column != DOCUMENT or not self.format.is_conll)
+        return tuple(dict.fromkeys((*self._head.columns, *requested)))
 
     def column(self, wanted: str, *, nested: bool = False) -> str:
         """Return the key in `TextRow.values` for a column given by its name or, if nothing has that name, its number from 0.
@@ -132,6 +144,10 @@ class FileSource:
     def _conll_column(self, wanted: str) -> str:
         """Return the column of a number, which counts from the end where it is negative, or of a key such as `MISC.SpaceAfter`."""
         columns = self._head.columns
+        if wanted == DOCUMENT:
+            self._must_mark_documents()
+            self._requested[wanted] = False
+            return wanted
         if wanted.removeprefix("-").isdecimal() and -len(columns) <= int(wanted) < len(columns):
             return columns[int(wanted)]
         if self.format.name == "conllu" and wanted.partition(".")[0] in ("FEATS", "MISC", "DEPS") and "." in wanted:
@@ -143,6 +159,14 @@ class FileSource:
                 "give its number from 0, or --set tasks.NAME.format=conllu"
             )
         return wanted
+
+    def _must_mark_documents(self) -> None:
+        """Raise MtlError if the file marks no documents. A stream, which can be read only once, is not asked."""
+        if self._once:
+            return
+        if not any(sentence.document for _, sentence in self._open_records()):
+            mark = "comments # newdoc" if self.format.name == "conllu" else f"lines {DOCUMENT_MARK}"
+            raise MtlError(f'{self.name}: no column "{DOCUMENT}": the file marks no documents ({mark})')
 
     def all_columns(self) -> tuple[str, ...]:
         """Return the columns of all rows: for a file of JSON, the keys of every object; for a stream, those of the first."""
@@ -192,12 +216,12 @@ class FileSource:
         if self.format.name == "json":
             records = self._json_records()
         else:
-            lines = self._lines()
+            lines: Iterator[Record] = self._lines()
             if self.format.is_conll:
                 lines = sentences(lines, comments=self.format.name == "conllu")
             first = list(islice(lines, 1))
             if self.format.name == "conll":
-                delimiter = separator_of(first[0][1]) if first else " "
+                delimiter = separator_of(first[0][1].lines) if first else " "
             if self.format.name == "csv" and not delimiter:
                 delimiter = next((mark for mark in SEPARATORS if first and mark.encode() in first[0][1]), ",")
             records = _records(self, delimiter, chain(first, lines))
@@ -352,7 +376,7 @@ def _first_columns(source: FileSource, delimiter: str, ahead: list[Record]) -> t
     if source.format.name == "conllu":
         return CONLLU
     if source.format.name == "conll":
-        first = text_of(ahead[0][1].split(b"\n", 1)[0]) if ahead else ""
+        first = text_of(ahead[0][1].lines.split(b"\n", 1)[0]) if ahead else ""
         return tuple(map(str, range(len(cells_of_line(first, delimiter)))))
     if not ahead:
         if source.format.has_header:
@@ -386,13 +410,17 @@ def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
     def parquet(line: int, row: dict[str, Any]) -> TextRow:
         return TextRow(line, empty | cells_of(row, requested), row)
 
-    def conll(line: int, raw: bytes) -> TextRow:
-        text = text_of(raw)
+    def conll(line: int, sentence: Sentence) -> TextRow:
+        text = text_of(sentence.lines)
         if source.format.name == "conllu":
             cells = conllu_columns(text, requested)
         else:
             cells = columns_of(text, columns, delimiter, source._head.first_line)
         joined = {column: " ".join(cell or "_" for cell in values) for column, values in cells.items()}
+        if DOCUMENT in requested:
+            # Numbers begin at 1 in every file, and documents of different files are different ones.
+            number = sentence.document.isdecimal()
+            joined[DOCUMENT] = f"{source.path.name} {sentence.document}" if number else sentence.document
         return TextRow(line, empty | joined, cells, text)
 
     def separated(line: int, raw: bytes) -> TextRow:

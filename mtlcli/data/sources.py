@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mtlcli.data.conll import DOCUMENT
 from mtlcli.data.readers import BadRows, FileSource, TextRow, iterate
 from mtlcli.data.records import cell_text
 from mtlcli.data.row_filter import FilterCounts, RowFilter
-from mtlcli.errors import MtlError, suggest
+from mtlcli.errors import MtlError, quotable, suggest
 from mtlcli.hub import hub_answers
 from mtlcli.tasks.base import HubSource, Task
 
@@ -85,9 +86,10 @@ def row_column(source: Source, wanted: str, key: str) -> str:
     Raises:
         MtlError: the source has no such column, or it has a value for each word.
     """
-    if isinstance(source, FileSource) and source.format.is_conll:
+    if isinstance(source, FileSource) and source.format.is_conll and wanted != DOCUMENT:
         raise MtlError(
-            f"{key}: {source.name}: columns of CoNLL files have a value for each word, and none for the sentence; use JSONL"
+            f'{key}: {source.name}: found "{quotable(wanted)}", and columns of CoNLL files have a value for each word, none for the '
+            f"sentence; expected {DOCUMENT}, or use JSONL"
         )
     try:
         return source.column(wanted)

@@ -85,7 +85,8 @@ class Split:
         groups: the groups of the rows; None where the task has no column of groups.
         warnings: sentences about the rows that a user should read.
         notes: sentences about how the rows were read.
-        weights: (n,) float64, factors of the rows' losses with a mean of 1 per loss unit; None where all are 1.
+        weights: (n,) float64, of training rows factors of their losses with a mean of 1 per loss unit, of other rows their weights in
+            metrics as the file has them; None where all are 1.
     """
 
     task: str
@@ -391,7 +392,8 @@ def read_split(
         raise NoRows(f"{source.name}: is empty: no rows for {where}")
     columns, encoding = find_columns(source, config, task), encoding_of(config)
     group_column = None if fit else _group_column(config, task, source)
-    weight_column = _weight_column(config, task, source, columns) if fit else None
+    is_weighted = fit or config.weighted_metrics
+    weight_column = _weight_column(config, task, source, columns) if is_weighted else None
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad
@@ -475,6 +477,8 @@ def read_split(
     if all(without_label):
         marked = f"; {unlabeled} rows have no label ({one_of(sorted(marks))})" if unlabeled else ""
         raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}{marked}")
+    if weight_column is not None and not any(weights):
+        raise MtlError(f"{source.name}: the weight of every row is 0; expected some numbers > 0")
     gold = target.pack(items)
     labeled = np.flatnonzero(~np.array(without_label))
     raws = _chosen(raws, labeled.tolist())
@@ -563,7 +567,7 @@ def _texts_in(row: TextRow, columns: Columns, source: Source, encoding: RowEncod
 
 
 def _weight_column(config: TaskConfig, task: Task, source: Source, columns: Columns) -> str | None:
-    """Return the column with the weights of the training rows; None for a task without one.
+    """Return the column with the weights of the rows; None for a task without one.
 
     Raises:
         MtlError: there is no such column, or it is a text or a label.

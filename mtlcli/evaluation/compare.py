@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from mtlcli.config.evaluation_sets import in_words, kind_of
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation.evaluate import check_split
@@ -12,6 +14,7 @@ from mtlcli.facts import TaskFacts
 from mtlcli.inference.predictor import RunInfo, open_run
 from mtlcli.metrics.base import Metric
 from mtlcli.metrics.rounding import is_constant
+from mtlcli.metrics.titles import plugin_of
 from mtlcli.runs.names import ENSEMBLE, PREDICTIONS, RECORD, predicted_splits
 from mtlcli.runs.results import Predictions
 from mtlcli.runs.seeds import finished_group
@@ -80,7 +83,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PairedRows:
-    """Hold the predictions of each side's runs for the same rows, with the labels and groups of the rows.
+    """Hold the predictions of each side's runs for the same rows, with the labels, groups and weights of the rows.
 
     `facts` are those of the task, with all labels that occur.
     """
@@ -89,6 +92,7 @@ class PairedRows:
     gold: Arrays
     facts: TaskFacts
     groups: RowGroups | None = None
+    weights: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,7 @@ def compare(
         try:
             facts = outline.facts[outline.task(task)]
             rows = _rows(key, [[predictions[run][key] for run in side.runs] for side in sides], facts, notes)
-            metrics_of_task = make_metrics(outline.record["tasks"][task]["metrics"], rows.facts, f"tasks.{task}")
-            measured[key] = TaskRows(rows, metrics_of_task)
+            measured[key] = TaskRows(rows, _metrics_of(outline, task, rows))
             notes += _constant_runs(_words(key), sides, rows)
         except MtlError as error:
             errors.extend(error.lines)
@@ -154,10 +157,29 @@ def compare(
             metric = measured[key].metrics[name]
             for other in range(1, len(sides)):
                 difference = paired(
-                    metric, rows.sides[0], rows.sides[other], rows.gold, groups=rows.groups, resamples=resamples
-                )
+                    metric, rows.sides[0], rows.sides[other], rows.gold, groups=rows.groups,
+                    weights=rows.weights if metric.weighted else None, resamples=resamples,
+                )  # fmt: skip
                 compared.append(Compared(key[0], name, other, difference, 1.0, metric.higher_is_better, split=key[1]))
     return Comparison(sides, split, tuple(corrected(compared)), tuple(notes))
+
+
+def _metrics_of(run: RunInfo, task: str, rows: PairedRows) -> dict[str, Metric]:
+    """Return the metrics with which a run was measured.
+
+    Raises:
+        MtlError: they are weighted, and the rows have no weights.
+    """
+    section = run.config(run.task(task)).tasks[task]
+    recorded = [plugin_of(title) for title in run.record["tasks"][task]["metrics"]]
+    metrics = make_metrics(
+        section.metrics or recorded, rows.facts, f"tasks.{task}.metrics", weighted=section.weighted_metrics
+    )
+    if section.weighted_metrics and rows.weights is None:
+        raise MtlError(
+            f"tasks.{task}: the predictions have no weights of rows; write them again: mtl eval {run.folder}"
+        )
+    return metrics
 
 
 def corrected(compared: Sequence[Compared]) -> list[Compared]:
@@ -240,7 +262,7 @@ def _common(
 
 
 def _rows(key: RowsOf, sides: Sequence[Sequence[Predictions]], facts: TaskFacts, notes: list[str]) -> PairedRows:
-    """Match the rows of all runs by their texts. Their groups are those of the first file that has groups.
+    """Match the rows of all runs by their texts. Groups and weights are those of the first file that has some.
 
     Args:
         notes: receives a note about groups that differ between runs.
@@ -265,7 +287,10 @@ def _rows(key: RowsOf, sides: Sequence[Sequence[Predictions]], facts: TaskFacts,
             notes.append(
                 f"{_words(key)}: {file.path} has other groups than {grouped[0][0].path}, whose groups are used"
             )
-    return PairedRows(predicted, first.read(target)[1], replace(facts, target=target), groups)
+    weights = next(
+        (of_file for side in sides for file in side if (of_file := file.weights(like=first)) is not None), None
+    )
+    return PairedRows(predicted, first.read(target)[1], replace(facts, target=target), groups, weights)
 
 
 def _difference_of_rows(first: Predictions, other: Predictions) -> str | None:

@@ -1,7 +1,7 @@
 """Evaluate a run or an ensemble on labeled rows: its own, those of another folder, or those of a file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mtlcli.data.sources import Source
 from mtlcli.data.splits import Split, find_source, read_split, selected_rows, with_filter
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.errors import MtlError, one_of, suggest
-from mtlcli.evaluation.measure import chosen_metrics, make_metrics, measure
+from mtlcli.evaluation.measure import make_metrics, measure, metrics_of
 from mtlcli.evaluation.sets import with_means
 from mtlcli.inference.predictor import RunInfo, open_run
 from mtlcli.metrics.base import Metric
@@ -22,12 +22,17 @@ from mtlcli.runs.names import ENSEMBLE, predictions_path
 from mtlcli.runs.results import add_results, write_predictions
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.statistics.groups import RowGroups
+from mtlcli.statistics.per_class import ClassScores, per_class
 from mtlcli.tasks.base import Task
 
 SPLITS = ("dev", "test", "train")
 PRECISIONS = ("auto", "fp32", "bf16")
-CHANGEABLE = ("text", "label", "header", "format", "on_bad_row", "no_label", "where", "group")
-"""Keys of a task that may change for other rows: they say how rows are read and do not affect the model."""
+CHANGEABLE = (
+    "text", "label", "header", "format", "on_bad_row", "no_label", "where", "group", "weight", "metrics", "weighted_metrics",
+)  # fmt: skip
+"""Keys of a task that may change for an evaluation: they say how rows are read and measured, and do not affect the model."""
+ALTERING = frozenset({"where", "weight", "metrics", "weighted_metrics"})
+"""Those whose results are not those of the run, so that they are not stored with it."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,30 @@ class EvaluationRows:
     metrics: Mapping[str, Metric]
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by task, split and name, and notes about the rows: `evaluation["sst"]["dev"]["accuracy"].low`.
+
+    Of a task with several dev sets, each is a split of its own (`evaluation["mnli"]["dev.matched"]`), and `dev` is their mean.
+
+    Attributes:
+        classes: scores of each class by task and split, the class with the most labels first; empty unless they were asked for, and
+            without tasks that have no classes.
+    """
+
+    results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+    notes: tuple[str, ...]
+    classes: Mapping[str, Mapping[str, tuple[ClassScores, ...]]] = field(default_factory=dict)
+
+    def __getitem__(self, task: str) -> Mapping[str, Mapping[str, Estimate]]:
+        return self.results[task]
+
+
 def evaluate(
     folder: Path, tasks: Sequence[tuple[str, list[str]]] = (), *, data: str | None = None, splits: Sequence[str] | None = None,
     changes: Sequence[tuple[Sequence[Any], Any]] = (), resamples: int = 1000, device: str = "auto", precision: str = "fp32",
-) -> tuple[dict[str, dict[str, dict[str, Estimate]]], list[str]]:  # fmt: skip
+    by_class: bool = False,
+) -> Evaluation:  # fmt: skip
     """Evaluate on the run's own rows or on others, and write predictions for its own rows to its folder.
 
     The results of an ensemble on its own rows are written too.
@@ -58,9 +83,7 @@ def evaluate(
         resamples: bootstrap resamples.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         precision: `auto`, `fp32` or `bf16`.
-
-    Returns:
-        Estimates by task, split and metric, and notes about the rows.
+        by_class: compute the scores of each class, too.
 
     Raises:
         MtlError: an argument is wrong, rows cannot be read (all of them, before the model is loaded), or there are none.
@@ -79,19 +102,28 @@ def evaluate(
     notes = [*outline.notes, *warnings, *notes]
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
     groups: dict[str, dict[str, RowGroups | None]] = {}
-    other_rows = {path[1] for path, _ in changes if path[-1] == "where"} | {name for name, files in tasks if files}
+    classes: dict[str, dict[str, tuple[ClassScores, ...]]] = {}
+    altered = {path[1] for path, _ in changes if path[-1] in ALTERING} | {name for name, files in tasks if files}
     for rows in evaluated:
         facts, split = predictor.facts[rows.task], rows.split
         predicted = predictor.on_split(rows.task, split, place, context)
-        measured = measure(rows.metrics, predicted, split.gold, resamples, split.groups)
+        measured = measure(rows.metrics, predicted, split.gold, resamples, split.groups, split.weights)
         results.setdefault(facts.name, {})[split.name] = measured
         groups.setdefault(facts.name, {})[split.name] = split.groups
-        if facts.name not in other_rows and data is None:
+        scores = None
+        if by_class:
+            scores = per_class(
+                facts.target, predicted, split.gold, groups=split.groups, weights=split.weights, resamples=resamples
+            )
+        if scores is not None:
+            classes.setdefault(facts.name, {})[split.name] = scores
+        if facts.name not in altered and data is None:
             path = predictions_path(folder, facts.name, split.name)
             try:
                 write_predictions(
-                    path, facts.target, predicted, split.lines.tolist(), split.gold, split.hashes, split.groups
-                )
+                    path, facts.target, predicted, split.lines.tolist(), split.gold, split.hashes, split.groups,
+                    split.weights,
+                )  # fmt: skip
             except MtlError as error:
                 notes += error.lines
     for name, by_split in results.items():
@@ -100,14 +132,17 @@ def evaluate(
     to_store = {
         name: by_split
         for name, by_split in results.items()
-        if name not in other_rows and data is None and name not in outline.auxiliary
+        if name not in altered and data is None and name not in outline.auxiliary
     }
     if to_store and (folder / ENSEMBLE).is_file():  # a run wrote its results when it ended
         try:
             add_results(folder, to_store, sorted(outline.auxiliary))
         except MtlError as error:
             notes += error.lines
-    return results, notes
+    if by_class:
+        without = [name for name in results if name not in classes]
+        notes += [f"{name}: has no classes, so no scores of classes" for name in without]
+    return Evaluation(results, tuple(notes), classes)
 
 
 def _read_rows(
@@ -138,7 +173,11 @@ def _read_rows(
         try:
             task: Task = section.make(name)
             metrics = make_metrics(
-                chosen_metrics(section, task, facts.target), facts, f"tasks.{name}.metrics", precision
+                metrics_of(section, task, facts.target),
+                facts,
+                f"tasks.{name}.metrics",
+                precision,
+                weighted=section.weighted_metrics,
             )
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():
@@ -189,10 +228,16 @@ def apply_changes(
         if path[1] not in tasks:
             raise MtlError(f'{where}: no task "{path[1]}"{suggest(path[1], tasks)}')
         try:
-            section = tasks[path[1]].model_dump(by_alias=True) | {path[2]: value}
-            tasks[path[1]] = TaskConfig.model_validate(section)
+            values = tasks[path[1]].model_dump(by_alias=True) | {path[2]: value}
+            tasks[path[1]] = TaskConfig.model_validate(values)
         except ValidationError as error:
             raise MtlError(f"{where}: found {value!r}: {error.errors()[0]['msg']}") from error
+    if errors := [
+        f"tasks.{name}.weighted_metrics: metrics need the column of the weights: --set tasks.{name}.weight=COLUMN"
+        for name, section in tasks.items()
+        if section.weighted_metrics and section.weight is None
+    ]:
+        raise MtlError(*errors)
     return tasks
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mtlcli import registry
 from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.metrics.titles import plugin_of
 from mtlcli.runs.names import CONFIG, ENSEMBLE, RESULTS, not_a_run, resume_command
 from mtlcli.runs.results import Results, has_results, read_results
 from mtlcli.runs.seeds import read_group
@@ -143,8 +144,8 @@ def bounds_of(measured: Sequence[FolderResults]) -> dict[str, Bounds]:
     """Return the bounds of every metric that occurs and is installed."""
     bounds: dict[str, Bounds] = {}
     for name in dict.fromkeys(metric for folder in measured for run in folder.runs for _, metric in run):
-        if name in registry.names("metrics"):
-            bounds[name] = registry.load("metrics", name, "metric").bounds
+        if plugin_of(name) in registry.names("metrics"):
+            bounds[name] = registry.load("metrics", plugin_of(name), "metric").bounds
     return bounds
 
 

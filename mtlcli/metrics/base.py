@@ -18,7 +18,8 @@ class Resampled(Protocol):
         """Return the metric of each resample (b,) float64, never NaN.
 
         Args:
-            counts: (b, n) int64, how often resample b holds row n. Counts of 1 give the metric of the rows as they are.
+            counts: (b, n) int64 or float64, how often resample b holds row n. Counts of 1 give the metric of the rows as they are. They
+                are fractions where rows have weights: a row counts as often as it was drawn, times its weight.
         """
 
 
@@ -30,7 +31,9 @@ class Metric(ABC):
         higher_is_better: its direction.
         bounds: worst and best value, by which metrics of several tasks are averaged on one scale.
         is_proportion: the metric is the share of rows that are right, so that an exact binomial interval applies to it.
-        ranks: the metric reads probabilities, so that it can differ between predictions of the same answers.
+        reads_probabilities: the metric reads the field `probabilities` of predictions. `mtl compare` withholds it from others, because
+            rows are then equal much more often, and equal rows are counted instead of repeated.
+        weighted: the metric counts each row by its weight. This is about the rows; a metric does nothing for it.
         precision: `fp32` or `bf16`, in which the model predicts. A metric that is undefined for constant scores passes it to
             `mtlcli.metrics.rounding.are_constant`.
     """
@@ -39,7 +42,8 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     is_proportion: ClassVar[bool] = False
-    ranks: ClassVar[bool] = False
+    reads_probabilities: ClassVar[bool] = False
+    weighted: bool = False
     precision: str = "fp32"
 
     def __init__(self, task: TaskFacts) -> None:

@@ -1,75 +1,139 @@
 """Metrics of one class, the positive one: F1, precision, recall, area under the ROC curve, average precision."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BeforeValidator, Field
 
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
-from mtlcli.metrics.base import Decomposed, Metric
+from mtlcli.metrics.base import Metric, Resampled, Statistics
+from mtlcli.metrics.class_counts import ClassCounts
+from mtlcli.metrics.class_metrics import counts_of
+from mtlcli.metrics.ratio import ratio
 from mtlcli.tasks.targets import Arrays, Classes
 
 
-def positive_class(task: TaskFacts) -> int:
+def _label(value: Any) -> Any:
+    """Return the text for a number, because the name of a class may be one."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Positive = Annotated[
+    str | None,
+    BeforeValidator(_label),
+    Field(description="the positive class; the default is the one that tasks.NAME.positive names"),
+]
+Average = Annotated[
+    Literal["binary", "macro", "weighted"],
+    Field(
+        description="binary: of the positive class; macro: the mean over the classes that occur; weighted: their mean, weighted by "
+        "their rows"
+    ),
+]
+
+
+def positive_class(task: TaskFacts, positive: str | None = None) -> int:
     """Return the index of the positive class of a task.
 
+    Args:
+        positive: the class, if an option of the metric names it.
+
     Raises:
-        MtlError: no class is said to be it.
+        MtlError: no class is positive.
     """
-    where = f"tasks.{task.name}"
-    if not isinstance(task.target, Classes):
-        raise MtlError(f"{where}.metrics: a metric of one class, and this task predicts {task.target.describe()}")
-    return task.target.positive_index(where)
+    where, target = f"tasks.{task.name}", task.target
+    if not isinstance(target, Classes):
+        raise MtlError(f"{where}.metrics: a metric of one class, and this task predicts {target.describe()}")
+    if positive is not None:
+        where = f"{where}.metrics"
+        return target.with_positive(positive, where).positive_index(where)
+    return target.positive_index(where)
 
 
-class PositiveCounts(Decomposed):
-    """Count rows that are right, wrong and missed, of the positive class."""
+class ClassMetric(Metric):
+    """Measure a ratio of true positives, false positives and false negatives, of the positive class or on average."""
 
     measures = frozenset({"classes"})
 
-    def __init__(self, task: TaskFacts) -> None:
+    def __init__(self, task: TaskFacts, *, positive: Positive = None, average: Average = "binary") -> None:
         super().__init__(task)
-        self.positive = positive_class(task)
+        if average != "binary" and positive is not None:
+            raise MtlError(f"tasks.{task.name}.metrics: positive excludes average: {average}; remove one of them")
+        self.average = average
+        self.positive = positive_class(task, positive) if average == "binary" else -1
 
-    def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
-        """Return (true positive, false positive, false negative)."""
+    @abstractmethod
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        """Return the ratio (m,) of true positives, false positives and false negatives (m, 3); 0 where it is undefined."""
+
+    def bind(self, predicted: Arrays, gold: Arrays) -> Resampled:
+        """Count the positive class in each row, or sort the rows by class."""
+        if self.average != "binary":
+            return AveragedRatio(self, counts_of(predicted, gold))
         chosen, true = predicted["index"] == self.positive, gold["index"] == self.positive
-        return np.stack([chosen & true, chosen & ~true, ~chosen & true], axis=1).astype(np.float64)
+        counts = np.stack([chosen & true, chosen & ~true, ~chosen & true], axis=1)
+        return Statistics(counts.astype(np.float64), self.score)
 
 
-class F1(PositiveCounts):
-    """Compute F1 = 2 TP / (2 TP + FP + FN) of the positive class (`tasks.NAME.positive`), from 0 to 1; 0 where it is undefined."""
+@dataclass(frozen=True)
+class AveragedRatio:
+    """The mean of a ratio over the classes that are labels or predictions of a resample."""
+
+    metric: ClassMetric
+    classes: ClassCounts
+
+    def values(self, counts: np.ndarray) -> np.ndarray:
+        """Return the mean of each resample (b,)."""
+        right, labels, predictions = self.classes.sums(counts)
+        totals = np.stack([right, predictions - right, labels - right], axis=-1)
+        of_classes = self.metric.score(totals.reshape(-1, 3).astype(np.float64)).reshape(right.shape)
+        weights = labels if self.metric.average == "weighted" else labels + predictions > 0
+        return (of_classes * weights).sum(axis=1) / weights.sum(axis=1)
+
+
+class F1(ClassMetric):
+    """Compute F1 = 2 TP / (2 TP + FP + FN) of the positive class, from 0 to 1; 0 where it is undefined.
+
+    With `average` it is the same as `macro-f1` or `weighted-f1`.
+    """
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         """Return F1."""
-        return quotient(2 * totals[:, 0], 2 * totals[:, 0] + totals[:, 1] + totals[:, 2])
+        return ratio(2 * totals[:, 0], 2 * totals[:, 0] + totals[:, 1] + totals[:, 2])
 
 
-class Precision(PositiveCounts):
-    """Compute TP / (TP + FP) of the positive class (`tasks.NAME.positive`), from 0 to 1; 0 where it is never predicted."""
+class Precision(ClassMetric):
+    """Compute TP / (TP + FP) of the positive class, from 0 to 1; 0 where it is never predicted."""
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         """Return the precision."""
-        return quotient(totals[:, 0], totals[:, 0] + totals[:, 1])
+        return ratio(totals[:, 0], totals[:, 0] + totals[:, 1])
 
 
-class Recall(PositiveCounts):
-    """Compute TP / (TP + FN) of the positive class (`tasks.NAME.positive`), from 0 to 1; 0 where no row has it."""
+class Recall(ClassMetric):
+    """Compute TP / (TP + FN) of the positive class, from 0 to 1; 0 where no row has it.
+
+    With `average: weighted` it is the accuracy; with `macro`, the balanced accuracy, as long as every predicted class is the label
+    of a row.
+    """
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         """Return the recall."""
-        return quotient(totals[:, 0], totals[:, 0] + totals[:, 2])
+        return ratio(totals[:, 0], totals[:, 0] + totals[:, 2])
 
 
 class RankedMetric(Metric):
     """Measure how well the probability of the positive class ranks the rows."""
 
     measures = frozenset({"classes"})
-    ranks = True
+    reads_probabilities = True
 
-    def __init__(self, task: TaskFacts) -> None:
+    def __init__(self, task: TaskFacts, *, positive: Positive = None) -> None:
         super().__init__(task)
-        self.positive = positive_class(task)
+        self.positive = positive_class(task, positive)
 
     def ranking(self, predicted: Arrays, gold: Arrays) -> "Ranking":
         """Sort the rows once. A prediction without probabilities counts as certain."""
@@ -147,9 +211,4 @@ class PrecisionRecallCurve:
         true = positive.cumsum(axis=1)
         predicted = true + negative.cumsum(axis=1)
         precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
-        return quotient((positive * precision).sum(axis=1), true[:, -1]).clip(0, 1)
-
-
-def quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return above / below, 0 where that is undefined."""
-    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
+        return ratio((positive * precision).sum(axis=1), true[:, -1]).clip(0, 1)

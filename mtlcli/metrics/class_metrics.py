@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtlcli.metrics.base import Metric
+from mtlcli.metrics.class_counts import ClassCounts
+from mtlcli.metrics.ratio import ratio
+from mtlcli.tasks.class_matches import ClassMatches, pairs
 from mtlcli.tasks.label_sets import UNKNOWN
 from mtlcli.tasks.targets import Arrays
 
@@ -21,8 +24,8 @@ class MacroF1(Metric):
     measures = frozenset({"classes", "ranks", "label-set"})
 
     def bind(self, predicted: Arrays, gold: Arrays) -> "MeanOfClasses":
-        """Sort the rows by label and by prediction: with many classes, statistics of each row would be wide and empty."""
-        return MeanOfClasses(*(_groups_of_sets if "set" in gold else _groups_of)(predicted, gold))
+        """Sort the rows by label and by prediction."""
+        return MeanOfClasses((_counts_of_sets if "set" in gold else counts_of)(predicted, gold))
 
 
 class WeightedF1(Metric):
@@ -35,7 +38,7 @@ class WeightedF1(Metric):
 
     def bind(self, predicted: Arrays, gold: Arrays) -> "WeightedMeanOfClasses":
         """Sort the rows by label and by prediction."""
-        return WeightedMeanOfClasses(*_groups_of(predicted, gold))
+        return WeightedMeanOfClasses(counts_of(predicted, gold))
 
 
 class Matthews(Metric):
@@ -50,101 +53,67 @@ class Matthews(Metric):
 
     def bind(self, predicted: Arrays, gold: Arrays) -> "ClassCorrelation":
         """Sort the rows by label and by prediction."""
-        return ClassCorrelation(*_groups_of(predicted, gold))
+        return ClassCorrelation(counts_of(predicted, gold))
 
 
-def _groups_of(predicted: Arrays, gold: Arrays) -> tuple["_Groups", "_Groups", "_Groups"]:
-    """Return the rows that are right, the rows by label and the rows by prediction."""
+def counts_of(predicted: Arrays, gold: Arrays) -> ClassCounts:
+    """Return the counts of every class that occurs; a label that training never saw is one of them."""
     occurring, indices = np.unique(np.stack((gold["index"], predicted["index"])), return_inverse=True)
-    gold_class, predicted_class = indices.reshape(2, -1)
-    right = np.flatnonzero(gold_class == predicted_class)
-    rows = np.arange(len(gold))
-    return (
-        _Groups.of(gold_class[right], right, len(occurring)),
-        _Groups.of(gold_class, rows, len(occurring)),
-        _Groups.of(predicted_class, rows, len(occurring)),
-    )
+    labels, predictions = indices.reshape(2, -1)
+    names = tuple(map(str, occurring.tolist()))
+    everything = np.ones(len(labels), dtype=bool)
+    return ClassCounts.of(ClassMatches.of_items(names, np.arange(len(labels)), labels, predictions, everything))
 
 
-def _groups_of_sets(predicted: Arrays, gold: Arrays) -> tuple["_Groups", "_Groups", "_Groups"]:
-    """Return the rows in which each label is right, in which it holds, and in which it is predicted; of those that say so."""
+def _counts_of_sets(predicted: Arrays, gold: Arrays) -> ClassCounts:
+    """Return the counts of every label in the rows that say something of it, and of labels that training never saw as one more."""
     sets = gold["set"]
     chosen, holds = (predicted["set"] == 1) & (sets != UNKNOWN), sets == 1
-    unseen = gold["unseen"] > 0
-
-    def groups(of_labels: np.ndarray, of_unseen: np.ndarray) -> _Groups:
-        rows, labels = np.nonzero(np.column_stack([of_labels, of_unseen]))
-        return _Groups.of(labels, rows, sets.shape[1] + 1)
-
-    nowhere = np.zeros_like(unseen)
-    return groups(chosen & holds, nowhere), groups(holds, unseen), groups(chosen, nowhere)
+    unseen = np.flatnonzero(gold["unseen"] > 0)
+    more = pairs(unseen, np.full(len(unseen), sets.shape[1]))
+    parts = [np.argwhere(holds), np.argwhere(chosen), np.argwhere(chosen & holds)]
+    names = tuple(map(str, range(sets.shape[1] + 1)))
+    return ClassCounts.of(ClassMatches(names, np.concatenate([parts[0], more]), parts[1], parts[2]))
 
 
 @dataclass(frozen=True)
-class _Groups:
-    """Rows sorted by class.
-
-    Attributes:
-        rows: row numbers in that order.
-        starts: where each class of `present` begins among them.
-        classes: number of classes.
-    """
-
-    rows: np.ndarray
-    starts: np.ndarray
-    present: np.ndarray
-    classes: int
-
-    @classmethod
-    def of(cls, indices: np.ndarray, rows: np.ndarray, classes: int) -> "_Groups":
-        """Sort rows (m,) by their class indices (m,)."""
-        present, starts = np.unique(np.sort(indices), return_index=True)
-        return cls(rows[np.argsort(indices, kind="stable")], starts, present, classes)
-
-    def sums(self, counts: np.ndarray) -> np.ndarray:
-        """Return how many rows of each resample have each class (b, classes) int64."""
-        sums = np.zeros((len(counts), self.classes), dtype=np.int64)
-        if len(self.rows):
-            sums[:, self.present] = np.add.reduceat(counts.take(self.rows, axis=1), self.starts, axis=1)
-        return sums
-
-
-@dataclass(frozen=True)
-class ClassCounts:
-    """Rows that are right, rows by label and rows by prediction."""
-
-    right: _Groups
-    gold: _Groups
-    predicted: _Groups
-
-
-class MeanOfClasses(ClassCounts):
+class MeanOfClasses:
     """Macro-F1 of certain predictions."""
+
+    classes: ClassCounts
 
     def values(self, counts: np.ndarray) -> np.ndarray:
         """Return macro-F1 of each resample (b,)."""
-        mentions = self.gold.sums(counts) + self.predicted.sums(counts)
-        f1 = 2 * self.right.sums(counts) / np.maximum(mentions, 1)
-        return f1.sum(axis=1) / np.maximum((mentions > 0).sum(axis=1), 1)
+        right, labels, predictions = self.classes.sums(counts)
+        mentions = labels + predictions
+        return ratio(2 * right, mentions).sum(axis=1) / np.maximum((mentions > 0).sum(axis=1), 1)
 
 
-class WeightedMeanOfClasses(ClassCounts):
+@dataclass(frozen=True)
+class WeightedMeanOfClasses:
     """Weighted F1 of certain predictions."""
+
+    classes: ClassCounts
 
     def values(self, counts: np.ndarray) -> np.ndarray:
         """Return weighted F1 of each resample (b,)."""
-        labels = self.gold.sums(counts)
-        f1 = 2 * self.right.sums(counts) / np.maximum(labels + self.predicted.sums(counts), 1)
-        return (f1 * labels).sum(axis=1) / labels.sum(axis=1)
+        right, labels, predictions = self.classes.sums(counts)
+        return (ratio(2 * right, labels + predictions) * labels).sum(axis=1) / labels.sum(axis=1)
 
 
-class ClassCorrelation(ClassCounts):
+@dataclass(frozen=True)
+class ClassCorrelation:
     """Matthews' correlation coefficient of certain predictions."""
+
+    classes: ClassCounts
 
     def values(self, counts: np.ndarray) -> np.ndarray:
         """Return the coefficient of each resample (b,)."""
-        labels, predictions = (groups.sums(counts).astype(np.float64) for groups in (self.gold, self.predicted))
-        rows, right = labels.sum(axis=1), self.right.sums(counts).sum(axis=1)
+        hits, labels, predictions = (sums.astype(np.float64) for sums in self.classes.sums(counts))
+        rows, right = labels.sum(axis=1), hits.sum(axis=1)
         covariance = right * rows - (predictions * labels).sum(axis=1)
-        spreads = (rows**2 - (predictions**2).sum(axis=1)) * (rows**2 - (labels**2).sum(axis=1))
-        return np.divide(covariance, np.sqrt(spreads), out=np.zeros(len(counts)), where=spreads > 0).clip(-1, 1)
+        # Of one class alone, fractions leave a rounding error instead of 0.
+        spreads = [rows**2 - (sums**2).sum(axis=1) for sums in (predictions, labels)]
+        varied = np.minimum(*spreads) > 1e-12 * rows**2
+        root = np.sqrt(np.where(varied, spreads[0] * spreads[1], 1.0))
+        return np.where(varied, covariance / root, 0.0).clip(-1, 1)

@@ -16,6 +16,7 @@ class KLDivergence(Decomposed):
     measures = frozenset({"distribution"})
     higher_is_better = False
     bounds = (math.inf, 0.0)
+    reads_probabilities = True
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (divergence, 1)."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mtlcli.metrics.base import Decomposed
-from mtlcli.metrics.binary import quotient
+from mtlcli.metrics.ratio import ratio
 from mtlcli.tasks.label_sets import UNKNOWN
 from mtlcli.tasks.targets import Arrays
 from mtlcli.tasks.thresholds import HALF
@@ -23,7 +23,7 @@ class MicroF1(Decomposed):
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         """Return F1."""
-        return quotient(2 * totals[:, 0], 2 * totals[:, 0] + totals[:, 1] + totals[:, 2])
+        return ratio(2 * totals[:, 0], 2 * totals[:, 0] + totals[:, 1] + totals[:, 2])
 
 
 class MicroF1AtHalf(MicroF1):
@@ -32,7 +32,7 @@ class MicroF1AtHalf(MicroF1):
     On the dev rows on which thresholds are tuned, micro-f1 is optimistic, and this is not.
     """
 
-    ranks = True
+    reads_probabilities = True
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (true positives, false positives, false negatives) of each row."""
@@ -55,7 +55,7 @@ class SubsetAccuracy(Decomposed):
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         """Return right / rows."""
-        return quotient(totals[:, 0], totals[:, 1])
+        return ratio(totals[:, 0], totals[:, 1])
 
 
 def counts_of_rows(chosen: np.ndarray, gold: Arrays) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtlcli.metrics.base import Metric
-from mtlcli.metrics.binary import quotient
+from mtlcli.metrics.ratio import ratio
 from mtlcli.tasks.label_sets import UNKNOWN
 from mtlcli.tasks.targets import Arrays
 
@@ -19,7 +19,7 @@ class MeanAveragePrecision(Metric):
     """
 
     measures = frozenset({"label-set"})
-    ranks = True
+    reads_probabilities = True
 
     def bind(self, predicted: Arrays, gold: Arrays) -> "MeanOfRankings":
         """Sort the rows by the probability of each label that holds in some row."""
@@ -67,7 +67,7 @@ class LabelRanking:
         true = of_groups.cumsum(axis=1)
         accepted = counts.take(self.order, axis=1).cumsum(axis=1).take(self.ends, axis=1)
         precision = np.divide(true, accepted, out=np.zeros_like(true), where=accepted > 0)
-        return quotient((of_groups * precision).sum(axis=1), true[:, -1]).clip(0, 1), true[:, -1] > 0
+        return ratio((of_groups * precision).sum(axis=1), true[:, -1]).clip(0, 1), true[:, -1] > 0
 
 
 @dataclass(frozen=True)
@@ -83,4 +83,4 @@ class MeanOfRankings:
             precision, holds = ranking.values(counts)
             total += precision
             labels += holds
-        return quotient(total, labels)
+        return ratio(total, labels)

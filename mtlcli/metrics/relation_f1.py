@@ -3,7 +3,7 @@
 import numpy as np
 
 from mtlcli.metrics.base import Decomposed
-from mtlcli.metrics.span_f1 import ratio
+from mtlcli.metrics.ratio import ratio
 from mtlcli.tasks.targets import Arrays, Classes
 
 

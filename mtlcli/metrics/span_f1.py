@@ -7,8 +7,9 @@ import numpy as np
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Decomposed
-from mtlcli.metrics.spans import matches, spans_in
-from mtlcli.tasks.tags import UNKNOWN, Tags
+from mtlcli.metrics.ratio import ratio
+from mtlcli.tasks.tag_spans import matches
+from mtlcli.tasks.tags import Tags
 from mtlcli.tasks.targets import Arrays
 
 
@@ -26,12 +27,7 @@ class SpanMetric(Decomposed):
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (true positives, false positives, false negatives) of each row."""
-        if gold.starts is None:
-            raise ValueError("spans of no words")
-        # What is predicted for a word without a tag is neither right nor wrong.
-        tags = np.where(gold["tag"] == UNKNOWN, UNKNOWN, predicted["tag"])
-        predicted_spans = spans_in(self.target, tags, gold.starts, strict=self.strict)
-        gold_spans = spans_in(self.target, gold["tag"], gold.starts, strict=self.strict)
+        predicted_spans, gold_spans = self.target.spans(predicted, gold, strict=self.strict)
         right = predicted_spans.row[matches(predicted_spans, gold_spans)]
         positives, predictions, labels = (
             np.bincount(rows, minlength=len(gold)) for rows in (right, predicted_spans.row, gold_spans.row)
@@ -73,8 +69,3 @@ class SpanRecall(SpanMetric):
     def score(self, totals: np.ndarray) -> np.ndarray:
         """Return TP / (TP + FN)."""
         return ratio(totals[:, 0], totals[:, 0] + totals[:, 2])
-
-
-def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return a quotient, 0 where it is undefined."""
-    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)

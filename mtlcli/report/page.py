@@ -41,6 +41,7 @@ svg text { font-size: 11px; fill: var(--soft); } svg text.on { fill: var(--on); 
 .line { fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linejoin: round; }
 .rule { stroke: var(--soft); stroke-dasharray: 4 3; } .fill { fill: currentColor; } .dot { fill: currentColor; fill-opacity: .75; }
 .cell { fill: var(--c0); stroke: var(--line); stroke-width: .5; }
+details { margin: .4em 0; } summary { cursor: pointer; color: var(--c0); font-size: .9rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2em 1em; list-style: none; margin: .4em 0 0; padding: 0; font-size: .8rem; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; background: currentColor; }
 .c0 { color: var(--c0); } .c1 { color: var(--c1); } .c2 { color: var(--c2); } .c3 { color: var(--c3); }
@@ -136,3 +137,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: i
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f'<div class="wide" tabindex="0"><table><tr>{cells("th", head)}</tr>{body}</table></div>'
+
+
+def folded(title: str, html: str) -> str:
+    """Return a part of the page that opens by a click on its title; empty where there is nothing in it."""
+    return f"<details><summary>{escape(title)}</summary>{html}</details>" if html else ""

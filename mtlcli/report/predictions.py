@@ -4,37 +4,10 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from mtlcli.report import svg
 from mtlcli.runs.results import Predictions
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """Precision, recall and F1 of one class, and its support: the rows that have it. A ratio without rows is 0."""
-
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-def class_scores(labels: Sequence[str], counts: np.ndarray) -> list[ClassScores]:
-    """Return the scores of every class from the confusion counts (C, C), targets in rows."""
-    support, predicted, right = counts.sum(1).tolist(), counts.sum(0).tolist(), counts.diagonal().tolist()
-    return [
-        ClassScores(label, _ratio(hits, said), _ratio(hits, rows), _ratio(2 * hits, said + rows), rows)
-        for label, rows, said, hits in zip(labels, support, predicted, right, strict=True)
-    ]
-
-
-def _ratio(part: int, total: int) -> float:
-    return part / total if total else 0.0
 
 
 def baselines(predictions: Predictions) -> list[tuple[str, float, float, str]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mtlcli import registry
 from mtlcli.config.evaluation_sets import kind_of
+from mtlcli.metrics.titles import plugin_of
 from mtlcli.runs.environment import Environment, read_environment
 from mtlcli.runs.metrics_log import LogLine, read_log
 from mtlcli.runs.names import COMMAND, ENVIRONMENT, PLAN, predicted_splits
@@ -18,6 +19,7 @@ from mtlcli.runs.plan import Plan, read_plan
 from mtlcli.runs.record import RunRecord, is_auxiliary, read_record
 from mtlcli.runs.results import Predictions, Results, has_results, read_results
 from mtlcli.statistics.bootstrap import Estimate
+from mtlcli.statistics.per_class import ClassScores, per_class
 from mtlcli.tasks.targets import target_of
 
 Line = Mapping[str, Any]
@@ -131,15 +133,28 @@ class RunFiles:
                 confusions[title] = (tuple(target.labels or ()), counts)
         return confusions
 
+    @cached_property
+    def classes(self) -> Mapping[str, tuple[ClassScores, ...]]:
+        """Precision, recall and F1 of each class of everything in `predictions` that has classes, with intervals."""
+        classes = {}
+        for title, predictions in self.predictions.items():
+            target = target_of(self.record["tasks"][title.partition(" ")[0]]["facts"]["target"])
+            scores = per_class(
+                target, *predictions.read(target), groups=predictions.groups(), weights=predictions.weights()
+            )
+            if scores is not None:
+                classes[title] = scores
+        return classes
+
 
 def curve(lines: Sequence[Line], key: str) -> Curve:
     """Return the values of a key over the steps, without those that were not finite."""
     return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
 
 
-def metric_bounds(name: str) -> tuple[float, float]:
+def metric_bounds(title: str) -> tuple[float, float]:
     """Return the worst and the best value of a metric in ascending order, infinite where it is not installed."""
-    if name not in registry.names("metrics"):
+    if plugin_of(title) not in registry.names("metrics"):
         return -math.inf, math.inf
-    low, high = sorted(registry.load("metrics", name, "metric").bounds)
+    low, high = sorted(registry.load("metrics", plugin_of(title), "metric").bounds)
     return low, high

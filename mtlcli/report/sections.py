@@ -4,17 +4,21 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from mtlcli.report import page, svg
+from mtlcli.report.calibration import reliability_charts
 from mtlcli.report.differences import differences, display_names, overlaid
 from mtlcli.report.embeddings import Cloud
 from mtlcli.report.errors import WorstRow
 from mtlcli.report.page import Section
-from mtlcli.report.predictions import baselines, class_scores, score_charts
+from mtlcli.report.predictions import baselines, score_charts
 from mtlcli.report.run_files import Curve, Line, RunFiles, curve, metric_bounds
+from mtlcli.statistics.bootstrap import Estimate
 
 POINTS = 150
 """Most points of a curve; more steps are averaged into this number."""
 MOST_CLASSES = 12
 """Classes of the largest confusion matrix that is drawn."""
+MOST_ROWS = 40
+"""Rows of the table of classes that are shown at once; the others are folded away."""
 WEIGHT_TEXT = "The balancer multiplies each task's loss by its weight before the losses are added."
 COSINE_TEXT = (
     "The cosine of the angle between the gradients of two tasks: 1 where they agree, below 0 where a step that helps one task "
@@ -81,6 +85,11 @@ def one_run(
                 if len(labels) <= MOST_CLASSES
             ],
             "Rows: the target. Columns: the prediction. The stronger the color, the larger the share of the row.",
+        )),
+        ("Calibration", page.charts(
+            reliability_charts(run),
+            "A model is calibrated if its predictions are as often right as its confidence, the probability of the predicted class, "
+            "says: then every bar ends at the dashed line.",
         )),
         ("Scores", page.charts(
             [chart for task, predictions in run.predictions.items() for chart in score_charts(task, predictions)],
@@ -169,11 +178,22 @@ def _baselines(run: RunFiles) -> str:
 
 def _classes(run: RunFiles) -> str:
     rows = [
-        (task, scores.label, f"{scores.precision:.4f}", f"{scores.recall:.4f}", f"{scores.f1:.4f}", f"{scores.support}")
-        for task, (labels, counts) in run.confusions.items()
-        for scores in class_scores(labels, counts)
-    ]
-    return page.table(("task", "class", "precision", "recall", "F1", "support"), rows, text_columns=2)
+        (
+            task, scores.label, f"{scores.support}",
+            *(_interval_of(estimate) for estimate in (scores.precision, scores.recall, scores.f1)),
+        )
+        for task, of_task in run.classes.items()
+        for scores in of_task
+    ]  # fmt: skip
+    head = ("task", "class", "support", "precision (95 %)", "recall (95 %)", "F1 (95 %)")
+    shown = page.table(head, rows[:MOST_ROWS], text_columns=2)
+    more = page.folded(f"{len(rows) - MOST_ROWS} more", page.table(head, rows[MOST_ROWS:], text_columns=2))
+    text = "Classes of a task by their number of labels (support). An interval of a class with few of them is wide."
+    return shown and page.paragraph(text) + shown + more
+
+
+def _interval_of(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.2f} to {estimate.high:.2f})" if estimate.n else "-"
 
 
 def _worst(worst: Mapping[str, Sequence[WorstRow]]) -> str:

@@ -169,6 +169,49 @@ def matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -
     return _figure(title, "".join(body), height, [])
 
 
+def reliability(title: str, bins: Sequence[tuple[float, float, float]], note: str) -> str:
+    """Draw a reliability diagram: accuracy as a bar for each bin of confidence, and how many rows the bin has below it.
+
+    Args:
+        bins: rows, mean confidence and accuracy of bins of equal width from 0 to 1; bins without rows are not drawn.
+        note: a sentence below the diagram.
+    """
+    drawn = [(place, *values) for place, values in enumerate(bins) if values[0] > 0]
+    if not drawn:
+        return ""
+    frame = _Frame(0.0, 1.0, 0.0, 1.0)
+    bottom, below, height = frame.y(0.0), 46, HEIGHT + 60
+    most = max(rows for _, rows, _, _ in drawn)
+    width = (frame.x(1.0) - frame.x(0.0)) / len(bins)
+    floor = height - BOTTOM
+    body = [frame.grid()]
+    for place, rows, confidence, accuracy in drawn:
+        left, top, mark = frame.x(place / len(bins)) + 0.5, frame.y(accuracy), frame.y(confidence)
+        words = (
+            f"confidence {place / len(bins):.2f} to {(place + 1) / len(bins):.2f}: {rows:.4g} rows, accuracy {accuracy:.3f}, mean "
+            f"confidence {confidence:.3f}"
+        )
+        body.append(
+            f"<g><title>{escape(words)}</title>{_bar('c0', left, top, width, bottom - top)}"
+            f"{_bar('c7', left, floor - below * rows / most, width, below * rows / most)}"
+            f'<line class="c1 line" x1="{left:.1f}" x2="{left + width - 1:.1f}" y1="{mark:.1f}" y2="{mark:.1f}"/></g>'
+        )
+    body.append(
+        f'<line class="rule" x1="{frame.x(0):.1f}" y1="{frame.y(0):.1f}" x2="{frame.x(1):.1f}" y2="{frame.y(1):.1f}"/>'
+    )
+    body += [_text(LEFT - 5, floor - below + 8, f"{most:.4g}", "end"), _text(LEFT - 5, floor, "0", "end")]
+    body += [_text(frame.x(tick), floor + 15, f"{tick:g}", "middle") for tick in ticks(0.0, 1.0)]
+    body.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 5, "confidence", "middle"))
+    return _figure(title, "".join(body), height, ["accuracy", "mean confidence"], f"Below: rows in each bin. {note}")
+
+
+def _bar(color: str, x: float, y: float, width: float, height: float) -> str:
+    return (
+        f'<rect class="{color} fill" x="{x:.1f}" y="{y:.1f}" width="{max(1.0, width - 1):.1f}" height="{max(0.0, height):.1f}" '
+        'fill-opacity="0.6"/>'
+    )
+
+
 def points(title: str, places: Points, groups: Sequence[int], names: Sequence[str]) -> str:
     """Draw a dot for each place, in the color of its group."""
     if not places:
@@ -198,13 +241,18 @@ class _Frame:
         start, end = HEIGHT - self.margins[3], self.margins[2]
         return start + (value - self.low) / (self.high - self.low) * (end - start)
 
-    def axes(self, unit: str) -> str:
-        """Return grid and numbers, with the unit of x below."""
+    def grid(self) -> str:
+        """Return a line and a number for each tick of y."""
         body = []
         for tick in ticks(self.low, self.high):
             y = self.y(tick)
             body.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             body.append(_text(LEFT - 5, y + 4, f"{tick:g}", "end"))
+        return "".join(body)
+
+    def axes(self, unit: str) -> str:
+        """Return grid and numbers, with the unit of x below."""
+        body = [self.grid()]
         body += [
             _text(self.x(tick), HEIGHT - BOTTOM + 15, f"{tick:g}", "middle") for tick in ticks(self.left, self.right)
         ]

@@ -15,6 +15,7 @@ from mtlcli import registry
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.facts import TaskFacts
 from mtlcli.files import SCRATCH, discard, read_sealed, remove_abandoned, sha256, unreadable, write_sealed
+from mtlcli.metrics.titles import plugin_of
 from mtlcli.runs.lock import lock_folder
 from mtlcli.runs.names import ENSEMBLE, LOCK, PREDICTIONS, RECORD, RESULTS, predicted_splits, resume_command
 from mtlcli.runs.record import RunRecord, must_be_as_written, read_record, stored_facts
@@ -143,7 +144,7 @@ def _choose(runs: Sequence[EnsembleMember], name: str, threshold: float | None, 
     if errors:
         raise MtlError(*errors)
     known = {index: value for index, value in values.items() if value is not None}
-    higher = registry.load("metrics", metric, f"tasks.{name}").higher_is_better
+    higher = registry.load("metrics", plugin_of(metric), f"tasks.{name}").higher_is_better
     members = {index: value for index, value in known.items() if value == threshold or (value > threshold) == higher}
     if not members:
         best = (max if higher else min)(known, key=known.__getitem__)

@@ -15,11 +15,12 @@ from mtlcli.files import cannot_write, discard, put, read_sealed_as, scratch_pat
 from mtlcli.runs.names import ENSEMBLE, RESULTS, resume_command
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.statistics.groups import RowGroups
+from mtlcli.statistics.per_class import ClassScores
 from mtlcli.tasks.targets import Arrays, Target
 
 FORMAT = 2
-GROUP = "group"
-"""Key of a row's group in a file of predictions."""
+GROUP, WEIGHT = "group", "weight"
+"""Keys of a row's group and of its weight in a file of predictions."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _cure(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Predictions:
-    """A file predictions/TASK.SPLIT.jsonl: the line of each row, its label (`target`), its group if any, and the prediction."""
+    """A file predictions/TASK.SPLIT.jsonl: the line of each row, its label (`target`), its group and weight if any, and the prediction."""
 
     path: Path
 
@@ -128,7 +129,7 @@ class Predictions:
         try:
             return target.from_json(rows), target.gold_from_json([row["target"] for row in rows])
         except (KeyError, TypeError) as error:
-            keys = ", ".join(key for key in self.rows[0] if key not in ("line", "digest", "target", GROUP))
+            keys = ", ".join(key for key in self.rows[0] if key not in ("line", "digest", "target", GROUP, WEIGHT))
             raise MtlError(f"{self.path}: expected predictions of {target.describe()}, found {keys}") from error
         except ValueError as error:
             raise MtlError(f"{self.path}: {error}; write it again: {_remedy(self.path)}") from error
@@ -139,6 +140,13 @@ class Predictions:
             return None
         rows = self.rows if like is None else self.in_order_of(like)
         return RowGroups.of([str(row[GROUP] or "") for row in rows])
+
+    def weights(self, *, like: "Predictions | None" = None) -> np.ndarray | None:
+        """Return the weights of the rows (n,), in the order of `read`; None if the file has none."""
+        if WEIGHT not in self.rows[0]:
+            return None
+        rows = self.rows if like is None else self.in_order_of(like)
+        return np.array([float(row[WEIGHT]) for row in rows])
 
     @cached_property
     def keys(self) -> dict[tuple[str, int], int]:
@@ -168,31 +176,56 @@ def plain_results(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -
     """Return results as JSON values: task -> split -> metric -> value, low, high, n, interval, and groups or sets if there are."""
     return {
         task: {
-            split: {
-                metric: {
-                    "value": estimate.value,
-                    "low": estimate.low,
-                    "high": estimate.high,
-                    "n": estimate.n,
-                    "interval": estimate.interval,
-                }
-                | ({} if estimate.groups is None else {"groups": estimate.groups})
-                | ({"sets": list(estimate.sets)} if estimate.sets else {})
-                for metric, estimate in metrics.items()
-            }
+            split: {metric: _plain_estimate(estimate) for metric, estimate in metrics.items()}
             for split, metrics in splits.items()
         }
         for task, splits in results.items()
     }
 
 
+def _plain_estimate(estimate: Estimate) -> dict[str, Any]:
+    return (
+        {
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "n": estimate.n,
+            "interval": estimate.interval,
+        }
+        | ({} if estimate.groups is None else {"groups": estimate.groups})
+        | ({"sets": list(estimate.sets)} if estimate.sets else {})
+    )
+
+
+def plain_classes(classes: Mapping[str, Mapping[str, Sequence[ClassScores]]]) -> dict[str, Any]:
+    """Return scores of classes as JSON values: task -> split -> a list with class, support, predicted and its three estimates."""
+    return {
+        task: {
+            split: [
+                {
+                    "class": scores.label,
+                    "support": scores.support,
+                    "predicted": scores.predicted,
+                    "precision": _plain_estimate(scores.precision),
+                    "recall": _plain_estimate(scores.recall),
+                    "f1": _plain_estimate(scores.f1),
+                }
+                for scores in of_split
+            ]
+            for split, of_split in splits.items()
+        }
+        for task, splits in classes.items()
+    }
+
+
 def write_predictions(
     path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays, hashes: np.ndarray,
-    groups: RowGroups | None = None,
+    groups: RowGroups | None = None, weights: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Write one JSON object for each row: its line in the file, the digest of its texts, its label and the prediction.
 
-    If there are groups, it also has the row's group, null for a row that is a group of its own. Rows of two runs are matched by the
+    If there are groups, it also has the row's group, null for a row that is a group of its own; if there are weights (n,), the row's
+    weight. Rows of two runs are matched by the
     digest (`Split.hashes`, in hexadecimal), because line numbers can agree by chance.
 
     Raises:
@@ -201,7 +234,7 @@ def write_predictions(
     scratch = scratch_path(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_rows(scratch, target, predicted, lines, gold, hashes, groups)
+        _write_rows(scratch, target, predicted, lines, gold, hashes, groups, weights)
         put(scratch, path)
     except OSError as error:
         discard(scratch)
@@ -210,12 +243,14 @@ def write_predictions(
 
 def _write_rows(
     path: Path, target: Target, predicted: Arrays, lines: list[int], gold: Arrays, hashes: np.ndarray,
-    groups: RowGroups | None,
+    groups: RowGroups | None, weights: np.ndarray | None,
 ) -> None:  # fmt: skip
     with path.open("w", encoding="utf-8") as file:
         for row, line in enumerate(lines):
             place = {"line": line, "digest": f"{int(hashes[row]):016x}", "target": target.gold_json(gold, row)}
             if groups is not None:
                 place[GROUP] = groups.name(row) or None
+            if weights is not None:
+                place[WEIGHT] = float(weights[row])
             values = place | target.as_json(predicted, row, exact=True)
             file.write(json.dumps(values, ensure_ascii=False) + "\n")

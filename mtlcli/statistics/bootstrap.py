@@ -1,7 +1,7 @@
 """A metric on a set of rows, and a bootstrap interval around it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from mtlcli.metrics.base import Metric, Resampled, Statistics
 from mtlcli.metrics.rounding import answers, is_constant
-from mtlcli.statistics.groups import RowGroups, bind_groups
+from mtlcli.statistics.groups import RowGroups, bind_groups, effective_units
 from mtlcli.tasks.targets import Arrays
 
 ENTRIES = 2**21
@@ -57,6 +57,7 @@ def estimate(
     gold: Arrays,
     *,
     groups: RowGroups | None = None,
+    weights: np.ndarray | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -74,9 +75,13 @@ def estimate(
     A bootstrap interval is too narrow where few rows differ from the rest: 50 rows without a wrong one say that fewer than 7 %
     are wrong, and all resamples are perfect. There the interval is another one, see `Estimate.interval`.
 
+    With `weights` (n,), each row counts by its weight wherever it is drawn; all rows are equally likely to be drawn. Rows of weight
+    0 are left out. Where the interval is not that of the bootstrap, the rows are worth (sum w)^2 / sum w^2 rows of equal weight.
+
     Raises:
-        ValueError: there are no rows, the numbers of rows differ, or a prediction or label is not finite.
+        ValueError: there are no rows or all have weight 0, the numbers of rows differ, or a prediction or label is not finite.
     """
+    predicted, gold, groups, weights = weighted_rows(predicted, gold, groups, weights)
     n = len(gold)
     if n == 0:
         raise ValueError("no rows to evaluate")
@@ -86,25 +91,52 @@ def estimate(
         for array in answers(rows):
             if wrong := len(array) - np.isfinite(array).reshape(len(array), -1).all(axis=1).sum():
                 raise ValueError(f"{wrong} of {len(array)} {name} are not finite")
-    value = metric.value(predicted, gold)
-    bound, units = bind_groups(metric, predicted, gold, groups), n if groups is None else len(groups)
-    generator = np.random.default_rng(seed)
-    values = np.empty(resamples)
-    block = max(1, ENTRIES // n)
-    for start in range(0, resamples, block):
-        drawn = generator.integers(units, size=(min(block, resamples - start), units))
-        values[start : start + block] = bound.values(_counts(drawn))
+    value = value_of(metric, predicted, gold, weights)
+    bound = bind_groups(metric, predicted, gold, groups, weights)
+    units = n if groups is None else len(groups)
+    blocks = drawn_counts(resamples, units, block=max(1, ENTRIES // n), seed=seed)
+    values = np.concatenate([bound.values(counts) for counts in blocks])
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     degenerate = _degenerate(metric, predicted, gold, groups)
     kind: Interval = "bootstrap"
-    if metric.is_proportion and _is_extreme(bound, value, n, groups):
-        (low, high), kind = _interval_of_share(value, _effective_rows(value, values, units, n), level), "exact"
+    worth = float(units)
+    if weights is not None:
+        of_units = weights if groups is None else np.bincount(groups.codes, weights=weights, minlength=units)
+        worth = effective_units(of_units)
+    if metric.is_proportion and _is_extreme(bound, value, n, groups, weights):
+        if weights is None:
+            worth = float(_effective_rows(value, values, units, n))
+        (low, high), kind = interval_of_share(value, worth, level), "exact"
     elif np.ptp(values) <= ROUNDING * max(1.0, abs(value)):
-        (low, high), kind = _interval_without_spread(metric, value, units, level, degenerate)
+        (low, high), kind = _interval_without_spread(metric, value, worth, level, degenerate)
     return Estimate(
         value, float(low), float(high), n, degenerate, kind, None if groups is None else units,
         drawn=tuple(values.tolist()),
     )  # fmt: skip
+
+
+def weighted_rows(
+    predicted: Arrays, gold: Arrays, groups: RowGroups | None, weights: np.ndarray | None
+) -> tuple[Arrays, Arrays, RowGroups | None, np.ndarray | None]:
+    """Return predictions, labels, groups and weights of the rows with a weight above 0.
+
+    Raises:
+        ValueError: every row has weight 0.
+    """
+    if weights is None or bool((weights > 0).all()):
+        return predicted, gold, groups, weights
+    rows = np.flatnonzero(weights > 0)
+    if not len(rows):
+        raise ValueError("every row has weight 0")
+    return predicted.take(rows), gold.take(rows), None if groups is None else groups.take(rows), weights[rows]
+
+
+def value_of(metric: Metric, predicted: Arrays, gold: Arrays, weights: np.ndarray | None = None) -> float:
+    """Return the metric of n rows, each counted by its weight (n,) if there are weights."""
+    if weights is None:
+        return metric.value(predicted, gold)
+    predicted, gold, _, weights = weighted_rows(predicted, gold, None, weights)
+    return float(metric.bind(predicted, gold).values(np.asarray(weights, dtype=np.float64)[None])[0])
 
 
 def mean_estimate(estimates: Mapping[str, Estimate], *, same_groups: bool = False, level: float = 0.95) -> Estimate:
@@ -126,7 +158,8 @@ def mean_estimate(estimates: Mapping[str, Estimate], *, same_groups: bool = Fals
     members, sets = list(estimates.values()), tuple(estimates)
     if len(members) == 1:
         return replace(members[0], sets=sets)
-    value, low, high = (float(np.mean(ends)) for ends in zip(*((e.value, e.low, e.high) for e in members), strict=True))
+    numbers = [(member.value, member.low, member.high) for member in members]
+    value, low, high = (float(mean) for mean in np.mean(numbers, axis=0))
     drawn: tuple[float, ...] = ()
     kind: Interval = next((member.interval for member in members if member.interval != "bootstrap"), "bootstrap")
     if all(len(member.drawn) for member in members):
@@ -144,13 +177,15 @@ def mean_estimate(estimates: Mapping[str, Estimate], *, same_groups: bool = Fals
     return Estimate(value, low, high, rows, "; ".join(reasons) or None, kind, total, sets, drawn)
 
 
-def _is_extreme(bound: Resampled, share: float, n: int, groups: RowGroups | None) -> bool:
+def _is_extreme(
+    bound: Resampled, share: float, n: int, groups: RowGroups | None, weights: np.ndarray | None = None
+) -> bool:
     """Return whether so few rows are right or wrong, or groups have such rows, that many resamples have none of them."""
-    if groups is None:
+    if groups is None and weights is None:
         right = round(share * n)
         return min(right, n - right) < FEWEST
     if not isinstance(bound, Statistics):
-        return min(share, 1 - share) * len(groups) < FEWEST
+        return min(share, 1 - share) * (n if groups is None else len(groups)) < FEWEST
     shares = bound.score(bound.statistics)
     return bool(min((shares > 0).sum(), (shares < 1).sum()) < FEWEST)
 
@@ -192,15 +227,16 @@ def _effective_rows(share: float, drawn: np.ndarray, units: int, n: int) -> int:
     return units if variance == 0 else int(min(max(share * (1 - share) / variance, units), n))
 
 
-def _interval_of_share(share: float, rows: int, level: float) -> tuple[float, float]:
-    """Return the exact interval of a share of independent rows; if that is no whole number of them, it is rounded outwards."""
-    low, _ = exact_interval(math.floor(share * rows + ROUNDING * rows), rows, level)
-    _, high = exact_interval(math.ceil(share * rows - ROUNDING * rows), rows, level)
+def interval_of_share(share: float, rows: float, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of a share of independent rows; numbers that are not whole are rounded so that it gets wider."""
+    n = max(1, math.floor(rows + ROUNDING * rows))
+    low, _ = exact_interval(math.floor(share * n + ROUNDING * n), n, level)
+    _, high = exact_interval(math.ceil(share * n - ROUNDING * n), n, level)
     return low, high
 
 
 def _interval_without_spread(
-    metric: Metric, value: float, n: int, level: float, degenerate: str | None
+    metric: Metric, value: float, n: float, level: float, degenerate: str | None
 ) -> tuple[tuple[float, float], Interval]:
     """Return the interval of a metric that no resample changes.
 
@@ -213,6 +249,13 @@ def _interval_without_spread(
     unlike = 1 - ((1 - level) / 2) ** (1 / n)
     lowest, highest = sorted(metric.bounds)
     return (value - unlike * (value - lowest), value + unlike * (highest - value)), "rule-of-three"
+
+
+def drawn_counts(resamples: int, units: int, *, block: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each resample holds each of `units` rows or groups (b, units), `block` resamples at a time."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, block):
+        yield _counts(generator.integers(units, size=(min(block, resamples - start), units)))
 
 
 def _counts(rows: np.ndarray) -> np.ndarray:
@@ -231,6 +274,6 @@ def _degenerate(metric: Metric, predicted: Arrays, gold: Arrays, groups: RowGrou
         name
         for name, rows in (("predictions", predicted), ("labels", gold))
         if is_constant(rows, metric.task, metric.precision)
-        and not (metric.ranks and name == "predictions" and "probabilities" in rows)
+        and not (metric.reads_probabilities and name == "predictions" and "probabilities" in rows)
     ]
     return " and ".join(constant) + " are constant" if constant else None

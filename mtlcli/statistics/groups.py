@@ -53,29 +53,49 @@ class RowGroups:
 
 
 @dataclass(frozen=True)
-class _OfGroups:
-    """A metric whose resamples count groups of rows."""
+class _Scaled:
+    """A metric whose resamples count units: rows or groups of rows, the latter by `codes`; `weights` (n,) are those of rows."""
 
     of_rows: Resampled
-    codes: np.ndarray
+    codes: np.ndarray | None
+    weights: np.ndarray | None
 
     def values(self, counts: np.ndarray) -> np.ndarray:
-        """Return the metric of each resample (b,) of groups, counts (b, groups)."""
-        return self.of_rows.values(counts.take(self.codes, axis=1))
+        """Return the metric of each resample (b,) of units, counts (b, units)."""
+        return self.of_rows.values(row_counts(counts, self.codes, self.weights))
 
 
-def bind_groups(metric: Metric, predicted: Arrays, gold: Arrays, groups: RowGroups | None) -> Resampled:
+def row_counts(counts: np.ndarray, codes: np.ndarray | None, weights: np.ndarray | None) -> np.ndarray:
+    """Return how much each row counts in each resample (b, n): as often as its group was drawn, times its weight."""
+    of_rows = counts if codes is None else counts.take(codes, axis=1)
+    return of_rows if weights is None else of_rows * weights
+
+
+def bind_groups(
+    metric: Metric, predicted: Arrays, gold: Arrays, groups: RowGroups | None, weights: np.ndarray | None = None
+) -> Resampled:
     """Bind a metric so that resamples count groups (b, groups), or rows (b, n) where there are no groups.
 
     For a metric of sums over rows the sums of each group are computed once, and a resample costs as little as if each group were a
     row. For other metrics the counts of groups become counts of rows.
+
+    Args:
+        weights: (n,), above 0: a row that is drawn once counts this much.
     """
     bound = metric.bind(predicted, gold)
-    if groups is None:
+    if groups is None and weights is None:
         return bound
     if not isinstance(bound, Statistics):
-        return _OfGroups(bound, groups.codes)
-    columns = [
-        np.bincount(groups.codes, weights=column, minlength=len(groups)) for column in bound.statistics.T.astype(float)
-    ]
-    return Statistics(np.stack(columns, axis=1), bound.score)
+        return _Scaled(bound, None if groups is None else groups.codes, weights)
+    statistics = bound.statistics.astype(np.float64)
+    if weights is not None:
+        statistics = statistics * weights[:, None]
+    if groups is not None:
+        columns = [np.bincount(groups.codes, weights=column, minlength=len(groups)) for column in statistics.T]
+        statistics = np.stack(columns, axis=1)
+    return Statistics(statistics, bound.score)
+
+
+def effective_units(weights: np.ndarray) -> float:
+    """Return how many units of equal weight units of these weights (u,) are worth: (sum w)^2 / sum w^2 (Kish 1965, section 11.7)."""
+    return float(weights.sum() ** 2 / (weights**2).sum())

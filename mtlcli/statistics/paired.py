@@ -57,7 +57,7 @@ class Difference:
 
 def paired(
     metric: Metric, first: Sequence[Arrays], second: Sequence[Arrays], gold: Arrays, *, groups: RowGroups | None = None,
-    resamples: int = 2000, level: float = 0.95, seed: int = 0,
+    weights: np.ndarray | None = None, resamples: int = 2000, level: float = 0.95, seed: int = 0,
 ) -> Difference:  # fmt: skip
     """Compare the runs of two sides on the same n rows.
 
@@ -69,10 +69,17 @@ def paired(
         first, second: predictions of each side's runs, which differ in their seeds.
         gold: labels of the rows.
         groups: groups of rows that are resampled and swapped as a whole, because rows of one group are not independent.
+        weights: (n,), weights of the rows, by which both runs are measured. Rows of weight 0 are left out.
 
     Raises:
         ValueError: there are no rows or runs, the numbers of rows differ, or a prediction or label is not finite.
     """
+    if weights is not None and not (weights > 0).all():
+        rows = np.flatnonzero(weights > 0)
+        gold, weights, groups = gold.take(rows), weights[rows], None if groups is None else groups.take(rows)
+        first, second = ([run.take(rows) for run in side] for side in (first, second))
+    if not metric.reads_probabilities:
+        first, second = ([_without_probabilities(run) for run in side] for side in (first, second))
     runs, n = [*first, *second], len(gold)
     if n == 0 or not len(first) or not len(second):
         raise ValueError("no rows to compare, or no runs")
@@ -83,12 +90,12 @@ def paired(
     # Rounding is no difference between rows: without this, `_standard_scores` would inflate it to one.
     runs = [without_rounding(run, metric.task, metric.precision) for run in runs]
     generator = np.random.default_rng(seed)
-    if groups is None:
+    if groups is None and weights is None:
         gold, runs, counts = group_equal_rows(gold, runs)
     else:
-        counts = np.ones(len(groups), dtype=np.int64)
+        counts = np.ones(n if groups is None else len(groups), dtype=np.int64)
     units = int(counts.sum())
-    bound = [bind_groups(metric, run, gold, groups) for run in runs]
+    bound = [bind_groups(metric, run, gold, groups, weights) for run in runs]
     values = np.array([of_run.values(counts[None])[0] for of_run in bound])
     blocks = (generator.multinomial(units, counts / units, size=size) for size in _blocks(resamples, len(gold)))
     drawn = np.concatenate([np.stack([of_run.values(block) for of_run in bound]) for block in blocks], axis=1)
@@ -99,12 +106,19 @@ def paired(
         differences = over_seeds(values, drawn, split, generator)
         p = _two_sided(differences)
     else:
-        p = randomization(metric, runs, gold, counts, float(difference), resamples, generator, groups)
+        p = randomization(metric, runs, gold, counts, float(difference), resamples, generator, groups, weights)
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return Difference(
         tuple(values[:split].tolist()), tuple(values[split:].tolist()), float(low), float(high), p, n, differences,
         None if groups is None else units,
     )  # fmt: skip
+
+
+def _without_probabilities(predicted: Arrays) -> Arrays:
+    """Return predictions without probabilities: rows that differ in those alone are equal to most metrics."""
+    return Ragged(
+        {name: array for name, array in predicted.fields.items() if name != "probabilities"}, predicted.starts
+    )
 
 
 def group_equal_rows(gold: Arrays, runs: Sequence[Arrays]) -> tuple[Arrays, list[Arrays], np.ndarray]:
@@ -154,7 +168,7 @@ def over_seeds(values: np.ndarray, drawn: np.ndarray, split: int, generator: np.
 
 def randomization(
     metric: Metric, runs: Sequence[Arrays], gold: Arrays, counts: np.ndarray, difference: float, resamples: int,
-    generator: np.random.Generator, groups: RowGroups | None = None,
+    generator: np.random.Generator, groups: RowGroups | None = None, weights: np.ndarray | None = None,
 ) -> float:  # fmt: skip
     """Return p by approximate randomization of two runs (Noreen 1989; Yeh, COLING 2000).
 
@@ -168,11 +182,13 @@ def randomization(
         counts: how often each row of the runs and of gold occurs (cells,), or each group (groups,).
         difference: the metric's difference between the runs.
         groups: groups of rows whose predictions are swapped together.
+        weights: (n,), weights of the rows.
     """
     of_rows = counts if groups is None else np.ones(len(gold), dtype=np.int64)
-    scaled = concat(_on_one_scale(metric, runs, gold, of_rows))
+    scaled = concat(_on_one_scale(metric, runs, gold, of_rows if weights is None else of_rows * weights))
     # Both runs' predictions as one run of twice the rows: a swap moves counts from one half to the other.
-    bound = bind_groups(metric, scaled, concat([gold, gold]), None if groups is None else groups.twice())
+    twice = None if groups is None else groups.twice()
+    bound = bind_groups(metric, scaled, concat([gold, gold]), twice, None if weights is None else np.tile(weights, 2))
     as_extreme = 0
     for size in _blocks(resamples, 2 * len(gold)):
         swapped = generator.binomial(counts, 0.5, size=(size, len(counts)))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtlcli.errors import MtlError, one_of, quotable
-from mtlcli.tasks.numbers import number_in
+from mtlcli.tasks.class_matches import ClassMatches
+from mtlcli.tasks.numbers import exact_numbers, number_in
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
 from mtlcli.tasks.spelling import (
     NO_LABEL,
@@ -377,13 +378,23 @@ class Classes(Target):
         """Return `label`, and `probabilities` by label where there are any."""
         values: dict[str, Any] = {"label": self.labels[int(predicted["index"][row])]}
         if "probabilities" in predicted:
-            shares = predicted["probabilities"][row].tolist()
-            values["probabilities"] = {label: round(p, 6) for label, p in zip(self.labels, shares, strict=True)}
+            shares = predicted["probabilities"][row]
+            digits = exact_numbers(shares) if exact else [round(share, 6) for share in shares.tolist()]
+            values["probabilities"] = dict(zip(self.labels, digits, strict=True))
         return values
 
     def from_json(self, rows: Sequence[Mapping[str, Any]]) -> Arrays:
-        """Return `index`; the probabilities are rounded, and no metric reads them."""
-        return self.pack([self._index_of(row["label"]) for row in rows])
+        """Return `index`, and `probabilities` if all rows have some, 0 for a class that a row does not list."""
+        packed = self.pack([self._index_of(row["label"]) for row in rows])
+        if not rows or not all(row.get("probabilities") for row in rows):
+            return packed
+        shares = np.zeros((len(rows), len(self.labels)))
+        # Runs of other labels are compared over the labels that occur; the remaining ones are in no metric.
+        names = [name for name in rows[0]["probabilities"] if name in self._by_name]
+        columns = [self._by_name[name] for name in names]
+        for number, row in enumerate(rows):
+            shares[number, columns] = [float(row["probabilities"][name]) for name in names]
+        return Ragged({**packed.fields, "probabilities": shares})
 
     def gold_json(self, gold: Arrays, row: int) -> str | None:
         """Return the name of the class."""
@@ -434,6 +445,11 @@ class Classes(Target):
     def colour(self, gold: Arrays) -> tuple[np.ndarray, list[str]]:
         """Return the classes; an unseen label gets the first one's colour."""
         return np.clip(gold["index"], 0, len(self.labels) - 1), list(self.labels)
+
+    def class_matches(self, predicted: Arrays, gold: Arrays) -> ClassMatches | None:
+        """Return the class of each row; a prediction for a row with an unseen label is wrong."""
+        rows = np.arange(len(gold))
+        return ClassMatches.of_items(self.labels, rows, gold["index"], predicted["index"], self.known(gold))
 
     def confusion(self, predicted: Arrays, gold: Arrays) -> np.ndarray | None:
         """Return counts (C, C); rows with an unseen label are left out."""

@@ -46,6 +46,7 @@ class Distributions(Classes):
     class_counts = Target.class_counts
     strata = Target.strata
     confusion = Target.confusion
+    class_matches = Target.class_matches
 
     def describe(self) -> str:
         """Return `a distribution over joy, fear`."""

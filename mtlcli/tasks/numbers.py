@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 
 def number_in(text: str) -> float | None:
     """Return a finite number; None for `nan`, `1_000` and everything else."""
@@ -10,3 +12,8 @@ def number_in(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) and "_" not in text else None
+
+
+def exact_numbers(array: np.ndarray) -> list[float]:
+    """Return numbers (n,) with as few digits as identify each in the array's precision: 0.1, not 0.10000000149 for a float32."""
+    return [float(str(number)) for number in array]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtlcli.errors import MtlError, one_of, quotable
+from mtlcli.tasks.class_matches import ClassMatches, pairs
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
 from mtlcli.tasks.schemes import (
     OUTSIDE,
@@ -28,6 +29,8 @@ from mtlcli.tasks.schemes import (
     violations,
 )
 from mtlcli.tasks.tag_labels import Align, are_spans, spans_in, type_of
+from mtlcli.tasks.tag_spans import Spans, matches
+from mtlcli.tasks.tag_spans import spans_in as spans_of_tags
 from mtlcli.tasks.target_base import BadLabel, Raw, Target
 from mtlcli.tasks.words import Text, Words
 
@@ -425,6 +428,56 @@ class Tags(Target):
         lengths = predicted.starts.diff()
         row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         return entropy.new_zeros(len(lengths)).index_add(0, row, entropy) / lengths.clamp(min=1)
+
+    def spans(self, predicted: Arrays, gold: Arrays, *, strict: bool = False) -> tuple[Spans, Spans]:
+        """Return the spans that are predicted and those of the labels. What is predicted for a word without a tag does not count.
+
+        Args:
+            strict: whether a span begins at B alone, see `tag_spans.spans_in`.
+        """
+        if gold.starts is None:
+            raise ValueError("spans of no words")
+        tags = (np.where(gold["tag"] == UNKNOWN, UNKNOWN, predicted["tag"]), gold["tag"])
+        first, second = (
+            spans_of_tags(self.labels, self.types, indices, gold.starts, strict=strict) for indices in tags
+        )
+        return first, second
+
+    def class_matches(self, predicted: Arrays, gold: Arrays) -> ClassMatches:
+        """Return the types of the spans, as span-f1 counts them; without spans, the tags of the words that have one."""
+        if not self.marks_spans:
+            return self._tag_matches(predicted, gold)
+        predicted_spans, gold_spans = self.spans(predicted, gold)
+        right = predicted_spans.take(matches(predicted_spans, gold_spans))
+        known = len(self.labels)
+        unseen = {
+            len(self.types) + (index - known) // 2: parts_of(name)[1]
+            for index, name in _unseen_names.items()
+            if index >= known and TAG.fullmatch(name)
+        }
+        names = dict(enumerate(self.types)) | unseen
+        parts = [(spans.row, spans.type) for spans in (gold_spans, predicted_spans, right)]
+        return _matches_by_name(names, parts)
+
+    def _tag_matches(self, predicted: Arrays, gold: Arrays) -> ClassMatches:
+        if gold.starts is None:
+            raise ValueError("tags of no words")
+        rows = np.repeat(np.arange(len(gold)), np.diff(gold.starts))
+        labeled = gold["tag"] != UNKNOWN
+        right = labeled & (gold["tag"] == predicted["tag"])
+        parts = [
+            (rows[labeled], gold["tag"][labeled]), (rows[labeled], predicted["tag"][labeled]), (rows[right], gold["tag"][right]),
+        ]  # fmt: skip
+        return _matches_by_name(dict(enumerate(self.labels)) | _unseen_names, parts)
+
+
+def _matches_by_name(names: Mapping[int, str], parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> ClassMatches:
+    """Return the matches of rows and numbers of classes: labeled, predicted, and right; numbers need not be consecutive."""
+    occurring, places = np.unique(np.concatenate([numbers for _, numbers in parts]), return_inverse=True)
+    ends = np.cumsum([len(numbers) for _, numbers in parts])[:-1]
+    indices = np.split(places.reshape(-1), ends)
+    gold, predicted, right = (pairs(rows, classes) for (rows, _), classes in zip(parts, indices, strict=True))
+    return ClassMatches(tuple(names[number] for number in occurring.tolist()), gold, predicted, right)
 
 
 def unseen_index(tag: str, known: int, *, spans: bool) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mtlcli.errors import MtlError
 from mtlcli.tasks.class_loss import balanced_weights
+from mtlcli.tasks.class_matches import ClassMatches
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.ragged import Arrays, Tensors
 from mtlcli.tasks.words import Text
@@ -353,6 +354,13 @@ class Target(ABC):
 
     def colour(self, gold: Arrays) -> tuple[np.ndarray, list[str]] | None:
         """Return groups of rows for a plot, a number of each row (n,) and the groups' names; None for rows that have none."""
+        return None
+
+    def class_matches(self, predicted: Arrays, gold: Arrays) -> ClassMatches | None:
+        """Return which classes the rows have, are predicted to have, and have rightly; None for a target without classes.
+
+        A target that overrides this has precision, recall and F1 of each class in `mtl eval --per-class` and in reports.
+        """
         return None
 
     def confusion(self, predicted: Arrays, gold: Arrays) -> np.ndarray | None:

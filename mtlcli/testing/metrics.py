@@ -10,18 +10,20 @@ from mtlcli.tasks.targets import Arrays, Ragged, Target, concat
 from mtlcli.testing.common import checked_options, expect
 
 
-def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
-    """Check a metric on rows of `task`: `GRADES` for a metric of classes, `SCORES` for a metric of scores.
+def check_metric(plugin: type[Metric], task: TaskFacts, **options: object) -> None:
+    """Check a metric with these options on rows of `task`: `GRADES` for a metric of classes, `SCORES` for a metric of scores.
 
     - `measures` names kinds of targets, among them that of the task;
     - each resample has one finite value within `bounds`, and perfect predictions have the best value;
     - constant rows and single rows have a value, never NaN, without a warning;
     - the value of a resample equals that of its rows repeated, whatever their order and the other resamples;
+    - counts may be fractions, for rows with weights: a common factor of all counts changes nothing;
+    - without probabilities the value is the same, unless `reads_probabilities` says that the metric reads them;
     - the statistics of a decomposed metric are finite numbers of each row, and the score of their sum is the metric;
     - the inputs are not changed.
     """
-    checked_options(plugin, Metric, 1, {})
-    name, metric, target = plugin.__name__, plugin(task), task.target
+    settings = checked_options(plugin, Metric, 1, options)
+    name, metric, target = plugin.__name__, plugin(task, **settings), task.target
     measures = getattr(plugin, "measures", None)
     expect(
         isinstance(measures, frozenset) and target.kind in measures,
@@ -49,6 +51,13 @@ def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
     expect(np.allclose(values, shuffled, rtol=1e-9, atol=1e-12), f"{name}: the value depends on the order of the rows")
     alone = [_measure(metric, predicted, gold, count[None])[0] for count in counts]
     expect(np.allclose(values, alone, rtol=1e-9, atol=1e-12), f"{name}: a resample's value depends on the others")
+    if "probabilities" in predicted and not metric.reads_probabilities:
+        fields = {field: array for field, array in predicted.fields.items() if field != "probabilities"}
+        answers = _measure(metric, Ragged(fields, predicted.starts), gold, counts)
+        expect(
+            np.allclose(values, answers, rtol=1e-9, atol=1e-12),
+            f"{name}: the value depends on probabilities; expected reads_probabilities = True",
+        )
     if isinstance(metric, Decomposed):
         _check_statistics(name, metric, predicted, gold, values[0])
     labeled = gold.take(target.units(gold) > 0)
@@ -63,6 +72,11 @@ def check_metric(plugin: type[Metric], task: TaskFacts) -> None:
             continue  # predictions have the items of the labels
         _measure(metric, target.perfect(first), second, np.ones((1, n), dtype=np.int64))
         _measure(metric, target.perfect(second), first, n * np.eye(n, dtype=np.int64))
+    try:
+        halves = _measure(metric, predicted, gold, counts / 2)
+    except (TypeError, IndexError) as error:
+        raise AssertionError(f"{name}: expected to accept counts that are fractions, found {error}") from error
+    expect(np.allclose(values, halves, rtol=1e-9, atol=1e-12), f"{name}: half of all counts changes the value")
 
 
 def _made_up(target: Target, random: np.random.Generator, n: int) -> tuple[Arrays, Arrays]:
@@ -83,6 +97,10 @@ def _made_up(target: Target, random: np.random.Generator, n: int) -> tuple[Array
         name: array + random.normal(size=array.shape) if np.issubdtype(array.dtype, np.floating) else array
         for name, array in predicted.fields.items()
     }
+    if target.labels and "index" in noisy and "probabilities" not in noisy:
+        shares = random.dirichlet(np.ones(len(target.labels)), size=n)
+        places = noisy["index"] == np.arange(len(target.labels))[:, None]
+        noisy["probabilities"] = (shares + places.T) / 2  # the predicted class has the largest share
     return Ragged(noisy, predicted.starts), gold
 
 

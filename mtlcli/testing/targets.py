@@ -17,7 +17,8 @@ def check_target(target: Target) -> None:
     - a batch consists of finite tensors, and a row with an unknown label has no units;
     - the average of one vote, or of the same vote twice, is that vote; the order of votes is irrelevant;
     - the divergence of two equal outputs is 0; the soft loss of a teacher that is certain equals the loss of its labels;
-    - an uncertainty lies between 0 and 1, and cells are those that `cells` names.
+    - an uncertainty lies between 0 and 1, and cells are those that `cells` names;
+    - if it has classes (`class_matches`), labels that serve as predictions are all right.
     """
     name, n = type(target).__qualname__, 7
     gold = target.examples(n)
@@ -32,6 +33,7 @@ def check_target(target: Target) -> None:
     _check_units(name, target, gold)
     _check_average(name, target, perfect)
     _check_outputs(name, target, gold, perfect)
+    _check_classes(name, target, gold, perfect)
     cells = target.as_cells(perfect, 0)
     expect(
         set(cells) <= set(target.cells()), f"{name}: as_cells returns {list(cells)}, but cells returns {target.cells()}"
@@ -116,3 +118,19 @@ def _any_loss(labels: Tensors) -> torch.Tensor:
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     place = torch.arange(len(values)) - labels.starts[:-1][row]
     return values.new_zeros(len(lengths)).index_add(0, row, values * (1 + place))
+
+
+def _check_classes(name: str, target: Target, gold: Arrays, perfect: Arrays) -> None:
+    matches = target.class_matches(perfect, gold)
+    if matches is None:
+        return
+    parts = [matches.gold, matches.predicted, matches.right]
+    for pairs in parts:
+        within = len(pairs) and (pairs >= 0).all() and (pairs < [len(gold), len(matches.names)]).all()
+        expect(
+            pairs.ndim == 2 and pairs.shape[1] == 2 and within,
+            f"{name}.class_matches: expected pairs of a row below {len(gold)} and a class below {len(matches.names)}, found "
+            f"{pairs.tolist()}",
+        )
+    ordered = [sorted(map(tuple, pairs.tolist())) for pairs in parts]
+    expect(ordered[0] == ordered[1] == ordered[2], f"{name}.class_matches: labels as predictions are not all right")

@@ -152,6 +152,7 @@ def class_notes(loaded: LoadedTask, balancer: BalancerChoice) -> list[str]:
         parts.append(
             f'row weights from "{section.weight}": {split.weights.min():.3g} to {split.weights.max():.3g}, mean 1'
             + (f", 0 for {zeros} rows" if zeros else "")
+            + ("; metrics on dev use them too" if section.weighted_metrics else "")
         )
     strata = loaded.target.strata(split.gold)
     if section.sampling == "balanced" and strata is not None:

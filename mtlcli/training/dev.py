@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mtlcli.evaluation.measure import make_metrics
+from mtlcli.evaluation.measure import make_metrics, metrics_of
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Metric
 from mtlcli.model.frozen import Features
@@ -64,7 +64,9 @@ def predict_dev(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]
             split: replace(predicted, rows=target.decide(predicted.rows)) for split, predicted in predictions.items()
         }
         targets[name] = target
+        section = run.config.tasks[name]
         metrics[name] = make_metrics(
-            tuple(run.metrics[name]), replace(facts, target=target), f"tasks.{name}.metrics", run.precision
-        )
+            metrics_of(section, loaded.task, target), replace(facts, target=target), f"tasks.{name}.metrics", run.precision,
+            weighted=section.weighted_metrics,
+        )  # fmt: skip
     return DevPredictions(rows, targets, metrics)

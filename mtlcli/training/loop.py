@@ -199,7 +199,8 @@ def _evaluate(run: TrainingRun, progress: Progress, predictions: DevPredictions,
         index = run.model.names.index(name)
         values = {}
         for split, predicted in by_split.items():
-            measured = measure(predictions.metrics[name], predicted.rows, run.tasks[index].splits[split].gold, 0)
+            labeled = run.tasks[index].splits[split]
+            measured = measure(predictions.metrics[name], predicted.rows, labeled.gold, 0, weights=labeled.weights)
             values[split] = {key: estimate.value for key, estimate in measured.items()} | {"loss": predicted.loss}
             _must_be_finite(run, progress, index, split, values[split])
         metrics[name] = mean_values([values[split] for split in run.config.tasks[name].selecting_splits()])
@@ -310,7 +311,9 @@ def _finish(
         measured = {}
         for split_name, predicted in by_split.items():
             split = splits[split_name]
-            measured[split_name] = measure(predictions.metrics[name], predicted.rows, split.gold, 1000, split.groups)
+            measured[split_name] = measure(
+                predictions.metrics[name], predicted.rows, split.gold, 1000, split.groups, split.weights
+            )
             write_predictions(
                 predictions_path(folder, name, split_name),
                 predictions.targets[name],
@@ -319,6 +322,7 @@ def _finish(
                 split.gold,
                 split.hashes,
                 split.groups,
+                split.weights,
             )
         groups = {split_name: split.groups for split_name, split in splits.items()}
         results[name] = with_means(measured, groups, run.config.tasks[name].selecting_splits())

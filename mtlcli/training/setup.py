@@ -26,7 +26,7 @@ from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.encoders.base import EncoderFacts
 from mtlcli.encoders.load import LoadedEncoder, check_length, check_padding, encoder_folder, load_encoder
 from mtlcli.errors import MtlError
-from mtlcli.evaluation.measure import Selection, chosen_metrics, make_metrics, make_selection
+from mtlcli.evaluation.measure import Selection, make_metrics, make_selection, metrics_of
 from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.files import scratch_folder
 from mtlcli.gradient_regularizers.base import GradientRegularizer
@@ -131,10 +131,11 @@ def set_up(
     )
     metrics = {
         task.task.name: make_metrics(
-            chosen_metrics(config.tasks[fact.name], task.task, task.target),
+            metrics_of(config.tasks[fact.name], task.task, task.target),
             fact,
             f"tasks.{fact.name}.metrics",
             precision,
+            weighted=config.tasks[fact.name].weighted_metrics,
         )
         for task, fact in zip(tasks, facts, strict=True)
     }

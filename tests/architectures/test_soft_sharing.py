@@ -96,7 +96,7 @@ def test_a_prediction_comes_from_the_tasks_own_tower(folder):
 
 
 def test_a_saved_run_measures_what_it_measured(folder):
-    results, _ = evaluate(folder, resamples=0)
+    results = evaluate(folder, resamples=0).results
     stored = json.loads((folder / "results.json").read_text())["tasks"]
     for name in TASKS:
         for metric, found in results[name]["dev"].items():

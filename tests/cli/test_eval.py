@@ -92,7 +92,7 @@ def test_a_file_laid_out_otherwise_is_read_as_set_says(mtl, run, tmp_path):
 def test_what_the_model_was_trained_with_cannot_be_set(mtl, run):
     assert last_error(mtl("eval", run, "--set", "tasks.tone.encoding=bi")) == (
         "error: --set tasks.tone.encoding: a finished run can change tasks.NAME.KEY alone, KEY being text, label, header, format, "
-        "on_bad_row, no_label, where, group"
+        "on_bad_row, no_label, where, group, weight, metrics, weighted_metrics"
     )
     assert 'no task "tome"; did you mean "tone"?' in last_error(mtl("eval", run, "--set", "tasks.tome.text=a"))
     assert "found 'perhaps'" in last_error(mtl("eval", run, "--set", "tasks.tone.header=perhaps"))
@@ -191,3 +191,55 @@ def test_nothing_is_found_again_by_its_name_alone(mtl, run, tmp_path):
         found.append(results(mtl("eval", run, "--json", "-t", f"tone={file}"))["tone"]["dev"]["accuracy"]["value"])
     assert sum(found) == pytest.approx(1)
     assert not list((cache_folder() or tmp_path).glob("*"))
+
+
+# Scores of each class
+
+
+def test_scores_of_each_class_follow_on_request_within_80_columns(mtl, run):
+    code, out, err = mtl("eval", run, "--per-class", "--split", "dev", "--resamples", 50)
+    assert code == 0
+    assert "note: near: has no classes, so no scores of classes" in err.splitlines()
+    lines = [line.rstrip() for line in out.splitlines()]
+    place = lines.index("tone dev: 2 classes")
+    assert lines[place + 1].split() == ["class", "support", *"precision (95 %) recall (95 %) F1 (95 %)".split()]
+    supports = {line.split()[0]: int(line.split()[1]) for line in lines[place + 2 : place + 4]}
+    assert set(supports) == {"good", "bad"} and sum(supports.values()) == 30
+    assert max(map(len, lines[1:])) <= 80
+    assert "2 classes" not in mtl("eval", run, "--split", "dev", "--resamples", 50).out
+
+
+def test_json_has_scores_of_classes_beside_the_metrics(mtl, run):
+    values = json.loads(mtl("eval", run, "--per-class", "--split", "dev", "--json").out)
+    assert set(values) == {"tasks", "classes"} and set(values["classes"]) == {"tone", "same"}
+    classes = values["classes"]["tone"]["dev"]
+    assert [list(of_class) for of_class in classes] == 2 * [
+        ["class", "support", "predicted", "precision", "recall", "f1"]
+    ]
+    right = sum(of_class["recall"]["value"] * of_class["support"] for of_class in classes)
+    assert right / 30 == pytest.approx(values["tasks"]["tone"]["dev"]["accuracy"]["value"])
+    assert set(json.loads(mtl("eval", run, "--json").out)) == {"tasks"}
+
+
+# Other metrics of a finished run
+
+
+def test_a_finished_run_can_be_measured_by_other_metrics_without_changing_its_predictions(mtl, run, tmp_path):
+    run = copy_of(run, tmp_path)
+    before = (run / "predictions" / "tone.dev.jsonl").read_bytes()
+    metrics = "tasks.tone.metrics=[mcc, {name: calibration-error, bins: 5}, {name: f1, positive: good}]"
+    found = results(mtl("eval", run, "--json", "--split", "dev", "--task", "tone", "--set", metrics))
+    assert list(found["tone"]["dev"]) == ["mcc", "calibration-error[bins=5]", "f1[positive=good]"]
+    assert (run / "predictions" / "tone.dev.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("tasks.tone.metrics=[{name: f1, positive: fair}]", 'positive: found "fair", expected one of bad, good'),
+        ("tasks.tone.weighted_metrics=true", "metrics need the column of the weights: --set tasks.tone.weight=COLUMN"),
+        ("tasks.tone.metrics=[acuracy]", 'unknown metric "acuracy"; did you mean "accuracy"?'),
+    ],
+)
+def test_metrics_that_do_not_fit_are_one_line(mtl, run, setting, problem):
+    assert last_error(mtl("eval", run, "--set", setting)).endswith(problem)

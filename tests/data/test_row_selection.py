@@ -113,7 +113,9 @@ def test_groups_and_filters_of_words_are_refused(load, tmp_path):
     for key, problem in (("group", "tasks.t.group: "), ("where", "tasks.t.where: ")):
         value = "2" if key == "group" else {"2": "d1"}
         line = error(load, "tagging", train=conll, dev=conll, name="conll", label="1", encoding="words", **{key: value})
-        assert line.startswith(problem) and line.endswith("a value for each word, and none for the sentence; use JSONL")
+        assert line.startswith(problem) and line.endswith(
+            "a value for each word, none for the sentence; expected document, or use JSONL"
+        )
 
 
 def test_sentences_of_jsonl_have_groups(load):
@@ -242,3 +244,58 @@ def test_a_set_without_rows_is_an_error(load, tmp_path, dev, problem):
             elif isinstance(part, dict) and part.get("file") == word:
                 dev = {name: part | {"file": path}}
     assert problem in error(load, train=LANGUAGES, dev=dev)
+
+
+# Documents of CoNLL files
+
+
+MARKED = "-DOCSTART- -X- O\n\nEU B-ORG x\nrejects O x\n\nOslo B-LOC x\n\n-DOCSTART- -X- O\nParis B-LOC x\nwaits O x\n"
+
+
+def groups_of(loaded: LoadedTask) -> list[str]:
+    split = loaded.splits["dev"]
+    return [split.groups.name(row) for row in range(len(split))]
+
+
+def test_sentences_of_a_conll_file_are_grouped_by_the_marks_of_documents(load):
+    loaded = load("tagging", train=MARKED, dev=MARKED, name="conll", label="1", encoding="words", group="document")
+    assert groups_of(loaded) == ["dev.conll 1", "dev.conll 1", "dev.conll 2"]
+
+
+def test_sentences_before_the_first_mark_are_of_no_document(load):
+    dev = "Oslo B-LOC x\n\nBonn B-LOC x\n\n-DOCSTART- -X- O\n\nParis B-LOC x\n"
+    loaded = load("tagging", train=MARKED, dev=dev, name="conll", label="1", encoding="words", group="document")
+    assert groups_of(loaded) == ["", "", "dev.conll 1"]
+    assert len(loaded.splits["dev"].groups) == 3
+
+
+def conllu(*sentences: tuple[str, str]) -> str:
+    return "".join(f"{comments}1\t{word}\t_\tNOUN\t_\t_\t_\t_\t_\t_\n\n" for comments, word in sentences)
+
+
+def test_documents_of_conll_u_have_the_id_of_their_comment(load):
+    text = conllu(
+        ("# newdoc id = w 7\n# sent_id = 1\n", "a"), ("# sent_id = 2\n", "b"), ("# newdoc\n", "c"), ("# newdocs\n", "d")
+    )
+    train = conllu(("", "x")) + conllu(("", "y")).replace("NOUN", "VERB")
+    loaded = load("tagging", train=train, dev=text, name="conllu", label="UPOS", encoding="words", group="document")
+    assert groups_of(loaded) == ["w 7", "w 7", "dev.conllu 2", "dev.conllu 2"]
+
+
+def test_a_share_holds_out_whole_documents(load):
+    documents_of_two = "".join(
+        f"-DOCSTART- -X- O\n\nword{number} {tag} x\n\nmore{number} O x\n\n"
+        for number, tag in enumerate(["B-LOC", "B-ORG"] * 10)
+    )
+    loaded = load(
+        "tagging", train=documents_of_two, dev="20%", name="conll", label="1", encoding="words", group="document"
+    )
+    names = groups_of(loaded)
+    assert len(names) == 8 and all(names.count(name) == 2 for name in names)
+
+
+def test_a_file_without_marks_has_no_documents(load):
+    plain = "EU B-ORG x\n\nParis B-LOC x\n"
+    line = error(load, "tagging", train=MARKED, dev=plain, name="conll", label="1", encoding="words", group="document")
+    assert line.startswith("tasks.t.group: ")
+    assert line.endswith('no column "document": the file marks no documents (lines -DOCSTART-)')

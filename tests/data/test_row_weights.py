@@ -140,3 +140,20 @@ def test_no_class_gets_more_rows_than_it_has():
         rows = int(random.integers(1, counts.sum() + 1))
         sizes = shares_of(counts, rows)
         assert sizes.sum() == rows and (sizes <= counts).all() and (sizes >= 0).all()
+
+
+# Weights of dev rows
+
+
+def test_weights_of_dev_rows_are_read_as_they_are_for_weighted_metrics_alone(tmp_path):
+    options = {"weight": "w", "dev": table(3, 0, 4)}
+    assert load(tmp_path, table(1, 1), **options).splits["dev"].weights is None
+    loaded = load(tmp_path, table(1, 1), weighted_metrics=True, **options)
+    assert loaded.splits["dev"].weights.tolist() == [3.0, 0.0, 4.0]
+
+
+def test_a_dev_file_needs_the_column_of_the_weights_and_one_above_0(tmp_path):
+    with pytest.raises(MtlError, match=r'tasks\.t\.weight: .*no column "w"'):
+        load(tmp_path, table(1, 1), weight="w", dev="text,label\nx,a\n", weighted_metrics=True)
+    with pytest.raises(MtlError, match=r"dev.csv: the weight of every row is 0; expected some numbers > 0"):
+        load(tmp_path, table(1, 1), weight="w", dev=table(0, 0), weighted_metrics=True)

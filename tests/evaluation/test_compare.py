@@ -8,6 +8,7 @@ import pytest
 
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.compare import compare
+from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.runs.seeds import Group, write_group
 from sealed import edit
 from trained import trained
@@ -306,3 +307,54 @@ def test_runs_without_a_common_task_have_nothing_to_compare(twins):
         (twins[1] / "predictions" / f"{task}.dev.jsonl").unlink()
     with pytest.raises(MtlError, match="nothing to compare: the runs have no task in common on dev"):
         compare(twins)
+
+
+# Options, probabilities and weights
+
+
+def configure(run: Path, **values) -> None:
+    """Change the section of `tone` in run.json, as if the run had been trained with it."""
+    edit(run / "run.json", lambda record: record["config"]["tasks"]["tone"].update(values))
+
+
+def with_weights(rows: list[dict]) -> None:
+    for row in rows:
+        row["weight"] = 10.0 if row["target"] == "good" else 1.0
+
+
+def half_right(rows: list[dict]) -> None:
+    for row in rows:
+        row["label"] = "good"
+
+
+def test_metrics_keep_their_options_and_read_probabilities(twins):
+    metrics = [{"name": "roc-auc", "positive": "good"}, {"name": "calibration-error", "bins": 4}]
+    for run in twins:
+        configure(run, metrics=metrics)
+    measured = evaluate(twins[0], [("tone", [])], splits=["dev"], resamples=20)["tone"]["dev"]
+    compared = compare(twins, tasks=["tone"], metrics=["all"], resamples=20).compared
+    assert [row.metric for row in compared] == ["roc-auc[positive=good]", "calibration-error[bins=4]"]
+    for row in compared:
+        assert row.difference.first == pytest.approx(measured[row.metric].value, abs=1e-6)
+        assert row.difference.value == 0
+
+
+def test_weighted_metrics_compare_by_the_weights_in_the_files(twins):
+    for run in twins:
+        configure(run, weighted_metrics=True, weight="w")
+    change(twins[0], "tone", with_weights)
+    change(twins[1], "tone", with_weights)
+    change(twins[0], "tone", all_right)
+    change(twins[1], "tone", half_right)
+    row = only(compare(twins, tasks=["tone"], resamples=50))
+    rows = [json.loads(line) for line in (twins[0] / "predictions" / "tone.dev.jsonl").read_text().splitlines()]
+    good = sum(row["target"] == "good" for row in rows)
+    assert row.metric == "accuracy[weighted]"
+    assert row.difference.second == pytest.approx(10 * good / (10 * good + len(rows) - good))
+
+
+def test_files_without_weights_cannot_be_compared_by_weighted_metrics(twins):
+    for run in twins:
+        configure(run, weighted_metrics=True, weight="w")
+    with pytest.raises(MtlError, match="the predictions have no weights of rows; write them again: mtl eval"):
+        compare(twins, tasks=["tone"], resamples=20)

@@ -9,10 +9,10 @@ from labels import SCORE
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.span_f1 import SpanF1, SpanPrecision, SpanRecall, StrictSpanF1
-from mtlcli.metrics.spans import spans_in
 from mtlcli.metrics.tag_accuracy import TagAccuracy
 from mtlcli.statistics.bootstrap import estimate
 from mtlcli.statistics.paired import paired
+from mtlcli.tasks.tag_spans import spans_in
 from mtlcli.tasks.tags import UNKNOWN, Tags
 from mtlcli.tasks.targets import Ragged
 
@@ -128,7 +128,7 @@ def test_two_spans_of_an_unseen_type_side_by_side_are_two(kind):
 
 def test_tags_right_behind_the_last_that_training_saw_are_an_unseen_type():
     beyond = len(TAGS.labels)
-    spans = spans_in(TAGS, np.array([0, beyond, beyond + 1, 3, 4]), np.array([0, 5]))
+    spans = spans_in(TAGS.labels, TAGS.types, np.array([0, beyond, beyond + 1, 3, 4]), np.array([0, 5]))
     assert (spans.start.tolist(), spans.length.tolist(), spans.type.tolist()) == ([1, 3], [2, 2], [2, 1])
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 
 from mtlcli.cli import main
+from mtlcli.facts import TaskFacts
+from mtlcli.metrics.calibration_error import CalibrationError
 from mtlcli.report import page, sections, svg
+from mtlcli.report.calibration import reliability_charts
 from mtlcli.report.differences import differences, display_names
 from mtlcli.report.embeddings import clouds, project
 from mtlcli.report.errors import worst_rows
-from mtlcli.report.predictions import baselines, class_scores, score_charts
+from mtlcli.report.predictions import baselines, score_charts
 from mtlcli.report.run_files import RunFiles, metric_bounds
+from mtlcli.statistics.per_class import per_class
+from mtlcli.tasks.targets import target_of
 from mtlcli.training.loop import train
 from mtlcli.training.setup import set_up
 from sealed import edit
@@ -141,13 +147,6 @@ class Rows:
 
 LABELS = Rows([{"target": t, "label": p} for t, p in ["aa", "aa", "ab", "ba", "bb", "ab"]])  # 4 a, 2 b; said a 3, b 3
 SCORES = Rows([{"target": 0.0, "score": 1.0}, {"target": 2.0, "score": 2.0}, {"target": 4.0, "score": 1.0}])
-
-
-def test_precision_recall_and_f1_of_each_class():
-    first, second = class_scores(["a", "b"], np.array([[2, 2], [1, 1]]))
-    assert (first.label, first.precision, first.recall, first.support) == ("a", 2 / 3, 2 / 4, 4)
-    assert first.f1 == pytest.approx(2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2))
-    assert (second.precision, second.recall, second.support) == (1 / 3, 1 / 2, 2)
 
 
 def test_baselines_answer_every_row_alike():
@@ -331,3 +330,64 @@ def test_what_is_wrong_is_said_in_one_line(run, mtl, arguments, message):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
+
+
+# Classes and calibration
+
+
+def test_the_page_has_each_class_as_mtl_eval_has_it(run):
+    html = sections._classes(RunFiles(run))
+    expected = per_class(*_predictions(run))
+    for of_class in expected:
+        estimate = of_class.recall
+        cell = f"{estimate.value:.3f} ({estimate.low:.2f} to {estimate.high:.2f})" if estimate.n else "-"
+        assert f'<td>tone</td><td>{of_class.label}</td><td class="n">{of_class.support}</td>' in html
+        assert cell in html
+
+
+def _predictions(run):
+    files = RunFiles(run)
+    target = target_of(files.record["tasks"]["tone"]["facts"]["target"])
+    return target, *files.predictions["tone"].read(target)
+
+
+def test_many_classes_are_folded_away(run, monkeypatch):
+    monkeypatch.setattr(sections, "MOST_ROWS", 1)
+    html = sections._classes(RunFiles(run))
+    assert html.index("<details><summary>3 more</summary>") > html.index("<table>")  # two tasks with two classes
+    assert html.count("<tr><th>") == 2
+
+
+def test_a_reliability_diagram_for_each_task_with_classes_with_its_error_beside(run):
+    charts = reliability_charts(RunFiles(run))
+    assert [re.search("<figcaption>(.*?):", chart)[1] for chart in charts] == ["tone", "same"]
+    target, predicted, gold = _predictions(run)
+    error = CalibrationError(TaskFacts("tone", 1, 1, target)).value(predicted, gold)
+    assert f"Calibration error {error:.4f} (95 %: " in charts[0] and "20 rows in 15 bins" in charts[0]
+
+
+def test_a_reliability_diagram_has_its_bars_where_the_numbers_are():
+    # Of four bins the second is empty, and the third has no right row.
+    bins = [(2, 0.2, 0.5), (0, math.nan, math.nan), (4, 0.7, 0.0), (8, 0.9, 1.0)]
+    chart = svg.reliability("t", bins, "note")
+    bars = [
+        tuple(map(float, bar))
+        for bar in re.findall(r'c0 fill" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', chart)
+    ]
+    bottom, top, width = svg.HEIGHT - svg.BOTTOM, svg.TOP, (svg.WIDTH - svg.RIGHT - svg.LEFT) / 4
+    assert [bar[0] for bar in bars] == pytest.approx([svg.LEFT + place * width + 0.5 for place in (0, 2, 3)], abs=0.06)
+    assert [bar[1] for bar in bars] == pytest.approx([(bottom + top) / 2, bottom, top], abs=0.06)
+    assert [bar[3] for bar in bars] == pytest.approx([(bottom - top) / 2, 0, bottom - top], abs=0.06)
+    marks = [float(y) for y in re.findall(r'c1 line" .*? y1="(.*?)"', chart)]
+    assert marks == pytest.approx([bottom - share * (bottom - top) for share in (0.2, 0.7, 0.9)], abs=0.06)
+    counts = [float(height) for height in re.findall(r'c7 fill" .*? height="(.*?)"', chart)]
+    assert counts == pytest.approx([46 / 4, 46 / 2, 46], abs=0.06)
+    assert "nan" not in chart and ">8</text>" in chart
+    assert svg.reliability("t", [(0, math.nan, math.nan)], "") == ""
+
+
+def test_a_diagram_follows_the_bins_of_the_recipe(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    metrics = ["accuracy", {"name": "calibration-error", "bins": 4}]
+    edit(copy / "run.json", lambda record: record["tasks"]["tone"]["config"].update(metrics=metrics))
+    assert "in 4 bins" in reliability_charts(RunFiles(copy))[0]

@@ -327,7 +327,7 @@ def test_a_study_leaves_runs_that_can_be_used_and_a_table(files, tmp_path):
     assert all(one.step_seconds > 0 and not one.error for one in ended)
     assert read_study(tmp_path / "study") == plan.study
     # what the table says of a run is what `mtl eval` says of its folder
-    results, _ = evaluate(tmp_path / "study" / "pcgrad" / "seed-1", [], resamples=1)
+    results = evaluate(tmp_path / "study" / "pcgrad" / "seed-1", [], resamples=1).results
     found = plan.study.record("pcgrad/seed-1").metrics
     assert found["tone"]["accuracy"] == pytest.approx(results["tone"]["dev"]["accuracy"].value, abs=1e-6)
     assert not list((tmp_path / "study").glob("*/*/checkpoints"))

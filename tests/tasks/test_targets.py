@@ -294,3 +294,16 @@ def test_the_contract_notices_a_batch_with_nan():
 def test_predictions_of_two_runs_side_by_side_are_one_run_of_twice_the_rows():
     both = concat([TONES.pack([0, 1]), TONES.pack([2, 2])])
     assert both["index"].tolist() == [0, 1, 2, 2]
+
+
+def test_probabilities_in_a_file_of_predictions_keep_their_digits_and_may_lack_a_class():
+    shares = np.array([[0.1, 0.2, 0.7], [1 / 3, 1 / 3, 1 / 3]], dtype=np.float32)
+    predicted = Ragged({"index": np.array([2, 0]), "probabilities": shares})
+    written = [TONES.as_json(predicted, row, exact=True) for row in range(2)]
+    assert list(written[0]["probabilities"].values()) == [0.1, 0.2, 0.7]
+    read = TONES.from_json(written)
+    assert (read["probabilities"].astype(np.float32) == shares).all()
+    wider = TONES.widen([{"label": "great", "target": None}])
+    assert wider.from_json(written)["probabilities"][:, 3].tolist() == [0, 0]
+    narrower = TONES.from_json([row | {"probabilities": row["probabilities"] | {"other": 0.0}} for row in written])
+    assert (narrower["probabilities"] == read["probabilities"]).all()

@@ -20,7 +20,7 @@ from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.heads.cross_entropy import class_loss
 from mtlcli.heads.linear import Linear
-from mtlcli.metrics.base import Metric
+from mtlcli.metrics.base import Decomposed, Metric
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.schedulers.base import Scheduler, Visit
 from mtlcli.tasks.base import Task
@@ -289,6 +289,18 @@ def test_every_built_in_metric_keeps_the_contract(name):
 
 def test_macro_f1_measures_sets_of_labels_too():
     check_metric(registry.load("metrics", "macro-f1", "test"), TOPICS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {"average": average}) for name in ("f1", "precision", "recall") for average in ("macro", "weighted")),
+        ("roc-auc", {"positive": "fair"}),
+        ("calibration-error", {"bins": 3}),
+    ],
+)
+def test_metrics_keep_the_contract_with_options(name, options):
+    check_metric(registry.load("metrics", name, "test"), GRADES, **options)
 
 
 # What is broken is found: one plugin for each promise
@@ -690,6 +702,39 @@ def test_a_metric_that_ignores_the_resample_is_refused():
             return SimpleNamespace(values=lambda counts: np.full(len(counts), value))
 
     refused(check_metric, Ignores, "expected the value of the repeated rows", GRADES)
+
+
+def test_a_metric_that_cuts_fractions_of_counts_is_refused():
+    class Whole(Metric):
+        """Counts right rows, as whole numbers."""
+
+        measures = frozenset({"classes"})
+
+        def bind(self, predicted, gold):
+            right = predicted["index"] == gold["index"]
+            return SimpleNamespace(
+                values=lambda counts: (counts.astype(int) @ right) / np.maximum(1, counts.astype(int).sum(axis=1))
+            )
+
+    refused(check_metric, Whole, "half of all counts changes the value", GRADES)
+
+
+def test_a_metric_that_reads_probabilities_unannounced_is_refused():
+    class Confidence(Decomposed):
+        """Averages the confidence of right rows."""
+
+        measures = frozenset({"classes"})
+
+        def statistics(self, predicted, gold):
+            right = (predicted["index"] == gold["index"]).astype(float)
+            if "probabilities" in predicted:
+                right *= predicted["probabilities"].max(axis=1)
+            return np.stack([right, np.ones(len(gold))], axis=1)
+
+        def score(self, totals):
+            return totals[:, 0] / totals[:, 1]
+
+    refused(check_metric, Confidence, "expected reads_probabilities = True", GRADES)
 
 
 class Colours(Task):

@@ -118,10 +118,11 @@ def test_a_run_needs_a_task_that_counts(tmp_path, changes, select_by, problem):
 
 
 def test_evaluation_includes_it_only_where_it_is_named(place):
-    results, notes = evaluate(place / "run", resamples=10)
+    evaluation = evaluate(place / "run", resamples=10)
+    results, notes = evaluation.results, list(evaluation.notes)
     assert list(results) == ["tone", "same"]
     assert "auxiliary, and so left out without --task: near" in notes
-    named, _ = evaluate(place / "run", [("near", [str(place / "near-kept.tsv")])], resamples=10)
+    named = evaluate(place / "run", [("near", [str(place / "near-kept.tsv")])], resamples=10)
     assert named["near"]["dev"]["pearson"].n == 14
 
 
@@ -162,7 +163,8 @@ def test_prediction_includes_it_where_no_other_task_can_read_the_texts(tmp_path)
 
 def test_an_ensemble_keeps_it_auxiliary(place, tmp_path):
     write(choose([place / "run", place / "plain"], {}), tmp_path / "both")
-    results, notes = evaluate(tmp_path / "both", resamples=10)
+    evaluation = evaluate(tmp_path / "both", resamples=10)
+    results, notes = evaluation.results, list(evaluation.notes)
     assert list(results) == ["tone", "same"] and any("left out without --task: near" in note for note in notes)
     kept = json.loads((tmp_path / "both" / "results.json").read_text())
     assert list(kept["tasks"]) == ["tone", "same"] and kept["auxiliary"] == ["near"]

@@ -184,20 +184,22 @@ def test_a_probe_draws_rows_of_the_sets_that_select_checkpoints(place, tmp_path)
 
 def test_evaluation_measures_all_sets_or_one(place):
     run = place / "a"
-    measured, notes = evaluate(run, resamples=100)
+    evaluation = evaluate(run, resamples=100)
+    measured, notes = evaluation.results, list(evaluation.notes)
     assert list(measured["tone"]) == ["dev.de", "dev.other", "dev", "test.fr", "test.other", "test"]
     assert measured["tone"]["dev.de"]["accuracy"].value == pytest.approx(
         results(run)["tone"]["dev.de"]["accuracy"]["value"]
     )
     assert measured["tone"]["test"]["accuracy"].sets == ("fr", "other")
     assert any("tone test fr: 40 rows of" in note and 'language is "fr"' in note for note in notes)
-    one, notes = evaluate(run, splits=["dev.de"], resamples=10)
+    evaluation = evaluate(run, splits=["dev.de"], resamples=10)
+    one, notes = evaluation.results, list(evaluation.notes)
     assert {task: list(splits) for task, splits in one.items()} == {"tone": ["dev.de"]}
     assert "same: no labeled rows of dev.de" in notes
 
 
 def test_the_mean_needs_every_set_that_selects_checkpoints(place):
-    assert list(evaluate(place / "a", splits=["dev.de", "dev.other"], resamples=10)[0]["tone"]) == [
+    assert list(evaluate(place / "a", splits=["dev.de", "dev.other"], resamples=10)["tone"]) == [
         "dev.de",
         "dev.other",
         "dev",
@@ -222,13 +224,14 @@ def test_a_set_that_is_not_there_is_one_line(place, split, problem):
 
 def test_another_file_is_filtered_and_grouped_as_set_says(place):
     rows = [("tone", [str(place / "languages.tsv")])]
-    whole, _ = evaluate(place / "b", rows, resamples=10)
+    whole = evaluate(place / "b", rows, resamples=10)
     assert (whole["tone"]["dev"]["accuracy"].n, whole["tone"]["dev"]["accuracy"].groups) == (60, 10)
     changes = [(("tasks", "tone", "where"), {"language": ["en", "fr"]}), (("tasks", "tone", "group"), None)]
-    part, notes = evaluate(place / "b", rows, changes=changes, resamples=10)
+    evaluation = evaluate(place / "b", rows, changes=changes, resamples=10)
+    part, notes = evaluation.results, list(evaluation.notes)
     assert (part["tone"]["dev"]["accuracy"].n, part["tone"]["dev"]["accuracy"].groups) == (40, None)
     assert any("20 rows of" in note and 'language is "en" or "fr"' in note for note in notes)
-    of_set, _ = evaluate(place / "b", rows, splits=["test.fr"], resamples=10)
+    of_set = evaluate(place / "b", rows, splits=["test.fr"], resamples=10)
     assert of_set["tone"]["test.fr"]["accuracy"].n == 20
 
 

@@ -191,10 +191,10 @@ def test_a_run_without_a_dev_file_is_evaluated_on_held_out_rows(files, tmp_path)
         results["tone"]["dev"]["accuracy"].n == 10 and results["same"]["dev"]["accuracy"].n == 12
     )  # of 40 and 50 rows
     assert load_run(tmp_path / "run")[0].record["config"]["tasks"]["tone"]["dev"] == "25%"
-    measured, _ = evaluate(tmp_path / "run", splits=["train", "dev"], resamples=10)
+    measured = evaluate(tmp_path / "run", splits=["train", "dev"], resamples=10)
     assert measured["tone"]["dev"]["accuracy"].value == pytest.approx(results["tone"]["dev"]["accuracy"].value)
     assert measured["tone"]["train"]["accuracy"].n == 30
-    whole, _ = evaluate(tmp_path / "run", [("tone", [str(files / "tone-train.tsv")])], splits=["dev"], resamples=10)
+    whole = evaluate(tmp_path / "run", [("tone", [str(files / "tone-train.tsv")])], splits=["dev"], resamples=10)
     assert whole["tone"]["dev"]["accuracy"].n == 40
 
 

@@ -1,11 +1,11 @@
 """Spans that sequences of tags mark, for all sentences at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mtlcli.tasks.schemes import parts_of
-from mtlcli.tasks.tags import UNKNOWN, Tags
 
 
 @dataclass(frozen=True)
@@ -26,49 +26,54 @@ class Spans:
         return Spans(self.row[which], self.start[which], self.length[which], self.type[which])
 
 
-def spans_in(target: Tags, tags: np.ndarray, starts: np.ndarray, *, strict: bool = False) -> Spans:
+def spans_in(
+    labels: Sequence[str], types: Sequence[str], tags: np.ndarray, starts: np.ndarray, *, strict: bool = False
+) -> Spans:
     """Return the spans of tags (m,) of n rows.
 
     As conlleval reads them, a span begins at B, and at I behind O, another type or a border of rows. With `strict`, as in seqeval's
     strict mode for IOB2, a span begins at B alone, and an I tag that continues none is no part of any.
 
     Args:
+        labels: names of the tags in index order, BIO or IOBES as they are learned.
+        types: types of the spans; a type that is none of them gets a number beyond theirs.
+        tags: indices of tags; negative for a word without one, which is in no span.
         starts: (n + 1,), first word of each row.
     """
-    begins, outside, types = _parts(target, tags)
+    begins, outside, type_of = _parts(labels, types, tags)
     rows = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     same_row = np.zeros(len(tags), dtype=bool)
     same_row[1:] = rows[1:] == rows[:-1]
     same_type = np.zeros(len(tags), dtype=bool)
-    same_type[1:] = (types[1:] == types[:-1]) & ~outside[1:] & ~outside[:-1]
+    same_type[1:] = (type_of[1:] == type_of[:-1]) & ~outside[1:] & ~outside[:-1]
     continues = ~outside & ~begins & same_row & same_type
     first = ~outside & ~continues
     number = np.cumsum(first) - 1
     lengths = np.bincount(number[~outside], minlength=int(first.sum()))
     at = np.flatnonzero(first)
-    spans = Spans(rows[at], at, lengths, types[at])
+    spans = Spans(rows[at], at, lengths, type_of[at])
     return spans.take(begins[at]) if strict else spans
 
 
-def _parts(target: Tags, tags: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _parts(labels: Sequence[str], types: Sequence[str], tags: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which tags begin a span, which are outside, and the numbers of their types, each (m,).
 
-    Tags are BIO or IOBES as they are learned; behind E or S no tag of theirs continues, for only B and S can follow in IOBES.
+    Behind E or S no tag of a span continues it, for only B and S can follow in IOBES.
     """
-    known = len(target.labels)
-    parts = [parts_of(label) for label in target.labels]
-    kinds = {kind: number for number, kind in enumerate(target.types)}
+    known = len(labels)
+    parts = [parts_of(label) for label in labels]
+    kinds = {kind: number for number, kind in enumerate(types)}
     begin = np.array([prefix in "BS" for prefix, _ in parts])
     is_outside = np.array([not kind for _, kind in parts])
     kind = np.array([kinds.get(kind, -1) for _, kind in parts])
     unseen = tags >= known
-    index = np.where(unseen | (tags == UNKNOWN), 0, tags)
-    begins, outside, types = begin[index], is_outside[index] | (tags == UNKNOWN), kind[index]
+    index = np.where(unseen | (tags < 0), 0, tags)
+    begins, outside, type_of = begin[index], is_outside[index] | (tags < 0), kind[index]
     beyond = tags - known
     begins = np.where(unseen, beyond % 2 == 0, begins)
     outside = np.where(unseen, False, outside)
-    types = np.where(unseen, len(kinds) + beyond // 2, types)
-    return begins, outside, types
+    type_of = np.where(unseen, len(kinds) + beyond // 2, type_of)
+    return begins, outside, type_of
 
 
 def matches(predicted: Spans, gold: Spans) -> np.ndarray:
