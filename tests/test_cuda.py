@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mtlcli.config.layers import Layer, read_recipe
+from mtlcli.config.resolve import resolve
 from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.training.engine import TaskLoss
 from mtlcli.training.events import Finished, Stepped
@@ -21,6 +23,29 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("files"))
+
+
+ROOT = Path(__file__).parent.parent
+KINDS = ("tagging", "reading", "ratings", "multi-label", "several-columns")
+"""Examples that together have every kind of task."""
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("method", ["equal", "uncertainty+pcgrad"])
+def test_every_kind_of_task_has_the_losses_of_the_cpu(name, method, monkeypatch):
+    monkeypatch.chdir(ROOT / "examples")  # where the paths of the recipes begin
+    losses = []
+    for device in ("cpu", "cuda"):
+        flags = Layer({"training": {"device": device, "precision": "fp32"}, "balancer": method})
+        recipe = ROOT / "examples" / f"{name}.yaml"
+        run, combined = step(resolve([read_recipe(recipe), flags]))
+        losses.append(combined.losses.cpu())
+        for index in range(len(run.model.names)):
+            batch = run.train[index].next().to(run.device)
+            with torch.no_grad():
+                decoded = run.model.decode(index, run.model(index, batch), batch)
+            assert len(decoded) == batch.count
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
 
 
 def step(config):

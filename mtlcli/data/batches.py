@@ -182,8 +182,7 @@ class TaskBatches:
     """The endless sequence of a task's batches. `cursor` counts the batches taken so far and is the whole state.
 
     With the composition "pairs-of-classes" a batch is two rows of every class, and `batch_size` has no effect. With `balanced`, a
-    pass has equally many rows of every class. The order of the rows is a function of `name` and the seed; tasks of one `group` have the
-    same.
+    pass has equally many rows of every class. Tasks of one `group` have the same `order`, a name that the order of rows depends on.
     """
 
     def __init__(
@@ -197,8 +196,11 @@ class TaskBatches:
         composition: str | None = None,
         balanced: bool = False,
         group: int | None = None,
+        order: str | None = None,
     ) -> None:
         self.tokenized, self.group = tokenized, group
+        # The order of the rows is a function of this name and the seed.
+        self.order_name = order or name
         self.task, self.name, self.batch_size, self.seed = task, name, batch_size, seed
         self._pairs: np.ndarray | None = None
         self._balanced: np.ndarray | None = None
@@ -226,10 +228,10 @@ class TaskBatches:
 
     def _pass(self, number: int) -> list[np.ndarray]:
         if self._pairs is not None:
-            return pass_of_pairs(self._pairs, self.seed, self.name, number)
+            return pass_of_pairs(self._pairs, self.seed, self.order_name, number)
         if self._balanced is not None:
-            return balanced_pass(self._lengths, self._balanced, self.batch_size, self.seed, self.name, number)
-        return pass_order(self._lengths, self.batch_size, self.seed, self.name, number)
+            return balanced_pass(self._lengths, self._balanced, self.batch_size, self.seed, self.order_name, number)
+        return pass_order(self._lengths, self.batch_size, self.seed, self.order_name, number)
 
     def longest(self) -> Batch:
         """Return the batch of the longest rows, which needs the most memory."""

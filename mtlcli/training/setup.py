@@ -192,12 +192,13 @@ def set_up(
         TaskBatches(
             tokenized[fact.name, "train"],
             task=index,
-            name=order_names[index],
+            name=fact.name,
             batch_size=size,
             seed=run.seed,
             composition=composition_of(config, fact.name),
             balanced=config.tasks[fact.name].sampling == "balanced",
             group=groups[index],
+            order=order_names[index],
         )
         for index, (fact, size) in enumerate(zip(facts, sizes, strict=True))
     )
