@@ -413,7 +413,7 @@ def read_split(
             continue
         label = _label_in(row, columns.labels, target, source)
         texts, problem = _texts_in(row, columns, source, encoding)
-        is_labeled = not (keep_unlabeled and _is_missing(label))
+        is_labeled = not (keep_unlabeled and target.is_missing(label))
         if isinstance(label, str) and label in no_label:
             marks[label] += 1
             if not keep_unlabeled:
@@ -516,13 +516,6 @@ def read_split(
         None if group_column is None else RowGroups.of(groups),
         None if weight_column is None else np.asarray(weights, dtype=np.float64),
     )  # fmt: skip
-
-
-def _is_missing(label: Any) -> bool:
-    """Return whether a row states no label: an empty cell, null, or empty cells of all columns."""
-    if isinstance(label, dict):
-        return all(_is_missing(value) for value in label.values())
-    return label is None or label == ""
 
 
 def _chosen(values: list[V], numbers: Sequence[int]) -> list[V]:

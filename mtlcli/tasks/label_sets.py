@@ -15,7 +15,7 @@ from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
 from mtlcli.tasks.set_labels import Marks, marks_in
 from mtlcli.tasks.spelling import float_spellings, look_alikes, plain_form
-from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target
+from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target, states_nothing
 from mtlcli.tasks.thresholds import HALF, tuned_thresholds
 from mtlcli.tasks.words import Text
 
@@ -140,6 +140,14 @@ class LabelSets(Target):
     @cached_property
     def _all(self) -> tuple[int, ...]:
         return tuple(range(len(self.labels)))
+
+    def is_missing(self, label: Any) -> bool:
+        """Return whether a label states nothing; an empty text is a row without labels."""
+        return label != "" and states_nothing(label)
+
+    def unlabeled(self, raw: Raw) -> Row:
+        """Return a row of which no label is known."""
+        return Row(unknown=self._all)
 
     def _marks(self, raw: Raw) -> Marks | None:
         """Return what a row says, numbers replaced by the labels that they count."""

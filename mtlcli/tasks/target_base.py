@@ -25,6 +25,14 @@ Form = Literal["columns", "nested"]
 """A label besides the text of one cell: `columns`, the texts of several columns by name; `nested`, a list or object of JSON or
 Parquet as it is, None for null and for a missing key."""
 
+
+def states_nothing(label: Any) -> bool:
+    """Return whether a label is an empty cell, null, or empty cells of all columns."""
+    if isinstance(label, Mapping):
+        return all(states_nothing(value) for value in label.values())
+    return label is None or label == ""
+
+
 LossOf = Callable[[Tensors], "Tensor"]
 """A head's loss (n,) of one output for other labels."""
 
@@ -122,6 +130,10 @@ class Target(ABC):
         Raises:
             BadLabel: the row cannot be used; says what was found and what was expected.
         """
+
+    def is_missing(self, label: Any) -> bool:
+        """Return whether a label, in one of the target's forms, states nothing."""
+        return states_nothing(label)
 
     def unlabeled(self, raw: Raw) -> Any:
         """Return the item or items of a row without a label, which have no units.

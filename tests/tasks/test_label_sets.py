@@ -67,6 +67,13 @@ def test_nothing_is_no_label_and_null_is_unknown():
     assert sets(*columns) == [[1, UNKNOWN, 0], [UNKNOWN] * 3, [UNKNOWN, UNKNOWN, 1]]
 
 
+def test_of_a_file_of_several_tasks_null_is_a_row_without_a_label_and_an_empty_cell_one_without_labels():
+    forms = ("", [], "praise", None, {"praise": "", "speed": None}, {"praise": "0", "speed": ""})
+    assert [DECLARED.is_missing(form) for form in forms] == [False, False, False, True, True, False]
+    assert Classes.named("a", "b").is_missing("")
+    assert DECLARED.unlabeled({"label": None}) == DECLARED.parse({"label": None})
+
+
 @pytest.mark.parametrize(
     ("label", "message"),
     [
