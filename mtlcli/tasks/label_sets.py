@@ -11,6 +11,7 @@ import numpy as np
 
 from mtlcli.errors import MtlError, did_you_mean, one_of, quotable
 from mtlcli.tasks.class_loss import LARGEST_WEIGHT
+from mtlcli.tasks.class_matches import ClassMatches
 from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors
 from mtlcli.tasks.set_labels import Marks, marks_in
@@ -485,6 +486,11 @@ class LabelSets(Target):
             more |= dict.fromkeys([*row.get("labels", ()), *row.get("probabilities", ()), *(row["target"] or ())])
         new = [name for name in more if name and name not in self._indices]
         return replace(self, names=(*self.labels, *new), thresholds=None) if new else self
+
+    def class_matches(self, predicted: Arrays, gold: Arrays) -> ClassMatches:
+        """Return the labels that hold and those that are predicted, in rows that say whether they hold."""
+        chosen, holds = (predicted["set"] == 1) & (gold["set"] != UNKNOWN), gold["set"] == 1
+        return ClassMatches(self.labels, np.argwhere(holds), np.argwhere(chosen), np.argwhere(chosen & holds))
 
     def cells(self) -> list[str]:
         """Return `labels`, and `probability.LABEL` of each label."""

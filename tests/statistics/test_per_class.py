@@ -8,6 +8,7 @@ from labels import SCORE, rows
 from mtlcli.statistics.bootstrap import exact_interval
 from mtlcli.statistics.groups import RowGroups, effective_units
 from mtlcli.statistics.per_class import per_class
+from mtlcli.tasks.label_sets import LabelSets
 from mtlcli.tasks.targets import UNSEEN, Classes, Ragged, Tags
 
 ABC = Classes.named("a", "b", "c", "never")
@@ -161,3 +162,13 @@ def test_without_resamples_there_are_values_and_no_intervals():
 def test_sentences_without_spans_have_no_classes():
     nothing = tags(SPANS, ["O", "O"], ["O"])
     assert per_class(SPANS, nothing, nothing, resamples=10) == ()
+
+
+def test_labels_of_sets_are_classes_and_rows_that_do_not_say_are_left_out():
+    target = LabelSets(("praise", "speed"))
+    gold = Ragged({"set": np.array([[1, 0], [1, 1], [0, 255]], dtype=np.uint8), "unseen": np.zeros(3, dtype=np.int64)})
+    predicted = Ragged({"set": np.array([[1, 1], [0, 1], [0, 1]], dtype=np.uint8)})
+    by_name = {of_class.label: of_class for of_class in per_class(target, predicted, gold, resamples=10)}
+    assert values(by_name["praise"]) == pytest.approx((1, 0.5, 2 / 3))
+    assert values(by_name["speed"]) == pytest.approx((0.5, 1, 2 / 3))
+    assert (by_name["praise"].support, by_name["speed"].predicted) == (2, 2)
