@@ -68,7 +68,7 @@ def test_predictions_that_are_all_wrong_can_only_be_better_elsewhere():
 
 @pytest.mark.parametrize(("count", "n"), [(7, 100), (29, 100), (81, 141), (114, 141)])  # 7 / 100 * 100 > 7 in floats
 def test_the_interval_of_a_share_is_that_of_its_count_though_shares_are_rounded(count, n):
-    assert bootstrap._interval_of_share(count / n, n, 0.95) == exact_interval(count, n)
+    assert bootstrap.interval_of_share(count / n, n) == exact_interval(count, n)
 
 
 @pytest.mark.parametrize("metric", [Accuracy(CLASSES), MacroF1(CLASSES)], ids=["accuracy", "macro_f1"])
