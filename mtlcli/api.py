@@ -239,8 +239,8 @@ def load(
     Args:
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: fp32 or bf16.
-        threshold: of tasks with any number of labels, the probability from which labels are predicted; by default the thresholds
-            that the run tuned on dev.
+        threshold: probability from which labels are predicted, and answers given, in tasks with any number of labels or with
+            questions that have no answer; by default the thresholds that the run tuned on dev.
 
     Raises:
         MtlError: the folder holds no model, one of its files is damaged, or no task has thresholds.

@@ -97,7 +97,7 @@ def predict(
             "--threshold",
             min=0,
             max=1,
-            help="Predict the labels of this probability or more. [default: the thresholds that the run tuned on dev]",
+            help="Predict labels and answers of this probability or more. [default: the thresholds that the run tuned on dev]",
         ),
     ] = None,
     batch_tokens: Annotated[

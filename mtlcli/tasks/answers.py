@@ -258,7 +258,9 @@ class Answers(Target):
         return replace(self, threshold=sum(stated) / len(stated)) if len(stated) == len(thresholds) else self
 
     def is_answered(self, predicted: Arrays) -> np.ndarray:
-        """Return which questions get an answer (n,) bool."""
+        """Return which questions get an answer (n,) bool: as another run decided, where predictions say so."""
+        if "answered" in predicted:
+            return predicted["answered"]
         if self.threshold is None:
             return np.ones(len(predicted), dtype=bool)
         return predicted["score"] >= self.threshold
@@ -294,8 +296,9 @@ class Answers(Target):
         return "" if self.threshold is None else f"log-odds from {self.threshold:.3g} on are an answer"
 
     def with_threshold(self, threshold: float, where: str) -> "Answers":
-        """Return the target with this threshold of the log-odds."""
-        return replace(self, threshold=threshold)
+        """Return the target with the log-odds of this probability of an answer as its threshold."""
+        with np.errstate(divide="ignore"):
+            return replace(self, threshold=float(np.log(threshold) - np.log1p(-threshold)))
 
     def as_json(
         self, predicted: Arrays, row: int, texts: Sequence[Text] = (), *, exact: bool = False
@@ -303,25 +306,28 @@ class Answers(Target):
         """Return `answer`, empty where there is none, its `start` and `end` in characters, and its `log_odds` against no
         answer.
 
-        With `exact`, start and end are those of the best span even where it is no answer.
+        With `exact`, start and end are those of the best span even where it is no answer, and `answered` says whether it is one.
         """
         start, end, score = (predicted[name][row].item() for name in ("start", "end", "score"))
         answered = bool(self.is_answered(predicted.take(np.array([row])))[0])
         values: dict[str, Any] = {"answer": str(texts[CONTEXT])[start:end] if answered else ""} if texts else {}
         if exact:
-            return {**values, "start": start, "end": end, "log_odds": score}
+            return {**values, "start": start, "end": end, "log_odds": score, "answered": answered}
         shown = (start, end) if answered else (None, None)
         return {**values, "start": shown[0], "end": shown[1], "log_odds": round(score, 6)}
 
     def from_json(self, rows: Sequence[Mapping[str, Any]]) -> Arrays:
-        """Return `start`, `end` and `score`."""
-        return Ragged(
+        """Return `start`, `end` and `score`, and `answered`, because each run has a threshold of its own."""
+        predicted = Ragged(
             {
                 "start": np.array([int(row["start"]) for row in rows], dtype=np.int64),
                 "end": np.array([int(row["end"]) for row in rows], dtype=np.int64),
                 "score": np.array([float(row["log_odds"]) for row in rows], dtype=np.float64),
             }
         )
+        stated = [row.get("answered") for row in rows]
+        answered = self.is_answered(predicted) if None in stated else np.array(stated, dtype=bool)
+        return Ragged({**predicted.fields, "answered": answered})
 
     def gold_json(self, gold: Arrays, row: int) -> dict[str, Any] | None:
         """Return the `context`, and the spans of its `answers`."""

@@ -134,6 +134,23 @@ def test_a_score_below_the_threshold_is_no_answer():
     assert Answers(1.0).as_cells(vote, 0, texts) == {"answer": "", "start": "", "end": "", "log_odds": "0.500000"}
 
 
+def test_predictions_of_a_run_keep_its_decisions_under_the_threshold_of_another():
+    (vote,) = votes((9, 14, 0.5))
+    written = [Answers(1.0).as_json(vote, 0, exact=True)]
+    assert written == [{"start": 9, "end": 14, "log_odds": 0.5, "answered": False}]
+    again = Answers(0.0).from_json(written)
+    assert Answers(0.0).is_answered(again).tolist() == [False]
+    assert Answers(0.0).from_json([{"start": 9, "end": 14, "log_odds": 0.5}])["answered"].tolist() == [True]
+
+
+def test_a_threshold_is_a_probability_of_an_answer():
+    assert Answers(3.0).with_threshold(0.5, "t").threshold == 0
+    assert Answers(3.0).with_threshold(0.75, "t").threshold == pytest.approx(np.log(3))
+    (vote,) = votes((9, 14, -40.0))
+    answers = [Answers(3.0).with_threshold(threshold, "t").is_answered(vote)[0] for threshold in (0.0, 1e-9, 1.0)]
+    assert answers == [True, False, False]
+
+
 def test_questions_without_an_answer_in_dev_alone_are_remarked():
     target = Answers().fit([raw("not")])
     gold = target.pack([Row(CONTEXT, ()), Row(CONTEXT, ((0, 2),))])
