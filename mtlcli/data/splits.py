@@ -449,9 +449,9 @@ def read_split(
     leaves_out = missing > 0 and (not fit or 2 * missing > total)
     kept = [number for number in range(total) if not (leaves_out and without_label[number])]
     if fit and total > missing:
-        labeled = [raw for raw, is_missing in zip(raws, without_label, strict=True) if not is_missing]
+        with_label = [raw for raw, is_missing in zip(raws, without_label, strict=True) if not is_missing]
         try:
-            target = target.fit(labeled)
+            target = target.fit(with_label)
         except MtlError as error:
             raise MtlError(*(f"{source.name}: tasks.{task.name}.{line}" for line in error.lines)) from None
         # What training settles, such as a scheme of tags, can make a row bad that looked fine before.

@@ -49,7 +49,7 @@ def data(tmp_path_factory) -> Path:
         },
         "encoder": {"name": "tiny", "layers": 1, "dim": 32, "max_length": 16},
         "optimizer": {"lr": 5e-3, "head_lr": 5e-3},
-        "training": {"epochs": 6, "batch_size": 8, "device": "cpu"},
+        "training": {"epochs": 8, "batch_size": 8, "device": "cpu"},
     }  # fmt: skip
     (folder / "recipe.json").write_text(json.dumps(recipe))
     return folder
