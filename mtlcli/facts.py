@@ -21,6 +21,7 @@ class TaskFacts:
         target: the prediction target, fitted on the training rows.
         dev_rows: number of dev rows, 0 for a task without; None if unknown.
         class_loss: what changes the cross-entropy of its classes in training; plain in a finished run.
+        head_guess: loss per unit of a model that knows nothing of the text, as its head states it; None: that of the target.
     """
 
     name: str
@@ -29,12 +30,18 @@ class TaskFacts:
     target: Target
     dev_rows: int | None = None
     class_loss: ClassLoss = field(default_factory=ClassLoss)
+    head_guess: float | None = None
+
+    @property
+    def dev_guess(self) -> float:
+        """Return the loss per unit on dev of a model that knows nothing of the text."""
+        return self.target.guess if self.head_guess is None else self.head_guess
 
     @property
     def guess(self) -> float:
-        """Return the training loss per unit of a model that knows nothing of the text; that on dev is `target.guess`."""
+        """Return the training loss per unit of a model that knows nothing of the text."""
         classes = self.target.alternatives
-        return self.target.guess * (self.class_loss.scale(classes) if classes > 1 else 1.0)
+        return self.dev_guess * (self.class_loss.scale(classes) if classes > 1 else 1.0)
 
 
 @dataclass(frozen=True)

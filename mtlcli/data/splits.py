@@ -354,7 +354,7 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: boo
 def _labels_of(source: Source, config: TaskConfig, task: Task) -> tuple[str, ...]:
     """Return the label columns of the configuration, of the task, or by a common name in the header; empty for none of them."""
     usual: Mapping[str, tuple[str, ...]] = {"word": TAG_NAMES, "query": ANSWER_NAMES}
-    names = (*usual.get(task.target.unit, ()), *LABEL_NAMES)
+    names = (*task.usual_labels, *usual.get(task.target.unit, ()), *LABEL_NAMES)
     if isinstance(source, FileSource) and source.format.name == "conll":
         names = ("-1",)  # the last column
     common = (columns for name in names if (columns := (name,) if name == "-1" else _named(source, (name,))))
@@ -449,7 +449,11 @@ def read_split(
     leaves_out = missing > 0 and (not fit or 2 * missing > total)
     kept = [number for number in range(total) if not (leaves_out and without_label[number])]
     if fit and total > missing:
-        target = target.fit([raw for raw, is_missing in zip(raws, without_label, strict=True) if not is_missing])
+        with_label = [raw for raw, is_missing in zip(raws, without_label, strict=True) if not is_missing]
+        try:
+            target = target.fit(with_label)
+        except MtlError as error:
+            raise MtlError(*(f"{source.name}: tasks.{task.name}.{line}" for line in error.lines)) from None
         # What training settles, such as a scheme of tags, can make a row bad that looked fine before.
         fitting: list[int] = []
         for number in kept:

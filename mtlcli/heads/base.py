@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtlcli.facts import TaskFacts
 from mtlcli.tasks.items import Items
-from mtlcli.tasks.targets import Tensors
+from mtlcli.tasks.targets import Target, Tensors
 
 Composition = Literal["pairs-of-classes"]
 """What a head can require of its training batches: two rows of each class, the first rows of all classes before the second ones."""
@@ -77,6 +77,7 @@ class Head(nn.Module, ABC):
         items: the encoding whose items it predicts, such as `words`; empty for a head that predicts one thing for a row.
         own_loss: True if the loss is no `CrossEntropy` of classes, so that `class_weights`, `label_smoothing` and `focal` are rejected
             before data is read. Of other heads, those that hold no `CrossEntropy` are rejected once they are built.
+        unsupported_options: which of these three the loss does not support, for a head that supports the others.
         composition: what training batches must be made of; None: any rows of similar length.
         layer: hidden layer that this head reads; None: the layer of the run.
         all_layers: whether it reads other hidden states too.
@@ -87,6 +88,7 @@ class Head(nn.Module, ABC):
     sides: ClassVar[tuple[int, ...]] = (1,)
     items: ClassVar[str] = ""
     own_loss: ClassVar[bool] = False
+    unsupported_options: ClassVar[frozenset[str]] = frozenset()
     composition: ClassVar[Composition | None] = None
     layer: int | None = None
     all_layers: bool = False
@@ -95,6 +97,11 @@ class Head(nn.Module, ABC):
     def __init__(self, facts: HeadFacts) -> None:
         super().__init__()
         self.facts = facts
+
+    @classmethod
+    def guess(cls, target: Target) -> float:
+        """Return the loss per unit of a model that knows nothing of the text, for a head whose loss is not that of the target."""
+        return target.guess
 
     @abstractmethod
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:

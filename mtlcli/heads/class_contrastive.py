@@ -9,8 +9,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mtlcli.errors import MtlError
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
+from mtlcli.heads.rank_scores import decoded
 from mtlcli.tasks.items import Items
-from mtlcli.tasks.targets import UNSEEN, Classes, Distributions, Ragged, Tensors
+from mtlcli.tasks.targets import UNSEEN, Classes, Distributions, Ragged, Ranks, Tensors
 
 
 class ClassContrastive(Head):
@@ -91,8 +92,10 @@ class ClassContrastive(Head):
         self.seen += counts > 0
 
     def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
-        """Return the class of the nearest centroid, and the softmax over all of them."""
+        """Return the class of the nearest centroid, for ordered classes see `Ranks.decode`, and the softmax over all of them."""
         probabilities = torch.softmax(self.predicted(output), dim=-1)
+        if isinstance(self.facts.task.target, Ranks):
+            return decoded(self.facts.task.target, probabilities)
         return Ragged({"index": probabilities.argmax(-1), "probabilities": probabilities})
 
 

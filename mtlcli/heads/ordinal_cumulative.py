@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
 from mtlcli.heads.cross_entropy import CrossEntropy
-from mtlcli.heads.ordinal_coral import decoded, ranks_of, start_of
+from mtlcli.heads.rank_scores import RankScore, decoded, log_odds_above, ranks_of
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import Tensors
 
@@ -22,8 +22,11 @@ class OrdinalCumulative(Head):
 
     Each threshold is the one before it plus softplus of a parameter, so that they stay in order and every class has a positive
     probability, sigmoid(theta_k - s) - sigmoid(theta_{k-1} - s). The loss is the cross-entropy of these probabilities, in training with
-    the options of the task. Thresholds start where the shares of the training rows put them.
+    the class weights and the focal loss of the task. Thresholds start where the shares of the training rows put them.
     """
+
+    # A uniform share of every label says that the lowest class is as near to the highest as its neighbor is.
+    unsupported_options = frozenset({"label_smoothing"})
 
     def __init__(
         self,
@@ -33,12 +36,11 @@ class OrdinalCumulative(Head):
     ) -> None:
         super().__init__(facts)
         self.target = ranks_of(facts)
-        self.dropout = nn.Dropout(dropout)
-        self.score = nn.Linear(facts.dim, 1, bias=False)
-        thresholds = -torch.tensor(start_of(self.target), dtype=torch.float64)
-        steps = thresholds.diff().clamp_min(SMALLEST_STEP)
+        self.score = RankScore(facts.dim, dropout)
+        thresholds = -torch.tensor(log_odds_above(self.target), dtype=torch.float64)
+        gaps = thresholds.diff().clamp_min(SMALLEST_STEP)
         self.first = nn.Parameter(thresholds[:1].float())
-        self.steps = nn.Parameter(torch.log(torch.expm1(steps)).float())  # the inverse of softplus
+        self.steps = nn.Parameter(torch.log(torch.expm1(gaps)).float())  # the inverse of softplus
         self.cross_entropy = CrossEntropy(facts.task.class_loss)
 
     def thresholds(self) -> Tensor:
@@ -47,9 +49,9 @@ class OrdinalCumulative(Head):
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """Return the logarithms of the class probabilities (n, C) float32."""
-        score = self.score(self.dropout(encodings[0].pooled)).float()
+        score = self.score(encodings[0])
         with torch.autocast(score.device.type, enabled=False):
-            return log_probabilities(self.thresholds() - score)
+            return log_probabilities(self.thresholds() - score, softplus(self.steps))
 
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
         """Return the cross-entropy (n,), in training with the options of the task."""
@@ -61,12 +63,18 @@ class OrdinalCumulative(Head):
         return decoded(self.target, torch.softmax(output.float(), dim=-1))
 
 
-def log_probabilities(cumulative: Tensor) -> Tensor:
-    """Return the logarithms of the class probabilities (n, C) from the logits of y <= k (n, C - 1), ascending in k.
+def log_probabilities(cumulative: Tensor, gaps: Tensor) -> Tensor:
+    """Return the logarithms of the class probabilities (n, C).
 
     log(sigmoid(a) - sigmoid(b)) = logsigmoid(a) + logsigmoid(-b) + log(1 - exp(b - a)) for a > b, which loses no digits where both
     are near 0 or near 1.
+
+    Args:
+        cumulative: logits of y <= k (n, C - 1), ascending in k.
+        gaps: their differences (C - 2,), which are the same for all rows. Differences of the rounded logits can be 0 for a class
+            that training rows never have, whose thresholds move together.
     """
     upper, lower = cumulative[:, 1:], cumulative[:, :-1]
-    between = logsigmoid(upper) + logsigmoid(-lower) + torch.log1p(-torch.exp(lower - upper))
+    width = torch.log(-torch.expm1(-gaps.clamp_min(torch.finfo(gaps.dtype).tiny)))
+    between = logsigmoid(upper) + logsigmoid(-lower) + width
     return torch.cat([logsigmoid(cumulative[:, :1]), between, logsigmoid(-cumulative[:, -1:])], dim=1)

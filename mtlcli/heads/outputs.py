@@ -10,6 +10,7 @@ from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.heads.binary_cross_entropy import BinaryCrossEntropy
 from mtlcli.heads.cross_entropy import CrossEntropy
+from mtlcli.heads.rank_scores import decoded
 from mtlcli.tasks.class_loss import ClassLoss
 from mtlcli.tasks.targets import Classes, Distributions, LabelSets, Ragged, Ranks, Score, Tensors
 
@@ -72,9 +73,7 @@ class RankOutput(ClassOutput):
 
     def decode(self, output: Tensor) -> Tensors:
         """Return the softmax and its class, see `Ranks.decode`."""
-        probabilities = torch.softmax(output.float(), dim=-1)
-        index = self.target.decided(probabilities.detach().double().cpu().numpy())
-        return Ragged({"index": torch.from_numpy(index).to(output.device), "probabilities": probabilities})
+        return decoded(self.target, torch.softmax(output.float(), dim=-1))
 
 
 class DistributionOutput(Output):

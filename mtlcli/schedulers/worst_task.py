@@ -52,7 +52,7 @@ class WorstTask(Scheduler):
         """Return the relative dev loss by task; -1 if there is none."""
         units = {
             "first": self.first.tolist(),
-            "chance": [task.target.guess for task in self.run.tasks],
+            "chance": [task.dev_guess for task in self.run.tasks],
             "none": [1.0] * len(self.run.tasks),
         }[self.relative]
         last = self.last.tolist()

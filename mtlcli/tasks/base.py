@@ -27,6 +27,7 @@ class Task(ABC):
         pair: whether a row holds two texts.
         usual_texts: names of text columns that files of this kind often have, tried in order where `texts` is empty; empty for
             those of all kinds.
+        usual_labels: names of label columns that files of this kind often have, tried before those of all kinds.
         text_columns: how many columns the texts can be in; empty for one, or two of a pair.
         no_label: default marks of rows without a label, which are left out.
         target: what is predicted, such as `Classes` or `Score`.
@@ -41,6 +42,7 @@ class Task(ABC):
     label: ClassVar[str] = ""
     pair: ClassVar[bool] = False
     usual_texts: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    usual_labels: ClassVar[tuple[str, ...]] = ()
     text_columns: ClassVar[tuple[int, ...]] = ()
     no_label: ClassVar[tuple[str, ...]] = ()
     target: Target

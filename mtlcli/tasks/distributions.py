@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtlcli.errors import quotable
+from mtlcli.errors import MtlError, did_you_mean, quotable
 from mtlcli.tasks.classes import Classes
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.numbers import number_in
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+LONGEST_LIST = 8
+"""Classes that a message lists."""
 TOLERANCE = 1e-3
 """How far the sum of probabilities may be from 1."""
 
@@ -47,6 +49,15 @@ class Distributions(Classes):
     strata = Target.strata
     confusion = Target.confusion
     class_matches = Target.class_matches
+    with_positive = Target.with_positive
+
+    def spelled(self, aliases: Mapping[str, str] | None, normalize: bool, where: str) -> "Self":
+        """Return the classes with other names of columns or keys."""
+        if normalize:
+            raise MtlError(
+                f"{where}.normalize_labels: the classes of this task are names of columns or keys; merge them with aliases"
+            )
+        return super().spelled(aliases, normalize, where)
 
     def describe(self) -> str:
         """Return `a distribution over joy, fear`."""
@@ -65,12 +76,13 @@ class Distributions(Classes):
         if self.values is None:
             return np.zeros(0)
         unknown = [name for name in stated if name not in self._by_name]
-        if unknown and self.learned:
-            raise BadLabel("label", f": the class '{quotable(unknown[0])}' is not one of training")
         if unknown:
-            raise BadLabel(
-                "label", f": found the class '{quotable(unknown[0])}', expected some of {', '.join(self.labels[:8])}"
+            names = ", ".join(map(quotable, self.labels[:LONGEST_LIST])) + (
+                ", ..." if len(self.labels) > LONGEST_LIST else ""
             )
+            expected = f"those of the training rows, {names}" if self.learned else f"some of {names}"
+            near = did_you_mean(unknown[0], self.labels)
+            raise BadLabel("label", f": found the class '{quotable(unknown[0])}', expected {expected}{near}")
         probabilities = np.zeros(len(self.labels))
         for name, number in stated.items():
             probabilities[self._by_name[name]] = number
@@ -84,6 +96,9 @@ class Distributions(Classes):
         """
         if isinstance(label, dict) and isinstance(label.get("probabilities"), dict):
             label = label["probabilities"]
+        numbers_by_name = list(label.values()) if isinstance(label, dict) else [label]
+        if numbers_by_name and all(number is None or number == "" for number in numbers_by_name):
+            raise BadLabel("label", " is empty")
         if not isinstance(label, dict) or not label:
             raise BadLabel("label", ": expected a number for each class: several columns, or an object of JSON")
         numbers: dict[str, float] = {}
@@ -98,6 +113,8 @@ class Distributions(Classes):
         total = sum(numbers.values())
         if not total:
             raise BadLabel("label", ": all numbers are 0")
+        if not math.isfinite(total):
+            raise BadLabel("label", ": the sum of the numbers is too large")
         if not self.counts and abs(total - 1) > TOLERANCE:
             raise BadLabel("label", f": probabilities sum to {total:.4g}, expected 1 (counts: true divides by the sum)")
         return numbers

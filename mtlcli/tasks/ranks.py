@@ -17,6 +17,8 @@ from mtlcli.tasks.target_base import Raw, Target
 if TYPE_CHECKING:
     from typing import Self
 
+LONGEST_LIST = 8
+"""Labels that a message lists."""
 Decode = Literal["rank", "argmax", "mean"]
 
 
@@ -35,6 +37,9 @@ class Ranks(Classes):
     decode: Decode = "rank"
     above: tuple[float, ...] = ()
 
+    # No metric of ordered classes measures one of them.
+    with_positive = Target.with_positive
+
     def describe(self) -> str:
         """Return `one of bad < fair < good`."""
         if not self.labels:
@@ -50,15 +55,14 @@ class Ranks(Classes):
         """Return the target with the labels of training in the order of their numbers, and their shares.
 
         Raises:
-            MtlError: labels that are no numbers have no order unless the configuration lists them.
+            MtlError: labels that are not numbers have no order unless the configuration lists them.
         """
         labels = [raw["label"] for raw in raws]
         fitted = super().fit([{"label": label} for label in labels])
         if self.values is None and any(number_in(label) is None for label in fitted.labels):
-            names = one_of(repr(quotable(label)) for label in fitted.labels[:8])
-            raise MtlError(
-                f"the labels {names} have no order: list all labels from the lowest to the highest (tasks.NAME.labels)"
-            )
+            names = one_of(f'"{quotable(label)}"' for label in fitted.labels[:LONGEST_LIST])
+            more = f" and {len(fitted.labels) - LONGEST_LIST} more" if len(fitted.labels) > LONGEST_LIST else ""
+            raise MtlError(f"labels: {names}{more} have no order: list all labels here, the lowest first")
         bound = replace(fitted, learned=False)
         counts = Counter(bound.parse({"label": label}) for label in labels if label)
         total = sum(counts.values())
@@ -85,8 +89,8 @@ class Ranks(Classes):
             numbers = probabilities @ np.arange(probabilities.shape[1])
             return np.clip(np.floor(numbers + 0.5), 0, probabilities.shape[1] - 1).astype(np.int64)
         above = 1 - probabilities[:, :-1].cumsum(axis=1, dtype=np.float64)
-        # Rounding of the sums must not decide a tie of exactly one half.
-        return (above > 0.5 + 1e-9).sum(axis=1)
+        # The rounding of float32 must not decide a tie of exactly one half.
+        return (above > 0.5 + 1e-6).sum(axis=1)
 
     def average(self, votes: Sequence[Arrays], owners: Sequence[Target]) -> Arrays:
         """Return the mean of the probabilities (n, C), so that of P(y > k) too, and the class that it gives."""

@@ -145,7 +145,11 @@ class Target(ABC):
 
     @abstractmethod
     def fit(self, raws: Iterable[Raw]) -> "Self":
-        """Return the target with everything that was left open (label names, range) taken from the training rows."""
+        """Return the target with everything that was left open (label names, range) taken from the training rows.
+
+        Raises:
+            MtlError: the rows leave something open; each line begins with the option of the task that settles it.
+        """
 
     @abstractmethod
     def pack(self, items: Sequence[Any]) -> Arrays:

@@ -58,8 +58,11 @@ def _problems(config: Config, name: str, section: TaskConfig, target: Target) ->
         if value and not has_strata
     ]
     head, composition = config.head_of(name), composition_of(config, name)
-    if head.plugin.own_loss and has_classes and loss_options(section):
-        errors.append(_unsupported(config, name))
+    unsupported = [
+        key for key in loss_options(section) if head.plugin.own_loss or key in head.plugin.unsupported_options
+    ]
+    if has_classes and unsupported:
+        errors.append(_unsupported(config, name, unsupported))
     if composition is not None:
         weights = None if head.plugin.own_loss else section.class_weights
         errors += [
@@ -89,14 +92,13 @@ def check_heads(model: MultiTaskModel, config: Config) -> None:
     for index, name in enumerate(model.names):
         supports = any(isinstance(module, ClassOptions) for module in model.head(index).modules())
         if loss_options(config.tasks[name]) and not supports:
-            errors.append(_unsupported(config, name))
+            errors.append(_unsupported(config, name, loss_options(config.tasks[name])))
     if errors:
         raise MtlError(*errors)
 
 
-def _unsupported(config: Config, name: str) -> str:
-    """Return the line about a head with a loss of its own."""
-    options = loss_options(config.tasks[name])
+def _unsupported(config: Config, name: str, options: list[str]) -> str:
+    """Return the line about a head whose loss does not support these options."""
     pronoun = "it" if len(options) == 1 else "them"
     return f'tasks.{name}.head: "{config.head_of(name).name}" does not support {one_of(options)}; remove {pronoun}, or use another head'
 

@@ -30,7 +30,7 @@ from mtlcli.evaluation.measure import Selection, make_metrics, make_selection, m
 from mtlcli.facts import RunFacts, TaskFacts
 from mtlcli.files import scratch_folder
 from mtlcli.gradient_regularizers.base import GradientRegularizer
-from mtlcli.heads.base import Composition
+from mtlcli.heads.base import Composition, Head
 from mtlcli.metrics.base import Metric
 from mtlcli.model.build import build_model
 from mtlcli.model.frozen import FrozenFeatures
@@ -127,7 +127,8 @@ def set_up(
     tasks = _load_tasks(config)
     sizes = [config.tasks[task.task.name].batch_size or config.training.batch_size for task in tasks]
     facts = tuple(
-        _facts(task, size, composition_of(config, task.task.name)) for task, size in zip(tasks, sizes, strict=True)
+        _facts(task, size, composition_of(config, task.task.name), config.head_of(task.task.name).plugin)
+        for task, size in zip(tasks, sizes, strict=True)
     )
     metrics = {
         task.task.name: make_metrics(
@@ -269,15 +270,15 @@ def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
             yield from map(str, texts)
 
 
-def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -> TaskFacts:
+def _facts(task: LoadedTask, batch_size: int, composition: Composition | None, head: type[Head]) -> TaskFacts:
     split, name = task.splits["train"], task.task.name
     rows = split.labeled
     dev_rows = sum(map(len, task.dev.values()))
-    class_loss = class_loss_of(task)
+    class_loss, guess = class_loss_of(task), head.guess(task.target)
     strata, labels = task.target.strata(task.splits["train"].gold), task.target.labels or ()
     if composition is None:
         drawn = len(split) if task.config.sampling is None or strata is None else rows_with_class(strata)
-        return TaskFacts(name, rows, batches_per_pass(drawn, batch_size), task.target, dev_rows, class_loss)
+        return TaskFacts(name, rows, batches_per_pass(drawn, batch_size), task.target, dev_rows, class_loss, guess)
     if strata is None:
         raise MtlError(
             f"tasks.{name}.head: needs batches of {composition}, but this task has no classes; choose another head"
@@ -288,7 +289,7 @@ def _facts(task: LoadedTask, batch_size: int, composition: Composition | None) -
         raise MtlError(
             f'tasks.{name}.head: needs two training rows of every class, but "{label}" has {counts.min()}; choose another head'
         )
-    return TaskFacts(name, rows, pairs_per_pass(strata), task.target, dev_rows, class_loss)
+    return TaskFacts(name, rows, pairs_per_pass(strata), task.target, dev_rows, class_loss, guess)
 
 
 def _check_layers(model: MultiTaskModel, config: Config) -> None:

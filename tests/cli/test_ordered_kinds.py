@@ -16,12 +16,12 @@ VOTES = {"bad": "0,8,2", "fair": "1,1,8", "good": "9,0,1"}
 
 def write_rows(folder: Path, split: str, seed: int, count: int) -> None:
     chance = random.Random(seed)
-    ratings, moods = ["text\trating"], ["text,joy,fear,calm"]
+    ratings, moods = ["text\trating\ttrust"], ["text,joy,fear,calm,trust"]
     for _ in range(count):
         label = chance.choice(list(WORDS))
         text = f"a {chance.choice(WORDS[label])} day in {chance.choice(['varn', 'marn'])}"
-        ratings.append(f"{text}\t{label}")
-        moods.append(f"{text},{VOTES[label]}")
+        ratings.append(f"{text}\t{label}\t{chance.randint(1, 3)}")
+        moods.append(f"{text},{VOTES[label]},{chance.randint(1, 3)}")
     (folder / f"rating-{split}.tsv").write_text("\n".join(ratings) + "\n")
     (folder / f"mood-{split}.csv").write_text("\n".join(moods) + "\n")
 
@@ -49,7 +49,7 @@ def data(tmp_path_factory) -> Path:
         },
         "encoder": {"name": "tiny", "layers": 1, "dim": 32, "max_length": 16},
         "optimizer": {"lr": 5e-3, "head_lr": 5e-3},
-        "training": {"epochs": 6, "batch_size": 8, "device": "cpu"},
+        "training": {"epochs": 8, "batch_size": 8, "device": "cpu"},
     }  # fmt: skip
     (folder / "recipe.json").write_text(json.dumps(recipe))
     return folder
@@ -92,18 +92,27 @@ def test_check_says_what_the_labels_are(data, mtl):
     assert "labels bad" in text
 
 
-def test_options_of_classes_work_for_cumulative_logits_alone(data, mtl):
+def test_options_of_classes_and_rows(data, mtl):
+    rows = {"class_weights": "auto", "sampling": "balanced", "stratify": True, "max_rows": 40, "weight": "trust"}
     run = mtlcli.train(
         data / "recipe.json", output=data / "options", training={"steps": 2, "epochs": None},
-        tasks={"rating": {"class_weights": "auto", "label_smoothing": 0.1, "sampling": "balanced"}},
+        tasks={"rating": {**rows, "focal": 1.0}, "coral": rows, "mood": {"weight": "trust", "max_rows": 40}},
     )  # fmt: skip
     assert run.finished
-    for task, problem in (
-        ("coral", '"ordinal-coral" does not support class_weights'),
-        ("mood", "class_weights needs classes"),
+    for option, problem in (
+        (
+            "coral.label_smoothing=0.1",
+            '"ordinal-coral" does not support label_smoothing; remove it, or use another head',
+        ),
+        ("coral.focal=2", '"ordinal-coral" does not support focal; remove it, or use another head'),
+        ("rating.label_smoothing=0.1", '"ordinal-cumulative" does not support label_smoothing; remove it'),
+        ("mood.class_weights=auto", "class_weights needs classes"),
+        ("mood.sampling=balanced", "sampling needs one class for each row"),
+        ("rating.positive=good", "tasks.rating.positive: this task predicts one of bad < fair < good; remove positive"),
     ):
-        ended = mtl("check", "-c", data / "recipe.json", "--set", f"tasks.{task}.class_weights=auto")
+        ended = mtl("check", "-c", data / "recipe.json", "--set", f"tasks.{option}")
         assert ended.code == 2 and problem in " ".join(ended.err.split()), ended.err
+        assert len(ended.err.splitlines()) == 1
 
 
 def test_a_stopped_run_ends_like_the_unbroken_one(data):
@@ -152,7 +161,11 @@ def test_every_sort_of_method_takes_a_step(data, method):
 @pytest.mark.parametrize(
     ("kind", "rows", "problem"),
     [
-        ("ordinal", ["text\tlabel", "a\tgood", "b\tbad"], "the labels 'bad', 'good' have no order"),
+        (
+            "ordinal",
+            ["text\tlabel", "a\tgood", "b\tbad"],
+            'bad.tsv: tasks.t.labels: "bad", "good" have no order: list all labels here, the lowest first',
+        ),
         (
             "label-distribution",
             ["text\tx\ty", "a\t0.5\t0.5", "b\t0.9\t0.5"],

@@ -18,6 +18,42 @@ def test_the_contract_of_targets():
         check_target(Ranks({label: label for label in "abc"}, decode=decode, above=(0.5, 0.2)))
 
 
+@pytest.mark.parametrize("count", [2, 500])
+def test_the_contract_holds_for_few_and_many_classes(count):
+    above = tuple(1 - (k + 1) / count for k in range(count - 1))
+    check_target(Ranks({str(number): str(number) for number in range(count)}, above=above))
+
+
+def test_a_positive_class_has_no_meaning():
+    with pytest.raises(MtlError, match=r"^tasks.t.positive: this task predicts one of 1 < 2 < 3 < 4; remove positive"):
+        RANKS.target.with_positive("1", "tasks.t")
+
+
+def test_many_labels_without_an_order_are_not_all_listed():
+    with pytest.raises(MtlError, match=r'"l7" and 2 more have no order'):
+        Ranks().fit(raws([f"l{number}" for number in range(10)]))
+
+
+def test_order_counts_where_two_runs_are_compared():
+    up, down = (Ranks({label: label for label in labels}) for labels in ("abc", "cba"))
+    assert up.agree(down) == "the ordered labels c < b < a instead of the ordered labels a < b < c"
+
+
+def test_the_classes_of_rows_give_strata_counts_and_a_confusion_matrix():
+    gold, predicted = RANKS.target.pack([0, 1, 1, 3, -1]), RANKS.target.pack([0, 1, 2, 2, 0])
+    assert RANKS.target.strata(gold).tolist() == [0, 1, 1, 3, -1]
+    assert RANKS.target.class_counts(gold).tolist() == [1, 2, 0, 1]
+    assert RANKS.target.confusion(predicted, gold).tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("decode", ["rank", "argmax", "mean"])
+def test_float32_rounding_does_not_decide_a_tie(decode):
+    # P(y > 0) = P(y > 1) = 1/2 up to the rounding of float32: the median is class 0.
+    halves = np.array([[0.5 - 3e-8, 0.0, 0.5 + 3e-8]], dtype=np.float32)
+    index = Ranks({label: label for label in "012"}, decode=decode).decided(halves)
+    assert index.tolist() == [{"rank": 0, "argmax": 2, "mean": 1}[decode]]
+
+
 def test_numbers_are_ordered_by_value_and_training_gives_the_shares_above_each():
     target = Ranks().fit(raws(["10", "2", "2", "1"]))
     assert target.labels == ("1", "2", "10")
@@ -29,7 +65,9 @@ def test_numbers_are_ordered_by_value_and_training_gives_the_shares_above_each()
 
 
 def test_names_need_an_order():
-    with pytest.raises(MtlError, match="the labels 'bad', 'good', 'ok' have no order: list all labels"):
+    with pytest.raises(
+        MtlError, match=r'^labels: "bad", "good", "ok" have no order: list all labels here, the lowest first$'
+    ):
         Ranks().fit(raws(["good", "bad", "ok"]))
     target = Ranks().declare(["bad", "ok", "good"], None, "tasks.t").fit(raws(["good", "bad", "good", "ok"]))
     assert (target.labels, target.above) == (("bad", "ok", "good"), (0.75, 0.5))

@@ -28,8 +28,8 @@ def task(name: str) -> Task:
 def test_these_tasks_come_with_mtlcli():
     assert BUILT_IN == [
         "sst", "cfimdb", "quora", "sts", "classification", "regression", "pair-classification", "pair-regression",
-        "nli", "tagging", "ordinal", "label-distribution", "multiple-choice", "span-extraction", "relation", "multi-label",
-        "pair-multi-label",
+        "nli", "tagging", "ordinal", "pair-ordinal", "label-distribution", "pair-label-distribution",
+        "multiple-choice", "span-extraction", "relation", "multi-label", "pair-multi-label",
     ]  # fmt: skip
 
 
