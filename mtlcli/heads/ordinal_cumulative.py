@@ -18,7 +18,7 @@ SMALLEST_STEP = 1e-3
 
 
 class OrdinalCumulative(Head):
-    """Predict P(y <= k) = sigmoid(theta_k - w . x) with thresholds theta_0 < theta_1 < ...
+    """Predict P(y <= k) = sigmoid(theta_k - w . x) with ascending thresholds theta_k.
 
     Each threshold is the one before it plus softplus of a parameter, so that they stay in order and every class has a positive
     probability, sigmoid(theta_k - s) - sigmoid(theta_{k-1} - s). The loss is the cross-entropy of these probabilities, in training with
