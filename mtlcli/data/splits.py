@@ -6,9 +6,8 @@ Texts are not kept: a split stores the numbers of its rows and reads their texts
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,11 +15,13 @@ import numpy as np
 from mtlcli.config.evaluation_sets import in_words, kind_of
 from mtlcli.config.schema import TaskConfig
 from mtlcli.data import held_out
+from mtlcli.data.columns import Columns, find_columns, labels_of
 from mtlcli.data.encodings import BadText, RowEncoding, RowTexts, encoding_of
-from mtlcli.data.readers import BadRows, FileSource, TextRow, format_of
-from mtlcli.data.records import cell_text, counted, listed
+from mtlcli.data.readers import BadRows, FileSource, TextRow
+from mtlcli.data.records import cell_text, counted
 from mtlcli.data.row_filter import FilterCounts
-from mtlcli.data.sources import MadeRows, Source, filtered, hub_source, row_column, rows_of, sample_source
+from mtlcli.data.sources import MadeRows, Source, row_column, rows_of
+from mtlcli.data.task_sources import find_source, is_empty
 from mtlcli.errors import MtlError, one_of, quotable
 from mtlcli.facts import seed_for
 from mtlcli.statistics.groups import RowGroups
@@ -30,45 +31,10 @@ from mtlcli.tasks.targets import Arrays, BadLabel, Raw, Target
 from mtlcli.tasks.words import Text, content
 
 V = TypeVar("V")
-LABEL_NAMES = (
-    "label",
-    "labels",
-    "class",
-    "category",
-    "sentiment",
-    "score",
-    "similarity",
-    "is_duplicate",
-    "target",
-    "relation",
-    "gold_label",
-    "y",
-)
-WORD_NAMES = (("words",), ("tokens",), ("form",))
-TAG_NAMES = ("tags", "ner_tags", "pos_tags", "entities", "spans")
-ANSWER_NAMES = ("answers", "answer")
-TEXT_NAMES = (("text",), ("sentence",), ("review",), ("document",), ("question",), ("title",))
-PAIR_NAMES = (
-    ("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2"), ("sentence_a", "sentence_b"),
-    ("premise", "hypothesis"), ("text_a", "text_b"), ("a", "b"),
-)  # fmt: skip
 
 
 class NoRows(MtlError):
     """A source without a usable row."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns with a row's texts and its label or labels; `labels` is empty where they are not needed."""
-
-    texts: tuple[str, ...]
-    labels: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """The column or columns of the label, for messages."""
-        return one_of(self.labels)
 
 
 @dataclass(frozen=True)
@@ -215,7 +181,7 @@ def rows_held_out(config: TaskConfig, task: Task, train: Source) -> np.ndarray |
         MtlError: the columns are not found, or all rows belong together.
     """
     share = config.dev_share
-    if share is None or _is_empty(train):
+    if share is None or is_empty(train):
         return None
     columns = find_columns(train, config, task).texts
     seed = config.dev_seed.to_bytes(8, "little")
@@ -247,127 +213,6 @@ def selected_rows(config: TaskConfig, task: Task, split: str, source: Source) ->
     return dev_rows if split == "dev" else _rest(dev_rows)
 
 
-def find_source(config: TaskConfig, task: Task, split: str, *, data: str | None, sample: bool) -> Source | None:
-    """Return the source of a split, with its filter; None without one.
-
-    It is the task's own file, the folder of --data, the made-up corpus, or the Hub.
-    """
-    source = _find_source(config, task, split, data=data, sample=sample)
-    return None if source is None else with_filter(source, config, task, split)
-
-
-def with_filter(source: Source, config: TaskConfig, task: Task, split: str) -> Source:
-    """Return the source with the filter of a split. Raise MtlError if it lacks a column of the filter."""
-    name = split.partition(".")[2]
-    of_set = bool(name) and config.sets_of(kind_of(split))[name].where is not None
-    return filtered(source, config.where_of(split), f"tasks.{task.name}.{f'{split}.' if of_set else ''}where")
-
-
-def _find_source(config: TaskConfig, task: Task, split: str, *, data: str | None, sample: bool) -> Source | None:
-    kind, _, name = split.partition(".")
-    if split == "dev" and config.dev_share is not None:
-        return _find_source(config, task, "train", data=data, sample=sample)
-    named = config.file_of(split)
-    if named is not None:
-        return FileSource(Path(named), format=format_of(named, name=config.format, header=config.header))
-    if name:  # a part of the rows that the task has where no sets are named
-        source = _find_source(config.model_copy(update={kind: None}), task, kind, data=data, sample=sample)
-        if source is None:
-            raise MtlError(f"tasks.{task.name}.{split}: the task has no {kind} rows of its own; name the set's file")
-        return source
-    if config.train is not None or (split != "train" and config.names_files):
-        return None
-    if data is not None:
-        folder = Path(data)
-        if not folder.is_dir():
-            raise MtlError(f"data: {folder.absolute()} is not a folder")
-        file = task.files.get(split)
-        if file is None and split == "train":
-            raise MtlError(
-                f"tasks.{task.name}: the task expects no file of its own in {folder}: give one, such as "
-                f"--task {task.name}=train.tsv,dev.tsv"
-            )
-        if file is None or (split != "train" and not (folder / file).exists()):
-            return None
-        return FileSource(folder / file, format=format_of(file, header=config.header))
-    if sample:
-        return sample_source(task, split)
-    if task.hub is not None:
-        return hub_source(task, task.hub, split)
-    if split == "train":
-        raise MtlError(
-            f"tasks.{task.name}: no data: give its files (--task {task.name}=train.tsv,dev.tsv) or the folder where they "
-            "are (--data FOLDER)"
-        )
-    return None
-
-
-def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: bool = True) -> Columns:
-    """Return the columns of texts and label: from the configuration, from the task, or by common names in the header."""
-    where = f"tasks.{task.name}"
-    texts = tuple(config.text or task.texts)
-    encoding = encoding_of(config)
-    counts: tuple[int, ...] = task.text_columns or (1 + task.pair,)
-    if not texts:
-        usual = PAIR_NAMES if task.pair else TEXT_NAMES if task.target.unit == "row" else (*WORD_NAMES, *TEXT_NAMES)
-        texts = next((columns for names in task.usual_texts or usual if (columns := _named(source, names))), ())
-    if not texts and isinstance(source, FileSource) and source.format.name == "conll":
-        texts = ("0",)
-    if not texts:
-        wanted = (
-            "two columns are the texts: --set tasks.{0}.text=[first,second]"
-            if min(counts) == 2
-            else "column is the text: --set tasks.{0}.text=NAME"
-        )
-        missing_label = labeled and not _labels_of(source, config, task)
-        and_label = f" and which is the label: --set {where}.label=NAME" if missing_label else ""
-        raise MtlError(
-            f"{source.name}: which {wanted.format(task.name)}{and_label}; the file has {listed(source.columns)}"
-        )
-    if len(texts) not in counts:
-        expected = f"{' or '.join(map(str, counts))} columns"
-        if counts == (1,):
-            expected = "one column (for two texts a row there are pair tasks)"
-        elif counts == (2,):
-            expected = "two columns, the texts of a pair"
-        raise MtlError(f"{where}.text: found {one_of(texts)}: expected {expected}")
-    text_columns = tuple(
-        source.column(text, nested=encoding.nested) for text in (*texts, *encoding.further_columns(config))
-    )
-    if not labeled:
-        return Columns(text_columns)
-    wanted_labels = _labels_of(source, config, task)
-    if not wanted_labels:
-        raise MtlError(
-            f"{source.name}: which column is the label: --set {where}.label=NAME; the file has {listed(source.columns)}"
-        )
-    if len(wanted_labels) > 1 and "columns" not in task.target.forms:
-        raise MtlError(f"{where}.label: found {one_of(wanted_labels)}: expected one column for this kind of task")
-    labels = tuple(source.column(label, nested="nested" in task.target.forms) for label in wanted_labels)
-    if both := [label for label in labels if label in text_columns]:
-        raise MtlError(
-            f'{where}: the column "{both[0]}" is both a text and the label; set {where}.text or {where}.label'
-        )
-    return Columns(text_columns, labels)
-
-
-def _labels_of(source: Source, config: TaskConfig, task: Task) -> tuple[str, ...]:
-    """Return the label columns of the configuration, of the task, or by a common name in the header; empty for none of them."""
-    usual: Mapping[str, tuple[str, ...]] = {"word": TAG_NAMES, "query": ANSWER_NAMES}
-    names = (*task.usual_labels, *usual.get(task.target.unit, ()), *LABEL_NAMES)
-    if isinstance(source, FileSource) and source.format.name == "conll":
-        names = ("-1",)  # the last column
-    common = (columns for name in names if (columns := (name,) if name == "-1" else _named(source, (name,))))
-    stated = config.label or task.label
-    return (stated,) if isinstance(stated, str) and stated else tuple(stated) or next(common, ())
-
-
-def _named(source: Source, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the columns of these names, ignoring case; empty if one is missing."""
-    columns = {column.lower(): column for column in reversed(source.columns)}
-    return tuple(columns[name] for name in names) if all(name in columns for name in names) else ()
-
-
 def read_split(
     task: Task, config: TaskConfig, split: str, source: Source, target: Target, policy: str, *, fit: bool = False,
     rows: np.ndarray | None = None,
@@ -388,7 +233,7 @@ def read_split(
     """
     words = in_words(split)
     where = f"tasks.{task.name} ({words})"
-    if _is_empty(source):
+    if is_empty(source):
         raise NoRows(f"{source.name}: is empty: no rows for {where}")
     columns, encoding = find_columns(source, config, task), encoding_of(config)
     group_column = None if fit else _group_column(config, task, source)
@@ -493,7 +338,7 @@ def read_split(
         )
     warnings = [skipped] if skipped else []
     if isinstance(source, FileSource):
-        wanted = (*(config.text or task.texts), *_labels_of(source, config, task))
+        wanted = (*(config.text or task.texts), *labels_of(source, config, task))
         note = source.header_note(wanted, f"--set tasks.{task.name}.header=false")
         warnings += [f"{task.name} {words}: {note}"] if note else []
     remarks = target.remarks(raws, gold.take(labeled), columns.label, training=split == "train")
@@ -623,13 +468,6 @@ def _parsed(target: Target, columns: Columns, label: Any, texts: RowTexts) -> tu
 def _text_hash(texts: Sequence[Text], key: bytes = b"") -> bytes:
     """Return 8 bytes that identify the texts of a row; another key gives other bytes."""
     return hashlib.blake2b("\0".join(map(content, texts)).encode("utf-8", "replace"), digest_size=8, key=key).digest()
-
-
-def _is_empty(source: Source) -> bool:
-    """Return whether a file has neither a header nor a row."""
-    if not isinstance(source, FileSource):
-        return False
-    return (source.path.is_file() and source.path.stat().st_size == 0) or not source.columns
 
 
 def _subset(split: Split, rows: int, seed: int, *, stratify: bool) -> Split:

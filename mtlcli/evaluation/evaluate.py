@@ -11,7 +11,8 @@ from mtlcli.config.evaluation_sets import kind_of
 from mtlcli.config.schema import Config, TaskConfig
 from mtlcli.data.readers import FileSource, format_of
 from mtlcli.data.sources import Source
-from mtlcli.data.splits import Split, find_source, read_split, selected_rows, with_filter
+from mtlcli.data.splits import Split, read_split, selected_rows
+from mtlcli.data.task_sources import find_source, with_filter
 from mtlcli.devices import autocast, find_device, find_precision
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation.measure import make_metrics, measure, metrics_of

@@ -6,8 +6,9 @@ from pydantic import ValidationError
 
 from mtlcli import registry
 from mtlcli.config.schema import TaskConfig
+from mtlcli.data.columns import find_columns
 from mtlcli.data.readers import FileSource
-from mtlcli.data.splits import LoadedTask, find_columns, load_task, overlap
+from mtlcli.data.splits import LoadedTask, load_task, overlap
 from mtlcli.errors import MtlError
 from mtlcli.tasks.targets import UNSEEN
 
