@@ -413,7 +413,7 @@ def read_split(
             continue
         label = _label_in(row, columns.labels, target, source)
         texts, problem = _texts_in(row, columns, source, encoding)
-        is_labeled = not (keep_unlabeled and _is_missing(label))
+        is_labeled = not (keep_unlabeled and target.is_missing(label))
         if isinstance(label, str) and label in no_label:
             marks[label] += 1
             if not keep_unlabeled:
@@ -500,8 +500,8 @@ def read_split(
             f"{unlabeled} rows are left out, because their label is {one_of(sorted(map(repr, marks)))} (no_label)"
         )
     if missing:
-        what = "they are left out" if leaves_out else "this task learns nothing from them"
-        notes.append(f'{missing} of {total} rows have no label in "{columns.label}": {what}')
+        rest = " and of its batches" if fit and leaves_out else ""
+        notes.append(f'{missing:,} of {total:,} rows have no label in "{columns.label}": left out of this task{rest}')
     # Rows held out of training are those of the same file, about which the training split has the note.
     if source.where is not None and dropped.rows and not (rows is not None and split == "dev"):
         notes.append(f"{counted(dropped.rows, 'row')} of {source.name} dropped; kept where {source.where.describe()}")
@@ -516,13 +516,6 @@ def read_split(
         None if group_column is None else RowGroups.of(groups),
         None if weight_column is None else np.asarray(weights, dtype=np.float64),
     )  # fmt: skip
-
-
-def _is_missing(label: Any) -> bool:
-    """Return whether a row states no label: an empty cell, null, or empty cells of all columns."""
-    if isinstance(label, dict):
-        return all(_is_missing(value) for value in label.values())
-    return label is None or label == ""
 
 
 def _chosen(values: list[V], numbers: Sequence[int]) -> list[V]:

@@ -117,6 +117,14 @@ class LabelSets(Target):
             raise MtlError(f"{where}.aliases: {chained[0]!r} is both an alias and a label; give its final label")
         return replace(self, aliases=aliases, normalize=normalize) if aliases or normalize else self
 
+    def is_missing(self, label: Any) -> bool:
+        """Return whether a row says nothing of any label; of an empty cell or list no label holds, which is known."""
+        return label != "" and super().is_missing(label)
+
+    def unlabeled(self, raw: Raw) -> Row:
+        """Return that every label is unknown."""
+        return Row(unknown=self._all)
+
     def parse(self, raw: Raw) -> Row:
         """Return the labels of a row; before the target is fitted, only check the label's form."""
         marks = self._marks(raw)

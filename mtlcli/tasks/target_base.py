@@ -123,8 +123,14 @@ class Target(ABC):
             BadLabel: the row cannot be used; says what was found and what was expected.
         """
 
+    def is_missing(self, label: Any) -> bool:
+        """Return whether a row states no label: an empty cell, null, an absent key, or empty cells of all columns."""
+        if isinstance(label, Mapping):
+            return all(value is None or value == "" for value in label.values())
+        return label is None or label == ""
+
     def unlabeled(self, raw: Raw) -> Any:
-        """Return the item or items of a row without a label, which have no units.
+        """Return the item or items of a row whose label is missing, which have no units.
 
         Raises:
             BadLabel: this target cannot keep such a row.
