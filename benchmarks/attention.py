@@ -18,7 +18,7 @@ import torch
 from step import configuration
 
 from mtlcli.config.schema import Choice
-from mtlcli.training.engine import TaskLoss
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun, set_up
 
 

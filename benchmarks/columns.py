@@ -18,8 +18,8 @@ import torch
 
 from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
-from mtlcli.training.engine import TaskLoss
 from mtlcli.training.optimizer import clip_gradients
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun, set_up
 
 

@@ -25,7 +25,7 @@ from mtlcli.data.batches import batches_per_pass
 from mtlcli.data.tokenizer import TokenSequences
 from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.model.frozen import compute_features
-from mtlcli.training.engine import TaskLoss
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun, set_up
 
 
@@ -80,7 +80,7 @@ def main() -> None:
         step = [TaskLoss(0, (batches.next().to(run.device),))]
         shift = number % len(variants)
         for name in [*variants][shift:] + [*variants][:shift]:
-            run.engine.features = variants[name]
+            run.engine.passes.features = variants[name]
             start = time.perf_counter()
             run.engine.run(step)
             wait(run.device)

@@ -19,7 +19,7 @@ def peak(
     """Ten steps on the longest batches; answers with the peak before and after them, in bytes, and the parameters."""
     import torch
 
-    from mtlcli.training.engine import TaskLoss
+    from mtlcli.training.passes import TaskLoss
     from mtlcli.training.setup import set_up
 
     run = set_up(configuration(arguments, method))

@@ -30,8 +30,10 @@ from mtlcli.config.schema import Config
 from mtlcli.facts import RunFacts
 from mtlcli.plugin import SetupContext, StepResult
 from mtlcli.tasks.targets import Arrays
-from mtlcli.training.engine import StepEngine, TaskLoss, blocks
+from mtlcli.training.engine import StepEngine
+from mtlcli.training.gradient_rows import blocks
 from mtlcli.training.optimizer import clip_gradients, set_rates
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun, set_up
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -91,7 +93,7 @@ class Method:
         run.optimizer.step()
         if self.own is not None:
             self.own.step()
-        after = self.engine.losses_after(batches) if "losses-after" in self.balancer.needs else None
+        after = self.engine.passes.losses_after(batches) if "losses-after" in self.balancer.needs else None
         if self.plugin is not None:
             self.plugin.on_step(
                 StepResult(

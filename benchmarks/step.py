@@ -23,8 +23,8 @@ import torch
 from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
 from mtlcli.config.schema import Config
-from mtlcli.training.engine import TaskLoss
 from mtlcli.training.optimizer import clip_gradients, set_rates
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun, set_up
 
 

@@ -14,7 +14,7 @@ from mtlcli.heads.linear import Linear
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.tasks.targets import Classes, Score
-from mtlcli.training.engine import regularization
+from mtlcli.training.forward import regularization
 from mtlcli.training.rng import random_states
 
 RUN = RunFacts(

@@ -8,9 +8,9 @@ import torch
 from mtlcli.config.layers import Layer, read_recipe
 from mtlcli.config.resolve import resolve
 from mtlcli.evaluation.evaluate import evaluate
-from mtlcli.training.engine import TaskLoss
 from mtlcli.training.events import Finished, Stepped
 from mtlcli.training.loop import train
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import set_up
 from small import small_config, write_files
 

@@ -15,7 +15,8 @@ from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.tasks.targets import Classes, Score
-from mtlcli.training.engine import StepEngine, TaskLoss
+from mtlcli.training.engine import StepEngine
+from mtlcli.training.passes import TaskLoss
 
 DIM, WORDS = 6, 20
 

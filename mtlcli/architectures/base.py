@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -68,8 +69,13 @@ class Architecture(nn.Module, ABC):
 
     A parameter of an architecture is shared unless `private_parameters` of some task lists it. A run folder stores `encoder`
     as `encoder/`, and the rest of the state with the heads.
+
+    Attributes:
+        task_independent: True if `forward` returns the same for every task, so that one pass can serve all tasks that read the
+            same texts.
     """
 
+    task_independent: ClassVar[bool] = False
     encoder: nn.Module
 
     @abstractmethod

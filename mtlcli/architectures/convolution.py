@@ -22,6 +22,8 @@ class Convolution(Architecture):
     collapse into one linear layer.
     """
 
+    task_independent = True
+
     def __init__(
         self,
         facts: ArchitectureFacts,

@@ -6,6 +6,8 @@ from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenSta
 class HardSharing(Architecture):
     """Use one encoder for all tasks; only the heads are task-specific."""
 
+    task_independent = True
+
     def __init__(self, facts: ArchitectureFacts) -> None:
         super().__init__()
         self.encoder = facts.encoder

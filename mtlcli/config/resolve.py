@@ -1,6 +1,5 @@
 """Resolve layers to one configuration: defaults < recipe < flags < `--set`, validated before any slow work."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -137,10 +136,10 @@ def _fill(config: Config) -> None:
         config.optimizer.head_lr = 10 * config.optimizer.lr
     if config.training.epochs is None and config.training.steps is None:
         config.training.epochs = 3
-    files = Counter(task.train for task in config.tasks.values() if task.train is not None)
-    for task in config.tasks.values():
+    rows_read = [(task.train, task.where or {}) for task in config.tasks.values()]
+    for task, read in zip(config.tasks.values(), rows_read, strict=True):
         # Columns of one file as several tasks: not every row need have all labels.
-        if task.train is not None and files[task.train] > 1:
+        if task.train is not None and rows_read.count(read) > 1:
             task.unlabeled = "keep"
 
 

@@ -28,6 +28,7 @@ class Batch:
         gold: labels of the rows; None where they have none.
         units: loss units of all rows together, see `Target.units`. Computed with the batch, so that a visit of several
             micro-batches knows its divisor before the first backward pass, and a GPU is not waited for.
+        labeled: (n,) bool, which rows have a known label; None where all have.
         weights: (n,) float32, factors of the rows' losses in training; None where all are 1. Evaluation ignores them.
         group: number of the group of tasks that read the same rows in the same order; None for a task of its own. Batches of one
             group with equal `rows` have equal tokens.
@@ -43,6 +44,7 @@ class Batch:
     items: Items | None
     gold: Tensors | None
     units: float
+    labeled: Tensor | None = None
     weights: Tensor | None = None
     group: int | None = None
 
@@ -62,6 +64,7 @@ class Batch:
             types=None if self.types is None else move(self.types, device),
             items=None if self.items is None else self.items.to(device),
             gold=None if self.gold is None else self.gold.to(device),
+            labeled=None if self.labeled is None else move(self.labeled, device),
             weights=None if self.weights is None else move(self.weights, device),
         )
 
@@ -139,12 +142,7 @@ def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
         mask[at, : end - start] = True
         if types is not None and side.types is not None:
             types[at, : end - start] = side.types[start:end]
-    items = _items_of(tokenized, rows)
-    gold, units = None, 0.0
-    if tokenized.target is not None and tokenized.gold is not None:
-        gold = tokenized.target.collate(tokenized.gold, rows, items)
-        units = float(tokenized.target.units(tokenized.gold.take(rows)).sum())
-    return Batch(
+    batch = Batch(
         task=task,
         sides=len(tokenized.sides),
         rows=rows,
@@ -152,11 +150,23 @@ def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
         tokens=torch.from_numpy(tokens),
         mask=None if mask.all() else torch.from_numpy(mask),
         types=None if types is None else torch.from_numpy(types),
-        items=items,
-        gold=gold,
-        units=units,
-        weights=None if tokenized.weights is None else torch.from_numpy(tokenized.weights[rows].astype(np.float32)),
+        items=_items_of(tokenized, rows),
+        gold=None,
+        units=0.0,
     )
+    return with_labels(batch, tokenized, task)
+
+
+def with_labels(batch: Batch, tokenized: TokenizedSplit, task: int) -> Batch:
+    """Return a batch with the labels of another task, whose split has the same token sequences; on the CPU."""
+    gold, labeled, units = None, None, 0.0
+    if tokenized.target is not None and tokenized.gold is not None:
+        gold = tokenized.target.collate(tokenized.gold, batch.rows, batch.items)
+        of_rows = tokenized.target.units(tokenized.gold.take(batch.rows))
+        units = float(of_rows.sum())
+        labeled = None if of_rows.all() else torch.from_numpy(of_rows > 0)
+    weights = None if tokenized.weights is None else torch.from_numpy(tokenized.weights[batch.rows].astype(np.float32))
+    return replace(batch, task=task, gold=gold, units=units, labeled=labeled, weights=weights)
 
 
 def _items_of(tokenized: TokenizedSplit, rows: np.ndarray) -> Items | None:
@@ -182,7 +192,8 @@ class TaskBatches:
     """The endless sequence of a task's batches. `cursor` counts the batches taken so far and is the whole state.
 
     With the composition "pairs-of-classes" a batch is two rows of every class, and `batch_size` has no effect. With `balanced`, a
-    pass has equally many rows of every class. Tasks of one `group` have the same `order`, a name that the order of rows depends on.
+    pass has equally many rows of every class. The order of the rows is a function of `order_name` and the seed; it is the name of the
+    task where it is empty. Tasks of one `group` have the same order.
     """
 
     def __init__(
@@ -196,11 +207,9 @@ class TaskBatches:
         composition: str | None = None,
         balanced: bool = False,
         group: int | None = None,
-        order: str | None = None,
+        order_name: str = "",
     ) -> None:
-        self.tokenized, self.group = tokenized, group
-        # The order of the rows is a function of this name and the seed.
-        self.order_name = order or name
+        self.tokenized, self.group, self.order_name = tokenized, group, order_name or name
         self.task, self.name, self.batch_size, self.seed = task, name, batch_size, seed
         self._pairs: np.ndarray | None = None
         self._balanced: np.ndarray | None = None
@@ -224,7 +233,7 @@ class TaskBatches:
         if self._order[0] != number:
             self._order = (number, self._pass(number))
         self.cursor += 1
-        return replace(collate(self.tokenized, self.task, self._order[1][index]), group=self.group)
+        return self._batch(self._order[1][index])
 
     def _pass(self, number: int) -> list[np.ndarray]:
         if self._pairs is not None:
@@ -239,7 +248,10 @@ class TaskBatches:
         if self._pairs is not None:
             of_class = self._pairs[rows]
             rows = np.stack([rows[of_class == label][:2] for label in range(int(of_class.max()) + 1)]).T.ravel()
-        return collate(self.tokenized, self.task, rows[: self.batch_size])
+        return self._batch(rows[: self.batch_size])
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        return replace(collate(self.tokenized, self.task, rows), group=self.group)
 
 
 def _strata_of(tokenized: TokenizedSplit) -> np.ndarray:

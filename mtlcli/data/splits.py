@@ -349,8 +349,8 @@ def read_split(
             f"{unlabeled} rows are left out, because their label is {one_of(sorted(map(repr, marks)))} (no_label)"
         )
     if missing:
-        what = "they are left out" if leaves_out else "this task learns nothing from them"
-        notes.append(f'{missing} of {total} rows have no label in "{columns.label}": {what}')
+        rest = " and of its batches" if fit and leaves_out else ""
+        notes.append(f'{missing:,} of {total:,} rows have no label in "{columns.label}": left out of this task{rest}')
     # Rows held out of training are those of the same file, about which the training split has the note.
     if source.where is not None and dropped.rows and not (rows is not None and split == "dev"):
         notes.append(f"{counted(dropped.rows, 'row')} of {source.name} dropped; kept where {source.where.describe()}")

@@ -25,11 +25,12 @@ from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.statistics.groups import RowGroups
 from mtlcli.statistics.per_class import ClassScores, per_class
 from mtlcli.tasks.base import Task
+from mtlcli.tasks.targets import Arrays
 
 SPLITS = ("dev", "test", "train")
 PRECISIONS = ("auto", "fp32", "bf16")
 CHANGEABLE = (
-    "text", "label", "header", "format", "on_bad_row", "no_label", "where", "group", "weight", "metrics", "weighted_metrics",
+    "text", "label", "header", "format", "on_bad_row", "no_label", "unlabeled", "where", "group", "weight", "metrics", "weighted_metrics",
 )  # fmt: skip
 """Keys of a task that may change for an evaluation: they say how rows are read and measured, and do not affect the model."""
 ALTERING = frozenset({"where", "weight", "metrics", "weighted_metrics"})
@@ -105,9 +106,14 @@ def evaluate(
     groups: dict[str, dict[str, RowGroups | None]] = {}
     classes: dict[str, dict[str, tuple[ClassScores, ...]]] = {}
     altered = {path[1] for path, _ in changes if path[-1] in ALTERING} | {name for name, files in tasks if files}
+    waiting: dict[tuple[int, str], Arrays] = {}
     for rows in evaluated:
         facts, split = predictor.facts[rows.task], rows.split
-        predicted = predictor.on_split(rows.task, split, place, context)
+        if (rows.task, split.name) not in waiting:
+            same = {other.task: other.split for other in evaluated if _reads_alike(other.split, split)}
+            predictions = predictor.on_same_rows(same, place, context)
+            waiting |= {(task, split.name): of_task for task, of_task in predictions.items()}
+        predicted = waiting.pop((rows.task, split.name))
         measured = measure(rows.metrics, predicted, split.gold, resamples, split.groups, split.weights)
         results.setdefault(facts.name, {})[split.name] = measured
         groups.setdefault(facts.name, {})[split.name] = split.groups
@@ -204,6 +210,11 @@ def _read_rows(
             f"{folder}: nothing to evaluate: {'; '.join(notes)}; give rows with --task NAME=FILE or --data FOLDER"
         )
     return evaluated, notes
+
+
+def _reads_alike(split: Split, other: Split) -> bool:
+    """Return whether splits of two tasks have the same name, texts and encoding, so that one pass of the encoder serves both."""
+    return (split.name, split.texts_digest, split.encoding) == (other.name, other.texts_digest, other.encoding)
 
 
 def check_split(split: str) -> None:

@@ -407,20 +407,20 @@ def _predictions(
     run: SavedRun, reading: Reading, tokenized: TokenizedSplit, device: torch.device,
     autocast: AbstractContextManager[object], tokens: int, batch_rows: int, advance: Callable[[int], None],
 ) -> dict[int, Arrays]:  # fmt: skip
-    """Return the predictions of each task of a reading, from one pass through the encoder.
+    """Return the predictions of each task of a reading, from one pass of the encoder where their features are the same.
 
     Raises:
         MtlError: an output is not finite.
     """
     parts: dict[int, list[Arrays]] = {task: [] for task in reading.tasks}
     orders: list[np.ndarray] = []
-    model, groups = run.model, shared_features(run, reading.tasks)
+    model, groups = run.model, run.model.feature_groups(reading.tasks)
     with torch.inference_mode(), autocast:
         for rows in by_length(tokenized.lengths(), tokens=tokens, rows=batch_rows):
             batch = collate(tokenized, reading.tasks[0], rows).to(device)
             orders.append(rows)
             for group in groups:
-                hidden = model.hidden(group[0], model.inputs(group[0], batch))
+                hidden = model.features_of(group, batch)
                 for task in group:
                     output = model.output(task, batch, hidden)
                     if not output.isfinite().all():
@@ -432,15 +432,3 @@ def _predictions(
             advance(len(rows))
     back = np.argsort(np.concatenate(orders))
     return {task: concat(of_task).take(back) for task, of_task in parts.items()}
-
-
-def shared_features(run: SavedRun, tasks: Sequence[int]) -> list[list[int]]:
-    """Return groups of tasks with the same features for the same text.
-
-    Tasks are in one group if none of them has private parameters in the architecture and they read the same layers.
-    """
-    groups: dict[tuple[int, bool], list[int]] = {}
-    for task in tasks:
-        private = task if run.model.architecture.private_parameters(task) else -1
-        groups.setdefault((private, run.model.wants_all_layers([task])), []).append(task)
-    return list(groups.values())

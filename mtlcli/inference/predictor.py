@@ -5,7 +5,7 @@ member for every task.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,18 +63,36 @@ class Predictor:
         Raises:
             MtlError: an output is not finite.
         """
-        votes = []
-        for member in self.members[task]:
-            tokenizer = Tokenizer(member.run.encoder.tokenizer, member.run.config.encoder.max_length)
-            # Words are cut as the first run cuts them, so that all runs predict the same items.
-            encoding = split.encoding if split.encoding.nested else member.encoding
-            tokens = tokenize_split(replace(split, encoding=encoding), tokenizer, None)
-            tokenized = replace(tokens, target=None, gold=None)
+        return self.on_same_rows({task: split}, device, autocast)[task]
+
+    def on_same_rows(
+        self, splits: Mapping[int, Split], device: torch.device, autocast: AbstractContextManager[object]
+    ) -> dict[int, Arrays]:
+        """Predict splits of tasks (indices) that have the same texts and encoding, as `on_split` does, in shared passes.
+
+        Raises:
+            MtlError: an output is not finite.
+        """
+        first = next(iter(splits.values()))
+        together: dict[tuple[int, RowEncoding], list[tuple[int, LoadedMember]]] = {}
+        for task in splits:
+            for member in self.members[task]:
+                # Words are cut as the first run cuts them, so that all runs predict the same items.
+                encoding = first.encoding if first.encoding.nested else member.encoding
+                together.setdefault((id(member.run), encoding), []).append((task, member))
+        votes: dict[tuple[int, int], Arrays] = {}  # by task and run
+        for (key, encoding), members in together.items():
+            run = members[0][1].run
+            tokenizer = Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length)
+            tokens = replace(tokenize_split(replace(first, encoding=encoding), tokenizer, None), target=None, gold=None)
             try:
-                votes.append(predict_rows(member.run.model, member.task, tokenized, device, autocast).rows)
+                predicted = predict_rows(run.model, {member.task: tokens for _, member in members}, device, autocast)
             except NotFinite as error:
-                raise MtlError(f"{member.run.folder}: {error}. Use another checkpoint or --precision fp32") from error
-        return self.average(task, votes)
+                raise MtlError(f"{run.folder}: {error}. Use another checkpoint or --precision fp32") from error
+            votes |= {(task, key): predicted[member.task].rows for task, member in members}
+        return {
+            task: self.average(task, [votes[task, id(member.run)] for member in self.members[task]]) for task in splits
+        }
 
 
 @dataclass(frozen=True)

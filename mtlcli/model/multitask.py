@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +123,14 @@ class MultiTaskModel(nn.Module):
     def wants_all_layers(self, tasks: Sequence[int]) -> bool:
         """Return whether one of these tasks reads more than the last layer."""
         return any(self.head(task).all_layers or self.layer_of(task) != -1 for task in tasks)
+
+    def feature_groups(self, tasks: Sequence[int]) -> list[list[int]]:
+        """Return these tasks in groups, each of which has the same features for the same texts: one pass serves its tasks."""
+        return [list(tasks)] if self.architecture.task_independent and tasks else [[task] for task in tasks]
+
+    def features_of(self, tasks: Sequence[int], batch: Batch) -> HiddenStates:
+        """Return the features of a batch for all tasks of one feature group, with every layer that one of them reads."""
+        return self.hidden(tasks[0], replace(self.inputs(tasks[0], batch), all_layers=self.wants_all_layers(tasks)))
 
     def layer_of(self, task: int) -> int:
         """Return the hidden layer that a task's head reads."""

@@ -1,13 +1,13 @@
 """From a model and tokenized rows to predictions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from mtlcli.data.batches import Batch, by_length, collate
+from mtlcli.data.batches import Batch, by_length, collate, with_labels
 from mtlcli.data.tokens import TokenizedSplit
 from mtlcli.errors import MtlError
 from mtlcli.model.frozen import Features
@@ -28,36 +28,48 @@ class Predicted:
 
 
 def predict_rows(
-    model: MultiTaskModel, task: int, tokenized: TokenizedSplit, device: torch.device, autocast: AbstractContextManager[object],
+    model: MultiTaskModel, splits: Mapping[int, TokenizedSplit], device: torch.device, autocast: AbstractContextManager[object],
     features: Features | None = None,
-) -> Predicted:  # fmt: skip
-    """Run a task's head over all rows, longest first, without dropout. The model stays in its mode.
+) -> dict[int, Predicted]:  # fmt: skip
+    """Run the heads of tasks over the same rows, longest first, without dropout. The model stays in its mode.
 
-    `features` of these rows take the place of the encoder.
+    Args:
+        splits: the rows by task (index), with the same token sequences for all.
+        features: of these rows, in place of the encoder.
 
     Raises:
         NotFinite: an output is NaN or infinite.
     """
-    parts, orders = [], []
-    loss_sum, units = 0.0, 0.0
+    first = next(iter(splits.values()))
+    groups = model.feature_groups([*splits]) if features is None else [[*splits]]
+    parts: dict[int, list[Arrays]] = {task: [] for task in splits}
+    losses, units = dict.fromkeys(splits, 0.0), dict.fromkeys(splits, 0.0)
+    orders = []
     with _evaluating(model), torch.inference_mode(), autocast:
-        for rows in by_length(tokenized.lengths()):
-            batch = collate(tokenized, task, rows).to(device)
-            hidden = model.hidden(task, model.inputs(task, batch)) if features is None else features.hidden(batch)
-            output = model.output(task, batch, hidden)
-            if not output.isfinite().all():
-                raise NotFinite(
-                    f"{model.names[task]}: the model's output is NaN or infinite; training may have diverged"
-                )
-            parts.append(model.decode(task, output, batch).numpy())
+        for rows in by_length(first.lengths()):
+            on_cpu = collate(first, next(iter(splits)), rows)
+            batch = on_cpu.to(device)
             orders.append(rows)
-            if batch.gold is not None:
-                loss_sum += float(model.head(task).loss(output, batch.gold).double().sum())
-                units += batch.units
-    if not parts:
+            for group in groups:
+                hidden = model.features_of(group, batch) if features is None else features.hidden(batch)
+                for task in group:
+                    output = model.output(task, batch, hidden)
+                    if not output.isfinite().all():
+                        raise NotFinite(
+                            f"{model.names[task]}: the model's output is NaN or infinite; training may have diverged"
+                        )
+                    parts[task].append(model.decode(task, output, batch).numpy())
+                    labels = with_labels(on_cpu, splits[task], task)
+                    if labels.gold is not None:
+                        losses[task] += float(model.head(task).loss(output, labels.gold.to(device)).double().sum())
+                        units[task] += labels.units
+    if not orders:
         raise ValueError("no rows to predict")
-    predicted = concat(parts).take(np.argsort(np.concatenate(orders)))
-    return Predicted(predicted, loss_sum / units if units else float("nan"))
+    back = np.argsort(np.concatenate(orders))
+    return {
+        task: Predicted(concat(of_task).take(back), losses[task] / units[task] if units[task] else float("nan"))
+        for task, of_task in parts.items()
+    }
 
 
 @torch.inference_mode()

@@ -136,7 +136,7 @@ class Target(ABC):
         return states_nothing(label)
 
     def unlabeled(self, raw: Raw) -> Any:
-        """Return the item or items of a row without a label, which have no units.
+        """Return the item or items of a row whose label is missing, which have no units.
 
         Raises:
             BadLabel: this target cannot keep such a row.

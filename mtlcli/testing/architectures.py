@@ -14,6 +14,7 @@ def check_architecture(plugin: type[Architecture], **options: object) -> None:
     """Check an architecture around an encoder of two layers, for three tasks.
 
     - it returns finite hidden states (n, length, dim), every layer on request, and accepts word embeddings instead of tokens;
+    - the hidden states are the same for all tasks if `task_independent` says so;
     - a private parameter belongs to the architecture, outside the encoder, and only its task uses it;
     - every parameter is used by a task, and a copy with the same state returns the same hidden states.
     """
@@ -62,6 +63,10 @@ def check_architecture(plugin: type[Architecture], **options: object) -> None:
     with torch.inference_mode():
         for task in range(3):
             last = architecture(task, inputs).last
+            expect(
+                not architecture.task_independent or torch.equal(last, architecture(0, inputs).last),
+                f"{name}.task_independent: expected False, because tasks 0 and {task} have different hidden states",
+            )
             expect(
                 torch.equal(other(task, inputs).last, last),
                 f"{name}: a copy with the same state returns other hidden states",

@@ -19,7 +19,7 @@ from mtlcli.plugin import EpochResult, EvaluationResult, Plugin, SetupContext, S
 from mtlcli.tasks.answers import Answers, row_of
 from mtlcli.tasks.items import NO_SPAN, Items
 from mtlcli.tasks.targets import Arrays, Classes, Distributions, LabelSets, Ragged, Ranks, Score, Target, Tensors
-from mtlcli.training.engine import blocks
+from mtlcli.training.gradient_rows import blocks
 
 GRADES = TaskFacts("grades", rows=1000, batches=63, target=Classes.named("bad", "fair", "good"))
 SCORES = TaskFacts("scores", rows=300, batches=19, target=Score(0.0, 5.0, 2.5, 1.5))

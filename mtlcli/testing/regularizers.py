@@ -21,7 +21,9 @@ from mtlcli.testing.common import (
     start_of,
 )
 from mtlcli.testing.models import step_engine, tiny_batch, tiny_model
-from mtlcli.training.engine import StepEngine, TaskLoss, regularization
+from mtlcli.training.engine import StepEngine
+from mtlcli.training.forward import regularization
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.rng import random_states
 
 

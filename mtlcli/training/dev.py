@@ -45,16 +45,14 @@ def predict_dev(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]
     Raises:
         NotFinite: an output is NaN or infinite.
     """
+    by_task = _predict(run, features)
     rows: dict[str, dict[str, Predicted]] = {}
     targets: dict[str, Target] = {}
     metrics: dict[str, Mapping[str, Metric]] = {}
     for name, splits in run.dev.items():
         index = run.model.names.index(name)
-        kept, loaded, facts = features.get(index, {}), run.tasks[index], run.facts[index]
-        predictions = {
-            split: predict_rows(run.model, index, tokenized, run.device, run.autocast, kept.get(split))
-            for split, tokenized in splits.items()
-        }
+        loaded, facts = run.tasks[index], run.facts[index]
+        predictions = {split: by_task[index, split] for split in splits}
         selecting = run.config.tasks[name].selecting_splits()
         target = facts.target.tune(
             concat([predictions[split].rows for split in selecting]),
@@ -70,3 +68,24 @@ def predict_dev(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]
             weighted=section.weighted_metrics,
         )  # fmt: skip
     return DevPredictions(rows, targets, metrics)
+
+
+def _predict(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]) -> dict[tuple[int, str], Predicted]:
+    """Return the predictions by task and split; tasks with the same rows share the passes of the encoder."""
+    splits = {
+        (run.model.names.index(name), split): tokenized
+        for name, of_task in run.dev.items()
+        for split, tokenized in of_task.items()
+    }
+    together: dict[tuple[int, str, int], list[int]] = {}
+    for (task, split), tokenized in splits.items():
+        # Splits with the same texts and encoding hold the same arrays.
+        kept = features.get(task, {}).get(split)
+        together.setdefault((id(tokenized.sides), split, id(kept)), []).append(task)
+    predictions: dict[tuple[int, str], Predicted] = {}
+    for (_, split, _), tasks in together.items():
+        kept = features.get(tasks[0], {}).get(split)
+        of_tasks = {task: splits[task, split] for task in tasks}
+        predicted = predict_rows(run.model, of_tasks, run.device, run.autocast, kept)
+        predictions |= {(task, split): of_task for task, of_task in predicted.items()}
+    return predictions

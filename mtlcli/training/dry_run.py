@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from mtlcli.devices import not_enough_memory, peak_memory
-from mtlcli.training.engine import TaskLoss
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun
 
 

@@ -10,27 +10,22 @@ If the weights are known before the losses and no method reads the rows, the bac
 same numbers without the buffer.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mtlcli.architectures.base import HiddenStates
-from mtlcli.balancers.base import Balancer, BatchLosses
-from mtlcli.data.batches import Batch
-from mtlcli.errors import MtlError
+from mtlcli.balancers.base import Balancer
 from mtlcli.gradient_regularizers.base import GradientRegularizer
-from mtlcli.model.frozen import Features
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.registry import plugin_call, require
-from mtlcli.regularizers.base import Forward, Regularizer
+from mtlcli.regularizers.base import Regularizer
+from mtlcli.training.forward import ForwardPasses, require_shape
 from mtlcli.training.gradient_rows import blocks, combine_rows, gram_matrix
-from mtlcli.training.passes import Pass, TaskLoss, passes_of
-from mtlcli.training.rng import random_states, replayed, set_random_states
-
-__all__ = ["Combined", "StepEngine", "TaskLoss", "blocks", "combine_rows", "gram_matrix", "regularization"]
+from mtlcli.training.passes import Pass, TaskLoss
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class StepEngine:
     The flat buffer of rows, `max_tasks` x (shared parameters) float32, is allocated at the first step that needs it.
 
     Attributes:
-        features: by task, cached features that replace the encoder for training batches.
+        passes: the forward passes, with cached features of a frozen encoder.
     """
 
     def __init__(
@@ -77,7 +72,8 @@ class StepEngine:
     ) -> None:
         self.model, self.balancer = model, balancer
         self.gradient_regularizer, self.regularizers = gradient_regularizer, regularizers
-        self.max_tasks, self.autocast = max_tasks, autocast
+        self.max_tasks = max_tasks
+        self.passes = ForwardPasses(model, balancer, regularizers, autocast)
         self.shared = model.shared_parameters()
         self.private = [model.private_parameters(task) for task in range(len(model.names))]
         self.learned = [p for p in balancer.parameters() if p.requires_grad]
@@ -87,11 +83,9 @@ class StepEngine:
         granularity = "whole" if gradient_regularizer is None else gradient_regularizer.granularity
         self.blocks = [] if granularity == "whole" else blocks(model, granularity)
         self.rows: Tensor | None = None
-        self.features: Mapping[int, Features] = {}
         self._views: list[list[Tensor]] = []
         self._row: int | None = None
         self._touched: list[set[int]] = []
-        self._states: list[list[tuple[list[Tensor], dict[str, Tensor]]]] = []
         # Hooks move each gradient into its row during the backward pass: storing all gradients first would double the memory.
         for index, parameter in enumerate(self.shared):
             parameter.register_post_accumulate_grad_hook(self._keeper(index))
@@ -111,7 +105,7 @@ class StepEngine:
         with plugin_call(self.balancer, "known_weights", f"weights ({len(tasks)},), detached, or None"):
             weights = self.balancer.known_weights(tasks)
             if weights is not None:
-                _require_shape(weights, (len(tasks),))
+                require_shape(weights, (len(tasks),))
         return weights
 
     def buffer_bytes(self) -> int:
@@ -131,20 +125,6 @@ class StepEngine:
             with plugin_call(regularizer, "after_backward", "gradients added to parameters that have one"):
                 regularizer.after_backward(self.model)
         return combined
-
-    @torch.no_grad()
-    def losses_after(self, step: Sequence[TaskLoss]) -> Tensor:
-        """Return the losses (k,) of the last step with the current weights and the dropout masks of that step."""
-        losses = []
-        for task_loss, states in zip(step, self._states, strict=True):
-            task, total = task_loss.task, torch.zeros((), device=self.device)
-            for batch, (state, history) in zip(task_loss.batches, states, strict=True):
-                head = self.model.head(task)
-                with replayed(state, batch.tokens.device), self.autocast, _with_buffers(head, history):
-                    output = self.model.output(task, batch, self._hidden([task], batch))
-                    total += _sum(self.model.losses(task, output, batch), batch)
-            losses.append(total / task_loss.units)
-        return torch.stack(losses)
 
     def _accumulate(self, step: Sequence[TaskLoss], tasks: Tensor, weights: Tensor) -> Combined:
         """Accumulate the weighted gradients in place during the backward passes, with weights known beforehand."""
@@ -214,13 +194,13 @@ class StepEngine:
                 regularizer, "combine", f"the combined gradient ({rows.shape[1]},) from rows {tuple(rows.shape)}"
             ):
                 combined = regularizer.combine(rows, gram, tasks)
-                _require_shape(combined, rows.shape[1:])
+                require_shape(combined, rows.shape[1:])
             rows[0].copy_(combined).mul_(regularizer.scaling(len(tasks)))
             return torch.ones_like(weights)
         if not self.blocks:
             with plugin_call(regularizer, "weights", f"weights ({len(tasks)},) from a Gram matrix {tuple(gram.shape)}"):
                 coefficients = regularizer.weights(gram, tasks)
-                _require_shape(coefficients, (len(tasks),))
+                require_shape(coefficients, (len(tasks),))
             coefficients = (coefficients * regularizer.scaling(len(tasks), coefficients)).to(weights)
             combine_rows(rows, (coefficients * weights).tolist())
             return coefficients
@@ -228,7 +208,7 @@ class StepEngine:
         expected = (len(self.blocks), len(tasks))
         with plugin_call(regularizer, "block_weights", f"weights {expected} from Gram matrices {tuple(grams.shape)}"):
             by_block = regularizer.block_weights(grams * outer, tasks)
-            _require_shape(by_block, expected)
+            require_shape(by_block, expected)
         by_block = torch.stack([of_block * regularizer.scaling(len(tasks), of_block) for of_block in by_block])
         for (_, columns), of_block in zip(self.blocks, by_block * by_weight, strict=True):
             combine_rows(rows[:, columns], of_block.tolist())
@@ -254,61 +234,9 @@ class StepEngine:
         Args:
             factors: weights (k,) of the tasks, whose gradients are added in place; None: each task's gradient goes to its row.
         """
-        sums = [[torch.zeros((), device=self.device)] * 2 for _ in step]
-        self._states = [[] for _ in step]
-        for members in passes_of(step, self._can_share):
-            outcomes = self._forward(step, members)
-            self._backward(members, [total for _, _, total in outcomes], factors)
-            for (number, batch), (output, loss, total) in zip(members, outcomes, strict=True):
-                # After the backward pass, because updating a buffer could invalidate the graph.
-                if batch.gold is not None:
-                    self.model.head(batch.task).observe(output.detach(), batch.gold)
-                sums[number] = [sums[number][0] + loss.detach(), sums[number][1] + total.detach()]
-        losses, totals = (torch.stack(of_step) for of_step in zip(*sums, strict=True))
-        return losses, totals
+        return self.passes.run(step, partial(self._backward, factors))
 
-    def _can_share(self, task: int) -> bool:
-        """Return whether a task's features are those of the other tasks, and come from the encoder."""
-        return task not in self.features and not self.model.architecture.private_parameters(task)
-
-    def _forward(self, step: Sequence[TaskLoss], members: Pass) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Run the encoder once, and the head of each member: its output, its loss, and the same with regularizers.
-
-        Both losses are sums over the rows, divided by the units of the task's whole visit.
-        """
-        repeats = "losses-after" in self.balancer.needs
-        device = members[0][1].tokens.device
-        # Recorded before the pass, so that dropout can draw the same masks again.
-        states = random_states(device) if repeats or self.regularizers else []
-        with self.autocast:
-            hidden = self._hidden([batch.task for _, batch in members], members[0][1])
-        # Every head draws what it would draw alone, so that a pass can be repeated for one of them.
-        after = random_states(device) if states and len(members) > 1 else []
-        outcomes = []
-        for number, batch in members:
-            task, head, task_loss = batch.task, self.model.head(batch.task), step[number]
-            if after:
-                set_random_states(after, device)
-            if repeats:
-                self._states[number].append((states, {name: value.clone() for name, value in head.named_buffers()}))
-            with self.autocast:
-                output = self.model.output(task, batch, hidden)
-                losses = self.model.losses(task, output, batch)
-                loss = _sum(losses, batch) / task_loss.units
-                total = _sum(self._mixed(task, batch, output, losses), batch) / task_loss.units
-                if self.regularizers:
-                    added = regularization(self.model, task, batch, hidden, output, states, self.regularizers)
-                    # A regularizer returns a mean per row, so micro-batches are weighted by their rows.
-                    total = total + batch.count / task_loss.count * added
-            if not total.requires_grad:
-                raise MtlError(
-                    f"{self.model.names[task]}: no trainable parameter affects its loss; freeze less, use a head with parameters, "
-                    "or remove the task"
-                )
-            outcomes.append((output, loss, total))
-        return outcomes
-
-    def _backward(self, members: Pass, totals: Sequence[Tensor], factors: Tensor | None) -> None:
+    def _backward(self, factors: Tensor | None, members: Pass, totals: Sequence[Tensor]) -> None:
         """Run the backward pass: one for all members if their weights are known, else one for the row of each."""
         if factors is not None:
             weighted = [total * factors[number] for (number, _), total in zip(members, totals, strict=True)]
@@ -321,24 +249,6 @@ class StepEngine:
             finally:
                 self._row = None
 
-    def _hidden(self, tasks: Sequence[int], batch: Batch) -> HiddenStates:
-        """Return the features of a batch for tasks that share them."""
-        features = self.features.get(tasks[0])
-        if features is not None:
-            return features.hidden(batch)
-        inputs = self.model.inputs(tasks[0], batch)
-        return self.model.hidden(tasks[0], replace(inputs, all_layers=self.model.wants_all_layers(tasks)))
-
-    def _mixed(self, task: int, batch: Batch, output: Tensor, losses: Tensor) -> Tensor:
-        """Return the losses (n,) of a batch after `Balancer.batch_losses`, which may replace them."""
-        head = self.model.head(task)
-        with plugin_call(self.balancer, "batch_losses", f"losses {tuple(losses.shape)} with their graph"):
-            mixed = self.balancer.batch_losses(
-                BatchLosses(task, batch.rows, losses, lambda gold: head.loss(output, gold).float())
-            )
-            _require_shape(mixed, losses.shape)
-        return mixed
-
     def _balance(self, totals: Tensor, tasks: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return objectives (k,) and weights (k,) = d sum(objectives) / d losses; set the gradients of the balancer's parameters."""
         # Detached leaves: the balancer's graph ends at the losses, because the tasks' graphs are already freed.
@@ -348,7 +258,7 @@ class StepEngine:
             self.balancer, "forward", f"objectives ({k},) that depend on the losses ({k},) of the step's tasks"
         ):
             objectives = self.balancer(losses, tasks)
-            _require_shape(objectives, losses.shape)
+            require_shape(objectives, losses.shape)
             require(objectives.requires_grad, "returned objectives that depend on neither the losses nor a parameter")
             weights, *gradients = torch.autograd.grad(objectives.sum(), [losses, *self.learned], allow_unused=True)
         if gram is not None:
@@ -357,7 +267,7 @@ class StepEngine:
             ):
                 aim = self.balancer.own_objective(losses.detach(), tasks, gram.to(losses))
                 if aim is not None:
-                    _require_shape(aim, ())
+                    require_shape(aim, ())
                     gradients = list(torch.autograd.grad(aim, self.learned, allow_unused=True))
         for parameter, gradient in zip(self.learned, gradients, strict=True):
             parameter.grad = gradient
@@ -390,61 +300,3 @@ class StepEngine:
             parameter.grad = None
 
         return keep
-
-
-def _sum(losses: Tensor, batch: Batch) -> Tensor:
-    """Return the sum of the losses (n,) of a batch's rows, each times the row's weight."""
-    return losses.sum() if batch.weights is None else (losses * batch.weights).sum()
-
-
-def _require_shape(value: object, shape: Sequence[int]) -> None:
-    """Require a tensor of this shape, inside a `plugin_call`."""
-    actual = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-    require(actual == tuple(shape), f"returned {actual}")
-
-
-@contextmanager
-def _with_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> Iterator[None]:
-    """Replace the module's buffers, and restore them afterwards."""
-    before = {name: value.clone() for name, value in module.named_buffers()}
-    try:
-        for name, value in module.named_buffers():
-            value.copy_(buffers[name])
-        yield
-    finally:
-        for name, value in module.named_buffers():
-            value.copy_(before[name])
-
-
-def regularization(
-    model: MultiTaskModel, task: int, batch: Batch, hidden: HiddenStates, output: Tensor, states: list[Tensor],
-    regularizers: Sequence[Regularizer],
-) -> Tensor | float:  # fmt: skip
-    """Return the sum of the regularizers' terms, added to the mean loss of a batch; 0.0 without regularizers.
-
-    `states` are the random states before the pass that computed `hidden` and `output`, so that a regularizer can repeat it
-    with the same dropout masks.
-    """
-
-    def rerun(embeddings: Tensor | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        with replayed(states, batch.tokens.device):
-            if weights is None:
-                return model(task, batch, embeddings)
-            return torch.func.functional_call(model, dict(weights), (task, batch, embeddings))
-
-    head = model.head(task)
-    target = head.facts.task.target
-    forward = Forward(
-        model, task, batch, output,
-        lambda: model.pooled(task, hidden, batch.mask), rerun, lambda: model.word_embeddings(task, batch.tokens),
-        lambda a, b: target.divergence(head.predicted(a), head.predicted(b)),
-        lambda a: target.logits(head.predicted(a)),
-    )  # fmt: skip
-    added = []
-    for regularizer in regularizers:
-        with plugin_call(regularizer, "forward", "one number with its graph, or None"):
-            value = regularizer(forward)
-            if value is not None:
-                _require_shape(value, ())
-                added.append(value)
-    return torch.stack(added).sum() if added else 0.0

@@ -1,6 +1,6 @@
 """Make the mixing plan: how often a run will train on each task, counted with the run's scheduler."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from mtlcli.data.splits import LoadedTask, overlap
 from mtlcli.registry import plugin_call, require
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.runs.plan import Plan, TaskPlan
-from mtlcli.schedulers.base import Position, Scheduler, stage_at, visits_at
+from mtlcli.schedulers.base import Position, Scheduler, Stage, Visit, stage_at, visits_at
 from mtlcli.training.class_options import class_notes, class_warnings
 
 
@@ -24,14 +24,46 @@ def visits_by_stage(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoc
 
     A scheduler that reacts to results is counted as if there were none yet.
     """
-    # On a copy, because counting must not consume the random numbers of the run.
-    trial, counts = deepcopy(scheduler), dict[int, list[int]]()
-    for step in range(steps):
-        position = Position(step, steps, steps_per_epoch)
-        of_stage = counts.setdefault(stage_at(trial, position).start, [0] * tasks)
-        for visit in visits_at(trial, position):
+    counts = dict[int, list[int]]()
+    for stage, visits in _steps(scheduler, steps, steps_per_epoch):
+        of_stage = counts.setdefault(stage.start, [0] * tasks)
+        for visit in visits:
             of_stage[visit.task] += visit.micro_batches
     return counts
+
+
+def passes_of_groups(
+    scheduler: Scheduler, groups: Sequence[int | None], steps: int, steps_per_epoch: int
+) -> dict[int, tuple[int, int]]:
+    """Count the micro-batches of each group of tasks with the same rows, and the passes of the encoder that serve them.
+
+    Args:
+        groups: group of each task, None for a task without one.
+    """
+    cursors = [0] * len(groups)
+    counts = {group: (0, 0) for group in groups if group is not None}
+    for _, visits in _steps(scheduler, steps, steps_per_epoch) if counts else ():
+        rows: dict[int, list[int]] = {}
+        for visit in visits:
+            start, end = cursors[visit.task], cursors[visit.task] + visit.micro_batches
+            cursors[visit.task] = end
+            group = groups[visit.task]
+            if group is not None:
+                rows.setdefault(group, []).extend(range(start, end))
+        for group, of_step in rows.items():
+            batches, passes = counts[group]
+            distinct = len(of_step) if scheduler.chooses_rows else len(set(of_step))
+            counts[group] = (batches + len(of_step), passes + distinct)
+    return counts
+
+
+def _steps(scheduler: Scheduler, steps: int, steps_per_epoch: int) -> Iterator[tuple[Stage, list[Visit]]]:
+    """Yield the stage and the visits of each step of a run."""
+    # On a copy, because counting must not consume the random numbers of the run.
+    trial = deepcopy(scheduler)
+    for step in range(steps):
+        position = Position(step, steps, steps_per_epoch)
+        yield stage_at(trial, position), visits_at(trial, position)
 
 
 def run_lengths(config: Config, scheduler: Scheduler) -> tuple[int, list[int]]:
@@ -59,13 +91,16 @@ class TaskInputs:
 def make_plan(
     config: Config, scheduler: Scheduler, tasks: Sequence[TaskInputs], visits: Mapping[int, Sequence[int]], *,
     encoder_parameters: int, device: torch.device, precision: str, rows_buffer_bytes: int,
-    regularizers: Sequence[Regularizer], first_step: int, started_from: Sequence[str],
+    regularizers: Sequence[Regularizer], first_step: int, started_from: Sequence[str], task_independent: bool,
+    apart: Sequence[str],
 ) -> Plan:  # fmt: skip
     """Return the mixing plan with notes and warnings.
 
     Args:
         visits: micro-batches of each task in each stage, as counted by `visits_by_stage`.
         started_from: notes about the run that `init` names.
+        task_independent: whether the architecture's features are the same for all tasks.
+        apart: why tasks of one file share no pass of the encoder.
     """
     steps_per_epoch, ends = run_lengths(config, scheduler)
     steps = ends[-1]
@@ -80,7 +115,10 @@ def make_plan(
         notes += _notes(task_plan, windows, config.encoder.max_length)
         warnings += class_warnings(task.loaded)
         warnings += _warnings(task.loaded, task_plan)
-    notes += _notes_on_groups(tasks, scheduler)
+    groups = [task.batches.group for task in tasks]
+    passes = passes_of_groups(scheduler, groups, steps, steps_per_epoch) if task_independent else {}
+    notes += [_note_on_group(tasks, group, passes.get(group), rows_buffer_bytes > 0) for group in _numbers(groups)]
+    notes += apart
     warnings += _leaks_between_tasks(tasks)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(
@@ -164,21 +202,27 @@ def _notes(planned: TaskPlan, windows: tuple[int, int] | None, limit: int) -> li
     return notes
 
 
-def _notes_on_groups(tasks: Sequence[TaskInputs], scheduler: Scheduler) -> list[str]:
-    """Return which tasks share passes of the encoder because they read the same rows."""
-    notes = []
-    for group in dict.fromkeys(task.batches.group for task in tasks):
-        names = [task.loaded.task.name for task in tasks if task.batches.group == group]
-        if group is None:
-            continue
-        listed = f"{', '.join(names[:-1])} and {names[-1]}"
-        if scheduler.tasks_per_step == "one":
-            notes.append(f"{listed} read the same rows, but no step has two tasks: every task has a pass of its own")
-        else:
-            notes.append(
-                f"{listed} read the same rows: steps with several of them run the encoder once for all, with one dropout mask"
-            )
-    return notes
+def _numbers(groups: Sequence[int | None]) -> list[int]:
+    """Return the different groups in order."""
+    return [group for group in dict.fromkeys(groups) if group is not None]
+
+
+def _note_on_group(tasks: Sequence[TaskInputs], group: int, counts: tuple[int, int] | None, has_rows: bool) -> str:
+    """Return whether tasks that read the same rows share passes of the encoder.
+
+    Args:
+        counts: their micro-batches and the passes for these, see `passes_of_groups`; None if the architecture rules it out.
+        has_rows: whether each task has a row of gradients, and so a backward pass of its own.
+    """
+    names = [task.loaded.task.name for task in tasks if task.batches.group == group]
+    start = f"{', '.join(names[:-1])} and {names[-1]} read the same rows"
+    if counts is None:
+        return f"{start}, but share no pass of the encoder: in this architecture every task has features of its own"
+    batches, passes = counts
+    if passes == batches:
+        return f"{start}, but share no pass of the encoder: no step has the same rows of several tasks"
+    shared = "forward pass" if has_rows else "forward and backward pass"
+    return f"{start}: in a step they share one {shared} of the encoder and its dropout ({passes:,} passes for {batches:,} batches)"
 
 
 def _leaks_between_tasks(tasks: Sequence[TaskInputs]) -> list[str]:

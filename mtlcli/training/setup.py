@@ -18,7 +18,7 @@ from mtlcli.balancers.base import Balancer
 from mtlcli.config.schema import Config
 from mtlcli.data.balanced import rows_with_class
 from mtlcli.data.batches import TaskBatches, batches_per_pass, pairs_per_pass
-from mtlcli.data.row_groups import row_groups
+from mtlcli.data.row_groups import reasons_apart, row_groups
 from mtlcli.data.splits import LoadedTask, load_task
 from mtlcli.data.tokenizer import Tokenizer, TokenSequences
 from mtlcli.data.tokens import TokenizedSplit, tokenize_split
@@ -42,7 +42,8 @@ from mtlcli.runs.names import ENCODER
 from mtlcli.schedulers.base import Scheduler, fewest_and_most
 from mtlcli.training.class_options import check_class_options, check_heads, class_loss_of
 from mtlcli.training.compatibility import check_combination, composition_of
-from mtlcli.training.engine import StepEngine, blocks
+from mtlcli.training.engine import StepEngine
+from mtlcli.training.gradient_rows import blocks
 from mtlcli.training.optimizer import make_optimizer
 from mtlcli.training.plan import Plan, TaskInputs, make_plan, run_lengths, shared_size, visits_by_stage
 from mtlcli.training.teacher import teacher_predictions
@@ -78,7 +79,7 @@ class TrainingRun:
     kept: FrozenFeatures = field(default_factory=FrozenFeatures)
 
     def __post_init__(self) -> None:
-        self.engine.features = self.kept.train
+        self.engine.passes.features = self.kept.train
 
     def selecting(self, task: str) -> list[TokenizedSplit]:
         """Return the dev splits of a task that count in the score that selects checkpoints; none for a task without dev rows."""
@@ -199,7 +200,7 @@ def set_up(
             composition=composition_of(config, fact.name),
             balanced=config.tasks[fact.name].sampling == "balanced",
             group=groups[index],
-            order=order_names[index],
+            order_name=order_names[index],
         )
         for index, (fact, size) in enumerate(zip(facts, sizes, strict=True))
     )
@@ -239,7 +240,8 @@ def set_up(
         config, scheduler, inputs, visits,
         encoder_parameters=shared_size(model.architecture, len(tasks)), device=device, precision=precision,
         rows_buffer_bytes=engine.buffer_bytes(), regularizers=regularizers, first_step=first_step,
-        started_from=started_from,
+        started_from=started_from, task_independent=model.architecture.task_independent,
+        apart=reasons_apart(tasks, sizes, own_order, groups),
     )  # fmt: skip
     return TrainingRun(
         config, tasks, facts, encoder, model, train, dev, metrics, selection, scheduler, balancer, gradient_regularizer,

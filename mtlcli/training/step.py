@@ -12,15 +12,16 @@ import torch
 from mtlcli.data.batches import collate
 from mtlcli.devices import not_enough_memory
 from mtlcli.errors import MtlError
-from mtlcli.model.frozen import compute_features, layers_read, size_of
+from mtlcli.model.frozen import Features, compute_features, layers_read, size_of
 from mtlcli.model.predict import loss_on, uncertainty_of
 from mtlcli.plugin import EpochResult, ProbeResult, StepResult
 from mtlcli.registry import plugin_call, require
 from mtlcli.schedulers.base import Candidates, Position, Stage, Visit, stage_at, visits_at
-from mtlcli.training.engine import Combined, TaskLoss
+from mtlcli.training.engine import Combined
 from mtlcli.training.events import Stepped
 from mtlcli.training.log import log_step
 from mtlcli.training.optimizer import Plateau, clip_gradients, rate_factor, set_rates
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun
 from mtlcli.training.state import Progress, best_checkpoint
 
@@ -40,13 +41,7 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
     plan, names = run.plan, run.model.names
     position = Position(progress.step, plan.steps, plan.steps_per_epoch)
     stage, visits = stage_at(run.scheduler, position), visits_at(run.scheduler, position)
-    step = (
-        _rows_of_candidates(run, visits, position)
-        if run.scheduler.chooses_rows
-        else [_next(run, visit) for visit in visits]
-    )
-    # A task whose rows all lack a label has nothing to learn from this step.
-    step = [part for part in step if any(batch.units for batch in part.batches)] or step[:1]
+    step = _draw(run, visits, position)
     try:
         combined = run.engine.run(step)
     except torch.OutOfMemoryError as error:
@@ -109,21 +104,22 @@ def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[
 
 
 def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
-    """Compute the features of every task whose rows the stage reads at least twice, within training.feature_memory."""
+    """Compute the features of every task whose rows the stage reads at least twice, within training.feature_memory.
+
+    Tasks whose heads read the same layers of the same texts have the same features.
+    """
     room = run.config.training.feature_memory * 1e9
-    of_groups: dict[tuple[int, tuple[int, ...] | None], int] = {}
+    stored: dict[tuple[object, ...], Features] = {}
     for task, visits in enumerate(run.visits.get(stage.start, ())):
         if visits < 2 * run.train[task].per_pass or not room:
             continue
         name = run.model.names[task]
-        group = run.train[task].group
-        key = None if group is None else (group, layers_read(run.model, task))
-        of_group = None if key is None or run.model.architecture.private_parameters(task) else of_groups.get(key)
-        if of_group is not None:
-            run.kept.train[task] = run.kept.train[of_group]
-        splits = [run.train[task].tokenized] * (of_group is None) + [*run.dev.get(name, {}).values()]
-        size = sum(size_of(run.model, task, split, run.device, run.autocast) for split in splits)
-        texts = sum(len(split) * len(split.sides) for split in splits)
+        splits = {"train": run.train[task].tokenized, **run.dev.get(name, {})}
+        owner = None if run.model.architecture.task_independent else task
+        keys = {split: (id(rows.sides), layers_read(run.model, task), owner) for split, rows in splits.items()}
+        missing = {keys[split]: rows for split, rows in splits.items() if keys[split] not in stored}
+        size = sum(size_of(run.model, task, rows, run.device, run.autocast) for rows in missing.values())
+        texts = sum(len(rows) * len(rows.sides) for rows in missing.values())
         if size > room:
             yield (
                 f"{name}: the encoder is frozen, but the features of {texts:,} texts need {size / 1e9:.1f} GB and "
@@ -131,19 +127,34 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
             )
             continue
         room -= size
-        yield f"{name}: the encoder is frozen: encoding {texts:,} texts once ({size / 1e6:,.0f} MB)"
+        if missing:
+            yield f"{name}: the encoder is frozen: encoding {texts:,} texts once ({size / 1e6:,.0f} MB)"
         try:
-            computed = [compute_features(run.model, task, split, run.device, run.autocast) for split in splits]
+            for key, rows in missing.items():
+                stored[key] = compute_features(run.model, task, rows, run.device, run.autocast)
         except torch.OutOfMemoryError as error:
             raise MtlError(
                 f"{name}: not enough memory on {run.device} for {size / 1e9:.1f} GB of cached features of a frozen encoder; turn "
                 "the cache off: --set training.feature_memory=0"
             ) from error
-        if of_group is None:
-            run.kept.train[task], *computed = computed
-        if key is not None:
-            of_groups.setdefault(key, task)
-        run.kept.dev[task] = dict(zip(run.dev.get(name, {}), computed, strict=True))
+        of_task = {split: stored[key] for split, key in keys.items()}
+        run.kept.train[task] = of_task.pop("train")
+        run.kept.dev[task] = of_task
+
+
+def _draw(run: TrainingRun, visits: list[Visit], position: Position) -> list[TaskLoss]:
+    """Take the next rows of each visit. A task without a labeled row among them sits the step out.
+
+    Where that is so for every task, the step takes the rows after these.
+    """
+    while True:
+        step = (
+            _rows_of_candidates(run, visits, position)
+            if run.scheduler.chooses_rows
+            else [_next(run, visit) for visit in visits]
+        )
+        if labeled := [part for part in step if any(batch.units for batch in part.batches)]:
+            return labeled
 
 
 def _next(run: TrainingRun, visit: Visit) -> TaskLoss:
@@ -153,14 +164,22 @@ def _next(run: TrainingRun, visit: Visit) -> TaskLoss:
 
 
 def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Position) -> list[TaskLoss]:
-    """Offer the rows of all visits to the scheduler, and return the rows that it selects as one batch per task."""
+    """Offer the labeled rows of all visits to the scheduler, and return the rows that it selects as one batch per task."""
     pool, rows = [], []
     for visit in visits:
         batches = [run.train[visit.task].next() for _ in range(visit.micro_batches)]
         parts = [uncertainty_of(run.model, batch.to(run.device), run.autocast) for batch in batches]
+        labeled = torch.cat(
+            [torch.ones(batch.count, dtype=torch.bool) if batch.labeled is None else batch.labeled for batch in batches]
+        )
+        if not labeled.any():
+            continue
         uncertainties = [part for part in parts if part is not None]
-        rows.append(np.concatenate([batch.rows for batch in batches]))
-        pool.append(Candidates(visit.task, len(rows[-1]), torch.cat(uncertainties) if uncertainties else None))
+        rows.append(np.concatenate([batch.rows for batch in batches])[labeled.numpy()])
+        uncertainty = torch.cat(uncertainties)[labeled] if uncertainties else None
+        pool.append(Candidates(visit.task, len(rows[-1]), uncertainty))
+    if not pool:
+        return []
     with plugin_call(run.scheduler, "choose", "for each member of the pool the numbers (m,) int64 of its rows"):
         choices = run.scheduler.choose(pool, position)
         require(len(choices) == len(pool), f"returned {len(choices)} tensors for {len(pool)} members")
@@ -169,6 +188,7 @@ def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Positio
                 all(0 <= row < candidates.count for row in choice.tolist()),
                 f"returned the rows {choice.tolist()!r:.100} of {candidates.count}",
             )
+        require(any(len(choice) for choice in choices), "returned no rows")
     step = []
     for candidates, task_rows, choice in zip(pool, rows, choices, strict=True):
         if len(choice):
@@ -204,7 +224,7 @@ def _probe(run: TrainingRun, position: Position) -> None:
 
 
 def _call_on_step(run: TrainingRun, number: int, combined: Combined, step: list[TaskLoss]) -> None:
-    after = run.engine.losses_after(step) if "losses-after" in run.balancer.needs else None
+    after = run.engine.passes.losses_after(step) if "losses-after" in run.balancer.needs else None
     result = StepResult(number, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram, after)
     for plugin in run.plugins().values():
         with plugin_call(plugin, "on_step", "nothing in return"):

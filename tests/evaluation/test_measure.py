@@ -36,23 +36,23 @@ def tokenized(lengths: list[int], targets) -> TokenizedSplit:
 
 def test_predictions_come_in_the_order_of_the_rows_whatever_their_length():
     lengths = [3, 9, 1, 5, 2, 9, 4]
-    together = predict_rows(model(), 0, tokenized(lengths, None), torch.device("cpu"), nullcontext())
+    together = predict_rows(model(), {0: tokenized(lengths, None)}, torch.device("cpu"), nullcontext())[0]
     for row, length in enumerate(lengths):
         alone = TokenizedSplit((TokenSequences(np.full(length, row + 1), np.array([0, length]), None, 0),), 0)
-        found = predict_rows(model(), 0, alone, torch.device("cpu"), nullcontext())
+        found = predict_rows(model(), {0: alone}, torch.device("cpu"), nullcontext())[0]
         assert found.rows["probabilities"][0] == pytest.approx(together.rows["probabilities"][row], abs=1e-5)
         assert found.rows["index"][0] == together.rows["index"][row]
 
 
 def test_the_loss_leaves_out_rows_whose_label_training_did_not_have():
     targets = np.array([0, UNSEEN, 2])
-    found = predict_rows(model(), 0, tokenized([2, 3, 4], targets), torch.device("cpu"), nullcontext())
+    found = predict_rows(model(), {0: tokenized([2, 3, 4], targets)}, torch.device("cpu"), nullcontext())[0]
     known = found.rows["probabilities"][[0, 2], [0, 2]].astype(np.float64)
     assert found.loss == pytest.approx(-np.log(known).mean(), abs=1e-6)
 
 
 def test_rows_without_labels_have_predictions_and_no_loss():
-    found = predict_rows(model(), 1, tokenized([2, 3], None), torch.device("cpu"), nullcontext())
+    found = predict_rows(model(), {1: tokenized([2, 3], None)}, torch.device("cpu"), nullcontext())[1]
     assert list(found.rows.fields) == ["value"]
     assert len(found.rows) == 2
     assert np.isnan(found.loss)
@@ -60,18 +60,18 @@ def test_rows_without_labels_have_predictions_and_no_loss():
 
 def test_the_mode_of_the_model_is_given_back_even_after_an_error():
     made = model().train()
-    predict_rows(made, 0, tokenized([2], None), torch.device("cpu"), nullcontext())
+    predict_rows(made, {0: tokenized([2], None)}, torch.device("cpu"), nullcontext())
     assert made.training
     unknown = TokenizedSplit((TokenSequences(np.array([99, 99]), np.array([0, 2]), None, 0),), 0)
     with pytest.raises(IndexError):  # a token number that the toy encoder does not have
-        predict_rows(made, 0, unknown, torch.device("cpu"), nullcontext())
+        predict_rows(made, {0: unknown}, torch.device("cpu"), nullcontext())
     assert made.training
 
 
 def test_no_rows_are_a_mistake_of_the_caller():
     nothing = TokenizedSplit((TokenSequences(np.zeros(0, np.int64), np.zeros(1, np.int64), None, 0),), 0)
     with pytest.raises(ValueError, match="no rows"):
-        predict_rows(model(), 0, nothing, torch.device("cpu"), nullcontext())
+        predict_rows(model(), {0: nothing}, torch.device("cpu"), nullcontext())
 
 
 # Measuring

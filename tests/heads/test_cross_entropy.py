@@ -18,7 +18,7 @@ from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.tasks.class_loss import ClassLoss
 from mtlcli.tasks.tags import Tags
 from mtlcli.tasks.targets import UNSEEN, Classes, Ragged
-from mtlcli.training.engine import TaskLoss
+from mtlcli.training.passes import TaskLoss
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0]])
 FIRST = torch.tensor([0])

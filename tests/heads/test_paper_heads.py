@@ -19,9 +19,10 @@ from mtlcli.runs.folder import inspect_folder
 from mtlcli.runs.saved_model import load_run
 from mtlcli.tasks.targets import Classes
 from mtlcli.training.dry_run import dry_run
-from mtlcli.training.engine import TaskLoss, regularization
 from mtlcli.training.events import Stepped
+from mtlcli.training.forward import regularization
 from mtlcli.training.loop import train
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.rng import random_states
 from mtlcli.training.setup import TrainingRun, set_up
 from small import small_values, write_files
@@ -183,7 +184,9 @@ def test_evaluating_remembers_nothing(files, tmp_path):
     step(prepared)
     before = {key: value.clone() for key, value in prepared.model.state_dict().items()}
     for task, name in enumerate(prepared.model.names):
-        found = predict_rows(prepared.model, task, prepared.dev[name]["dev"], prepared.device, prepared.autocast)
+        found = predict_rows(prepared.model, {task: prepared.dev[name]["dev"]}, prepared.device, prepared.autocast)[
+            task
+        ]
         assert np.isfinite(found.loss)
     assert all(torch.equal(value, before[key]) for key, value in prepared.model.state_dict().items())
 
@@ -197,7 +200,7 @@ def test_losses_asked_for_again_are_against_the_negatives_of_the_first_time(file
     one = [TaskLoss(0, tuple(batches[1:]))]
     combined = prepared.engine.run(one)
     kept = prepared.model.head(0).negatives.clone()
-    torch.testing.assert_close(prepared.engine.losses_after(one), combined.losses)  # the weights have not moved
+    torch.testing.assert_close(prepared.engine.passes.losses_after(one), combined.losses)  # the weights have not moved
     assert torch.equal(prepared.model.head(0).negatives, kept)
 
 

@@ -11,7 +11,7 @@ from mtlcli.data.encodings import Apart, Plain
 from mtlcli.data.pipe import Pipe
 from mtlcli.data.readers import FileSource
 from mtlcli.errors import MtlError
-from mtlcli.inference.predict import check, find_readings, predict, shared_features
+from mtlcli.inference.predict import check, find_readings, predict
 from mtlcli.inference.predictor import LoadedMember, Predictor, open_run
 from trained import sentence, trained
 
@@ -96,11 +96,10 @@ def test_pairs_in_one_sequence_and_pairs_read_alone_take_a_pass_each(run, tmp_pa
     assert {reading.encoding: reading.tasks for reading in readings} == {Plain(): (2,), Apart(): (3,)}
 
 
-def test_a_task_with_layers_of_its_own_takes_its_own_pass(run, monkeypatch):
-    assert shared_features(run, [0, 1]) == [[0, 1]]
-    own = {0: [], 1: [torch.zeros(1)]}
-    monkeypatch.setattr(run.model.architecture, "private_parameters", lambda task: own[task])
-    assert shared_features(run, [0, 1]) == [[0], [1]]
+def test_tasks_share_a_pass_where_the_architecture_ignores_the_task(run, monkeypatch):
+    assert run.model.feature_groups([0, 1]) == [[0, 1]]
+    monkeypatch.setattr(run.model.architecture, "task_independent", False)
+    assert run.model.feature_groups([0, 1]) == [[0], [1]]
 
 
 def test_the_model_is_not_training(run):

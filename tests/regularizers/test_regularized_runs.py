@@ -12,9 +12,9 @@ from mtlcli import registry
 from mtlcli.config.schema import Config
 from mtlcli.runs import checkpoint
 from mtlcli.runs.folder import inspect_folder
-from mtlcli.training.engine import TaskLoss
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import set_up
 from small import small_config, write_files
 

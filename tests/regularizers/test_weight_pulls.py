@@ -15,7 +15,7 @@ from mtlcli.regularizers.l2_sp import L2SP
 from mtlcli.regularizers.soft_sharing import SoftSharingDistance
 from mtlcli.regularizers.successive import Successive
 from mtlcli.testing.common import start_of
-from mtlcli.training.engine import TaskLoss
+from mtlcli.training.passes import TaskLoss
 
 FACTS = toy.facts(3)
 

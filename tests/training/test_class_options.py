@@ -253,7 +253,7 @@ def test_the_loss_on_dev_is_plain_and_that_of_training_is_not(files):
         for setup in (run, plain):
             setup.model.load_state_dict(run.model.state_dict())
             setup.model.train()
-            predicted = predict_rows(setup.model, task, setup.dev[name]["dev"], setup.device, setup.autocast)
+            predicted = predict_rows(setup.model, {task: setup.dev[name]["dev"]}, setup.device, setup.autocast)[task]
             losses.append((predicted.loss, loss_on(setup.model, setup.train[task].longest(), setup.autocast)))
         assert losses[0] == pytest.approx(losses[1])
     assert run.train[0].longest().weights is not None and plain.train[0].longest().weights is None
@@ -329,7 +329,7 @@ def test_a_teacher_and_row_weights_work_together(files, tmp_path):
     batch = run.train[0].next()
     output = run.model(0, batch)
     losses = head.loss(output, batch.gold)
-    found = (run.engine._mixed(0, batch, output, losses) * batch.weights).sum()
+    found = (run.engine.passes._mixed(0, batch, output, losses) * batch.weights).sum()
     p = torch.from_numpy(run.balancer.teacher_targets[0]["probabilities"][batch.rows]).float()
     classes = torch.tensor([1.0, 1.0, 5.0])
     expected = -(p * classes * torch.log_softmax(output, -1)).sum(-1) @ batch.weights

@@ -17,7 +17,8 @@ from mtlcli.data.batches import Batch
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.gradient_regularizers.pcgrad import PCGrad
 from mtlcli.regularizers.base import Forward, Regularizer
-from mtlcli.training.engine import TaskLoss, combine_rows, gram_matrix
+from mtlcli.training.gradient_rows import combine_rows, gram_matrix
+from mtlcli.training.passes import TaskLoss
 
 
 class KeepsRows(Equal):

@@ -15,7 +15,7 @@ from mtlcli.gradient_regularizers.pcgrad import PCGrad
 from mtlcli.heads.base import HeadFacts
 from mtlcli.heads.linear import Linear
 from mtlcli.model.multitask import MultiTaskModel
-from mtlcli.training.engine import TaskLoss
+from mtlcli.training.passes import TaskLoss
 
 
 def rows_of(model: MultiTaskModel, step: list[TaskLoss], last: list[nn.Parameter]) -> Tensor:
@@ -135,11 +135,11 @@ def test_the_losses_after_the_update_have_the_dropout_masks_of_the_losses_before
     torch.manual_seed(5)
     before = engine.run(step).losses
     random = torch.get_rng_state()
-    torch.testing.assert_close(engine.losses_after(step), before)  # nothing has moved yet
+    torch.testing.assert_close(engine.passes.losses_after(step), before)  # nothing has moved yet
     with torch.no_grad():
         for parameter in model.parameters():
             parameter -= 0.5 * parameter.grad
-    after = engine.losses_after(step)
+    after = engine.passes.losses_after(step)
     assert torch.equal(random, torch.get_rng_state())  # the next step's masks are its own
     torch.testing.assert_close(after, by_hand())
     assert (after - before).abs().min() > 1e-3

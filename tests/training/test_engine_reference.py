@@ -20,7 +20,8 @@ from mtlcli.gradient_regularizers.gradvac import GradVac
 from mtlcli.gradient_regularizers.pcgrad import PCGrad
 from mtlcli.gradient_regularizers.upgrad import UPGrad
 from mtlcli.model.multitask import MultiTaskModel
-from mtlcli.training.engine import TaskLoss, blocks
+from mtlcli.training.gradient_rows import blocks
+from mtlcli.training.passes import TaskLoss
 
 FACTS = toy.facts(4)
 LOG_VARIANCES = [0.3, -0.8, 0.0, 1.1]

@@ -11,7 +11,7 @@ from mtlcli.heads.linear import Linear
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.tasks.targets import Classes
 from mtlcli.testing.common import start_of
-from mtlcli.training.engine import TaskLoss
+from mtlcli.training.passes import TaskLoss
 
 OPTIONS = {
     "static": {"weights": {"a": 1.0}},

@@ -237,8 +237,8 @@ def test_every_tensor_that_can_learn_moves_in_one_step(files, method):
 
 
 def step_once(prepared: TrainingRun) -> None:
-    from mtlcli.training.engine import TaskLoss
     from mtlcli.training.optimizer import set_rates
+    from mtlcli.training.passes import TaskLoss
 
     prepared.engine.run([TaskLoss(task, (batches.next(),)) for task, batches in enumerate(prepared.train)])
     set_rates(prepared.optimizer, 1.0)

@@ -12,9 +12,9 @@ import mtlcli
 from mtlcli.architectures.hard_sharing import HardSharing
 from mtlcli.config.layers import Layer, dump
 from mtlcli.config.resolve import resolve
-from mtlcli.training.engine import TaskLoss
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
+from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import set_up
 from mtlcli.training.state import Progress
 from mtlcli.training.step import take_step
@@ -104,9 +104,9 @@ def test_tasks_of_one_file_run_the_encoder_once_a_step(tmp_path, monkeypatch):
     first, second = (source.next() for source in run.train)
     assert first.rows.tolist() == second.rows.tolist()
     assert run.train[0].tokenized.sides is run.train[1].tokenized.sides
-    assert any(
-        note.startswith("tone and near read the same rows: steps with several of them run the encoder once")
-        for note in run.plan.notes
+    assert run.plan.notes == (
+        "tone and near read the same rows: in a step they share one forward and backward pass of the encoder and its dropout "
+        "(12 passes for 24 batches)",
     )
 
 
@@ -133,13 +133,16 @@ def test_an_empty_cell_is_no_label_for_this_task_alone(tmp_path):
     missing = len(near) - near.labeled
     assert len(near) == 40 and 0 < missing < 20
     assert [fact.rows for fact in run.facts] == [40, near.labeled, 8]
-    assert (
-        f'near train: {missing} of 40 rows have no label in "near": this task learns nothing from them'
-        in run.plan.notes
-    )
+    assert f'near train: {missing} of 40 rows have no label in "near": left out of this task' in run.plan.notes
     # Of the rare class, more than half is missing: it keeps its own rows, and shares nothing.
     assert [source.group for source in run.train] == [0, 0, None] and len(rare) == 8
-    assert 'rare train: 32 of 40 rows have no label in "rare": they are left out' in run.plan.notes
+    assert (
+        'rare train: 32 of 40 rows have no label in "rare": left out of this task and of its batches' in run.plan.notes
+    )
+    assert (
+        f"tone and rare read {rare.source.name}, but share no pass of the encoder: they train on different rows (40 and 8)"
+        in (run.plan.notes)
+    )
     assert len(run.tasks[1].dev["dev"]) == run.tasks[1].dev["dev"].labeled < 20
 
 
