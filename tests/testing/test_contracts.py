@@ -810,6 +810,24 @@ def test_an_architecture_that_hides_a_parameter_from_its_task_is_refused():
     refused(check_architecture, Mixes, "task 1 uses private parameters of another task: vector")
 
 
+def test_an_architecture_that_hides_a_difference_between_tasks_is_refused():
+    class Scales(Architecture):
+        """Multiplies the features by the task's number."""
+
+        task_independent = True
+
+        def __init__(self, facts) -> None:
+            super().__init__()
+            self.inner = HardSharing(facts)
+            self.encoder = facts.encoder
+
+        def forward(self, task, inputs):
+            hidden = self.inner(task, inputs)
+            return type(hidden)((1 + task) * hidden.last, hidden.layers)
+
+    refused(check_architecture, Scales, "task_independent: expected False, because tasks 0 and 1 have different hidden")
+
+
 def test_an_encoder_without_seed_is_refused():
     class Unseeded(Tiny):
         """Draws other weights at each call."""

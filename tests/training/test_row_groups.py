@@ -1,57 +1,35 @@
 """Several label columns of one file as several tasks: one order of rows, one pass of the encoder, the same gradients."""
 
-import random
 import signal
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 import mtlcli
+from columns import config_of, write_table
 from mtlcli.architectures.hard_sharing import HardSharing
-from mtlcli.config.layers import Layer, dump
-from mtlcli.config.resolve import resolve
+from mtlcli.config.layers import dump
+from mtlcli.evaluation.evaluate import evaluate
+from mtlcli.facts import RunFacts, TaskFacts
+from mtlcli.model.predict import predict_rows
+from mtlcli.schedulers.base import Stage, Visit
+from mtlcli.tasks.targets import Classes
+from mtlcli.training.dev import predict_dev
+from mtlcli.training.dry_run import dry_run
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.passes import TaskLoss
+from mtlcli.training.plan import passes_of_groups
 from mtlcli.training.setup import set_up
 from mtlcli.training.state import Progress
 from mtlcli.training.step import take_step
-from small import WORDS, small_values
 
 METHODS = [
     {}, {"balancer": "uncertainty"}, {"balancer": "gradnorm"}, {"balancer": "uncertainty+pcgrad"}, {"balancer": "famo"},
     {"gradient_regularizer": {"name": "gradvac", "granularity": "layer"}}, {"regularizers": [{"name": "smart"}]},
     {"training": {"micro_batches": 2}}, {"architecture": "convolution"},
 ]  # fmt: skip
-
-
-def write_table(folder: Path, *, rows: int = 40, missing: float = 0.0) -> Path:
-    """Texts with a class, a score and a rare class; with `missing`, that share of the scores is empty."""
-    chance = random.Random(5)
-    for split, count in (("train", rows), ("dev", rows // 2)):
-        lines = ["sentence\ttone\tnear\trare"]
-        for number in range(count):
-            text = " ".join(chance.choices(WORDS, k=chance.randint(3, 9)))
-            near = "" if chance.random() < missing else f"{5 * chance.random():.2f}"
-            rare = chance.choice("xy") if number % 5 == 0 else ""
-            lines.append(f"{text} {split}\t{chance.choice(['good', 'bad'])}\t{near}\t{rare}")
-        (folder / f"table-{split}.tsv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def config_of(folder: Path, *columns: str, scheduler="all-together", training=None, **sections):
-    kinds = {"tone": "classification", "near": "regression", "rare": "classification"}
-    files = {"train": str(folder / "table-train.tsv"), "dev": str(folder / "table-dev.tsv"), "text": "sentence"}
-    values = {
-        **small_values(folder),
-        "tasks": {name: {"kind": kinds[name], "label": name, **files} for name in columns or ("tone", "near")},
-        "scheduler": scheduler,
-        **sections,
-    }
-    values["training"] |= training or {}
-    return resolve([Layer(values)])
 
 
 def passes_in(run, monkeypatch) -> list[int]:
@@ -127,51 +105,6 @@ def test_max_rows_draws_the_same_rows_for_all_columns(tmp_path):
     assert [len(source.tokenized) for source in run.train] == [20, 20]
 
 
-def test_an_empty_cell_is_no_label_for_this_task_alone(tmp_path):
-    run = set_up(config_of(write_table(tmp_path, missing=0.3), "tone", "near", "rare"))
-    near, rare = (run.tasks[index].splits["train"] for index in (1, 2))
-    missing = len(near) - near.labeled
-    assert len(near) == 40 and 0 < missing < 20
-    assert [fact.rows for fact in run.facts] == [40, near.labeled, 8]
-    assert f'near train: {missing} of 40 rows have no label in "near": left out of this task' in run.plan.notes
-    # Of the rare class, more than half is missing: it keeps its own rows, and shares nothing.
-    assert [source.group for source in run.train] == [0, 0, None] and len(rare) == 8
-    assert (
-        'rare train: 32 of 40 rows have no label in "rare": left out of this task and of its batches' in run.plan.notes
-    )
-    assert (
-        f"tone and rare read {rare.source.name}, but share no pass of the encoder: they train on different rows (40 and 8)"
-        in (run.plan.notes)
-    )
-    assert len(run.tasks[1].dev["dev"]) == run.tasks[1].dev["dev"].labeled < 20
-
-
-def test_rows_without_a_label_leave_loss_and_gradient_as_if_they_were_absent(tmp_path):
-    run = set_up(config_of(write_table(tmp_path, missing=0.4)))
-    run.model.eval()
-    batch = next(batch for batch in (run.train[1].next() for _ in range(9)) if 0 < batch.units < batch.count)
-    losses = run.model.losses(1, run.model(1, batch), batch).detach()
-    known = batch.gold["known"]
-    assert losses[~known].tolist() == [0.0] * int((~known).sum())
-    combined = run.engine.run([TaskLoss(1, (batch,))])
-    assert combined.losses.item() == pytest.approx(float(losses[known].mean()), rel=1e-6)
-
-
-def test_a_task_without_a_label_in_the_step_sits_it_out(tmp_path):
-    folder = write_table(tmp_path)
-    lines = (folder / "table-train.tsv").read_text().splitlines()
-    cells = [line.split("\t") for line in lines]
-    for number, row in enumerate(cells[1:]):
-        row[2] = row[2] if number % 2 else ""
-    (folder / "table-train.tsv").write_text("\n".join("\t".join(row) for row in cells) + "\n")
-    run = set_up(config_of(folder, training={"batch_size": 1}))
-    progress = Progress(cursors=[0, 0])
-    with (tmp_path / "log").open("w") as log:
-        stepped = [take_step(run, progress, log) for _ in range(10)]
-    assert {tuple(step.losses) for step in stepped} == {("tone",), ("tone", "near")}
-    assert progress.cursors == [10, 10]  # both still meet the same rows
-
-
 def test_dev_rows_that_another_task_trains_on_are_a_warning(tmp_path):
     folder = write_table(tmp_path)
     config = config_of(folder)
@@ -210,4 +143,148 @@ def test_a_frozen_encoder_keeps_the_features_of_a_group_once(tmp_path):
     for event in train(run, tmp_path / "run"):
         if isinstance(event, Stepped):
             assert run.kept.train[0] is run.kept.train[1]
-            assert set(run.kept.dev) == {0, 1}
+            assert run.kept.dev[0]["dev"] is run.kept.dev[1]["dev"]
+
+
+def test_the_tasks_of_a_pass_have_the_same_dropout_mask(tmp_path):
+    config = config_of(write_table(tmp_path))
+    for name in ("tone", "near"):
+        config.tasks[name] = config.tasks[name].model_copy(
+            update={"head": config.tasks[name].head.model_copy(update={"dropout": 0.0})}
+        )
+    run = set_up(config)
+    for module in run.model.architecture.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.2
+    step = [TaskLoss(task, (source.next(),)) for task, source in enumerate(run.train)]
+    torch.manual_seed(3)
+    together = run.engine.run(step).losses
+    alone = []
+    for part in step:
+        torch.manual_seed(3)
+        alone.append(run.engine.run([part]).losses)
+    torch.testing.assert_close(together, torch.cat(alone))
+    torch.manual_seed(4)
+    assert (run.engine.run(step).losses - together).abs().min() > 1e-4  # there is dropout
+
+
+def test_an_architecture_with_features_for_each_task_shares_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(HardSharing, "task_independent", False)
+    run = set_up(config_of(write_table(tmp_path)))
+    count = passes_in(run, monkeypatch)
+    run.engine.run([TaskLoss(task, (source.next(),)) for task, source in enumerate(run.train)])
+    assert count == [2]
+    assert run.plan.notes == (
+        "tone and near read the same rows, but share no pass of the encoder: in this architecture every task has features of its own",
+    )
+
+
+def test_towers_share_nothing(tmp_path):
+    run = set_up(config_of(write_table(tmp_path), architecture="soft-sharing"))
+    run.model.eval()
+    step = [TaskLoss(task, (source.next(),)) for task, source in enumerate(run.train)]
+    run.engine.run(step)
+    towers = run.model.architecture.towers()
+    assert all(any(p.grad is not None for p in tower.parameters()) for tower in towers)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"batch_size": 4}, "their batches have different sizes (4 and 8)"),
+        ({"sampling": "balanced"}, "the rows of tone come in an order that depends on the labels"),
+        ({"max_rows": 20}, "they train on different rows (20 and 40)"),
+    ],
+)
+def test_the_plan_says_why_tasks_of_one_file_share_nothing(tmp_path, change, reason):
+    folder = write_table(tmp_path)
+    config = config_of(folder)
+    config.tasks["tone"] = config.tasks["tone"].model_copy(update=change)
+    note = f"tone and near read {folder / 'table-train.tsv'}, but share no pass of the encoder: {reason}"
+    assert note in set_up(config).plan.notes
+
+
+class Fixed:
+    """A scheduler with the visits of each step written down."""
+
+    chooses_rows = False
+
+    def __init__(self, *steps: list[Visit]) -> None:
+        self.steps = steps
+
+    def visits(self, position):
+        return self.steps[position.step]
+
+    def stage(self, position):
+        return Stage(0, position.total_steps)
+
+    run = RunFacts(tuple(TaskFacts(name, 4, 4, Classes(("a", "b"))) for name in "xyz"))
+
+
+def test_passes_are_counted_by_the_position_in_the_rows():
+    # Tasks 0 and 1 read the same rows. Step 1: both take batch 0. Step 2: task 0 takes 1 and 2. Step 3: 3, and 1 to 3.
+    steps = [[Visit(0), Visit(1), Visit(2)], [Visit(0, 2)], [Visit(0), Visit(1, 3)]]
+    assert passes_of_groups(Fixed(*steps), [0, 0, None], 3, 3) == {0: (8, 6)}
+    assert passes_of_groups(Fixed(*steps), [None, None, None], 3, 3) == {}
+
+
+def test_one_task_a_step_shares_nothing_and_the_plan_says_so(tmp_path):
+    notes = set_up(config_of(write_table(tmp_path), scheduler="proportional")).plan.notes
+    assert (
+        "tone and near read the same rows, but share no pass of the encoder: no step has the same rows of several tasks"
+        in notes
+    )
+
+
+def test_rows_of_gradients_need_a_backward_pass_for_each_task_and_the_plan_says_so(tmp_path):
+    (note,) = set_up(config_of(write_table(tmp_path), gradient_regularizer="pcgrad")).plan.notes
+    assert note.startswith("tone and near read the same rows: in a step they share one forward pass of the encoder")
+
+
+def test_the_dry_run_names_every_task_of_a_group_and_shares_their_pass(tmp_path, monkeypatch):
+    run = set_up(config_of(write_table(tmp_path)))
+    count = passes_in(run, monkeypatch)
+    assert [result.task for result in dry_run(run)] == ["tone", "near"]
+    assert count == [3]  # each alone, and one pass for both
+
+
+def test_a_share_of_the_rows_is_held_out_for_all_columns(tmp_path):
+    config = config_of(write_table(tmp_path))
+    for name in ("tone", "near"):
+        config.tasks[name] = config.tasks[name].model_copy(update={"dev": "25%"})
+    run = set_up(config)
+    assert [source.group for source in run.train] == [0, 0]
+    assert not any("training row" in warning for warning in run.plan.warnings)
+    assert len({task.dev["dev"].texts_digest for task in run.tasks}) == 1 and len(run.tasks[0].dev["dev"]) == 10
+
+
+def test_evaluation_runs_the_encoder_once_for_tasks_with_the_same_rows(tmp_path, monkeypatch):
+    run = set_up(config_of(write_table(tmp_path)))
+    count = passes_in(run, monkeypatch)
+    together = predict_dev(run, {})
+    assert count == [1]  # 20 short rows are one batch
+    for task, name in enumerate(("tone", "near")):
+        alone = predict_rows(run.model, {task: run.dev[name]["dev"]}, run.device, run.autocast)[task]
+        predicted = together.rows[name]["dev"]
+        assert predicted.loss == alone.loss
+        assert all((predicted.rows[field] == alone.rows[field]).all() for field in alone.rows.fields)
+
+
+def test_a_finished_run_is_evaluated_in_shared_passes(tmp_path, monkeypatch):
+    config = config_of(write_table(tmp_path))
+    for _ in train(set_up(config), tmp_path / "run"):
+        pass
+    calls = []
+    forward = HardSharing.forward
+    monkeypatch.setattr(
+        HardSharing, "forward", lambda self, task, inputs: calls.append(task) or forward(self, task, inputs)
+    )
+    results = evaluate(tmp_path / "run", resamples=0)
+    assert calls == [0] and set(results.results) == {"tone", "near"}
+    calls.clear()
+    alone = [evaluate(tmp_path / "run", [(name, [])], resamples=0)[name]["dev"] for name in ("tone", "near")]
+    assert calls == [0, 1]
+    for name, of_task in zip(("tone", "near"), alone, strict=True):
+        assert {key: value.value for key, value in results[name]["dev"].items()} == {
+            key: value.value for key, value in of_task.items()
+        }
