@@ -145,12 +145,12 @@ class Distributions(Classes):
 
     def is_constant(self, gold: Arrays) -> bool:
         """Return whether all rows have the same distribution."""
-        p = gold["probabilities"]
-        return len(self.labels) < 2 or bool((p == p[0]).all())
+        p = gold["probabilities"][self.known(gold)]
+        return len(self.labels) < 2 or bool((p == p[:1]).all())
 
     def remarks(self, raws: Sequence[Raw], gold: Arrays, column: str, *, training: bool) -> list[str]:
         """Return that every label is one certain class."""
-        certain = (gold["probabilities"].max(axis=1) > 1 - TOLERANCE).all()
+        certain = (gold["probabilities"][self.known(gold)].max(axis=1) > 1 - TOLERANCE).all()
         return ["every label is one certain class; is it kind: classification?"] if training and certain else []
 
     def notes(self, raws: Sequence[Raw], *, training: bool) -> list[str]:

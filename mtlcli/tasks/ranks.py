@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mtlcli.errors import MtlError, one_of, quotable
-from mtlcli.tasks.classes import Classes
+from mtlcli.tasks.classes import UNSEEN, Classes
 from mtlcli.tasks.numbers import number_in
 from mtlcli.tasks.ragged import Arrays, Ragged
-from mtlcli.tasks.target_base import Raw, Target
+from mtlcli.tasks.target_base import BadLabel, Raw, Target
 
 if TYPE_CHECKING:
     from typing import Self
@@ -51,6 +51,20 @@ class Ranks(Classes):
         """The labels in their order."""
         return f"the ordered labels {' < '.join(self.labels)}"
 
+    def parse(self, raw: Raw) -> int:
+        """Return the index of the class. A number that training rows lack would stand between others, so it is no class."""
+        index: int = super().parse(raw)
+        if index == UNSEEN and self.values is not None:
+            names = ", ".join(map(quotable, self.labels[:LONGEST_LIST])) + (
+                ", ..." if len(self.labels) > LONGEST_LIST else ""
+            )
+            raise BadLabel(
+                "label",
+                f": found '{quotable(raw['label'])}', expected one of those of the training rows, {names}; to allow others, list "
+                "all in labels",
+            )
+        return index
+
     def fit(self, raws: Iterable[Raw]) -> "Self":
         """Return the target with the labels of training in the order of their numbers, and their shares.
 
@@ -63,14 +77,13 @@ class Ranks(Classes):
             names = one_of(f'"{quotable(label)}"' for label in fitted.labels[:LONGEST_LIST])
             more = f" and {len(fitted.labels) - LONGEST_LIST} more" if len(fitted.labels) > LONGEST_LIST else ""
             raise MtlError(f"labels: {names}{more} have no order: list all labels here, the lowest first")
-        bound = replace(fitted, learned=False)
-        counts = Counter(bound.parse({"label": label}) for label in labels if label)
+        counts = Counter(fitted.parse({"label": label}) for label in labels if label)
         total = sum(counts.values())
         above = tuple(
-            sum(counts[label] for label in range(k + 1, len(bound.labels))) / total
-            for k in range(len(bound.labels) - 1)
+            sum(counts[index] for index in range(k + 1, len(fitted.labels))) / total
+            for k in range(len(fitted.labels) - 1)
         )
-        return replace(bound, above=above)
+        return replace(fitted, above=above)
 
     def record(self) -> dict[str, Any]:
         """Return what `Classes.record` does, how probabilities are decoded, and the shares of training."""

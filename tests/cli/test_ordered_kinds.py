@@ -1,6 +1,7 @@
 """Ordered classes and distributions from the command line, together in one run."""
 
 import json
+import math
 import random
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 import mtlcli
 from mtlcli.training.events import Stepped
+from mtlcli.training.setup import set_up
 
 WORDS = {"bad": ("cold", "late", "dull"), "fair": ("plain", "usual", "quiet"), "good": ("warm", "early", "bright")}
 VOTES = {"bad": "0,8,2", "fair": "1,1,8", "good": "9,0,1"}
@@ -113,6 +115,34 @@ def test_options_of_classes_and_rows(data, mtl):
         ended = mtl("check", "-c", data / "recipe.json", "--set", f"tasks.{option}")
         assert ended.code == 2 and problem in " ".join(ended.err.split()), ended.err
         assert len(ended.err.splitlines()) == 1
+
+
+def test_balancers_read_the_loss_that_a_guess_has_under_the_head(data):
+    rating, coral, _ = set_up(mtlcli.load_config(data / "recipe.json")).facts
+    assert (rating.guess, coral.guess) == (pytest.approx(math.log(3)), pytest.approx(math.log(2)))
+
+
+@pytest.mark.parametrize("encoding", ["cross", "bi"])
+def test_pairs_of_texts(tmp_path, mtl, encoding):
+    chance, lines = random.Random(3), []
+    for number in range(24):
+        stars = chance.choice("123")
+        row = {"text1": f"a {number}", "text2": f"no {stars} {number}", "label": stars}
+        lines.append(json.dumps({**row, "probabilities": {"low": 4 - int(stars), "high": int(stars)}}))
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    file = {"train": str(tmp_path / "train.jsonl"), "dev": "25%", "encoding": encoding}
+    run = mtlcli.train(
+        {"encoder": {"name": "tiny", "layers": 1, "dim": 32}},
+        tasks={"stars": {"kind": "pair-ordinal", **file}, "mood": {"kind": "pair-label-distribution", "counts": True, **file}},
+        training={"steps": 2, "batch_size": 4, "device": "cpu"}, output=tmp_path / "run",
+    )  # fmt: skip
+    assert run.finished
+    ended = mtl("predict", tmp_path / "run", "-q", "--input-format", "jsonl", stdin=lines[0].encode() + b"\n")
+    values = json.loads(ended.out)
+    assert list(values["stars"]["probabilities"]) == ["1", "2", "3"]
+    assert list(values["mood"]["probabilities"]) == ["low", "high"]
+    head = {"cross": "ordinal-cumulative", "bi": "pair-concat"}[encoding]
+    assert mtlcli.load_config(tmp_path / "run" / "config.yaml").tasks["stars"].head.name == head
 
 
 def test_a_stopped_run_ends_like_the_unbroken_one(data):

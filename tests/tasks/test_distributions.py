@@ -99,6 +99,15 @@ def test_rows_without_a_label_change_neither_entropy_of_others_nor_units():
     assert target.check(gold) == ["mean probabilities a 0.5, b 0.5, c 0"]
 
 
+def test_rows_without_a_label_hide_no_remark():
+    target = fit({"a": "1", "b": "0"}, {"a": "0", "b": "1"})
+    gold = target.gold_from_json([None, {"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 0.0}])
+    assert target.is_constant(gold)
+    assert target.remarks([], gold, "a", training=True) == [
+        "every label is one certain class; is it kind: classification?"
+    ]
+
+
 def test_the_mean_of_votes_matches_classes_by_name():
     target, other = (Distributions({name: name for name in names}) for names in ("ab", "ba"))
     votes = [

@@ -60,8 +60,26 @@ def test_numbers_are_ordered_by_value_and_training_gives_the_shares_above_each()
     assert target.above == (0.75, 0.25)
     assert target.describe() == "one of 1 < 2 < 10"
     assert target_of(target.record()) == target
-    with pytest.raises(BadLabel, match="found '3', expected one of 1, 2, 10"):
+    with pytest.raises(
+        BadLabel,
+        match="found '3', expected one of those of the training rows, 1, 2, 10; to allow others, list all in labels",
+    ):
         target.parse({"label": "3"})
+
+
+def test_declared_numbers_allow_what_training_lacks():
+    target = Ranks().declare(["1", "2", "3"], None, "tasks.t").fit(raws(["1", "3", "3", "1"]))
+    assert target.parse({"label": "2"}) == 1
+    assert target.above == (0.5, 0.5)
+    with pytest.raises(BadLabel, match=r"found '4', expected one of 1, 2, 3$"):
+        target.parse({"label": "4"})
+
+
+def test_numbers_that_mark_a_row_without_a_label_are_noted():
+    target = Ranks().fit(raws(["-1", "1", "2", "3.0"]))
+    assert target.notes(raws(["-1", "1"]), training=True) == [
+        "'-1' often marks a row without a label, and is a class in this file; to leave these rows out: no_label: ['-1']"
+    ]
 
 
 def test_names_need_an_order():
