@@ -32,7 +32,8 @@ class ChoiceLinear(Head):
                 f"{facts.task.target.describe()}; use another head"
             )
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(facts.dim, 1)
+        # Without a bias, which the softmax over the choices would cancel.
+        self.out = nn.Linear(facts.dim, 1, bias=False)
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """Return scores (m,) of the m choices of all rows."""

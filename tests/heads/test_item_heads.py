@@ -41,7 +41,6 @@ def test_a_choice_is_scored_by_the_encoding_of_its_own_sequence():
     head = ChoiceLinear(HeadFacts(CHOICES, 2, 1)).eval()
     with torch.no_grad():
         head.out.weight.copy_(torch.tensor([[1.0, 10.0]]))
-        head.out.bias.zero_()
     pooled = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
     place = torch.zeros(3, dtype=torch.int64)
     items = Items(rows(1, 2), torch.tensor([2, 0, 1]), place, place, rows(1, 2))
