@@ -29,7 +29,7 @@ from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.model.predict import NotFinite
 from mtlcli.runs.ensemble import relative_name
 from mtlcli.runs.environment import write_environment
-from mtlcli.runs.folder import RunFolder, add_command, claim, write_config
+from mtlcli.runs.folder import RunFolder, add_command, claim, is_free, write_config
 from mtlcli.runs.merge_record import MergedSource, MergeRecord, MergeTrial, write_merge_record
 from mtlcli.runs.names import HEADS
 from mtlcli.runs.record import is_auxiliary, origin_record
@@ -94,6 +94,8 @@ def merge_runs(
     device = find_device(settings.device)
     if any(output.resolve() == run.folder.resolve() for run in sources.runs):
         raise MtlError(f"--output: {output} is one of the runs to merge; choose another folder")
+    if not overwrite and output.is_dir() and not is_free(output):
+        raise MtlError(f"--output: {output} is not empty: add --overwrite to replace the run in it")
     with claim(output, overwrite=overwrite) as place, scratch_folder() as scratch:
         weights, encoder = open_weights(sources, scratch, settings.start)
         facts = tuple(_facts(sources.owner(name), name) for name in sources.owners)
