@@ -42,7 +42,7 @@ def test_a_merged_run_has_all_heads_and_is_used_like_any_run(tmp_path, first, se
     folder = merged(tmp_path / "merged", first, second, method=method, fisher_rows=3, **fixed).folder
     evaluation = mtlcli.evaluate(folder, split="dev", device="cpu", resamples=10)
     assert list(evaluation.results) == ["tone", "stars", "near"]
-    results = mtlcli.api.Run(folder).results
+    results = mtlcli.Run(folder).results
     assert results["stars"]["pearson"].value == evaluation["stars"]["dev"]["pearson"].value
     predictor = mtlcli.load(folder, device="cpu")
     assert set(predictor.predict([("a fine lamp", "a poor pie")])) == {"near"}
@@ -71,7 +71,7 @@ def test_one_run_is_given_back(tmp_path, first, method):
     folder = merged(tmp_path / "merged", first, method=method, scaling=scaling, options=options, fisher_rows=2).folder
     ours, theirs = load_tensors(folder / WEIGHTS), load_tensors(first / WEIGHTS)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert mtlcli.api.Run(folder).results["tone"]["accuracy"] == mtlcli.api.Run(first).results["tone"]["accuracy"]
+    assert mtlcli.Run(folder).results["tone"]["accuracy"] == mtlcli.Run(first).results["tone"]["accuracy"]
 
 
 def test_coefficients_are_chosen_by_the_score_on_dev(tmp_path, first, second):
@@ -182,7 +182,7 @@ def test_a_run_is_replaced_only_with_overwrite(tmp_path, first, second):
         merge_runs([folder], folder, MergeSettings(device="cpu"), overwrite=True)
     merge_runs([second], folder, MergeSettings(device="cpu"), overwrite=True)
     assert not (folder / "checkpoints").exists() and not (folder / "plan.json").exists()
-    assert list(mtlcli.api.Run(folder).results) == ["tone", "near"]
+    assert list(mtlcli.Run(folder).results) == ["tone", "near"]
 
 
 # Fisher information
