@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from mtlcli.cli import check, compare, ensemble, evaluate, plugins, predict, report, schema, study, table, train
+from mtlcli.cli import check, compare, ensemble, evaluate, merge, plugins, predict, report, schema, study, table, train
 from mtlcli.errors import MtlError
 
 SPINS = "1000"
@@ -37,6 +37,7 @@ app.command("study")(study.study)
 app.command("compare")(compare.compare)
 app.command("table")(table.table)
 app.command("ensemble")(ensemble.ensemble)
+app.command("merge")(merge.merge)
 app.command("report")(report.report)
 app.command("schema")(schema.schema)
 app.add_typer(plugins.app, name="plugins")

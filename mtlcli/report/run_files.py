@@ -13,6 +13,7 @@ from mtlcli import registry
 from mtlcli.config.evaluation_sets import kind_of
 from mtlcli.metrics.titles import plugin_of
 from mtlcli.runs.environment import Environment, read_environment
+from mtlcli.runs.merge_record import MergeRecord, read_merge_record
 from mtlcli.runs.metrics_log import LogLine, read_log
 from mtlcli.runs.names import COMMAND, ENVIRONMENT, PLAN, predicted_splits
 from mtlcli.runs.plan import Plan, read_plan
@@ -63,6 +64,11 @@ class RunFiles:
     def plan(self) -> Plan | None:
         """plan.json, None where there is none."""
         return read_plan(self.folder) if (self.folder / PLAN).is_file() else None
+
+    @cached_property
+    def merge(self) -> MergeRecord | None:
+        """merge.json, None for a run that was trained."""
+        return read_merge_record(self.folder)
 
     @cached_property
     def environment(self) -> Environment | None:

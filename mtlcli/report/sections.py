@@ -11,6 +11,7 @@ from mtlcli.report.errors import WorstRow
 from mtlcli.report.page import Section
 from mtlcli.report.predictions import baselines, score_charts
 from mtlcli.report.run_files import Curve, Line, RunFiles, curve, metric_bounds
+from mtlcli.runs.merge_record import MergeRecord
 from mtlcli.statistics.bootstrap import Estimate
 
 POINTS = 150
@@ -74,7 +75,7 @@ def one_run(
     return page.section(
         name or run.name,
         ("Run", _facts(run)),
-        ("Mixing plan", _plan(run)),
+        ("Mixing plan", _plan(run)) if run.merge is None else ("Merge", _merge(run.merge)),
         ("Metrics on dev", _metrics(run)),
         ("Baselines", _baselines(run)),
         ("Classes", _classes(run)),
@@ -148,6 +149,19 @@ def _plan(run: RunFiles) -> str:
     )
     sentences = map(page.paragraph, (text, *plan.notes, *plan.warnings))
     return page.table(head, rows, text_columns=3) + "".join(sentences)
+
+
+def _merge(merge: MergeRecord) -> str:
+    rows = [(run.folder, f"{run.weight:g}", ", ".join(run.heads)) for run in merge.runs]
+    options = ", ".join(f"{name} {value:g}" for name, value in merge.options.items())
+    scaling = "" if merge.scaling is None else f", scaling {merge.scaling:g}"
+    chosen = (
+        f" The coefficients are the best of {len(merge.trials)} by {merge.select_by} on dev." if merge.trials else ""
+    )
+    text = (
+        f"Merged by {merge.method}{scaling}{f' ({options})' if options else ''}, from the start {merge.start}.{chosen}"
+    )
+    return page.table(("run", "weight", "heads"), rows) + page.paragraph(text)
 
 
 def _metrics(run: RunFiles) -> str:

@@ -241,7 +241,7 @@ def write(ensemble: Ensemble, folder: Path) -> None:
 
 
 def _content(ensemble: Ensemble, folder: Path) -> dict[str, Any]:
-    names = [_relative(run.folder, folder) for run in ensemble.runs]
+    names = [relative_name(run.folder, folder) for run in ensemble.runs]
     used = [index for index in range(len(names)) if any(index in task.members for task in ensemble.tasks)]
     return {
         "runs": {
@@ -260,7 +260,8 @@ def _content(ensemble: Ensemble, folder: Path) -> dict[str, Any]:
     }
 
 
-def _relative(run: Path, folder: Path) -> str:
+def relative_name(run: Path, folder: Path) -> str:
+    """Return the path of a run relative to the folder whose file names it."""
     try:
         return Path(os.path.relpath(run.resolve(), folder.resolve())).as_posix()
     except ValueError:  # another drive

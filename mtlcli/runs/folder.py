@@ -20,6 +20,7 @@ from mtlcli.runs.names import (
     CONFIG,
     ENCODER,
     LOCK,
+    MERGE,
     PREDICTIONS,
     RECORD,
     RESULTS,
@@ -175,6 +176,8 @@ def inspect_folder(folder: Path, *, resume: bool, overwrite: bool) -> FolderStat
         raise MtlError(f"{flag}: {folder} is not a run folder, so {rest}; choose another --output")
     if overwrite:
         return FolderState()
+    if (folder / MERGE).is_file():
+        raise MtlError(f"--resume: {folder} was merged, not trained; train a new run from it with --init {folder}")
     newest, skipped = checkpoint.latest(folder / CHECKPOINTS)
     if newest is None and skipped:
         raise MtlError(*skipped, f"{folder}: no undamaged checkpoint to resume from; start over with --overwrite")
