@@ -102,7 +102,7 @@ class DevRows:
         for name, rows in self.tasks.items():
             index = model.names.index(name)
             predicted = {
-                split: predict_rows(model, index, tokenized, device, autocast).rows
+                split: predict_rows(model, {index: tokenized}, device, autocast)[index].rows
                 for split, tokenized in rows.tokenized.items()
             }
             selecting = self.config.tasks[name].selecting_splits()
