@@ -1,6 +1,5 @@
 """`mtl merge`."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from mtlcli.cli import options
 from mtlcli.cli.console import err, say, show_results, table
-from mtlcli.errors import MtlError
+from mtlcli.errors import MtlError, one_of, suggest
 
 if TYPE_CHECKING:
     from mtlcli.runs.merge_record import MergeRecord
@@ -30,12 +29,16 @@ def merge(
         typer.Option(help="Factor of the task vectors, for task-arithmetic, ties and dare. [default: chosen on dev]"),
     ] = None,
     density: Annotated[
-        float, typer.Option(help="Share of each task vector that ties keeps, above 0 and up to 1.")
-    ] = 0.2,
+        float | None,
+        typer.Option(help="For ties: share of each task vector to keep, above 0 and up to 1. [default: 0.2]"),
+    ] = None,
     drop_rate: Annotated[
-        float, typer.Option(help="Share of each task vector that dare drops, from 0 to below 1.")
-    ] = 0.1,
-    fisher_rows: Annotated[int, typer.Option(min=1, help="Most training rows of each task that fisher uses.")] = 256,
+        float | None,
+        typer.Option(help="For dare: share of each task vector to drop, from 0 to below 1. [default: 0.1]"),
+    ] = None,
+    fisher_rows: Annotated[
+        int | None, typer.Option(min=1, help="For fisher: most training rows of each task to use. [default: 256]")
+    ] = None,
     head: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,7 +56,9 @@ def merge(
     select_by: Annotated[
         str, typer.Option(help="Score on dev that chooses: mean, normalized-mean or TASK.METRIC.")
     ] = "mean",
-    seed: Annotated[int, typer.Option(help="Seed of what dare drops and of the rows of fisher.")] = 42,
+    seed: Annotated[
+        int | None, typer.Option(help="For dare and fisher: random seed of values, rows and labels. [default: 42]")
+    ] = None,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --output.")] = False,
     quiet: options.Quiet = False,
@@ -67,38 +72,34 @@ def merge(
     """
     numbers = _numbers(weights)
     heads = _heads(head or [])
-    errors = []
-    if not 0 < density <= 1:
-        errors.append(f"--density: found {density:g}; expected a share above 0 and up to 1")
-    if not 0 <= drop_rate < 1:
-        errors.append(f"--drop-rate: found {drop_rate:g}; expected a share from 0 to below 1")
-    if scaling is not None and not math.isfinite(scaling):
-        errors.append(f"--scaling: found {scaling:g}; expected a finite number")
-    if errors:
-        raise MtlError(*errors)
     from mtlcli.cli.session import command_line
     from mtlcli.merging.merge import MergeSettings, merge_runs
-    from mtlcli.merging.merger import METHODS, Options
+    from mtlcli.merging.merger import METHODS, OPTIONS_OF, Options
 
     known = next((name for name in METHODS if name == method), None)
     if known is None:
-        from mtlcli.errors import one_of, suggest
-
         raise MtlError(f'--method: found "{method}"; expected one of {one_of(METHODS)}{suggest(method, METHODS)}')
+    values = {"density": density, "drop_rate": drop_rate, "fisher_rows": fisher_rows, "seed": seed}
+    given = {name: value for name, value in values.items() if value is not None}
+    if errors := [
+        f"--{name.replace('_', '-')}: {known} has no such option; it is for "
+        f"{one_of(other for other in METHODS if name in OPTIONS_OF[other])}"
+        for name in given
+        if name not in OPTIONS_OF[known]
+    ]:
+        raise MtlError(*errors)
     merged = merge_runs(
         runs, output,
-        MergeSettings(
-            known, numbers, scaling, Options(density, drop_rate, seed), heads, start, select_by, fisher_rows, device or "auto"
-        ),
+        MergeSettings(known, numbers, scaling, Options(**given), heads, start, select_by, device or "auto"),
         overwrite=overwrite, command=command_line(), tell=(lambda _: None) if quiet else lambda text: say(text, err),
     )  # fmt: skip
-    if quiet:
-        return
-    for note in merged.notes:
-        say(f"note: {note}", err)
-    _show(merged.record)
+    if not quiet:
+        for note in merged.notes:
+            say(f"note: {note}", err)
+        _show(merged.record)
     show_results(merged.results, f"{output}")
-    say(f"saved in {output}")
+    if not quiet:
+        say(f"saved in {output}")
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

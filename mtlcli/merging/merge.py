@@ -51,7 +51,6 @@ class MergeSettings:
         heads: the run whose head is kept, for tasks that several runs have.
         start: the encoder that all runs started from; None for what they record.
         select_by: the score on dev, as in `training.select_by`.
-        fisher_rows: most training rows of each task for the Fisher information.
     """
 
     method: Method = "average"
@@ -61,7 +60,6 @@ class MergeSettings:
     heads: Mapping[str, Path] = field(default_factory=dict)
     start: str | None = None
     select_by: str = "mean"
-    fisher_rows: int = 256
     device: str = "auto"
 
 
@@ -155,6 +153,13 @@ def _check(settings: MergeSettings, runs: int) -> None:
     method, weights = settings.method, settings.weights
     if method not in METHODS:
         errors.append(f'--method: found "{method}"; expected one of {one_of(METHODS)}')
+    options = settings.options
+    if not 0 < options.density <= 1:
+        errors.append(f"--density: found {options.density:g}; expected a share above 0 and up to 1")
+    if not 0 <= options.drop_rate < 1:
+        errors.append(f"--drop-rate: found {options.drop_rate:g}; expected a share from 0 to below 1")
+    if settings.scaling is not None and not math.isfinite(settings.scaling):
+        errors.append(f"--scaling: found {settings.scaling:g}; expected a finite number")
     if settings.scaling is not None and method not in SCALED:
         errors.append(f"--scaling: {method} has no scaling coefficient; remove it, or use one of {one_of(SCALED)}")
     if weights is not None:
@@ -218,13 +223,13 @@ def _model(sources: Sources, config: Config, encoder: LoadedEncoder, facts: tupl
 def _information(
     run: Source, index: int, scratch: Path, settings: MergeSettings, device: torch.device, tell: Callable[[str], None]
 ) -> TensorFile:
-    tell(f"{run.folder}: Fisher information of up to {settings.fisher_rows} rows of each task")
+    tell(f"{run.folder}: Fisher information of up to {settings.options.fisher_rows} rows of each task")
     saved, _ = load_run(run.folder)
     counted = tuple(facts for facts in saved.facts if not saved.config.tasks[facts.name].auxiliary)
     rows = read_rows(saved.config, counted, saved.encoder, "train")
     try:
         values = fisher_information(
-            saved.model, rows, rows=settings.fisher_rows, seed=settings.options.seed, device=device
+            saved.model, rows, rows=settings.options.fisher_rows, seed=settings.options.seed, device=device
         )
     except MtlError as error:
         raise MtlError(*(f"{run.folder}: {line}" for line in error.lines)) from error
@@ -248,13 +253,7 @@ def _record(
     output: Path, sources: Sources, settings: MergeSettings, best: Coefficients, trials: Sequence[Trial], score: float | None,
     start: str, digest: str,
 ) -> MergeRecord:  # fmt: skip
-    method, options = settings.method, dict[str, float]()
-    if method == "ties":
-        options["density"] = settings.options.density
-    if method == "dare":
-        options |= {"drop_rate": settings.options.drop_rate, "seed": settings.options.seed}
-    if method == "fisher":
-        options |= {"fisher_rows": settings.fisher_rows, "seed": settings.options.seed}
+    method = settings.method
     scaled = method in SCALED
     runs = tuple(
         MergedSource(
@@ -264,7 +263,7 @@ def _record(
         for index, run in enumerate(sources.runs)
     )  # fmt: skip
     return MergeRecord(
-        method, start, digest, best.scaling if scaled else None, options, settings.select_by, score, runs,
+        method, start, digest, best.scaling if scaled else None, settings.options.of(method), settings.select_by, score, runs,
         tuple(
             MergeTrial(trial.coefficients.weights, trial.coefficients.scaling if scaled else None, trial.score)
             for trial in trials

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -33,14 +33,30 @@ class Options:
     """Options of the methods.
 
     Attributes:
-        density: share of each task vector's values that TIES keeps.
-        drop_rate: share of each task vector's values that DARE drops at random.
+        density: share of each task vector's values that TIES keeps, above 0 and up to 1.
+        drop_rate: share of each task vector's values that DARE drops at random, from 0 to below 1.
+        fisher_rows: most training rows of each task for the Fisher information.
         seed: seed of what DARE drops, and of the rows and labels of the Fisher information.
     """
 
-    density: Annotated[float, "0 < density <= 1"] = 0.2
-    drop_rate: Annotated[float, "0 <= rate < 1"] = 0.1
+    density: float = 0.2
+    drop_rate: float = 0.1
+    fisher_rows: int = 256
     seed: int = 42
+
+    def of(self, method: Method) -> dict[str, float]:
+        """Return the options that a method has, by name."""
+        return {name: getattr(self, name) for name in OPTIONS_OF[method]}
+
+
+OPTIONS_OF: dict[Method, tuple[str, ...]] = {
+    "average": (),
+    "task-arithmetic": (),
+    "ties": ("density",),
+    "dare": ("drop_rate", "seed"),
+    "fisher": ("fisher_rows", "seed"),
+}
+"""Names of the options of each method."""
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,12 @@ def overview(runs: Sequence[RunFiles]) -> Section:
         methods = [config.get("balancer", {}).get("name", "")]
         plugins = (config.get("gradient_regularizer"), *config.get("regularizers", []))
         methods += [plugin["name"] for plugin in plugins if plugin]
+        scheduler = config.get("scheduler", {}).get("name", "")
+        if run.merge is not None:  # nothing was scheduled or balanced
+            scheduler, methods = "", [f"merge by {run.merge.method}"]
         rows.append(
             (
-                name, config.get("encoder", {}).get("name", ""), config.get("scheduler", {}).get("name", ""),
+                name, config.get("encoder", {}).get("name", ""), scheduler,
                 " + ".join(methods), f"{config.get('training', {}).get('seed', '')}", _number(results.steps, "d"),
                 _number(results.selected_step, "d"), _number(results.score, ".4f"), _number(results.seconds, ".0f"),
             )

@@ -10,16 +10,25 @@ import torch
 
 import mtlcli
 from merging_runs import continued
+from mtlcli import registry
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
 from mtlcli.data.batches import collate
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.table import read
 from mtlcli.files import load_tensors
+from mtlcli.merging.configuration import merged_config
 from mtlcli.merging.fisher import fisher_information
 from mtlcli.merging.merge import MergeSettings, merge_runs
 from mtlcli.merging.merger import METHODS, Options
 from mtlcli.merging.rows import read_rows
+from mtlcli.merging.sources import Source, Sources
+from mtlcli.report.run_files import RunFiles
+from mtlcli.report.sections import one_run, overview
+from mtlcli.runs.ensemble import EnsembleMember
 from mtlcli.runs.merge_record import read_merge_record
 from mtlcli.runs.saved_model import load_run
+from mtlcli.runs.seeds import Group, write_group
 from trained import copy_of, other, trained
 
 WEIGHTS = "encoder/model.safetensors"
@@ -39,7 +48,7 @@ def error_of(output: Path, *runs: Path, **settings) -> str:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_merged_run_has_all_heads_and_is_used_like_any_run(tmp_path, first, second, method):
     fixed = {"weights": (1.0, 1.0), "scaling": 0.5 if method in ("task-arithmetic", "ties", "dare") else None}
-    folder = merged(tmp_path / "merged", first, second, method=method, fisher_rows=3, **fixed).folder
+    folder = merged(tmp_path / "merged", first, second, method=method, options=Options(fisher_rows=3), **fixed).folder
     evaluation = mtlcli.evaluate(folder, split="dev", device="cpu", resamples=10)
     assert list(evaluation.results) == ["tone", "stars", "near"]
     results = mtlcli.Run(folder).results
@@ -67,8 +76,8 @@ def test_the_average_is_that_of_the_files(tmp_path, first, second):
 @pytest.mark.parametrize("method", METHODS)
 def test_one_run_is_given_back(tmp_path, first, method):
     scaling = 1.0 if method in ("task-arithmetic", "ties", "dare") else None
-    options = Options(density=1.0, drop_rate=0.0)
-    folder = merged(tmp_path / "merged", first, method=method, scaling=scaling, options=options, fisher_rows=2).folder
+    options = Options(density=1.0, drop_rate=0.0, fisher_rows=2)
+    folder = merged(tmp_path / "merged", first, method=method, scaling=scaling, options=options).folder
     ours, theirs = load_tensors(folder / WEIGHTS), load_tensors(first / WEIGHTS)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert mtlcli.Run(folder).results["tone"]["accuracy"] == mtlcli.Run(first).results["tone"]["accuracy"]
@@ -101,6 +110,63 @@ def test_head_names_the_run_of_a_common_task(tmp_path, first, second):
     assert error_of(tmp_path / "x", first, second, heads={"tones": first}) == (
         '--head tones: no run has such a task; did you mean "tone"?'
     )
+
+
+def test_a_folder_of_seeds_stands_for_its_runs(tmp_path, first, second):
+    for seed, run in ((1, first), (2, second)):
+        shutil.copytree(run, tmp_path / "group" / f"seed-{seed}")
+    write_group(Group(tmp_path / "group", (1, 2)))
+    record = merged(tmp_path / "merged", tmp_path / "group", weights=(1.0, 1.0)).record
+    assert [run.folder for run in record.runs] == ["../group/seed-1", "../group/seed-2"]
+
+
+def test_a_run_without_dev_rows_needs_its_coefficients(tmp_path, first):
+    files = trained().parent / "files"
+    tasks = {"near": {"kind": "pair-regression", "train": str(files / "near-train.tsv")}}
+    run = continued(tmp_path / "run", start=trained(), tasks=tasks)
+    assert error_of(tmp_path / "x", run, method="ties") == (
+        "no task has dev rows to choose --scaling by; give them: --scaling"
+    )
+    folder = merged(tmp_path / "merged", run, method="ties", scaling=1.0).folder
+    assert mtlcli.Run(folder).results == {}
+    assert set(mtlcli.load(folder, device="cpu").predict([("a fine lamp", "a poor pie")])) == {"near"}
+
+
+def test_a_report_says_how_a_run_was_merged(tmp_path, first, second):
+    run = RunFiles(merged(tmp_path / "merged", first, second, method="ties", scaling=1.0, weights=(1.0, 2.0)).folder)
+    page = one_run(run, [], "").html()
+    assert "Merged by ties, scaling 1 (density 0.2), from the start init:" in page and "Mixing plan" not in page
+    assert "merge by ties" in overview([run]).html()
+
+
+def test_tasks_of_other_folders_of_data_name_their_files(tmp_path):
+    for folder, name in (("a", "ids-sst-train.csv"), ("a", "ids-sst-dev.csv")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text("")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / mtlcli_files("quora")["train"]).write_text("")
+    sst = source(tmp_path, "sst", data=str(tmp_path / "a"))
+    quora = source(tmp_path, "quora", data=str(tmp_path / "b"))
+    config = merged_config(Sources((sst, quora), {"sst": 0, "quora": 1}, ()), "mean")
+    assert config.data is None
+    assert config.tasks["sst"].train == str(tmp_path / "a" / "ids-sst-train.csv")
+    assert config.tasks["sst"].dev == str(tmp_path / "a" / "ids-sst-dev.csv")
+    assert config.tasks["quora"].train == str(tmp_path / "b" / mtlcli_files("quora")["train"])
+    assert config.tasks["quora"].dev is None
+    same = merged_config(Sources((sst, sst), {"sst": 0}, ()), "mean")
+    assert (same.data, same.tasks["sst"].train) == (str(tmp_path / "a"), None)
+    made_up = source(tmp_path, "quora", sample=True)
+    with pytest.raises(MtlError, match="the rows of quora come from another place than those of the other runs"):
+        merged_config(Sources((sst, made_up), {"sst": 0, "quora": 1}, ()), "mean")
+
+
+def mtlcli_files(kind: str) -> dict[str, str]:
+    return registry.load("tasks", kind, "tasks").files
+
+
+def source(folder: Path, task: str, **place) -> Source:
+    record = EnsembleMember(folder / task, {}, "", ())
+    return Source(record, resolve([Layer({"tasks": [task], **place})]))
 
 
 def test_a_run_starts_from_a_merged_one_with_its_heads(tmp_path, first, second):
@@ -159,6 +225,15 @@ def test_a_tiny_start_is_made_again_from_the_texts(tmp_path):
         ({"weights": (1.0,)}, "--weights: found 1; expected 2, one for each run in their order"),
         ({"weights": (1.0, -1.0)}, "--weights: average needs weights from 0, one of them above 0"),
         ({"scaling": 0.5}, "--scaling: average has no scaling coefficient; remove it"),
+        (
+            {"method": "ties", "options": Options(density=0.0)},
+            "--density: found 0; expected a share above 0 and up to 1",
+        ),
+        (
+            {"method": "dare", "options": Options(drop_rate=1.0)},
+            "--drop-rate: found 1; expected a share from 0 to below 1",
+        ),
+        ({"method": "ties", "scaling": float("nan")}, "--scaling: found nan; expected a finite number"),
         ({"select_by": "tone.f1"}, '--select-by: found "tone.f1"'),
     ],
 )
