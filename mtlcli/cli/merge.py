@@ -1,7 +1,7 @@
 """`mtl merge`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -80,7 +80,7 @@ def merge(
     if known is None:
         raise MtlError(f'--method: found "{method}"; expected one of {one_of(METHODS)}{suggest(method, METHODS)}')
     values = {"density": density, "drop_rate": drop_rate, "fisher_rows": fisher_rows, "seed": seed}
-    given = {name: value for name, value in values.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     if errors := [
         f"--{name.replace('_', '-')}: {known} has no such option; it is for "
         f"{one_of(other for other in METHODS if name in OPTIONS_OF[other])}"

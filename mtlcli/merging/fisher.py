@@ -1,6 +1,6 @@
 """The diagonal of the Fisher information of a run's encoder, estimated on training rows (Matena and Raffel 2022, arXiv:2111.09832).
 
-F = E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2, their equation 3. Each row is a batch of its own, because the square of a
+F = E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2. Each row is a batch of its own, because the square of a
 gradient that is summed over rows is another quantity.
 """
 

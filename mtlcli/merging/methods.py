@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 FISHER_FLOOR = 1e-6
-"""Smallest Fisher information, as a share of the mean over a run's parameters (Matena and Raffel 2022, section 3.2, use an absolute
-floor)."""
+"""Smallest Fisher information, as a share of the mean over a run's parameters: Matena and Raffel's floor, which is absolute there."""
 
 
 def average(thetas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -51,12 +50,12 @@ def trim_threshold(sizes: Tensor, density: float) -> float:
 
 
 def trim(vector: Tensor, threshold: float) -> Tensor:
-    """Return a task vector with 0 in place of all values that are smaller than the threshold (TIES, step 1)."""
+    """Return a task vector with 0 in place of all values that are smaller than the threshold (TIES: trim)."""
     return torch.where(vector.float().abs() >= threshold, vector, torch.zeros_like(vector))
 
 
 def elected(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return the sign of the weighted sum of trimmed task vectors, 0 where it is exactly 0 (TIES, step 2)."""
+    """Return the sign of the weighted sum of trimmed task vectors, 0 where it is exactly 0 (TIES: elect)."""
     return sum_of(vectors, weights).sign()
 
 
@@ -84,7 +83,7 @@ def ties(start: Tensor, vectors: Sequence[Tensor], weights: Sequence[float], sca
 def drop(vector: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     """Return a task vector with a random share of its values dropped, and the others divided by 1 - rate.
 
-    DARE, Yu et al. 2024, arXiv:2311.03099, equation 1.
+    DARE: Yu et al. 2024, arXiv:2311.03099.
     """
     if rate == 0:
         return vector
@@ -93,7 +92,7 @@ def drop(vector: Tensor, rate: float, generator: torch.Generator) -> Tensor:
 
 
 def fisher(thetas: Sequence[Tensor], information: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return sum_i c_i F_i theta_i / sum_i c_i F_i (Matena and Raffel 2022, arXiv:2111.09832, equation 5).
+    """Return sum_i c_i F_i theta_i / sum_i c_i F_i (Matena and Raffel 2022, arXiv:2111.09832).
 
     Args:
         information: the diagonal of each run's Fisher information, in the shape of the tensor. Values below FISHER_FLOOR count as
