@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def merge(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN", help="The run folders, or folders of seeds (--seeds), of one start."),
+        typer.Argument(
+            metavar="RUN", help="The run folders, or folders of seeds (--seeds); all started from one encoder."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the merged run.")],
     method: Annotated[str, typer.Option(help="average, task-arithmetic, ties, dare or fisher.")] = "average",

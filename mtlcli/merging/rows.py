@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from mtlcli.config.schema import Config
-from mtlcli.data.splits import Split, find_source, read_split, selected_rows
+from mtlcli.data.splits import Split, read_split, selected_rows
+from mtlcli.data.task_sources import find_source
 from mtlcli.data.tokenizer import Tokenizer
 from mtlcli.data.tokens import TokenizedSplit, cache_folder, tokenize_split
 from mtlcli.encoders.load import LoadedEncoder
