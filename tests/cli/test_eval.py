@@ -92,7 +92,7 @@ def test_a_file_laid_out_otherwise_is_read_as_set_says(mtl, run, tmp_path):
 def test_what_the_model_was_trained_with_cannot_be_set(mtl, run):
     assert last_error(mtl("eval", run, "--set", "tasks.tone.encoding=bi")) == (
         "error: --set tasks.tone.encoding: a finished run can change tasks.NAME.KEY alone, KEY being text, label, header, format, "
-        "on_bad_row, no_label, where, group, weight, metrics, weighted_metrics"
+        "on_bad_row, no_label, unlabeled, where, group, weight, metrics, weighted_metrics"
     )
     assert 'no task "tome"; did you mean "tone"?' in last_error(mtl("eval", run, "--set", "tasks.tome.text=a"))
     assert "found 'perhaps'" in last_error(mtl("eval", run, "--set", "tasks.tone.header=perhaps"))
