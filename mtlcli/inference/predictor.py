@@ -23,7 +23,7 @@ from mtlcli.facts import TaskFacts
 from mtlcli.model.predict import NotFinite, predict_rows
 from mtlcli.runs import ensemble, saved_model
 from mtlcli.runs.ensemble import EnsembleMember, read_member
-from mtlcli.runs.names import ENSEMBLE
+from mtlcli.runs.names import ENSEMBLE, MERGE
 from mtlcli.runs.record import check_installed, is_auxiliary, stored_config, unfinished_note
 from mtlcli.runs.saved_model import SavedRun
 from mtlcli.tasks.targets import Arrays
@@ -205,7 +205,8 @@ def open_run(folder: Path) -> RunInfo:
     """
     if not (folder / ENSEMBLE).is_file():
         run = read_member(folder)
-        return RunInfo(folder, f"step {run.record['step']}", run.facts, (run,), ((0,),) * len(run.facts))
+        title = "merged" if (folder / MERGE).is_file() else f"step {run.record['step']}"
+        return RunInfo(folder, title, run.facts, (run,), ((0,),) * len(run.facts))
     runs, tasks = ensemble.read(folder)
     facts = []
     for name, members in tasks.items():

@@ -17,6 +17,7 @@ from mtlcli.data.batches import collate
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.table import read
 from mtlcli.files import load_tensors
+from mtlcli.inference.predictor import open_run
 from mtlcli.merging.configuration import merged_config
 from mtlcli.merging.fisher import fisher_information
 from mtlcli.merging.merge import MergeSettings, merge_runs
@@ -58,6 +59,7 @@ def test_a_merged_run_has_all_heads_and_is_used_like_any_run(tmp_path, first, se
     assert set(predictor.predict(["a fine lamp"])) == {"tone", "stars"}
     assert read([folder])[0].runs[0].keys() >= {("tone", "accuracy"), ("near", "pearson")}
     assert mtlcli.compare(first, folder, resamples=20).compared
+    assert open_run(folder).title == "merged" and open_run(first).title == "step 5"
     record = read_merge_record(folder)
     assert record is not None and record.method == method and [run.weight for run in record.runs] == [1.0, 1.0]
 
