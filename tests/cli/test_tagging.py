@@ -147,6 +147,7 @@ def test_a_stopped_run_ends_like_the_unbroken_one(data):
     assert whole == parts
 
 
+@pytest.mark.slow
 def test_ensembles_comparisons_and_reports(data, trained, mtl):
     assert mtl("train", "-c", data / "recipe.json", "-o", data / "other", "--seed", 7, "-q").code == 0
     assert mtl("ensemble", trained, data / "other", "-o", data / "both").code == 0
