@@ -44,7 +44,7 @@ class Words(Architecture):
         self.encoder.words = nn.Embedding.from_pretrained(vectors, freeze=False)
         self.encoder.get_input_embeddings = lambda: self.encoder.words
 
-    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
+    def states(self, task: int, inputs: Inputs) -> HiddenStates:
         return HiddenStates(self.encoder.words(inputs.tokens) if inputs.embeddings is None else inputs.embeddings)
 
 

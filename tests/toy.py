@@ -28,7 +28,7 @@ class Words(Architecture):
         super().__init__()
         self.encoder = nn.Sequential(nn.Embedding(WORDS, DIM), nn.Linear(DIM, DIM), nn.Tanh())
 
-    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
+    def states(self, task: int, inputs: Inputs) -> HiddenStates:
         """Vectors (n, length, dim)."""
         return HiddenStates(self.encoder(inputs.tokens))
 

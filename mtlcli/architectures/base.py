@@ -2,28 +2,121 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from mtlcli.facts import TaskFacts
+from mtlcli.errors import MtlError
+from mtlcli.facts import TaskFacts, seed_for
+
+
+@dataclass(frozen=True)
+class Part:
+    """Describe the parameters of an architecture below a prefix of their names.
+
+    Attributes:
+        tasks: indices of the tasks that use them; None for all tasks. Parameters of one task are private: gradient methods do not
+            combine them. Those of several tasks have a zero gradient for the others.
+        lr: peak learning rate; None for that of the encoder.
+        decay: whether weight decay applies to matrices.
+        apart: whether the gradient is the plain weighted sum over the tasks of a step, left out of gradient methods, as it must be
+            for a discriminator.
+    """
+
+    tasks: tuple[int, ...] | None = None
+    lr: float | None = None
+    decay: bool = True
+    apart: bool = False
+
+
+def part_of(name: str, parts: Mapping[str, Part]) -> Part:
+    """Return the part with the longest prefix of a parameter's name; parameters of no part are used by all tasks."""
+    prefix = name
+    while prefix and prefix not in parts:
+        prefix = prefix.rpartition(".")[0]
+    return parts.get(prefix, Part())
+
+
+class TaskModules(nn.ModuleDict):
+    """Hold one module per task, by the task's name, so that another run can load them whatever its other tasks are."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        # A ModuleDict rejects the names of its own methods, such as "type", which a task may have.
+        super().__init__({f"for_{name}": module for name, module in modules.items()})
+        self.tasks = tuple(modules)
+
+    def of(self, task: int) -> Any:
+        """Return the module of a task."""
+        return self[f"for_{self.tasks[task]}"]
+
+    def parts(self, name: str, **settings: Any) -> dict[str, Part]:
+        """Return one part per task, for an architecture whose attribute `name` is this object.
+
+        Args:
+            settings: fields of `Part` besides `tasks`.
+        """
+        return {f"{name}.for_{task}": Part((index,), **settings) for index, task in enumerate(self.tasks)}
 
 
 @dataclass(frozen=True)
 class ArchitectureFacts:
-    """What an architecture is built from: the loaded encoder, and the tasks in the order of the run."""
+    """What an architecture is built from: the loaded encoder, the tasks in the order of the run, and the seed of the run."""
 
     encoder: nn.Module
     tasks: tuple[TaskFacts, ...]
+    seed: int = 42
+
+    @property
+    def width(self) -> int:
+        """Return the width of the encoder's hidden states."""
+        config: Any = self.encoder.config
+        return int(config.hidden_size)
+
+    def task_modules(self, purpose: str, make: Callable[[int], nn.Module]) -> TaskModules:
+        """Return one new module per task, whose random weights depend on the seed, the purpose and the task's name alone."""
+        modules = {}
+        for index, task in enumerate(self.tasks):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_for(self.seed, "architecture", purpose, task.name))
+                modules[task.name] = make(index)
+        return TaskModules(modules)
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """Hidden states of n texts.
+
+    Attributes:
+        last: (n, length, dim), the last layer.
+        layers: every layer, if requested, starting with the embeddings; the last one is `last`.
+        extra: loss of each text (n,), weight included, which is added to the loss of the task; only in training.
+    """
+
+    last: Tensor
+    layers: tuple[Tensor, ...] = ()
+    extra: Tensor | None = None
+
+    def with_last(self, last: Tensor) -> "HiddenStates":
+        """Return these states with another last layer."""
+        return replace(self, last=last, layers=(*self.layers[:-1], last) if self.layers else ())
 
 
 @dataclass(frozen=True)
 class Inputs:
     """One batch of encoder inputs.
 
-    tokens (n, length) int64, or `embeddings` (n, length, dim) in place of the words' vectors; mask (n, length) bool, None if
-    nothing is padded; types (n, length), None if the encoder has no segments. `all_layers` requests every hidden state.
+    Attributes:
+        tokens: (n, length) int64.
+        mask: (n, length) bool, None if nothing is padded.
+        types: (n, length), None if the encoder has no segments.
+        embeddings: (n, length, dim) in place of the words' vectors.
+        all_layers: whether every hidden state is requested.
+        positions: (n, length) int64 position numbers; None for those of the encoder.
+        read: `read(task, hidden)` runs the head of another task on hidden states of these texts and returns its prediction, see
+            `Head.predicted`.
     """
 
     tokens: Tensor
@@ -31,14 +124,13 @@ class Inputs:
     types: Tensor | None
     embeddings: Tensor | None = None
     all_layers: bool = False
+    positions: Tensor | None = None
+    read: Callable[[int, HiddenStates], Tensor] | None = None
 
-
-@dataclass(frozen=True)
-class HiddenStates:
-    """Hidden states (n, length, dim): the last one and, if requested, all of them, starting with the embeddings."""
-
-    last: Tensor
-    layers: tuple[Tensor, ...] = ()
+    @property
+    def full_mask(self) -> Tensor:
+        """Return the mask (n, length) bool, also if nothing is padded."""
+        return torch.ones_like(self.tokens, dtype=torch.bool) if self.mask is None else self.mask
 
 
 def _without_cache(encoder: nn.Module) -> dict[str, bool]:
@@ -53,6 +145,8 @@ def run_encoder(encoder: nn.Module, inputs: Inputs) -> HiddenStates:
     arguments = {"input_ids": inputs.tokens} if inputs.embeddings is None else {"inputs_embeds": inputs.embeddings}
     if inputs.types is not None:
         arguments["token_type_ids"] = inputs.types
+    if inputs.positions is not None:
+        arguments["position_ids"] = inputs.positions
     # XLNet computes 1 - mask, which torch does not define for bool.
     mask = None if inputs.mask is None else inputs.mask.long()
     output = encoder(
@@ -67,28 +161,80 @@ def run_encoder(encoder: nn.Module, inputs: Inputs) -> HiddenStates:
 class Architecture(nn.Module, ABC):
     """Holds the encoder and all modules between it and the heads.
 
-    A parameter of an architecture is shared unless `private_parameters` of some task lists it. A run folder stores `encoder`
-    as `encoder/`, and the rest of the state with the heads.
-
-    Attributes:
-        task_independent: True if `forward` returns the same for every task, so that one pass can serve all tasks that read the
-            same texts.
+    Subclasses define `states`, which runs the encoder, and, if something stands between its states and the heads, `features`. A
+    run folder stores `encoder` as `encoder/`, and the rest of the state with the heads.
     """
 
-    task_independent: ClassVar[bool] = False
     encoder: nn.Module
 
-    @abstractmethod
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
-        """Return the features of a batch of one task.
+        """Return the features of a batch of one task. Subclasses define `states` and `features` instead."""
+        if self.layers_read(task):
+            inputs = replace(inputs, all_layers=True)
+        return self.features(task, self.states(task, inputs), inputs)
 
-        In evaluation mode they may depend on each text and the weights alone, because a run caches them while nothing in the
-        architecture is trainable.
+    @abstractmethod
+    def states(self, task: int, inputs: Inputs) -> HiddenStates:
+        """Return the hidden states of a batch of one task.
+
+        In evaluation mode they may depend on each text and the weights of `below` alone, because a run caches them while nothing in
+        `below` is trainable.
         """
 
-    def private_parameters(self, task: int) -> list[nn.Parameter]:
-        """Return the parameters that only this task uses."""
-        return []
+    def features(self, task: int, hidden: HiddenStates, inputs: Inputs) -> HiddenStates:
+        """Return what the heads read from the hidden states of a batch, which may be cached ones or those of several tasks."""
+        return hidden
+
+    def parts(self) -> Mapping[str, Part]:
+        """Return what differs from the default for parameters, by prefixes of their names; the longest prefix counts.
+
+        A parameter without a part is shared by all tasks.
+        """
+        return {}
+
+    def below(self) -> tuple[nn.Module, ...]:
+        """Return the modules that `states` uses."""
+        return (self.encoder,)
+
+    def layers_read(self, task: int) -> tuple[int, ...]:
+        """Return the hidden layers of `states` that `features` reads for a task, besides the last one."""
+        return ()
+
+    def pass_of(self, task: int) -> Hashable:
+        """Return a key that is equal for tasks with the same `states`, so that one pass serves all tasks that read the same texts.
+
+        By default, tasks differ in the parts of `below` that they use.
+        """
+        below = {id(parameter) for module in self.below() for parameter in module.parameters()}
+        used = [name for name, parameter in self.named_parameters() if id(parameter) in below]
+        return tuple(
+            prefix
+            for prefix, part in self.parts().items()
+            if part.tasks is not None
+            and task in part.tasks
+            and any(name == prefix or name.startswith(f"{prefix}.") for name in used)
+        )
+
+    def reads(self, task: int) -> tuple[int, ...]:
+        """Return the tasks whose heads `features` runs for a task with `Inputs.read`, and through which it sends gradients."""
+        return ()
+
+    def encoder_passes(self) -> float:
+        """Return how many passes of the encoder one batch costs; the plan of a run states it where it is not 1."""
+        return 1.0
+
+    def merged(self, task: int | None) -> nn.Module:
+        """Return a plain encoder with the features of a task, or of all tasks (None).
+
+        Raises:
+            MtlError: there is no such encoder; the message completes "ARCHITECTURE ...".
+        """
+        raise MtlError("has modules outside the encoder, which no plain encoder can hold")
+
+    @classmethod
+    def compares(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether tasks share trainable parameters with these options, so that methods can compare their gradients."""
+        return True
 
     def encoder_of(self, task: int) -> nn.Module:
         """Return the encoder of this task's texts."""

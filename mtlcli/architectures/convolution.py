@@ -1,6 +1,5 @@
 """Convolution over token states: Lozano and Bravo (Exploring Multi-Task Learning for Robust Language Encoding with BERT), 2023."""
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -21,8 +20,6 @@ class Convolution(Architecture):
     neither kernel nor activation, so 3 and ReLU are choices made here: without an activation, a convolution and a mean would
     collapse into one linear layer.
     """
-
-    task_independent = True
 
     def __init__(
         self,
@@ -46,14 +43,21 @@ class Convolution(Architecture):
         self.convolution = nn.Conv1d(width, width, kernel)
         self.activation = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}[activation]()
 
-    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
+    def states(self, task: int, inputs: Inputs) -> HiddenStates:
+        """Return the encoder's hidden states, the same for every task."""
+        return run_encoder(self.encoder, inputs)
+
+    def layers_read(self, task: int) -> tuple[int, ...]:
+        """Return the layer to convolve unless it is the last."""
+        return () if self.layer == -1 else (self.layer,)
+
+    def features(self, task: int, hidden: HiddenStates, inputs: Inputs) -> HiddenStates:
         """Return the convolved states (n, length, dim) as the last layer."""
-        hidden = run_encoder(self.encoder, replace(inputs, all_layers=inputs.all_layers or self.layer != -1))
         states = hidden.last if self.layer == -1 else hidden.layers[self.layer]
         if inputs.mask is not None:
             # Encoders leave arbitrary states at padding, which a kernel at the last word would read.
             states = states * inputs.mask.unsqueeze(-1)
         # An even kernel has one more token on the left, so that the length stays the same.
         margins = (self.kernel // 2, (self.kernel - 1) // 2)
-        last = self.activation(self.convolution(nn.functional.pad(states.transpose(1, 2), margins))).transpose(1, 2)
-        return HiddenStates(last, (*hidden.layers[:-1], last) if inputs.all_layers else ())
+        padded = nn.functional.pad(states.transpose(1, 2), margins)
+        return hidden.with_last(self.activation(self.convolution(padded)).transpose(1, 2))

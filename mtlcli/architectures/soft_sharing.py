@@ -1,10 +1,13 @@
 """Soft parameter sharing: Duong et al., ACL 2015, P15-2139."""
 
+from collections.abc import Mapping
 from copy import deepcopy
+from typing import Any
 
 from torch import nn
 
-from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, run_encoder
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
+from mtlcli.errors import MtlError
 
 
 class SoftSharing(Architecture):
@@ -21,13 +24,28 @@ class SoftSharing(Architecture):
         # Copies, not new models: the towers have to start alike for their distance to mean anything.
         self.others = nn.ModuleList(deepcopy(facts.encoder) for _ in facts.tasks[1:])
 
-    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
+    def states(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the hidden states of the task's tower."""
         return run_encoder(self.encoder_of(task), inputs)
 
-    def private_parameters(self, task: int) -> list[nn.Parameter]:
-        """Return the parameters of the task's tower; none for the first task, whose tower is `encoder`."""
-        return list(self.encoder_of(task).parameters()) if task else []
+    def parts(self) -> dict[str, Part]:
+        """Return one part per tower besides the first."""
+        return {f"others.{index}": Part((index + 1,)) for index in range(len(self.others))}
+
+    def below(self) -> tuple[nn.Module, ...]:
+        """Return all towers."""
+        return (self,)
+
+    def merged(self, task: int | None) -> nn.Module:
+        """Return the task's tower."""
+        if task is None:
+            raise MtlError("has one encoder per task; export one task")
+        return self.encoder_of(task)
+
+    @classmethod
+    def compares(cls, options: Mapping[str, Any]) -> bool:
+        """Return False: separate encoders have no parameters in common."""
+        return False
 
     def encoder_of(self, task: int) -> nn.Module:
         """Return the task's tower."""

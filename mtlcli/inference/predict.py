@@ -407,22 +407,22 @@ def _predictions(
     run: SavedRun, reading: Reading, tokenized: TokenizedSplit, device: torch.device,
     autocast: AbstractContextManager[object], tokens: int, batch_rows: int, advance: Callable[[int], None],
 ) -> dict[int, Arrays]:  # fmt: skip
-    """Return the predictions of each task of a reading, from one pass of the encoder where their features are the same.
+    """Return the predictions of each task of a reading, from one pass of the encoder where they can share it.
 
     Raises:
         MtlError: an output is not finite.
     """
     parts: dict[int, list[Arrays]] = {task: [] for task in reading.tasks}
     orders: list[np.ndarray] = []
-    model, groups = run.model, run.model.feature_groups(reading.tasks)
+    model, groups = run.model, run.model.pass_groups(reading.tasks)
     with torch.inference_mode(), autocast:
         for rows in by_length(tokenized.lengths(), tokens=tokens, rows=batch_rows):
             batch = collate(tokenized, reading.tasks[0], rows).to(device)
             orders.append(rows)
             for group in groups:
-                hidden = model.features_of(group, batch)
+                states = model.states_of(group, batch)
                 for task in group:
-                    output = model.output(task, batch, hidden)
+                    output = model.output(task, batch, model.features(task, batch, states))
                     if not output.isfinite().all():
                         raise MtlError(
                             f"{run.folder}: {run.facts[task].name}: the model's output is NaN or infinite; training may have "

@@ -15,13 +15,13 @@ from mtlcli.model.multitask import MultiTaskModel
 def build_model(config: Config, encoder: LoadedEncoder, facts: tuple[TaskFacts, ...]) -> MultiTaskModel:
     """Build architecture and heads around an encoder.
 
-    The architecture's initial weights depend on the seed alone, a head's on the seed and its task's name, and those of a module
-    that heads share on the seed and the module's name.
+    The initial weights of what an architecture shares depend on the seed alone, those of a head and of a task's modules on the
+    seed and the task's name, and those of a module that heads share on the seed and the module's name.
     """
     seed = config.training.seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "architecture"))
-        architecture = config.architecture.make(ArchitectureFacts(encoder.model, facts))
+        architecture = config.architecture.make(ArchitectureFacts(encoder.model, facts, seed))
     heads, shared = {}, SharedModules(seed)
     for task in facts:
         section = config.tasks[task.name]

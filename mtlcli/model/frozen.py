@@ -1,6 +1,6 @@
 """Hidden states of texts whose encoder is frozen: computed once, read in every pass.
 
-    at the start of a stage that freezes the whole encoder, and when a run resumes within one (training.step.enter_stage):
+    at the start of a stage in which nothing that computes them is trainable, and when a run resumes within one (training.step.enter_stage):
         compute_features: every text through the encoder once, without dropout, in batches of similar length
     afterwards: Features.hidden(batch) gathers the states of a batch from one flat array for each layer
 
@@ -68,9 +68,9 @@ class FrozenFeatures:
 
 
 def layers_read(model: MultiTaskModel, task: int) -> tuple[int, ...] | None:
-    """Return the hidden states that a task's head reads besides the last one; None if it can read all."""
+    """Return the hidden states that a task's features and head read besides the last one; None if these can be all."""
     head, layer = model.head(task), model.layer_of(task)
-    main = () if layer == -1 else (layer,)
+    main = (*model.architecture.layers_read(task), *(() if layer == -1 else (layer,)))
     if not head.all_layers:
         return main
     return (*main, *head.further_layers) if head.further_layers else None
@@ -81,10 +81,10 @@ def _states_of(
     model: MultiTaskModel, task: int, tokenized: TokenizedSplit, rows: np.ndarray, device: torch.device,
     autocast: AbstractContextManager[object],
 ) -> tuple[Batch, list[Tensor], tuple[int | None, ...]]:  # fmt: skip
-    """Return rows as a batch, and the hidden states that the task's head reads: `states` and `layers` of Features."""
+    """Return rows as a batch, and the hidden states that the task reads: `states` and `layers` of Features."""
     batch = collate(tokenized, task, rows).to(device)
     with autocast:
-        hidden = model.hidden(task, model.inputs(task, batch))
+        hidden = model.states_of([task], batch)
     wanted, count = layers_read(model, task), len(hidden.layers)
     numbers = set(range(count)) if wanted is None else {layer % count for layer in wanted}
     states = [hidden.last]

@@ -1,13 +1,14 @@
 """Encoder, architecture and heads as one module: from batches to outputs and losses."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from mtlcli.architectures.base import Architecture, HiddenStates, Inputs
+from mtlcli.architectures.base import Architecture, HiddenStates, Inputs, Part, part_of
 from mtlcli.data.batches import Batch
 from mtlcli.errors import MtlError, suggest
 from mtlcli.heads.base import EncoderOutput, Head
@@ -31,13 +32,14 @@ class MultiTaskModel(nn.Module):
         self.pooling, self.layer = pooling, layer
         self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         self._frozen: tuple[str, ...] = ()
+        self._passes: dict[int, Hashable] = {}
 
     def freeze(self, parts: tuple[str, ...]) -> None:
         """Freeze these parts, and make all other parameters trainable that were so at first.
 
         Args:
-            parts: `encoder` (everything before the heads), `embeddings`, `layer.N` counted from 0, `heads`, or a task's name for
-                its head, except for parameters that another head shares.
+            parts: `encoder`, `architecture` (everything before the heads), one of its modules such as `adapters`, `embeddings`,
+                `layer.N` counted from 0, `heads`, or a task's name for its head, except for parameters that another head shares.
 
         Raises:
             MtlError: a part does not exist, or nothing would be trainable.
@@ -55,7 +57,8 @@ class MultiTaskModel(nn.Module):
         }
         for part, members in frozen.items():
             if not members:
-                names = ["encoder", "embeddings", "layer.0", "heads", *self.names]
+                modules = [name for name, _ in self.architecture.named_children() if name != "encoder"]
+                names = ["encoder", "architecture", *modules, "embeddings", "layer.0", "heads", *self.names]
                 raise MtlError(f'freeze: no part "{part}" with trainable parameters{suggest(part, names)}')
         frozen_ids = {id(parameter) for members in frozen.values() for parameter in members}
         if len(frozen_ids) == len(self._trainable):
@@ -66,20 +69,24 @@ class MultiTaskModel(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
-        """Set the mode. A wholly frozen encoder stays in evaluation mode: its features are those of inference, without dropout."""
+        """Set the mode. While `states_are_frozen`, what computes them stays in evaluation mode: without dropout, as in inference."""
         super().train(mode)
-        if self.encoder_is_frozen:
-            self.architecture.eval()
+        if self.states_are_frozen:
+            for module in self.architecture.below():
+                module.eval()
         return self
 
     @property
-    def encoder_is_frozen(self) -> bool:
-        """True if no parameter before the heads is trainable, so that features can be cached."""
-        return not any(parameter.requires_grad for parameter in self.architecture.parameters())
+    def states_are_frozen(self) -> bool:
+        """True if no parameter that computes the architecture's states is trainable, so that they can be cached."""
+        modules = self.architecture.below()
+        return not any(parameter.requires_grad for module in modules for parameter in module.parameters())
 
     def is_trainable(self, task: int) -> bool:
         """Return whether a parameter that this task uses is trainable."""
-        return not self.encoder_is_frozen or any(p.requires_grad for p in self.heads[task].parameters())
+        tasks_of = self.tasks_of_parameters()
+        used = [(p, tasks_of[id(p)]) for p in self.parameters() if p.requires_grad]
+        return any(tasks is None or task in tasks for _, tasks in used)
 
     def _is_part(self, name: str, part: str) -> bool:
         if part in self.names:
@@ -87,7 +94,16 @@ class MultiTaskModel(nn.Module):
         if part == "heads":
             return name.startswith("heads.")
         inside = name.startswith("architecture.")
-        return inside and (part == "encoder" or f".{part}." in name) and not part.isdigit()
+        if part == "encoder":
+            return inside and name in self._encoder_names
+        return inside and (part == "architecture" or f".{part}." in name) and not part.isdigit()
+
+    @cached_property
+    def _encoder_names(self) -> frozenset[str]:
+        """Return the names of the parameters of the encoder, of every tower if tasks have separate ones."""
+        towers = (self.architecture.encoder_of(task) for task in range(len(self.names)))
+        encoders = {id(p) for module in (self.architecture.encoder, *towers) for p in module.parameters()}
+        return frozenset(name for name, p in self.named_parameters() if id(p) in encoders)
 
     def head(self, task: int) -> Head:
         """Return the head of a task."""
@@ -97,40 +113,84 @@ class MultiTaskModel(nn.Module):
         return head
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the trainable parameters that several tasks can use, whose gradients are combined."""
+        """Return the trainable parameters that several tasks can use and whose gradients methods combine."""
         return [parameter for _, parameter in self.named_shared_parameters()]
 
     def named_shared_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the shared parameters with their names."""
-        owned = {id(parameter) for task in range(len(self.names)) for parameter in self.private_parameters(task)}
-        return [(name, p) for name, p in self.named_parameters() if p.requires_grad and id(p) not in owned]
+        return [(name, p) for name, p in self._several_tasks() if not self.part_of(name).apart]
+
+    def apart_parameters(self) -> list[nn.Parameter]:
+        """Return the trainable parameters that several tasks can use and whose gradients are a plain weighted sum, see `Part.apart`."""
+        return [p for name, p in self._several_tasks() if self.part_of(name).apart]
 
     def private_parameters(self, task: int) -> list[nn.Parameter]:
-        """Return the trainable parameters that this task alone uses: those of its head that no other head shares."""
-        elsewhere = {id(p) for other, head in enumerate(self.heads) if other != task for p in head.parameters()}
-        mine = [*self.heads[task].parameters(), *self.architecture.private_parameters(task)]
-        return [p for p in dict.fromkeys(mine) if p.requires_grad and id(p) not in elsewhere]
+        """Return the trainable parameters that this task alone uses: of its head, and of its parts of the architecture."""
+        tasks_of = self.tasks_of_parameters()
+        return [p for p in self.parameters() if p.requires_grad and tasks_of[id(p)] == {task}]
+
+    def part_of(self, name: str) -> Part:
+        """Return the part of the architecture that a parameter belongs to, by its name in this model."""
+        return part_of(name.removeprefix("architecture."), self.architecture.parts())
+
+    def _several_tasks(self) -> list[tuple[str, nn.Parameter]]:
+        private = {id(p) for task in range(len(self.names)) for p in self.private_parameters(task)}
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad and id(p) not in private]
+
+    def tasks_of_parameters(self) -> dict[int, set[int] | None]:
+        """Return the tasks that use each parameter, by the parameter's id; None where the architecture shares it among all."""
+        parts = self.architecture.parts()
+        tasks_of: dict[int, set[int] | None] = {}
+        for name, parameter in self.architecture.named_parameters():
+            tasks = part_of(name, parts).tasks
+            tasks_of[id(parameter)] = None if tasks is None else set(tasks)
+        for task, head in enumerate(self.heads):
+            readers = {other for other in range(len(self.names)) if task in self.architecture.reads(other)}
+            for parameter in head.parameters():
+                of_heads = tasks_of.setdefault(id(parameter), set())
+                if of_heads is not None:
+                    of_heads |= {task} | readers
+        return tasks_of
 
     def forward(self, task: int, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
         """Return the task's output (n, ...) for a batch: from its tokens, or from word embeddings in their place."""
-        hidden = self.hidden(task, self.inputs(task, batch, embeddings))
-        return self.output(task, batch, hidden)
+        return self.output(task, batch, self.hidden(task, self.inputs(task, batch, embeddings)))
 
     def inputs(self, task: int, batch: Batch, embeddings: Tensor | None = None) -> Inputs:
         """Return the encoder's inputs for a batch of this task."""
-        return Inputs(batch.tokens, batch.mask, batch.types, embeddings, self.wants_all_layers([task]))
+        return Inputs(
+            batch.tokens, batch.mask, batch.types, embeddings, self.wants_all_layers([task]),
+            read=lambda other, hidden: self.head(other).predicted(self.output(other, replace(batch, sides=1), hidden)),
+        )  # fmt: skip
 
     def wants_all_layers(self, tasks: Sequence[int]) -> bool:
-        """Return whether one of these tasks reads more than the last layer."""
-        return any(self.head(task).all_layers or self.layer_of(task) != -1 for task in tasks)
+        """Return whether the head or the features of one of these tasks read more than the last layer."""
+        return any(
+            self.head(task).all_layers or self.layer_of(task) != -1 or self.architecture.layers_read(task)
+            for task in tasks
+        )
 
-    def feature_groups(self, tasks: Sequence[int]) -> list[list[int]]:
-        """Return these tasks in groups, each of which has the same features for the same texts: one pass serves its tasks."""
-        return [list(tasks)] if self.architecture.task_independent and tasks else [[task] for task in tasks]
+    def pass_of(self, task: int) -> Hashable:
+        """Return a key that is equal for tasks whose texts one pass of the encoder can serve, see `Architecture.pass_of`."""
+        if task not in self._passes:
+            self._passes[task] = self.architecture.pass_of(task)
+        return self._passes[task]
 
-    def features_of(self, tasks: Sequence[int], batch: Batch) -> HiddenStates:
-        """Return the features of a batch for all tasks of one feature group, with every layer that one of them reads."""
-        return self.hidden(tasks[0], replace(self.inputs(tasks[0], batch), all_layers=self.wants_all_layers(tasks)))
+    def pass_groups(self, tasks: Sequence[int]) -> list[list[int]]:
+        """Return these tasks in groups, each of which has the same states for the same texts: one pass serves its tasks."""
+        groups: dict[Hashable, list[int]] = {}
+        for task in tasks:
+            groups.setdefault(self.pass_of(task), []).append(task)
+        return [*groups.values()]
+
+    def states_of(self, tasks: Sequence[int], batch: Batch) -> HiddenStates:
+        """Return the states of a batch for all tasks of one pass group, with every layer that one of them reads."""
+        inputs = replace(self.inputs(tasks[0], batch), all_layers=self.wants_all_layers(tasks))
+        return self.architecture.states(tasks[0], inputs)
+
+    def features(self, task: int, batch: Batch, states: HiddenStates) -> HiddenStates:
+        """Return the features of a batch for a task, from the states of its pass."""
+        return self._checked(self.architecture.features(task, states, self.inputs(task, batch)))
 
     def layer_of(self, task: int) -> int:
         """Return the hidden layer that a task's head reads."""
@@ -139,7 +199,9 @@ class MultiTaskModel(nn.Module):
 
     def hidden(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the features of a batch for this task."""
-        hidden = self.architecture(task, inputs)
+        return self._checked(self.architecture(task, inputs))
+
+    def _checked(self, hidden: object) -> HiddenStates:
         if not isinstance(hidden, HiddenStates):
             raise TypeError("an architecture returns HiddenStates")
         return hidden

@@ -41,7 +41,7 @@ def predict_rows(
         NotFinite: an output is NaN or infinite.
     """
     first = next(iter(splits.values()))
-    groups = model.feature_groups([*splits]) if features is None else [[*splits]]
+    groups = model.pass_groups([*splits]) if features is None else [[*splits]]
     parts: dict[int, list[Arrays]] = {task: [] for task in splits}
     losses, units = dict.fromkeys(splits, 0.0), dict.fromkeys(splits, 0.0)
     orders = []
@@ -51,9 +51,9 @@ def predict_rows(
             batch = on_cpu.to(device)
             orders.append(rows)
             for group in groups:
-                hidden = model.features_of(group, batch) if features is None else features.hidden(batch)
+                states = model.states_of(group, batch) if features is None else features.hidden(batch)
                 for task in group:
-                    output = model.output(task, batch, hidden)
+                    output = model.output(task, batch, model.features(task, batch, states))
                     if not output.isfinite().all():
                         raise NotFinite(
                             f"{model.names[task]}: the model's output is NaN or infinite; training may have diverged"

@@ -200,6 +200,8 @@ _ROWS = (
             "hard-sharing": "mtlcli.architectures.hard_sharing:HardSharing",
             "convolution": "mtlcli.architectures.convolution:Convolution",
             "soft-sharing": "mtlcli.architectures.soft_sharing:SoftSharing",
+            "adapters": "mtlcli.architectures.adapters:Adapters",
+            "lora": "mtlcli.architectures.lora:LoRA",
         },
     ),
     Family(

@@ -4,9 +4,21 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, run_encoder
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
+
+
+class Shift(nn.Module):
+    """Add a learned vector to every hidden state."""
+
+    def __init__(self, dim: int, deviation: float) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(deviation * torch.randn(dim))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the shifted states (n, length, dim)."""
+        return states + self.vector
 
 
 class Example(Architecture):
@@ -20,15 +32,16 @@ class Example(Architecture):
     ) -> None:
         super().__init__()
         self.encoder = facts.encoder
-        dim = facts.encoder.get_input_embeddings().embedding_dim  # type: ignore[operator]
-        self.vectors = nn.ParameterList(nn.Parameter(deviation * torch.randn(dim)) for _ in facts.tasks)
+        self.shifts = facts.task_modules("shifts", lambda task: Shift(facts.width, deviation))
 
-    def forward(self, task: int, inputs: Inputs) -> HiddenStates:
-        """Return the encoder's hidden states plus the task's vector in the last layer."""
-        hidden = run_encoder(self.encoder, inputs)
-        last = hidden.last + self.vectors[task]
-        return HiddenStates(last, (*hidden.layers[:-1], last) if inputs.all_layers else ())
+    def states(self, task: int, inputs: Inputs) -> HiddenStates:
+        """Return the encoder's hidden states, the same for every task."""
+        return run_encoder(self.encoder, inputs)
 
-    def private_parameters(self, task: int) -> list[nn.Parameter]:
-        """Return the task's vector."""
-        return [self.vectors[task]]
+    def features(self, task: int, hidden: HiddenStates, inputs: Inputs) -> HiddenStates:
+        """Return the states with the last layer shifted by the task's vector."""
+        return hidden.with_last(self.shifts.of(task)(hidden.last))
+
+    def parts(self) -> dict[str, Part]:
+        """Return one part per task: its vector."""
+        return self.shifts.parts("shifts")

@@ -1,7 +1,7 @@
 """Check which methods work together, as their classes declare it, before data is read."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mtlcli import registry
@@ -33,6 +33,12 @@ class Methods:
     regularizers: tuple[type[Regularizer], ...]
     architecture: type[Architecture]
     names: tuple[str, ...]
+    architecture_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def compares(self) -> bool:
+        """Return whether the tasks share trainable parameters on which their gradients can be compared."""
+        return self.architecture.compares(self.architecture_options)
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,11 @@ def problems(methods: Methods, *, tasks: int, micro_batches: int) -> list[Proble
             more = " or --micro-batches 2 or more" if methods.scheduler.tasks_per_step == "draws" else ""
             rejected.append(Problem(method, reason, f"{cure}{more}"))
     towers = has_towers(methods.architecture)
-    for method, needs in combining if tasks > 1 and towers else []:
+    for method, needs in combining if tasks > 1 and not methods.compares else []:
         if method[0] == "gradient_regularizers" or needs & {"gram", "last-layer-gram"}:
-            # Separate encoders have no shared parameters, so their gradients have no common rows.
-            reason = (
-                "compares the tasks' gradients on shared parameters, and this architecture has one encoder per task"
-            )
+            # Without shared parameters the gradients have no common rows.
+            cause = "has one encoder per task" if towers else "shares no trainable parameter with these options"
+            reason = f"compares the tasks' gradients on shared parameters, and this architecture {cause}"
             rejected.append(Problem(method, reason, _architecture_cure(towers=False)))
     for name, regularizer in zip(regularizers, methods.regularizers, strict=True):
         if "towers" in regularizer.needs and not towers:
@@ -173,6 +178,7 @@ def _methods_of(names: Mapping[str, str]) -> Methods:
         plugin("schedulers"), plugin("balancers"), plugin("gradient_regularizers"),
         () if regularizer is None else (regularizer,), architecture,
         (scheduler, balancer, names.get("gradient_regularizers", ""), *([names["regularizers"]] if regularizer else [])),
+        registry.check_options(architecture, "", {})[0],
     )  # fmt: skip
 
 
@@ -198,6 +204,7 @@ def check_combination(config: Config, scheduler: Scheduler | None = None) -> Non
             "" if choice is None else choice.name,
             *(regularizer.name for regularizer in config.regularizers),
         ),
+        config.architecture.options,
     )
     incompatible = problems(methods, tasks=len(config.tasks), micro_batches=config.training.micro_batches)
     errors = [problem.sentence() for problem in incompatible]

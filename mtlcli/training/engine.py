@@ -2,6 +2,7 @@
 
     for each task of the step, its graph freed before the next (tasks with the same rows share one pass of the encoder):
         l_t = sum of its losses (times row weights) / units of all micro-batches; row t = gradient of l_t on the shared parameters
+        (those apart come last in a row: no method compares or changes them)
     objectives = balancer(losses);  w = d sum(objectives) / d losses, times the weight of the task's visit
     c = gradient regularizer(Gram matrix of w_t row_t);  gradient = sum_t c_t w_t row_t
     regularizers of the weights add their gradient
@@ -74,10 +75,12 @@ class StepEngine:
         self.gradient_regularizer, self.regularizers = gradient_regularizer, regularizers
         self.max_tasks = max_tasks
         self.passes = ForwardPasses(model, balancer, regularizers, autocast)
-        self.shared = model.shared_parameters()
+        compared, apart = model.shared_parameters(), model.apart_parameters()
+        self.shared = [*compared, *apart]
         self.private = [model.private_parameters(task) for task in range(len(model.names))]
         self.learned = [p for p in balancer.parameters() if p.requires_grad]
         self.size = sum(parameter.numel() for parameter in self.shared)
+        self.compared = slice(sum(parameter.numel() for parameter in compared))
         self.device = next(model.parameters()).device
         self.layers = blocks(model, "layer")
         granularity = "whole" if gradient_regularizer is None else gradient_regularizer.granularity
@@ -142,15 +145,17 @@ class StepEngine:
             for absent in set(range(len(self.shared))) - touched:
                 self._views[row][absent].zero_()
         regularizer, needs = self.gradient_regularizer, self.balancer.needs
-        gram = gram_matrix(rows).cpu() if regularizer is not None or "gram" in needs else None
+        compared, apart = rows[:, self.compared], rows[:, self.compared.stop :]
+        gram = gram_matrix(compared).cpu() if regularizer is not None or "gram" in needs else None
         balancer_gram = self._last_layer_gram(rows) if "last-layer-gram" in needs else gram
         objectives, weights = self._balance(totals, tasks, balancer_gram)
         visit_weights = self._visit_weights(step)
         factors, coefficients = weights * visit_weights, torch.ones_like(weights)
-        if regularizer is None or gram is None or not self.shared:
+        if regularizer is None or gram is None or not self.compared.stop:
             combine_rows(rows, factors.tolist())
         else:
-            coefficients = self._regularize(regularizer, rows, factors, gram, tasks.cpu())
+            coefficients = self._regularize(regularizer, compared, factors, gram, tasks.cpu())
+            combine_rows(apart, factors.tolist())
         # A parameter that no task of the step uses keeps grad None, so that AdamW does not decay it.
         for index in set().union(*self._touched):
             self.shared[index].grad = self._views[0][index]

@@ -1,6 +1,6 @@
 """The forward passes of a step: the encoder once for tasks with the same rows, then each task's head, losses and regularizers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -52,7 +52,7 @@ class ForwardPasses:
         device = step[0].batches[0].tokens.device
         sums = [[torch.zeros((), device=device)] * 2 for _ in step]
         self._recorded = []
-        for members in passes_of(step, self._can_share):
+        for members in passes_of(step, self._pass_of):
             outcomes = self._forward(step, members)
             backward(members, [total for _, _, total in outcomes])
             for (number, batch), (output, loss, total) in zip(members, outcomes, strict=True):
@@ -71,18 +71,19 @@ class ForwardPasses:
         for recorded in self._recorded:
             members = recorded.members
             with replayed(recorded.states, device), self.autocast:
-                hidden = self._hidden(members)
+                states = self._states(members)
                 after = random_states(device)
                 for (number, batch), buffers in zip(members, recorded.buffers, strict=True):
                     set_random_states(after, device)
                     with _with_buffers(self.model.head(batch.task), buffers):
+                        hidden = self.model.features(batch.task, batch, states)
                         output = self.model.output(batch.task, batch, hidden)
                         losses[number] += _sum(self.model.losses(batch.task, output, batch), batch)
         return torch.stack([loss / task_loss.units for loss, task_loss in zip(losses, step, strict=True)])
 
-    def _can_share(self, task: int) -> bool:
-        """Return whether a task's features are those of the other tasks, and come from the encoder."""
-        return self.model.architecture.task_independent and task not in self.features
+    def _pass_of(self, task: int) -> Hashable | None:
+        """Return the key of a task's pass of the encoder; None where cached features replace it."""
+        return None if task in self.features else self.model.pass_of(task)
 
     def _forward(self, step: Sequence[TaskLoss], members: Pass) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Run the encoder once, and the head of each member: its output, its loss, and the same with regularizers.
@@ -92,29 +93,34 @@ class ForwardPasses:
         repeats = "losses-after" in self.balancer.needs
         device = members[0][1].tokens.device
         # Recorded before the pass, so that dropout can draw the same masks again.
-        states = random_states(device) if repeats or self.regularizers else []
+        random = random_states(device) if repeats or self.regularizers else []
         if repeats:
             heads = [self.model.head(batch.task) for _, batch in members]
             buffers = [{name: value.clone() for name, value in head.named_buffers()} for head in heads]
-            self._recorded.append(_Recorded(members, states, buffers))
+            self._recorded.append(_Recorded(members, random, buffers))
         with self.autocast:
-            hidden = self._hidden(members)
-        # Every head draws what it would draw alone, so that a pass can be repeated for one of them.
-        after = random_states(device) if states and len(members) > 1 else []
+            states = self._states(members)
+        # Every task draws what it would draw alone, so that a pass can be repeated for one of them.
+        after = random_states(device) if random and len(members) > 1 else []
         outcomes = []
         for number, batch in members:
             task, task_loss = batch.task, step[number]
             if after:
                 set_random_states(after, device)
             with self.autocast:
+                hidden = self.model.features(task, batch, states)
                 output = self.model.output(task, batch, hidden)
                 losses = self.model.losses(task, output, batch)
                 loss = _sum(losses, batch) / task_loss.units
                 total = _sum(self._mixed(task, batch, output, losses), batch) / task_loss.units
+                # What is added is a mean per row, so micro-batches are weighted by their rows.
+                share = batch.count / task_loss.count
+                if hidden.extra is not None:
+                    total = total + share * hidden.extra.float().mean()
                 if self.regularizers:
-                    added = regularization(self.model, task, batch, hidden, output, states, self.regularizers)
-                    # A regularizer returns a mean per row, so micro-batches are weighted by their rows.
-                    total = total + batch.count / task_loss.count * added
+                    total = total + share * regularization(
+                        self.model, task, batch, hidden, output, random, self.regularizers
+                    )
             if not total.requires_grad:
                 raise MtlError(
                     f"{self.model.names[task]}: no trainable parameter affects its loss; freeze less, use a head with parameters, "
@@ -123,13 +129,13 @@ class ForwardPasses:
             outcomes.append((output, loss, total))
         return outcomes
 
-    def _hidden(self, members: Pass) -> HiddenStates:
-        """Return the features of the rows of a pass for all its members."""
+    def _states(self, members: Pass) -> HiddenStates:
+        """Return the states of the rows of a pass for all its members."""
         batch = members[0][1]
         features = self.features.get(batch.task)
         if features is not None:
             return features.hidden(batch)
-        return self.model.features_of([member.task for _, member in members], batch)
+        return self.model.states_of([member.task for _, member in members], batch)
 
     def _mixed(self, task: int, batch: Batch, output: Tensor, losses: Tensor) -> Tensor:
         """Return the losses (n,) of a batch after `Balancer.batch_losses`, which may replace them; 0 for rows without a label."""

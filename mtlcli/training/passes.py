@@ -1,6 +1,6 @@
 """The micro-batches of a step, and which of them one pass of the encoder can serve."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from mtlcli.data.batches import Batch
@@ -32,20 +32,21 @@ Pass = list[tuple[int, Batch]]
 """Micro-batches of the same rows, one of each task, with the number of the task in the step. One pass of the encoder serves all."""
 
 
-def passes_of(step: Sequence[TaskLoss], can_share: Callable[[int], bool]) -> list[Pass]:
+def passes_of(step: Sequence[TaskLoss], pass_of: Callable[[int], Hashable | None]) -> list[Pass]:
     """Return the passes of a step: those of the first task, then those of the second that it does not share, and so on.
 
     Args:
-        can_share: whether the encoder gives a task (index) what it gives the others for the same rows.
+        pass_of: a key that is equal for tasks (indices) with the same states for the same rows; None: the task shares none.
     """
     passes: list[Pass] = []
-    open_passes: dict[tuple[int, bytes], Pass] = {}
+    open_passes: dict[tuple[Hashable, int, bytes], Pass] = {}
     for number, task_loss in enumerate(step):
+        states = pass_of(task_loss.task)
         for batch in task_loss.batches:
-            if batch.group is None or not can_share(task_loss.task):
+            if batch.group is None or states is None:
                 passes.append([(number, batch)])
                 continue
-            key = (batch.group, batch.rows.tobytes())
+            key = (states, batch.group, batch.rows.tobytes())
             existing = open_passes.get(key)
             # A task that meets the same rows twice in a step needs two passes.
             if existing is not None and all(member != number for member, _ in existing):

@@ -1,17 +1,18 @@
 """Make the mixing plan: how often a run will train on each task, counted with the run's scheduler."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from mtlcli.architectures.base import Architecture
+from mtlcli.architectures.base import part_of
 from mtlcli.config.evaluation_sets import in_words
 from mtlcli.config.schema import Config
 from mtlcli.data.batches import TaskBatches
 from mtlcli.data.splits import LoadedTask, overlap
+from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.registry import plugin_call, require
 from mtlcli.regularizers.base import Regularizer
 from mtlcli.runs.plan import Plan, TaskPlan
@@ -33,9 +34,9 @@ def visits_by_stage(scheduler: Scheduler, tasks: int, steps: int, steps_per_epoc
 
 
 def passes_of_groups(
-    scheduler: Scheduler, groups: Sequence[int | None], steps: int, steps_per_epoch: int
-) -> dict[int, tuple[int, int]]:
-    """Count the micro-batches of each group of tasks with the same rows, and the passes of the encoder that serve them.
+    scheduler: Scheduler, groups: Sequence[Hashable | None], steps: int, steps_per_epoch: int
+) -> dict[Hashable, tuple[int, int]]:
+    """Count the micro-batches of each group of tasks with the same rows and states, and the passes of the encoder for them.
 
     Args:
         groups: group of each task, None for a task without one.
@@ -43,7 +44,7 @@ def passes_of_groups(
     cursors = [0] * len(groups)
     counts = {group: (0, 0) for group in groups if group is not None}
     for _, visits in _steps(scheduler, steps, steps_per_epoch) if counts else ():
-        rows: dict[int, list[int]] = {}
+        rows: dict[Hashable, list[int]] = {}
         for visit in visits:
             start, end = cursors[visit.task], cursors[visit.task] + visit.micro_batches
             cursors[visit.task] = end
@@ -88,10 +89,31 @@ class TaskInputs:
     parameters: int
 
 
+@dataclass(frozen=True)
+class ModelSizes:
+    """Hold numbers of parameters, and the cost of a batch.
+
+    Attributes:
+        shared: of the architecture, frozen ones included, that several tasks use.
+        added: of the architecture besides its encoder.
+        added_for: of these, those that a task alone uses, by task.
+        trainable: of the whole model, heads included.
+        everything: of the whole model, frozen ones included.
+        encoder_passes: passes of the encoder that one batch costs.
+    """
+
+    shared: int
+    added: int
+    added_for: tuple[int, ...]
+    trainable: int
+    everything: int
+    encoder_passes: float
+
+
 def make_plan(
     config: Config, scheduler: Scheduler, tasks: Sequence[TaskInputs], visits: Mapping[int, Sequence[int]], *,
-    encoder_parameters: int, device: torch.device, precision: str, rows_buffer_bytes: int,
-    regularizers: Sequence[Regularizer], first_step: int, started_from: Sequence[str], task_independent: bool,
+    sizes: ModelSizes, device: torch.device, precision: str, rows_buffer_bytes: int,
+    regularizers: Sequence[Regularizer], first_step: int, started_from: Sequence[str], passes: Sequence[Hashable],
     apart: Sequence[str],
 ) -> Plan:  # fmt: skip
     """Return the mixing plan with notes and warnings.
@@ -99,7 +121,7 @@ def make_plan(
     Args:
         visits: micro-batches of each task in each stage, as counted by `visits_by_stage`.
         started_from: notes about the run that `init` names.
-        task_independent: whether the architecture's features are the same for all tasks.
+        passes: of each task a key that is equal for tasks with the same states, see `Architecture.pass_of`.
         apart: why tasks of one file share no pass of the encoder.
     """
     steps_per_epoch, ends = run_lengths(config, scheduler)
@@ -115,9 +137,8 @@ def make_plan(
         notes += _notes(task_plan, windows, config.encoder.max_length)
         warnings += class_warnings(task.loaded)
         warnings += _warnings(task.loaded, task_plan)
-    groups = [task.batches.group for task in tasks]
-    passes = passes_of_groups(scheduler, groups, steps, steps_per_epoch) if task_independent else {}
-    notes += [_note_on_group(tasks, group, passes.get(group), rows_buffer_bytes > 0) for group in _numbers(groups)]
+    notes += _notes_on_groups(scheduler, tasks, passes, steps, steps_per_epoch, rows_buffer_bytes > 0)
+    notes += _notes_on_sizes(config.architecture.name, sizes, [task.name for task in planned])
     notes += apart
     warnings += _leaks_between_tasks(tasks)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
@@ -129,7 +150,7 @@ def make_plan(
         scheduler=config.scheduler.name,
         balancer=method,
         encoder=config.encoder.name,
-        encoder_parameters=encoder_parameters,
+        encoder_parameters=sizes.shared,
         device=str(device),
         precision=precision,
         rows_buffer_bytes=rows_buffer_bytes,
@@ -142,10 +163,22 @@ def make_plan(
     )
 
 
-def shared_size(architecture: Architecture, tasks: int) -> int:
-    """Count the shared parameters of an architecture, frozen ones included."""
-    private = {id(parameter) for task in range(tasks) for parameter in architecture.private_parameters(task)}
-    return sum(parameter.numel() for parameter in architecture.parameters() if id(parameter) not in private)
+def model_sizes(model: MultiTaskModel) -> ModelSizes:
+    """Count the parameters of a model."""
+    architecture, parts = model.architecture, model.architecture.parts()
+    encoder = {id(parameter) for parameter in architecture.encoder.parameters()}
+    tasks, shared, added = range(len(model.names)), 0, 0
+    added_for = dict.fromkeys(tasks, 0)
+    for name, parameter in architecture.named_parameters():
+        users = part_of(name, parts).tasks
+        shared += parameter.numel() if users is None or len(users) > 1 else 0
+        if id(parameter) not in encoder:
+            added += parameter.numel()
+            for task in users if users is not None and len(users) == 1 else ():
+                added_for[task] += parameter.numel()
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    return ModelSizes(shared, added, tuple(added_for.values()), trainable, everything, architecture.encoder_passes())
 
 
 def _task_plan(config: Config, task: TaskInputs, count: int, total: int, steps: int) -> TaskPlan:
@@ -202,19 +235,56 @@ def _notes(planned: TaskPlan, windows: tuple[int, int] | None, limit: int) -> li
     return notes
 
 
-def _numbers(groups: Sequence[int | None]) -> list[int]:
-    """Return the different groups in order."""
-    return [group for group in dict.fromkeys(groups) if group is not None]
+def _notes_on_sizes(architecture: str, sizes: ModelSizes, names: Sequence[str]) -> list[str]:
+    """Return what the architecture adds to the encoder, how much of the model is trainable, and what a batch costs."""
+    notes = []
+    if sizes.added:
+        each = set(sizes.added_for)
+        by_task = ", ".join(f"{name} {count:,}" for name, count in zip(names, sizes.added_for, strict=True))
+        own = f"{next(iter(each)):,} of each task" if len(each) == 1 else f"of the tasks: {by_task}"
+        of_tasks = f", {own}" if any(each) else ", shared by the tasks"
+        notes.append(f"{architecture} adds {sizes.added:,} parameters to the encoder{of_tasks}")
+    if sizes.trainable < sizes.everything:
+        share = 100 * sizes.trainable / sizes.everything
+        notes.append(
+            f"{sizes.trainable:,} of {sizes.everything:,} parameters are trainable ({share:.2g} %), heads included"
+        )
+    if sizes.encoder_passes != 1:
+        notes.append(f"{architecture}: every batch costs {sizes.encoder_passes:g} passes of the encoder")
+    return notes
 
 
-def _note_on_group(tasks: Sequence[TaskInputs], group: int, counts: tuple[int, int] | None, has_rows: bool) -> str:
+def _notes_on_groups(
+    scheduler: Scheduler, tasks: Sequence[TaskInputs], states: Sequence[Hashable], steps: int, steps_per_epoch: int,
+    has_rows: bool,
+) -> list[str]:  # fmt: skip
+    """Return one note for each group of tasks that read the same rows: whether they share passes of the encoder.
+
+    Args:
+        has_rows: whether each task has a row of gradients, and so a backward pass of its own.
+    """
+    keys = [
+        None if task.batches.group is None else (task.batches.group, of) for task, of in zip(tasks, states, strict=True)
+    ]
+    members = {key: [task for task, other in zip(tasks, keys, strict=True) if other == key] for key in keys if key}
+    passes = passes_of_groups(scheduler, keys, steps, steps_per_epoch)
+    notes = []
+    for group in dict.fromkeys(key[0] for key in members):
+        shared = [key for key, of_key in members.items() if key[0] == group and len(of_key) > 1]
+        if not shared:
+            of_group = [task for task in tasks if task.batches.group == group]
+            notes.append(_note_on_group(of_group, None, has_rows))
+        notes += [_note_on_group(members[key], passes[key], has_rows) for key in shared]
+    return notes
+
+
+def _note_on_group(tasks: Sequence[TaskInputs], counts: tuple[int, int] | None, has_rows: bool) -> str:
     """Return whether tasks that read the same rows share passes of the encoder.
 
     Args:
         counts: their micro-batches and the passes for these, see `passes_of_groups`; None if the architecture rules it out.
-        has_rows: whether each task has a row of gradients, and so a backward pass of its own.
     """
-    names = [task.loaded.task.name for task in tasks if task.batches.group == group]
+    names = [task.loaded.task.name for task in tasks]
     start = f"{', '.join(names[:-1])} and {names[-1]} read the same rows"
     if counts is None:
         return f"{start}, but share no pass of the encoder: in this architecture every task has features of its own"

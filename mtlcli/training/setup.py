@@ -45,7 +45,7 @@ from mtlcli.training.compatibility import check_combination, composition_of
 from mtlcli.training.engine import StepEngine
 from mtlcli.training.gradient_rows import blocks
 from mtlcli.training.optimizer import make_optimizer
-from mtlcli.training.plan import Plan, TaskInputs, make_plan, run_lengths, shared_size, visits_by_stage
+from mtlcli.training.plan import Plan, TaskInputs, make_plan, model_sizes, run_lengths, visits_by_stage
 from mtlcli.training.teacher import teacher_predictions
 from mtlcli.training.warm_start import open_origin, warm_start
 
@@ -238,9 +238,9 @@ def set_up(
     ]
     plan = make_plan(
         config, scheduler, inputs, visits,
-        encoder_parameters=shared_size(model.architecture, len(tasks)), device=device, precision=precision,
+        sizes=model_sizes(model), device=device, precision=precision,
         rows_buffer_bytes=engine.buffer_bytes(), regularizers=regularizers, first_step=first_step,
-        started_from=started_from, task_independent=model.architecture.task_independent,
+        started_from=started_from, passes=[model.pass_of(task) for task in range(len(tasks))],
         apart=reasons_apart(tasks, sizes, own_order, groups),
     )  # fmt: skip
     return TrainingRun(

@@ -99,14 +99,14 @@ def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[
         if stage.weights == "best" and progress.best_step is not None:
             run.model.load_state_dict(best_checkpoint(folder, progress.best_step).tensors("model"))
     # A regularizer that runs the model again needs the encoder's graph, which cached features do not have.
-    if run.model.encoder_is_frozen and not any(regularizer.forward_passes for regularizer in run.regularizers):
+    if run.model.states_are_frozen and not any(regularizer.forward_passes for regularizer in run.regularizers):
         yield from _keep_features(run, stage)
 
 
 def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
     """Compute the features of every task whose rows the stage reads at least twice, within training.feature_memory.
 
-    Tasks whose heads read the same layers of the same texts have the same features.
+    Tasks that read the same layers of the same texts, and can share a pass of the encoder, have the same features.
     """
     room = run.config.training.feature_memory * 1e9
     stored: dict[tuple[object, ...], Features] = {}
@@ -115,7 +115,7 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
             continue
         name = run.model.names[task]
         splits = {"train": run.train[task].tokenized, **run.dev.get(name, {})}
-        owner = None if run.model.architecture.task_independent else task
+        owner = run.model.pass_of(task)
         keys = {split: (id(rows.sides), layers_read(run.model, task), owner) for split, rows in splits.items()}
         missing = {keys[split]: rows for split, rows in splits.items() if keys[split] not in stored}
         size = sum(size_of(run.model, task, rows, run.device, run.autocast) for rows in missing.values())

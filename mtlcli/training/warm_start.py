@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from mtlcli.architectures.base import part_of
 from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
@@ -55,25 +56,45 @@ def warm_start(origin: Origin, model: MultiTaskModel, config: Config, facts: tup
             loaded.append(task.name)
         else:
             notes.append(f"{task.name}: its head starts from random weights: {mismatch}")
-    added = {key: value for key, value in model.architecture.state_dict().items() if not key.startswith("encoder.")}
-    stored = origin.below("architecture")
-    # Private parameters are stored by task index, so they fit only if the runs have the same tasks in the same order.
-    if (
-        added
-        and config.architecture == origin.config.architecture
-        and _same_shapes(added, stored)
-        and (
-            not any(model.architecture.private_parameters(index) for index in range(len(facts)))
-            or [task.name for task in facts] == [task.name for task in origin.facts]
-        )
-    ):
-        model.architecture.load_state_dict(stored, strict=False)
-    elif added:
-        notes.append(
-            "the architecture differs from that run's: its parameters outside the encoder start from random weights"
-        )
+    notes += _load_architecture(origin, model, config, facts)
     heads = f"the encoder and the heads of {', '.join(loaded)}" if loaded else "the encoder"
     return (f"starts from {origin.folder}: {heads}", *notes)
+
+
+def _load_architecture(
+    origin: Origin, model: MultiTaskModel, config: Config, facts: tuple[TaskFacts, ...]
+) -> list[str]:
+    """Load what the architecture adds to the encoder, and return notes about what starts from random weights.
+
+    The modules of a task are found by its name, so they are loaded for every task that both runs have.
+    """
+    added = {key: value for key, value in model.architecture.state_dict().items() if not key.startswith("encoder.")}
+    if not added:
+        return []
+    stored, parts = origin.below("architecture"), model.architecture.parts()
+    if config.architecture.name != origin.config.architecture.name:
+        return [
+            "the architecture differs from that run's: its parameters outside the encoder start from random weights"
+        ]
+    # Numbered modules of tasks fit only if the runs have the same tasks in the same order.
+    same_tasks = [task.name for task in facts] == [task.name for task in origin.facts]
+    fitting = {
+        key: stored[key]
+        for key, value in added.items()
+        if key in stored
+        and stored[key].shape == value.shape
+        and (same_tasks or ".for_" in key or part_of(key, parts).tasks is None)
+    }
+    model.architecture.load_state_dict(fitting, strict=False)
+    new = dict.fromkeys(_module_of(key) for key in added if key not in fitting)
+    return [f"the architecture's {', '.join(new)} start from random weights: that run has none that fit"] if new else []
+
+
+def _module_of(key: str) -> str:
+    """Return the module that a parameter belongs to, as `freeze` and messages name it: `adapters of sst`, or `convolution`."""
+    module, _, rest = key.partition(".")
+    task = rest.partition(".")[0]
+    return f"{module} of {task.removeprefix('for_')}" if task.startswith("for_") else module
 
 
 def _mismatch(origin: Origin, task: TaskFacts, config: Config, head: nn.Module) -> str | None:

@@ -72,7 +72,7 @@ def test_the_first_tasks_tower_is_the_exported_encoder_and_the_others_lie_with_t
 
 def test_tasks_of_the_same_text_do_not_share_a_pass(folder):
     run, _ = load_run(folder)
-    assert run.model.feature_groups([0, 1, 2]) == [[0], [1], [2]]
+    assert run.model.pass_groups([0, 1, 2]) == [[0], [1], [2]]
 
 
 def test_a_prediction_comes_from_the_tasks_own_tower(folder):

@@ -135,12 +135,13 @@ def test_what_an_architecture_adds_goes_on_with_it(origin, tmp_path, mtl):
         prepared = set_up(config)
         found = dict(prepared.model.architecture.named_parameters()).get("convolution.weight")
         assert any(
-            "parameters outside the encoder start from random weights" in note for note in prepared.plan.notes
-        ) == (found is not None and not torch.equal(found, stored))
+            "the architecture's convolution start from random weights" in note for note in prepared.plan.notes
+        ) == (found is not None and found.shape != stored.shape)
         return found
 
     assert torch.equal(weight(), stored)  # the architecture of the run, where nobody says otherwise
-    assert not torch.equal(weight(architecture={"name": "convolution", "activation": "tanh"}), stored)
+    assert torch.equal(weight(architecture={"name": "convolution", "activation": "tanh"}), stored)
+    assert weight(architecture={"name": "convolution", "kernel": 5}).shape != stored.shape
     assert weight(architecture="hard-sharing") is None
 
 

@@ -97,9 +97,9 @@ def test_pairs_in_one_sequence_and_pairs_read_alone_take_a_pass_each(run, tmp_pa
 
 
 def test_tasks_share_a_pass_where_the_architecture_ignores_the_task(run, monkeypatch):
-    assert run.model.feature_groups([0, 1]) == [[0, 1]]
-    monkeypatch.setattr(run.model.architecture, "task_independent", False)
-    assert run.model.feature_groups([0, 1]) == [[0], [1]]
+    assert run.model.pass_groups([0, 1]) == [[0, 1]]
+    monkeypatch.setattr(run.model, "_passes", {0: "a", 1: "b"})
+    assert run.model.pass_groups([0, 1]) == [[0], [1]]
 
 
 def test_the_model_is_not_training(run):

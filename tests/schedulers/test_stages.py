@@ -189,7 +189,7 @@ def test_an_encoder_frozen_whole_runs_without_dropout_and_one_in_part_with_it(fi
     model = set_up(staged(files)).model.train()
     assert [module.training for module in (model.architecture, *model.heads)] == [True] * 4
     model.freeze(("encoder",))
-    assert [module.training for module in (model.architecture, *model.heads)] == [False, True, True, True]
+    assert [module.training for module in (model.architecture.encoder, *model.heads)] == [False, True, True, True]
     model.eval()
     model.train()  # as after an evaluation
     assert not model.architecture.encoder.training and model.heads[0].training

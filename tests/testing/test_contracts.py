@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from mtlcli import registry
-from mtlcli.architectures.base import Architecture
-from mtlcli.architectures.hard_sharing import HardSharing
+from mtlcli.architectures.base import Architecture, Part, run_encoder
 from mtlcli.balancers.base import Balancer
 from mtlcli.encoders.tiny import Tiny
 from mtlcli.errors import MtlError
@@ -130,7 +129,7 @@ BUILT_IN = {
     ],
     "regularizers": ["bppo", "l2-sp", "representation-alignment", "smart", "soft-sharing", "successive"],
     "encoders": ["tiny"],
-    "architectures": ["convolution", "hard-sharing", "soft-sharing"],
+    "architectures": ["adapters", "convolution", "hard-sharing", "lora", "soft-sharing"],
     "metrics": (
         "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall kl-divergence "
         "macro-f1 mae mcc mean-average-precision mean-squared-error micro-f1 micro-f1-at-half pearson precision "
@@ -235,6 +234,17 @@ OPTIONS = {
         "successive": [{}, {"delta": 1.0}],
     },
     "encoders": {"tiny": [{"dim": 16, "layers": 1, "intermediate": 32}]},
+    "architectures": {
+        "adapters": [
+            {},
+            {"form": "houlsby", "per": "both"},
+            {"form": "parallel", "per": "shared"},
+            {"norms": "trained"},
+            {"backbone": "trained", "invertible": True},
+            {"languages": {"grades": "en", "scores": "en"}, "invertible": True},
+        ],
+        "lora": [{}, {"on": ["all"], "per": "both"}, {"dora": True, "per": "shared"}, {"backbone": "trained"}],
+    },
 }
 """What a plugin is tried with besides its defaults, where that matters: by family and name."""
 
@@ -796,36 +806,34 @@ def test_an_architecture_that_hides_a_parameter_from_its_task_is_refused():
 
         def __init__(self, facts) -> None:
             super().__init__()
-            self.inner = HardSharing(facts)
             self.encoder = facts.encoder
             self.vector = nn.Parameter(torch.zeros(8))
 
-        def forward(self, task, inputs):
-            hidden = self.inner(task, inputs)
-            return type(hidden)(hidden.last + self.vector, hidden.layers)
+        def states(self, task, inputs):
+            hidden = run_encoder(self.encoder, inputs)
+            return hidden.with_last(hidden.last + self.vector)
 
-        def private_parameters(self, task):
-            return [self.vector] if task == 0 else []
+        def parts(self):
+            return {"vector": Part((0,))}
 
-    refused(check_architecture, Mixes, "task 1 uses private parameters of another task: vector")
+    refused(
+        check_architecture, Mixes, "task 1 uses parameters that `parts` and `reads` give to others: architecture.vector"
+    )
 
 
 def test_an_architecture_that_hides_a_difference_between_tasks_is_refused():
     class Scales(Architecture):
         """Multiplies the features by the task's number."""
 
-        task_independent = True
-
         def __init__(self, facts) -> None:
             super().__init__()
-            self.inner = HardSharing(facts)
             self.encoder = facts.encoder
 
-        def forward(self, task, inputs):
-            hidden = self.inner(task, inputs)
-            return type(hidden)((1 + task) * hidden.last, hidden.layers)
+        def states(self, task, inputs):
+            hidden = run_encoder(self.encoder, inputs)
+            return hidden.with_last((1 + task) * hidden.last)
 
-    refused(check_architecture, Scales, "task_independent: expected False, because tasks 0 and 1 have different hidden")
+    refused(check_architecture, Scales, "pass_of: expected another key, because tasks 0 and 1 have different states")
 
 
 def test_an_encoder_without_seed_is_refused():

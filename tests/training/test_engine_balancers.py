@@ -77,7 +77,7 @@ def test_a_gradient_regularizer_sees_all_layers_while_the_balancer_sees_the_last
 class Depths(toy.Words):
     """Task 0 reads the word vectors, the others what the layer above makes of them."""
 
-    def forward(self, task: int, inputs) -> HiddenStates:
+    def states(self, task: int, inputs) -> HiddenStates:
         return HiddenStates(self.encoder[0](inputs.tokens) if task == 0 else self.encoder(inputs.tokens))
 
 

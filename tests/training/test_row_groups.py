@@ -35,13 +35,13 @@ METHODS = [
 def passes_in(run, monkeypatch) -> list[int]:
     """Count the passes of the encoder."""
     count = [0]
-    forward = HardSharing.forward
+    states = HardSharing.states
 
     def counted(self, task, inputs):
         count[0] += 1
-        return forward(self, task, inputs)
+        return states(self, task, inputs)
 
-    monkeypatch.setattr(HardSharing, "forward", counted)
+    monkeypatch.setattr(HardSharing, "states", counted)
     return count
 
 
@@ -169,7 +169,7 @@ def test_the_tasks_of_a_pass_have_the_same_dropout_mask(tmp_path):
 
 
 def test_an_architecture_with_features_for_each_task_shares_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(HardSharing, "task_independent", False)
+    monkeypatch.setattr(HardSharing, "pass_of", lambda self, task: task)
     run = set_up(config_of(write_table(tmp_path)))
     count = passes_in(run, monkeypatch)
     run.engine.run([TaskLoss(task, (source.next(),)) for task, source in enumerate(run.train)])
@@ -275,9 +275,9 @@ def test_a_finished_run_is_evaluated_in_shared_passes(tmp_path, monkeypatch):
     for _ in train(set_up(config), tmp_path / "run"):
         pass
     calls = []
-    forward = HardSharing.forward
+    forward = HardSharing.states
     monkeypatch.setattr(
-        HardSharing, "forward", lambda self, task, inputs: calls.append(task) or forward(self, task, inputs)
+        HardSharing, "states", lambda self, task, inputs: calls.append(task) or forward(self, task, inputs)
     )
     results = evaluate(tmp_path / "run", resamples=0)
     assert calls == [0] and set(results.results) == {"tone", "near"}

@@ -1,0 +1,178 @@
+"""Find the layers of an encoder, and the projections and norms in them, by tracing one short text.
+
+No model's modules are named: the stack is the list of equal blocks with projections, and what the projections read tells their
+roles. One entry per call of a block, so an encoder that calls one block several times (ALBERT) has several.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtlcli.errors import MtlError
+
+LENGTH = 7
+"""Tokens of the traced text: unlike any width, so that a tensor (1, 7, width) is one of hidden states."""
+
+
+@dataclass(frozen=True)
+class EncoderLayer:
+    """Name the modules of one layer of an encoder, as `encoder.get_submodule` finds them.
+
+    Attributes:
+        block: the whole layer.
+        attention_in: projections that read the input of the attention, in the order of their calls: query, key and value, or one
+            module for all three.
+        attention_out: projection of what the attention returns.
+        ffn_in: projections that read the input of the feed-forward network, one, or gate and value.
+        ffn_out: projection of the hidden state of the feed-forward network.
+        last_norm: norm whose output is that of the block; None in a pre-norm encoder.
+        norms: all norms.
+    """
+
+    block: str
+    attention_in: tuple[str, ...]
+    attention_out: str
+    ffn_in: tuple[str, ...]
+    ffn_out: str
+    last_norm: str | None
+    norms: tuple[str, ...]
+
+
+@dataclass
+class _Call:
+    """One call of a projection or norm within a block; the tensors are kept, so that no address is used twice."""
+
+    name: str
+    is_norm: bool
+    given: Tensor
+    returned: Tensor
+
+
+def trace_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
+    """Return the layers of an encoder in the order of their calls.
+
+    Raises:
+        MtlError: the encoder has no stack of equal layers with attention and a feed-forward network, as these modules need.
+    """
+    name = type(encoder).__name__
+    stack = _stack(encoder)
+    if stack is None:
+        raise MtlError(f"{name} has no list of equal layers with attention and feed-forward projections")
+    prefix, blocks = stack
+    calls: list[tuple[str, list[_Call], Any]] = []
+    handles = []
+    for number, block in enumerate(blocks):
+        block_name = f"{prefix}.{number}"
+        handles.append(block.register_forward_pre_hook(lambda *_, key=block_name: calls.append((key, [], None))))
+        handles.append(block.register_forward_hook(_block_ends(calls)))
+        for inner, module in block.named_modules():
+            if _is_projection(module) or is_norm(module):
+                handles.append(module.register_forward_hook(_observe(calls, f"{block_name}.{inner}", is_norm(module))))
+    was_training = encoder.training
+    try:
+        encoder.eval()
+        run_short_text(encoder)
+    finally:
+        encoder.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return tuple(_layer(name, *call) for call in calls)
+
+
+def run_short_text(encoder: nn.Module) -> None:
+    """Run the encoder on seven made-up tokens."""
+    device = next(encoder.parameters()).device
+    tokens = torch.arange(5, 5 + LENGTH, device=device).unsqueeze(0)
+    tokens = tokens % encoder.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    switches = ("use_cache", "use_mems")
+    parameters = inspect.signature(encoder.forward).parameters
+    with torch.no_grad():
+        encoder(input_ids=tokens, **{switch: False for switch in switches if switch in parameters})
+
+
+def _is_projection(module: nn.Module) -> bool:
+    """Return whether a module is a linear map: `nn.Linear`, or one such as GPT-2's `Conv1D`."""
+    weight = getattr(module, "weight", None)
+    return (
+        not any(module.children())
+        and isinstance(weight, nn.Parameter)
+        and weight.dim() == 2
+        and not isinstance(module, nn.Embedding)
+    )
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm: one weight per coordinate."""
+    weight = getattr(module, "weight", None)
+    return not any(module.children()) and isinstance(weight, nn.Parameter) and weight.dim() == 1
+
+
+def _stack(encoder: nn.Module) -> tuple[str, nn.ModuleList] | None:
+    """Return the outermost list of blocks of one class that hold at least four projections each, with its name."""
+    queue = [("", encoder)]
+    while queue:
+        name, module = queue.pop(0)
+        if isinstance(module, nn.ModuleList) and len(module):
+            alike = len({type(block) for block in module}) == 1
+            if alike and all(sum(map(_is_projection, block.modules())) >= 4 for block in module):
+                return name, module
+        queue += [(f"{name}.{child}".lstrip("."), inner) for child, inner in module.named_children()]
+    return None
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    return next((item for item in value if isinstance(item, Tensor)), None) if isinstance(value, tuple) else None
+
+
+def _observe(calls: list[tuple[str, list[_Call], Any]], name: str, is_norm: bool) -> Callable[..., None]:
+    def hook(_: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
+        states, output = _first_tensor(given), _first_tensor(returned)
+        # DeBERTa also projects its relative positions, which are no text of this length.
+        if not calls or states is None or output is None or states.shape[:-1].numel() != LENGTH:
+            return
+        if all(call.name != name for call in calls[-1][1]):
+            calls[-1][1].append(_Call(name, is_norm, states, output))
+
+    return hook
+
+
+def _block_ends(calls: list[tuple[str, list[_Call], Any]]) -> Callable[..., None]:
+    def hook(_: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
+        name, inner, _none = calls[-1]
+        calls[-1] = (name, inner, _first_tensor(returned))
+
+    return hook
+
+
+def _layer(encoder: str, block: str, calls: list[_Call], output: Tensor | None) -> EncoderLayer:
+    """Return the roles of the projections of one call of a block, which read four different tensors in order."""
+    groups: list[list[_Call]] = []
+    for call in (call for call in calls if not call.is_norm):
+        if groups and groups[-1][-1].given.data_ptr() == call.given.data_ptr():
+            groups[-1].append(call)
+        else:
+            groups.append([call])
+    if len(groups) != 4 or len(groups[1]) != 1 or len(groups[3]) != 1:
+        raise MtlError(
+            f"{encoder}: its layers have {len(groups)} groups of projections; expected four: attention in, attention out, "
+            "feed-forward in, feed-forward out"
+        )
+    attention_in, (attention_out,), ffn_in, (ffn_out,) = groups
+    norms = [call for call in calls if call.is_norm]
+    last = norms[-1] if norms else None
+    ends_with_norm = last is not None and output is not None and last.returned.data_ptr() == output.data_ptr()
+    return EncoderLayer(
+        block,
+        tuple(call.name for call in attention_in),
+        attention_out.name,
+        tuple(call.name for call in ffn_in),
+        ffn_out.name,
+        last.name if last is not None and ends_with_norm else None,
+        tuple(call.name for call in norms),
+    )

@@ -1,0 +1,239 @@
+"""LoRA: Hu et al., ICLR 2022, arXiv 2106.09685; DoRA: Liu et al., ICML 2024, arXiv 2402.09353."""
+
+import math
+from copy import deepcopy
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtlcli.architectures.base import ArchitectureFacts, Inputs
+from mtlcli.architectures.hooks import Call, Place, changed
+from mtlcli.architectures.layers import run_short_text
+from mtlcli.architectures.modular import Backbone, Modular, Norms, Outputs, Per, PlaceInputs, Rate
+from mtlcli.errors import MtlError
+
+Projection = Literal["query", "key", "value", "attention-out", "ffn-in", "ffn-out", "all"]
+
+ATTENTION = ("query", "key", "value")
+"""The projections of the attention's input, in the order of their calls, or of their rows in one module for all three."""
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """Return the weight of a projection as (out, in); that of GPT-2's `Conv1D` is stored transposed."""
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        raise TypeError("a projection has a weight")
+    return weight if isinstance(module, nn.Linear) else weight.T
+
+
+class LowRank(nn.Module):
+    """Change rows of a projection y = W x + b by ``s B A x``, with A (rank, in) and B (out, rank).
+
+    With `magnitude` (DoRA, equation 5) the changed rows are rescaled: ``m (W + s B A) / c`` with c the norm of each row of
+    ``W + s B A``, whose gradient is not followed, and m the learned magnitudes, which start as the norms of the rows of W.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, *, scale: float, dropout: float, magnitude: bool) -> None:
+        super().__init__()
+        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.a = nn.Parameter(torch.empty(rank, weight.shape[1]))
+        self.b = nn.Parameter(torch.zeros(weight.shape[0], rank))
+        # Kaiming uniform with a = sqrt(5): U(-1 / sqrt(in), 1 / sqrt(in)).
+        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+        self.magnitude = nn.Parameter(weight.detach().norm(dim=1)) if magnitude else None
+
+    def change_of_weight(self, weight: Tensor) -> Tensor:
+        """Return the change (out, in) of rows of a weight."""
+        change = self.scale * (self.b @ self.a)
+        if self.magnitude is None:
+            return change
+        return self._factors(weight).unsqueeze(1) * (weight + change) - weight
+
+    def forward(self, given: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the change (..., out) of an output W x + b, for x (..., in)."""
+        change = self.scale * nn.functional.linear(nn.functional.linear(self.dropout(given), self.a), self.b)
+        if self.magnitude is None:
+            return change
+        factors = self._factors(weight)
+        plain = output if bias is None else output - bias
+        return (factors - 1) * plain + factors * change
+
+    def _factors(self, weight: Tensor) -> Tensor:
+        if self.magnitude is None:
+            raise TypeError("only DoRA has magnitudes")
+        return self.magnitude / (weight + self.scale * (self.b @ self.a)).detach().norm(dim=1)
+
+
+class LoRA(Modular):
+    """Add a change of low rank to projections of a frozen encoder, for each task or for all.
+
+    ``y = W x + b + s B A x`` with A (r, in), B (out, r), s = alpha / r, or alpha / sqrt(r) with `rank_stabilized`. `per: both` adds
+    the shared change and the task's. B starts at zero, so that every hidden state is the encoder's before step 1; A is Kaiming
+    uniform. `dora` learns the length of each row of the weight apart from its direction.
+
+    A merged encoder has W + s B A in place of W (`mtl export`).
+
+    Parameters per set: r (in + out) for each projection: 4 d r N for query and value of N layers, + out with `dora`.
+
+    Rank 8, alpha 16 and query and value are the paper's for RoBERTa (table 9); its learning rate there is 5e-4. The dropout of the
+    low-rank input is 0 as in its code for these tasks.
+    """
+
+    def __init__(
+        self,
+        facts: ArchitectureFacts,
+        *,
+        rank: Annotated[int, Field(ge=1, description="rank r of the change")] = 8,
+        alpha: Annotated[float, Field(gt=0, description="the change is scaled by alpha / rank")] = 16.0,
+        on: Annotated[
+            list[Projection], Field(min_length=1, description="projections to change; all: every one of a layer")
+        ] = ["query", "value"],  # noqa: B006
+        dropout: Annotated[float, Field(ge=0, lt=1, description="dropout of the input of the change")] = 0.0,
+        rank_stabilized: Annotated[bool, Field(description="scale by alpha / sqrt(rank) instead")] = False,
+        dora: Annotated[bool, Field(description="learn the length of each row of a weight by itself (DoRA)")] = False,
+        per: Per = "task",
+        backbone: Backbone = "frozen",
+        norms: Norms = "frozen",
+        lr: Rate = 5e-4,
+    ) -> None:
+        super().__init__(facts, lr=lr, backbone=backbone, norms=norms)
+        if dora and per == "both":
+            raise MtlError(
+                "architecture.per: DoRA has one length for each row, so `both` is not possible; use task or shared"
+            )
+        self.on: tuple[str, ...] = (
+            (*ATTENTION, "attention-out", "ffn-in", "ffn-out") if "all" in on else tuple(dict.fromkeys(on))
+        )
+        self.fused = len(self.layers[0].attention_in) == 1
+        if self.fused and set(self.on) & set(ATTENTION):
+            if set(ATTENTION) <= set(self.on):
+                # One change of the whole module, as for any other projection.
+                self.on = ("attention-in", *(name for name in self.on if name not in ATTENTION))
+            elif not self._has_contiguous_thirds():
+                raise MtlError(
+                    "architecture.on: this encoder has one projection for query, key and value, whose rows are not in this order; "
+                    "use on: [all], or all three"
+                )
+        scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
+
+        def changes() -> nn.ModuleDict:
+            return nn.ModuleDict(
+                {
+                    name: nn.ModuleList(
+                        LowRank(self._rows(weight_of(module), name), rank, scale=scale, dropout=dropout, magnitude=dora)
+                        for module in self._projections(name)
+                    )
+                    for name in self._names()
+                }
+            )
+
+        self.add_modules(facts, per, changes)
+
+    def _names(self) -> list[str]:
+        """Return the keys of the changes: a place, or `ffn-in 1` for the second of two modules."""
+        several = len(self.layers[0].ffn_in)
+        names = []
+        for name in self.on:
+            names += [name] if name != "ffn-in" or several == 1 else [f"ffn-in {index}" for index in range(several)]
+        return names
+
+    def _place(self, name: str) -> tuple[Place, int]:
+        """Return the place of a change in a layer, and the number of its module there."""
+        if name in ATTENTION:
+            return "attention_in", 0 if self.fused else ATTENTION.index(name)
+        kind, _, index = name.partition(" ")
+        places: dict[str, Place] = {
+            "attention-in": "attention_in", "attention-out": "attention_out", "ffn-in": "ffn_in", "ffn-out": "ffn_out"
+        }  # fmt: skip
+        return places[kind], int(index or 0)
+
+    def _projections(self, name: str) -> list[nn.Module]:
+        """Return the module that a change is for in each layer."""
+        place, index = self._place(name)
+        names = [getattr(layer, place) for layer in self.layers]
+        return [self.encoder.get_submodule(one if isinstance(one, str) else one[index]) for one in names]
+
+    def _rows(self, weight: Tensor, name: str) -> Tensor:
+        """Return the rows of a weight, or the coordinates of a bias, that a change is for."""
+        return weight.chunk(3)[ATTENTION.index(name)] if self.fused and name in ATTENTION else weight
+
+    def _has_contiguous_thirds(self) -> bool:
+        """Return whether the last third of the fused projection is the value: without it, the attention returns zero."""
+        contexts: list[Tensor] = []
+        width = self.encoder.get_submodule(self.layers[0].attention_in[0])
+        if weight_of(width).shape[0] % 3:
+            return False
+
+        def without_last_third(call: Call, output: Tensor) -> Tensor:
+            first, second, _ = output.chunk(3, dim=-1)
+            return torch.cat((first, second, torch.zeros_like(first)), dim=-1)
+
+        def keep(call: Call) -> Tensor:
+            contexts.append(call.given)
+            return call.given
+
+        with changed(
+            self.encoder, self.layers, outputs={"attention_in": without_last_third}, inputs={"attention_out": keep}
+        ):
+            run_short_text(self.encoder)
+        return not any(bool(context.any()) for context in contexts)
+
+    def changes(self, task: int, inputs: Inputs) -> tuple[Outputs, PlaceInputs]:
+        """Return the changes of the projections' outputs."""
+        sets = self.modules_of(task)
+        by_module: dict[tuple[Place, int], list[str]] = {}
+        for name in self._names():
+            by_module.setdefault(self._place(name), []).append(name)
+
+        def change(place: Place, call: Call, output: Tensor) -> Tensor:
+            for name in by_module.get((place, call.index), ()):
+                output = output + self._whole(name, self._change(sets, name, call, output), output)
+            return output
+
+        def at(place: Place) -> Any:
+            return lambda call, output: change(place, call, output)
+
+        return {place: at(place) for place, _ in by_module}, {}
+
+    def _change(self, sets: list[Any], name: str, call: Call, output: Tensor) -> Tensor:
+        """Return the sum of the changes of one projection's output."""
+        weight, bias = weight_of(call.module), getattr(call.module, "bias", None)
+        output = self._columns(output, name)
+        arguments = (call.given, output, self._rows(weight, name), None if bias is None else self._rows(bias, name))
+        total: Tensor = sets[0][name][call.depth](*arguments)
+        for modules in sets[1:]:
+            total = total + modules[name][call.depth](*arguments)
+        return total
+
+    def _columns(self, output: Tensor, name: str) -> Tensor:
+        return output.chunk(3, dim=-1)[ATTENTION.index(name)] if self.fused and name in ATTENTION else output
+
+    def _whole(self, name: str, change: Tensor, output: Tensor) -> Tensor:
+        """Return a change as wide as the module's output."""
+        if change.shape[-1] == output.shape[-1]:
+            return change
+        start = ATTENTION.index(name) * change.shape[-1]
+        return nn.functional.pad(change, (start, output.shape[-1] - start - change.shape[-1]))
+
+    def merged(self, task: int | None) -> nn.Module:
+        """Return the encoder with W + s B A in place of each W."""
+        if task is None and self.tasks is not None:
+            raise MtlError("has a change for each task; export one task")
+        blocks = [layer.block for layer in self.layers]
+        if len(set(blocks)) < len(blocks):
+            raise MtlError("has other changes at every depth, and this encoder has one block for several depths")
+        sets = self.modules_of(0 if task is None else task)
+        encoder = deepcopy(self.encoder)
+        with torch.no_grad():
+            for name in self._names():
+                place, index = self._place(name)
+                for depth, layer in enumerate(self.layers):
+                    module_names = getattr(layer, place)
+                    module_name = module_names if isinstance(module_names, str) else module_names[index]
+                    rows = self._rows(weight_of(encoder.get_submodule(module_name)), name)
+                    plain = self._rows(weight_of(self.encoder.get_submodule(module_name)), name)
+                    for modules in sets:
+                        rows += modules[name][depth].change_of_weight(plain)
+        return encoder

@@ -1,0 +1,109 @@
+"""The base of modules inside the layers of an encoder that is frozen by default, for each task, for all tasks, or both."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from mtlcli.architectures.base import (
+    Architecture,
+    ArchitectureFacts,
+    HiddenStates,
+    Inputs,
+    Part,
+    TaskModules,
+    run_encoder,
+)
+from mtlcli.architectures.hooks import ChangeInput, ChangeOutput, Place, changed
+from mtlcli.architectures.layers import is_norm, trace_layers
+
+Backbone = Annotated[
+    Literal["frozen", "trained"],
+    Field(description="whether the encoder itself is frozen, or trained with optimizer.lr"),
+]
+Norms = Annotated[
+    Literal["frozen", "trained"],
+    Field(description="whether the norms of a frozen encoder are trained; they are shared by all tasks"),
+]
+Per = Annotated[
+    Literal["task", "shared", "both"],
+    Field(description="modules for each task, one set for all tasks, or the sum of both"),
+]
+Rate = Annotated[float, Field(gt=0, description="peak learning rate of the modules")]
+
+Outputs = Mapping[Place, ChangeOutput]
+PlaceInputs = Mapping[Place, ChangeInput]
+
+
+class Modular(Architecture):
+    """Runs the encoder with changes to its layers, which depend on the task.
+
+    A subclass makes its modules with `add_modules`, and says in `changes` what they do. All modules of a task are private, those
+    for all tasks are shared.
+
+    Attributes:
+        layers: the layers of the encoder, one for each call of a block.
+        default_per: `per` of an architecture without such an option.
+    """
+
+    default_per: ClassVar[str] = "task"
+    shared: nn.Module | None
+    tasks: TaskModules | None
+
+    def __init__(self, facts: ArchitectureFacts, *, lr: float, backbone: str = "frozen", norms: str = "frozen") -> None:
+        super().__init__()
+        self.encoder = facts.encoder
+        self.lr, self.backbone = lr, backbone
+        self.layers = trace_layers(facts.encoder)
+        if backbone == "frozen":
+            self.encoder.requires_grad_(False)
+            if norms == "trained":
+                for module in filter(is_norm, self.encoder.modules()):
+                    module.requires_grad_(True)
+        self.shared, self.tasks = None, None
+
+    def add_modules(self, facts: ArchitectureFacts, per: str, make: Callable[[], nn.Module]) -> None:
+        """Make one set of modules for all tasks, one for each task, or both."""
+        if per != "task":
+            self.shared = make()
+        if per != "shared":
+            self.tasks = facts.task_modules("modules", lambda _: make())
+
+    def modules_of(self, task: int) -> list[Any]:
+        """Return the sets of modules that change the states of a task."""
+        sets = [self.shared, None if self.tasks is None else self.tasks.of(task)]
+        return [modules for modules in sets if modules is not None]
+
+    @abstractmethod
+    def changes(self, task: int, inputs: Inputs) -> tuple[Outputs, PlaceInputs]:
+        """Return what to do with the outputs, and with the inputs, of places in every layer, for one batch of a task."""
+
+    def states(self, task: int, inputs: Inputs) -> HiddenStates:
+        """Return the hidden states of the changed encoder."""
+        outputs, places = self.changes(task, inputs)
+        with changed(self.encoder, self.layers, outputs=outputs, inputs=places):
+            return run_encoder(self.encoder, inputs)
+
+    def parts(self) -> dict[str, Part]:
+        """Return one part per task, with the learning rate of the modules."""
+        parts = {} if self.tasks is None else self.tasks.parts("tasks", lr=self.lr)
+        if self.shared is not None:
+            parts["shared"] = Part(lr=self.lr)
+        if self.backbone == "frozen":
+            parts["encoder"] = Part(lr=self.lr)
+        return parts
+
+    def below(self) -> tuple[nn.Module, ...]:
+        """Return the whole architecture."""
+        return (self,)
+
+    @classmethod
+    def compares(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether the encoder, its norms or the modules are trained for all tasks."""
+        return (
+            options.get("backbone") == "trained"
+            or options.get("norms") == "trained"
+            or options.get("per", cls.default_per) != "task"
+        )
