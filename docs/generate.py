@@ -185,10 +185,11 @@ def plugin_section(family: str, name: str, paper: str) -> list[str]:
     """Return the lines about one plugin."""
     details = describe(family, name)
     lines = [f"### `{name}`", ""]
-    recipe = ROOT / "examples" / "methods" / f"{name}.yaml"
+    folders = (ROOT / "examples" / folder for folder in ("methods", "architectures"))
+    recipe = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
     # The line of a module that names no year names no paper either.
     sources = [f"Source: {paper}." if any(character.isdigit() for character in paper) else ""]
-    sources += [f"Recipe: [{recipe.name}](../examples/methods/{recipe.name})." if recipe.is_file() else ""]
+    sources += [f"Recipe: [{recipe.name}](../{recipe.relative_to(ROOT).as_posix()})." if recipe is not None else ""]
     if any(sources):
         lines += [" ".join(filter(None, sources)), ""]
     lines += [details.text, ""]

@@ -156,14 +156,18 @@ class Predictor:
                 predictions[name].append(prediction)
         return predictions if task is None else predictions[task]
 
-    def encode(self, texts: Iterable[str], *, batch_size: int | None = None) -> np.ndarray:
+    def encode(self, texts: Iterable[str], *, task: str | None = None, batch_size: int | None = None) -> np.ndarray:
         """Return the pooled encodings of texts, shape (n, dim), float32.
 
-        They are what `SentenceTransformer(f"{run}/encoder").encode(texts)` returns, unless `encoder.layer` is not the last one:
-        sentence-transformers always pools the last layer.
+        They are what `SentenceTransformer(f"{run}/encoder").encode(texts)` returns, unless `encoder.layer` is not the last one or the
+        architecture changes the encoder; `encoder/README.md` then says so.
+
+        Args:
+            task: task whose features to return; needed where the architecture gives each task its own.
 
         Raises:
-            MtlError: an item is not a text, or the folder is an ensemble, whose runs have an encoder each.
+            MtlError: an item is not a text, the task is unknown or missing, or the folder is an ensemble, whose runs have an encoder
+                each.
         """
         must_be_several(texts)
         rows = list(texts)
@@ -174,8 +178,10 @@ class Predictor:
         runs = {id(member.run): member.run for members in self._models.members for member in members}
         if len(runs) != 1:
             raise MtlError(f"{self.folder}: is an ensemble of {len(runs)} encoders; load one of its runs to encode")
+        run = next(iter(runs.values()))
         return encoding.encode(
-            next(iter(runs.values())), rows, device=self._device, autocast=self._autocast, batch_rows=_positive(batch_size)
+            run, rows, device=self._device, autocast=self._autocast, task=None if task is None else run.task(task),
+            batch_rows=_positive(batch_size),
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from mtlcli.training.setup import set_up
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if not path.with_name("README.md").exists())
-METHODS = {path.stem: path for path in RECIPES if path.parent.name == "methods"}
+METHODS = {path.stem: path for path in RECIPES if path.parent.name in ("methods", "architectures")}
 FAMILIES = ("schedulers", "balancers", "gradient_regularizers", "regularizers", "architectures")
 SMALL = ["encoder.dim=16", "encoder.layers=2", "encoder.attention_heads=2", "encoder.intermediate=16", "encoder.vocabulary=200",
          "training.steps=2", "training.batch_size=4", "training.device=cpu"]  # fmt: skip
@@ -77,7 +77,7 @@ def test_a_recipe_of_a_method_is_short_and_says_in_its_second_line_what_the_meth
     lines = path.read_text().splitlines()
     assert len(lines) <= 20
     assert lines[1].startswith("# ")
-    assert lines[0].endswith(f"--config examples/methods/{path.name} --output runs/{path.stem}")
+    assert lines[0].endswith(f"--config examples/{path.parent.name}/{path.name} --output runs/{path.stem}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

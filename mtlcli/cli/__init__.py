@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from mtlcli.cli import check, compare, ensemble, evaluate, merge, plugins, predict, report, schema, study, table, train
+from mtlcli.cli import (
+    check,
+    compare,
+    ensemble,
+    evaluate,
+    export,
+    merge,
+    plugins,
+    predict,
+    report,
+    schema,
+    study,
+    table,
+    train,
+)
 from mtlcli.errors import MtlError
 
 SPINS = "1000"
@@ -38,6 +52,7 @@ app.command("compare")(compare.compare)
 app.command("table")(table.table)
 app.command("ensemble")(ensemble.ensemble)
 app.command("merge")(merge.merge)
+app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("schema")(schema.schema)
 app.add_typer(plugins.app, name="plugins")

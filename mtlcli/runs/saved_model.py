@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,46 @@ README = """# This folder alone does not give the features of the run
 
 {reason} What sentence-transformers computes from this folder differs from the features of the run, which are:
 
-* in Python: `mtlcli.load("RUN").encode(texts)` with the folder above this one as RUN;
-* with transformers: `AutoModel.from_pretrained(folder)(..., output_hidden_states=True).hidden_states[{layer}]`, pooled as
-  `1_Pooling/config.json` says.
+{ways}
 """
 
+IN_PYTHON = '* in Python: `mtlcli.load("RUN").encode(texts{task})` with the folder above this one as RUN;'
 
-def why_not_alone(layer: int) -> str | None:
-    """Return why sentence-transformers reads other features from encoder/ than the run does; None where they are the same."""
-    if layer == -1:
+WITH_LAYERS = """* with transformers: `AutoModel.from_pretrained(folder)(..., output_hidden_states=True).hidden_states[{layer}]`, pooled as
+  `1_Pooling/config.json` says."""
+
+MERGED = "\n* as a plain encoder: `mtl export RUN{task} --output FOLDER`."
+
+
+def why_not_alone(model: MultiTaskModel, architecture: str) -> tuple[str, str] | None:
+    """Return why sentence-transformers reads other features from encoder/ than the run does, and how to get those of the run.
+
+    None where they are the same.
+    """
+    try:
+        plain = model.architecture.merged(None) is model.architecture.encoder
+        reason = "" if plain else "changes the encoder, and the changes are stored beside it"
+    except MtlError as error:
+        plain, reason = False, str(error)
+    task = "" if len({model.pass_of(task) for task in range(len(model.names))}) == 1 else f', task="{model.names[0]}"'
+    in_python = IN_PYTHON.format(task=task)
+    if not plain:
+        merged = (
+            MERGED.format(task=f" --task {model.names[0]}" if task else "") if _can_merge(model, bool(task)) else ""
+        )
+        return f"The architecture {architecture} {reason}.", f"{in_python}{merged}"
+    if model.layer == -1:
         return None
-    return (
-        f"The run reads layer {layer} of the encoder (encoder.layer), and sentence-transformers always reads the last."
-    )
+    reason = f"The run reads layer {model.layer} of the encoder (encoder.layer), and sentence-transformers always reads the last."
+    return reason, f"{in_python}\n{WITH_LAYERS.format(layer=model.layer)}"
+
+
+def _can_merge(model: MultiTaskModel, by_task: bool) -> bool:
+    try:
+        model.architecture.merged(0 if by_task else None)
+    except MtlError:
+        return False
+    return True
 
 
 def save_tokenizer_and_config(encoder: LoadedEncoder, folder: Path) -> None:
@@ -62,12 +89,10 @@ def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: Mapp
     with _scratch(run) as scratch:
         place = scratch / ENCODER
         place.mkdir(parents=True)
-        encoder.model.save_pretrained(place)
-        encoder.tokenizer.save_pretrained(place)
-        _sentence_transformers(place, model.pooling, encoder, facts["max_length"])
-        alone = why_not_alone(facts["layer"])
+        _write_encoder(place, encoder, model.pooling, facts["max_length"])
+        alone, ways = why_not_alone(model, facts["architecture"]["name"]) or (None, "")
         if alone is not None:
-            (place / "README.md").write_text(README.format(reason=alone, layer=facts["layer"]), encoding="utf-8")
+            (place / "README.md").write_text(README.format(reason=alone, ways=ways), encoding="utf-8")
         _, rest = split_state(model)
         save_file({key: value.detach().cpu().contiguous().clone() for key, value in rest.items()}, scratch / HEADS)
         written = [*sorted(path for path in place.rglob("*") if path.is_file()), scratch / HEADS]
@@ -85,6 +110,47 @@ def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: Mapp
         for name in (HEADS, RECORD):
             (scratch / name).replace(run / name)
         sync_folder(run)
+
+
+def export_encoder(run: "SavedRun", task: int | None, folder: Path, *, overwrite: bool = False) -> None:
+    """Write a plain encoder with the features of a task, or of all tasks (None), as a folder for transformers.
+
+    Raises:
+        MtlError: the architecture has no such encoder, the folder exists, or it cannot be written.
+    """
+    name = run.config.architecture.name
+    try:
+        merged = run.model.architecture.merged(task)
+    except MtlError as error:
+        raise MtlError(f"{run.folder}: the architecture {name} {error}") from error
+    if folder.exists() and not folder.is_dir():
+        raise MtlError(f"--output: {folder} is a file; expected a folder")
+    existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if existing and "modules.json" not in existing:
+        raise MtlError(f"--output: {folder} holds something else than an encoder; choose another folder")
+    if existing and not overwrite:
+        raise MtlError(f"--output: {folder} holds an encoder: add --overwrite to replace it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _scratch(folder.parent) as scratch:
+        place = scratch / ENCODER
+        place.mkdir()
+        section = run.config.encoder
+        _write_encoder(place, replace(run.encoder, model=merged), section.pooling, section.max_length)
+        if others := sorted(existing - {path.name for path in place.iterdir()}):
+            raise MtlError(f"--output: {folder} holds other files too ({one_of(others[:3])}); choose another folder")
+        share(scratch)
+        sync(scratch)
+        if folder.exists():
+            folder.rename(scratch / "replaced")
+        place.rename(folder)
+        sync_folder(folder.parent)
+
+
+def _write_encoder(folder: Path, encoder: LoadedEncoder, pooling: str, max_length: int) -> None:
+    """Write an encoder and its tokenizer for transformers and sentence-transformers."""
+    encoder.model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    _sentence_transformers(folder, pooling, encoder, max_length)
 
 
 @contextmanager

@@ -31,7 +31,11 @@ class StageConfig(BaseModel):
     steps: int | None = Field(None, ge=1, description="length in steps, instead of epochs")
     steps_per_epoch: int | None = Field(None, ge=1, description="by default the scheduler's")
     lr_factor: float = Field(1.0, gt=0, description="multiplies every peak learning rate")
-    freeze: list[str] = Field([], description="encoder, embeddings, layer.N, heads, or a task's name for its head")
+    freeze: list[str] = Field(
+        [],
+        description="encoder, embeddings, layer.N, architecture (all before the heads) or one of its modules, heads, or a task's name "
+        "for its head",
+    )
     weights: Literal["last", "best"] = Field("last", description="weights of the run so far to start from")
 
     @field_validator("scheduler", mode="before")
