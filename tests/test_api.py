@@ -224,6 +224,7 @@ def test_texts_are_predicted_as_by_the_command(model, tmp_path):
     assert model.predict([{"sentence": text, "more": 1} for text in texts], "tone") == predictions
 
 
+@pytest.mark.slow
 def test_pairs_are_tuples_lists_or_mappings(model, tmp_path):
     pairs = [("the lamp", "the superb lamp"), ("a pie", "the awful stool")]
     table = "sentence1\tsentence2\n" + "\n".join("\t".join(pair) for pair in pairs) + "\n"

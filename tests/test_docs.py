@@ -28,6 +28,7 @@ def test_every_generated_file_is_up_to_date():
     assert ended.returncode == 0, f"{ended.stdout}{ended.stderr}"
 
 
+@pytest.mark.slow
 def test_a_stale_generated_file_is_named(tmp_path):
     for folder in ("docs", "mtlcli", "examples", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "images"))

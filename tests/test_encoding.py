@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mtlcli.config.layers import dump
 from small import small_values, write_files
 
@@ -42,6 +44,7 @@ def test_every_text_file_is_opened_with_its_encoding():
     assert lacking == []
 
 
+@pytest.mark.slow
 def test_names_and_labels_beyond_ascii_where_python_is_not_in_utf8_mode(tmp_path):
     values = small_values(write_files(tmp_path / "daten-é"))
     for split in ("train", "dev"):

@@ -140,6 +140,7 @@ def test_tables_out_have_a_column_per_label(mtl, ensemble, kind, mark):
     assert len(found) == 2
 
 
+@pytest.mark.slow
 def test_a_slow_pipe_is_answered_line_by_line(ensemble):
     command = [sys.executable, "-m", "mtlcli", "predict", str(ensemble), "-t", "tone", "-q"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ) as process:

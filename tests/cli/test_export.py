@@ -5,42 +5,43 @@ import pytest
 from transformers import AutoModel, AutoTokenizer
 
 import mtlcli
+from small import small_values, write_files
 
-SAMPLE = ["--sample", "--task", "sst", "--task", "sts", "--steps", "3", "--device", "cpu", "--set", "encoder.dim=32"]
 TEXTS = ["the pie is superb", "a dreary ferry"]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs of three steps."""
+    """Two runs of three steps on two tasks."""
     place = tmp_path_factory.mktemp("export")
+    values = small_values(write_files(place / "files"))
     for name, architecture in {"lora": {"name": "lora", "lr": 0.1}, "adapters": {"name": "adapters"}}.items():
         mtlcli.train(
-            tasks=["sst", "sts"], sample=True, encoder={"name": "tiny", "dim": 32}, architecture=architecture,
-            training={"steps": 3, "device": "cpu"}, output=place / name,
+            tasks={task: values["tasks"][task] for task in ("tone", "near")}, encoder=values["encoder"],
+            architecture=architecture, training={"steps": 3, "device": "cpu"}, output=place / name,
         )  # fmt: skip
     return place
 
 
 def test_the_encoder_of_a_task_has_the_features_of_the_run(runs, tmp_path, mtl):
-    assert mtl("export", runs / "lora", "--task", "sst", "--output", tmp_path / "sst").code == 0
-    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path / "sst"), AutoModel.from_pretrained(tmp_path / "sst")
+    assert mtl("export", runs / "lora", "--task", "tone", "--output", tmp_path / "tone").code == 0
+    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path / "tone"), AutoModel.from_pretrained(tmp_path / "tone")
     run = mtlcli.load(runs / "lora")
     for index, text in enumerate(TEXTS):
         states = model(**tokenizer([text], return_tensors="pt")).last_hidden_state
-        features = run.encode(TEXTS, task="sst")[index]
+        features = run.encode(TEXTS, task="tone")[index]
         np.testing.assert_allclose(states.mean(1).detach().numpy()[0], features, atol=1e-5)
-    assert np.abs(run.encode(TEXTS, task="sst") - run.encode(TEXTS, task="sts")).max() > 1e-3
-    new = ["--sample", "--task", "sst", "--steps", "1", "--device", "cpu", "--encoder", tmp_path / "sst"]
-    assert mtl("train", *new, "--output", tmp_path / "next").code == 0
+    assert np.abs(run.encode(TEXTS, task="tone") - run.encode(TEXTS, task="near")).max() > 1e-3
+    new = ["--sample", "--task", "sst", "--device", "cpu", "--encoder", tmp_path / "tone", "--max-length", "32"]
+    assert mtl("check", *new).code == 0
 
 
 @pytest.mark.parametrize(
     ("name", "flags", "sentence"),
     [
         ("lora", [], "the architecture lora has a change for each task; export one task"),
-        ("adapters", ["--task", "sst"], "the architecture adapters has modules outside the encoder, which no plain encoder can hold"),
-        ("lora", ["--task", "sta"], 'no task "sta"; did you mean "sts"?'),
+        ("adapters", ["--task", "tone"], "the architecture adapters has modules outside the encoder, which no plain encoder can hold"),
+        ("lora", ["--task", "nera"], 'no task "nera"; did you mean "near"?'),
     ],
 )  # fmt: skip
 def test_what_no_encoder_can_hold_is_one_sentence(runs, tmp_path, mtl, name, flags, sentence):
@@ -50,7 +51,7 @@ def test_what_no_encoder_can_hold_is_one_sentence(runs, tmp_path, mtl, name, fla
 
 
 def test_nothing_is_replaced_unasked(runs, tmp_path, mtl):
-    export = ["export", runs / "lora", "--task", "sst", "--output", tmp_path / "out"]
+    export = ["export", runs / "lora", "--task", "tone", "--output", tmp_path / "out"]
     assert mtl(*export).code == 0
     assert "add --overwrite to replace it" in mtl(*export).err
     assert mtl(*export, "--overwrite").code == 0
@@ -63,11 +64,11 @@ def test_nothing_is_replaced_unasked(runs, tmp_path, mtl):
 
 def test_the_run_folder_says_that_its_encoder_alone_is_not_the_run(runs):
     readme = (runs / "lora" / "encoder" / "README.md").read_text()
-    assert 'encode(texts, task="sst")' in readme and "mtl export RUN --task sst" in readme
+    assert 'encode(texts, task="tone")' in readme and "mtl export RUN --task tone" in readme
     readme = (runs / "adapters" / "encoder" / "README.md").read_text()
     assert "which no plain encoder can hold" in readme and "mtl export" not in readme
 
 
 def test_encodings_need_a_task_where_each_has_its_own(runs):
-    with pytest.raises(mtlcli.MtlError, match="gives each task its own features; name one of the tasks sst, sts"):
+    with pytest.raises(mtlcli.MtlError, match="gives each task its own features; name one of the tasks tone, near"):
         mtlcli.load(runs / "lora").encode(TEXTS)

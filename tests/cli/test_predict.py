@@ -281,7 +281,9 @@ def test_standard_output_may_not_be_the_input_either(run, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", [["--version"], ["plugins", "list"], ["predict"], ["table"]])
+@pytest.mark.parametrize(
+    "command", [["--version"], ["plugins", "list"], pytest.param(["predict"], marks=pytest.mark.slow), ["table"]]
+)
 def test_standard_output_on_a_full_disk_is_one_line(run, command, unbuffered):
     arguments = [*command, run] if command[0] in ("predict", "table") else command
     with open("/dev/full", "wb") as full:

@@ -285,7 +285,11 @@ except MtlError as error:
 
 
 @pytest.mark.parametrize(
-    ("offline", "why", "limit"), [("", "the Hub does not answer within 5 s", 10), ("1", "HF_HUB_OFFLINE is set", 3)]
+    ("offline", "why", "limit"),
+    [
+        pytest.param("", "the Hub does not answer within 5 s", 10, marks=pytest.mark.slow),
+        ("1", "HF_HUB_OFFLINE is set", 3),
+    ],
 )
 def test_a_hub_that_accepts_and_never_answers_ends_within_ten_seconds(tmp_path, offline, why, limit):
     """In a process of its own, because the libraries read their environment when they are imported."""

@@ -43,6 +43,7 @@ def test_another_seed_gives_other_weights_and_the_same_vocabulary(tmp_path):
     assert [name for name in first if first[name] != second[name]] == ["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_bytes_are_the_same_in_every_process(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_tiny;"
