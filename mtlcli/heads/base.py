@@ -135,6 +135,17 @@ class Head(nn.Module, ABC):
         """
         return output
 
+    @classmethod
+    def reads_any_text(cls, sides: int, target: Target) -> bool:
+        """Return whether this head of a task can predict something for any text, so that an architecture can run it on the texts
+        of other tasks: it needs no pair, choices or marks, and the prediction is no part of the text.
+
+        Args:
+            sides: encodings of a row of the task.
+            target: of the task, fitted or not.
+        """
+        return sides == 1 and cls.items in ("", "words") and type(target).feature_size is not Target.feature_size
+
     def observe(self, output: Tensor, gold: Tensors) -> None:
         """Update what the loss keeps from batch to batch, in buffers.
 

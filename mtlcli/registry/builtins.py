@@ -202,6 +202,10 @@ _ROWS = (
             "soft-sharing": "mtlcli.architectures.soft_sharing:SoftSharing",
             "adapters": "mtlcli.architectures.adapters:Adapters",
             "lora": "mtlcli.architectures.lora:LoRA",
+            "feature-pipeline": "mtlcli.architectures.feature_pipeline:FeaturePipeline",
+            "signal-pipeline": "mtlcli.architectures.signal_pipeline:SignalPipeline",
+            "interactive": "mtlcli.architectures.interactive:Interactive",
+            "cyclic": "mtlcli.architectures.cyclic:Cyclic",
         },
     ),
     Family(

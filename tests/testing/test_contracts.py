@@ -129,7 +129,17 @@ BUILT_IN = {
     ],
     "regularizers": ["bppo", "l2-sp", "representation-alignment", "smart", "soft-sharing", "successive"],
     "encoders": ["tiny"],
-    "architectures": ["adapters", "convolution", "hard-sharing", "lora", "soft-sharing"],
+    "architectures": [
+        "adapters",
+        "convolution",
+        "cyclic",
+        "feature-pipeline",
+        "hard-sharing",
+        "interactive",
+        "lora",
+        "signal-pipeline",
+        "soft-sharing",
+    ],
     "metrics": (
         "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall kl-divergence "
         "macro-f1 mae mcc mean-average-precision mean-squared-error micro-f1 micro-f1-at-half pearson precision "
@@ -243,7 +253,16 @@ OPTIONS = {
             {"backbone": "trained", "invertible": True},
             {"languages": {"grades": "en", "scores": "en"}, "invertible": True},
         ],
+        "cyclic": [{}, {"rounds": 1}, {"keep": "last"}],
+        "feature-pipeline": [
+            {},
+            {"form": "cascade"},
+            {"detach": True, "depths": {"grades": 1}},
+            {"form": "fusion", "depths": {"grades": 1}, "combine": "gate"},
+        ],
+        "interactive": [{}, {"rounds": 0}, {"form": "imn"}],
         "lora": [{}, {"on": ["all"], "per": "both"}, {"dora": True, "per": "shared"}, {"backbone": "trained"}],
+        "signal-pipeline": [{}, {"source": "pairs", "detach": True}],
     },
 }
 """What a plugin is tried with besides its defaults, where that matters: by family and name."""
