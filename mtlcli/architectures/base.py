@@ -262,6 +262,10 @@ class Architecture(nn.Module, ABC):
     def set_progress(self, share: float) -> None:
         """Prepare the next step, before which this share of all steps is done: 0.0 at the first. For schedules."""
 
+    def measures(self) -> Mapping[str, float]:
+        """Return numbers of the last step for metrics.jsonl, by name."""
+        return {}
+
     def notes(self) -> list[str]:
         """Return what the plan of a run should say of this architecture."""
         return []

@@ -66,7 +66,7 @@ class FeaturePipeline(Hierarchical):
     standard deviations, for each token if s tags words, else the same for every token of the text:
 
     * ``labels`` (JMT): ``Z_t = H^{k_t} + W_t [H^{k_t}; x; y_s ...] + b`` with label embeddings ``y_s = p_s E_s``, for all s below t;
-      E_s has a row of `label_width` numbers for each label (equation 6 of the paper, second hand).
+      E_s has a row of `label_width` numbers for each label (the paper, second hand).
     * ``cascade`` (DCMTL): ``Z_t = Z_s + C_t p_s + R_t x`` for the nearest s below; the lowest task reads H^N.
     * ``fusion``: the levels H^{k_s} of the tasks below are weighed against H^{k_t}, see `Levels`. It runs no heads.
 

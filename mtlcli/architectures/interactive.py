@@ -19,7 +19,7 @@ class Interactive(Hierarchical):
     if s tags words, else the same for every token):
 
     * ``residual``: ``h^{i+1} = h^i + W [h^i; y_1; ...; y_T] + b``, where W and b start at 0, so that the states are the encoder's;
-    * ``imn``: ``h^{i+1} = relu(W [h^i; y_1; ...; y_T] + b)`` (equation 11 of the paper, second hand), which replaces the states of a
+    * ``imn``: ``h^{i+1} = relu(W [h^i; y_1; ...; y_T] + b)`` (the paper, second hand), which replaces the states of a
       pretrained encoder by those of a random layer.
 
     One W serves all rounds, and only the predictions from the last round enter the loss. With 0 rounds this is hard sharing. Every

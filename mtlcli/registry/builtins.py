@@ -206,6 +206,8 @@ _ROWS = (
             "signal-pipeline": "mtlcli.architectures.signal_pipeline:SignalPipeline",
             "interactive": "mtlcli.architectures.interactive:Interactive",
             "cyclic": "mtlcli.architectures.cyclic:Cyclic",
+            "adversarial": "mtlcli.architectures.adversarial:AdversarialSharedPrivate",
+            "domain-adversarial": "mtlcli.architectures.domain_adversarial:DomainAdversarial",
         },
     ),
     Family(

@@ -79,7 +79,9 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
     lr = factor * run.config.optimizer.lr
     epoch = bisect_right(plan.epoch_ends, position.step)
     stepped = Stepped(progress.step, epoch, losses, weights, lr, norm, skipped)
-    log_step(log, stepped, combined, coefficients=run.gradient_regularizer is not None)
+    log_step(
+        log, stepped, combined, run.model.architecture.measures(), coefficients=run.gradient_regularizer is not None
+    )
     return stepped
 
 

@@ -131,8 +131,10 @@ BUILT_IN = {
     "encoders": ["tiny"],
     "architectures": [
         "adapters",
+        "adversarial",
         "convolution",
         "cyclic",
+        "domain-adversarial",
         "feature-pipeline",
         "hard-sharing",
         "interactive",
@@ -253,7 +255,9 @@ OPTIONS = {
             {"backbone": "trained", "invertible": True},
             {"languages": {"grades": "en", "scores": "en"}, "invertible": True},
         ],
+        "adversarial": [{}, {"combine": "gate"}, {"hidden": 5, "similarity_form": "sum", "weight_on": "both"}],
         "cyclic": [{}, {"rounds": 1}, {"keep": "last"}],
+        "domain-adversarial": [{}, {"hidden": 0, "domains": {"films": ["grades"], "shops": ["pairs"]}}],
         "feature-pipeline": [
             {},
             {"form": "cascade"},
