@@ -77,9 +77,9 @@ class AdversarialSharedPrivate(Adversarial):
         outside, inside = (self.adversarial, 1.0) if self.weight_on == "both" else (1.0, self.adversarial)
         extra = outside * self.adversarial_loss(task, shared, inputs, inside * self.strength)
         if self.difference:
-            means = (pooled_mean(states, inputs.full_mask) for states in (shared, private))
+            first, second = (pooled_mean(states, inputs.full_mask) for states in (shared, private))
             with torch.autocast(shared.device.type, enabled=False):
-                extra = extra + self.difference * similarity(*means, self.similarity_form)
+                extra = extra + self.difference * similarity(first, second, self.similarity_form)
         return HiddenStates(joined.last, joined.layers, extra)
 
     def _joined(self, module: nn.Module, shared: Tensor, private: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class _Reversal(torch.autograd.Function):
 
 def reverse(values: Tensor, factor: float) -> Tensor:
     """Return the values; their gradient is multiplied by -factor."""
-    reversed_values: Tensor = _Reversal.apply(values, factor)  # type: ignore[no-untyped-call]
+    reversed_values: Tensor = _Reversal.apply(values, factor)
     return reversed_values
 
 
