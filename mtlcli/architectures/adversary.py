@@ -83,6 +83,7 @@ class Adversarial(Architecture):
     """
 
     needs: ClassVar[frozenset[Literal["several-tasks"]]] = frozenset(("several-tasks",))
+    adds_loss: ClassVar[bool] = True
     reverses: ClassVar[bool] = True
 
     def __init__(

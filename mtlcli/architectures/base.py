@@ -196,11 +196,13 @@ class Architecture(nn.Module, ABC):
 
     Attributes:
         needs: `several-tasks` if a step of one task would train something wrong.
+        adds_loss: whether `features` adds a loss, from which tasks without labels can learn.
         reverses: whether it reverses gradients, so that the tasks' gradients oppose each other on purpose.
     """
 
     encoder: nn.Module
     needs: ClassVar[frozenset[Literal["several-tasks"]]] = frozenset()
+    adds_loss: ClassVar[bool] = False
     reverses: ClassVar[bool] = False
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:

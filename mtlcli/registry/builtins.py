@@ -64,6 +64,8 @@ _ROWS = (
             "relation": "mtlcli.tasks.relation:Relation",
             "multi-label": "mtlcli.tasks.kinds:MultiLabel",
             "pair-multi-label": "mtlcli.tasks.kinds:PairMultiLabel",
+            "unlabeled": "mtlcli.tasks.unlabeled:Unlabeled",
+            "pair-unlabeled": "mtlcli.tasks.unlabeled:PairUnlabeled",
         },
     ),
     Family(
@@ -76,6 +78,7 @@ _ROWS = (
             "pair-concat": "mtlcli.heads.pair_concat:PairConcat",
             "cosine": "mtlcli.heads.cosine:Cosine",
             "mlp": "mtlcli.heads.mlp:MLP",
+            "none": "mtlcli.heads.no_output:NoOutput",
             "pair-compare": "mtlcli.heads.pair_compare:PairCompare",
             "pair-mix": "mtlcli.heads.pair_mix:PairMix",
             "class-contrastive": "mtlcli.heads.class_contrastive:ClassContrastive",

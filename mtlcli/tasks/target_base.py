@@ -55,7 +55,7 @@ class Target(ABC):
     Attributes:
         kind: name of the label space, by which metrics say what they measure and run.json is read.
         unit: what one item is.
-        columns: names of what `parse` reads of a row: `label`, and `texts` where it needs those too.
+        columns: names of what `parse` reads of a row: `label`, and `texts` where it needs those too; empty for rows without labels.
         forms: what a label can be, besides the text of a cell.
         noise: which of the two objectives of uncertainty weighting (Kendall et al. 2018, equations 7 and 10) fits the loss.
     """

@@ -236,6 +236,12 @@ def check_combination(config: Config, scheduler: Scheduler | None = None) -> Non
         for name in config.tasks
         if methods.scheduler.chooses_rows and (composition := composition_of(config, name)) is not None
     ]
+    errors += [
+        f'tasks.{name}: has no labels, and the architecture "{config.architecture.name}" adds no loss from which it could learn; choose '
+        f"--set architecture={_first('architectures', lambda architecture: architecture.adds_loss)}, or remove the task"
+        for name in config.tasks
+        if not config.head_of(name).plugin.supervised and not config.architecture.plugin.adds_loss
+    ]
     if errors:
         raise MtlError(*errors)
 

@@ -58,6 +58,7 @@ BUILT_IN = {
         "pair-multi-label",
         "pair-ordinal",
         "pair-regression",
+        "pair-unlabeled",
         "quora",
         "regression",
         "relation",
@@ -65,6 +66,7 @@ BUILT_IN = {
         "sst",
         "sts",
         "tagging",
+        "unlabeled",
     ],
     "heads": [
         "choice-linear",
@@ -72,6 +74,7 @@ BUILT_IN = {
         "cosine",
         "linear",
         "mlp",
+        "none",
         "ordinal-coral",
         "ordinal-cumulative",
         "pair-compare",
