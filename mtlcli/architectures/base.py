@@ -223,6 +223,13 @@ class Architecture(nn.Module, ABC):
         """Return how many passes of the encoder one batch costs; the plan of a run states it where it is not 1."""
         return 1.0
 
+    def start(self) -> None:
+        """Load what the options say to start from, once before step 1; not where a run is loaded or resumed.
+
+        Raises:
+            MtlError: it cannot be loaded.
+        """
+
     def merged(self, task: int | None) -> nn.Module:
         """Return a plain encoder with the features of a task, or of all tasks (None).
 
