@@ -1,6 +1,7 @@
 """LoRA: Hu et al., ICLR 2022, arXiv 2106.09685; DoRA: Liu et al., ICML 2024, arXiv 2402.09353."""
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.base import ArchitectureFacts, Inputs
 from mtlcli.architectures.hooks import Call, Place, changed
-from mtlcli.architectures.layers import run_short_text
+from mtlcli.architectures.layers import EncoderLayer, run_short_text
 from mtlcli.architectures.modular import Backbone, Modular, Norms, Outputs, Per, PlaceInputs, Rate
 from mtlcli.architectures.peft_files import PeftChange, PeftLora, read
 from mtlcli.errors import MtlError
@@ -28,6 +29,28 @@ def weight_of(module: nn.Module) -> Tensor:
     if not isinstance(weight, Tensor):
         raise TypeError("a projection has a weight")
     return weight if isinstance(module, nn.Linear) else weight.T
+
+
+def contiguous_thirds(encoder: nn.Module, layers: Sequence[EncoderLayer]) -> bool:
+    """Return whether the rows of one projection for query, key and value stand in this order.
+
+    They do if the attention returns zero without the last third, the value.
+    """
+    contexts: list[Tensor] = []
+    if weight_of(encoder.get_submodule(layers[0].attention_in[0])).shape[0] % 3:
+        return False
+
+    def without_last_third(call: Call, output: Tensor) -> Tensor:
+        first, second, _ = output.chunk(3, dim=-1)
+        return torch.cat((first, second, torch.zeros_like(first)), dim=-1)
+
+    def keep(call: Call) -> Tensor:
+        contexts.append(call.given)
+        return call.given
+
+    with changed(encoder, layers, outputs={"attention_in": without_last_third}, inputs={"attention_out": keep}):
+        run_short_text(encoder)
+    return not any(bool(context.any()) for context in contexts)
 
 
 class LowRank(nn.Module):
@@ -121,7 +144,7 @@ class LoRA(Modular):
             if set(ATTENTION) <= set(self.on):
                 # One change of the whole module, as for any other projection.
                 self.on = ("attention-in", *(name for name in self.on if name not in ATTENTION))
-            elif not self._has_contiguous_thirds():
+            elif not contiguous_thirds(self.encoder, self.layers):
                 raise MtlError(
                     "architecture.on: this encoder has one projection for query, key and value, whose rows are not in this order; "
                     "use on: [all], or all three"
@@ -168,27 +191,6 @@ class LoRA(Modular):
     def _rows(self, weight: Tensor, name: str) -> Tensor:
         """Return the rows of a weight, or the coordinates of a bias, that a change is for."""
         return weight.chunk(3)[ATTENTION.index(name)] if self.fused and name in ATTENTION else weight
-
-    def _has_contiguous_thirds(self) -> bool:
-        """Return whether the last third of the fused projection is the value: without it, the attention returns zero."""
-        contexts: list[Tensor] = []
-        width = self.encoder.get_submodule(self.layers[0].attention_in[0])
-        if weight_of(width).shape[0] % 3:
-            return False
-
-        def without_last_third(call: Call, output: Tensor) -> Tensor:
-            first, second, _ = output.chunk(3, dim=-1)
-            return torch.cat((first, second, torch.zeros_like(first)), dim=-1)
-
-        def keep(call: Call) -> Tensor:
-            contexts.append(call.given)
-            return call.given
-
-        with changed(
-            self.encoder, self.layers, outputs={"attention_in": without_last_third}, inputs={"attention_out": keep}
-        ):
-            run_short_text(self.encoder)
-        return not any(bool(context.any()) for context in contexts)
 
     def start(self) -> None:
         """Load the folders of peft that the options name."""

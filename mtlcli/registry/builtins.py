@@ -202,6 +202,9 @@ _ROWS = (
             "soft-sharing": "mtlcli.architectures.soft_sharing:SoftSharing",
             "adapters": "mtlcli.architectures.adapters:Adapters",
             "lora": "mtlcli.architectures.lora:LoRA",
+            "ia3": "mtlcli.architectures.ia3:IA3",
+            "mmoe": "mtlcli.architectures.mmoe:MMoE",
+            "ple": "mtlcli.architectures.ple:PLE",
         },
     ),
     Family(

@@ -129,7 +129,7 @@ BUILT_IN = {
     ],
     "regularizers": ["bppo", "l2-sp", "representation-alignment", "smart", "soft-sharing", "successive"],
     "encoders": ["tiny"],
-    "architectures": ["adapters", "convolution", "hard-sharing", "lora", "soft-sharing"],
+    "architectures": ["adapters", "convolution", "hard-sharing", "ia3", "lora", "mmoe", "ple", "soft-sharing"],
     "metrics": (
         "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall kl-divergence "
         "macro-f1 mae mcc mean-average-precision mean-squared-error micro-f1 micro-f1-at-half pearson precision "
@@ -243,6 +243,9 @@ OPTIONS = {
             {"backbone": "trained", "invertible": True},
             {"languages": {"grades": "en", "scores": "en"}, "invertible": True},
         ],
+        "ia3": [{}, {"per": "both"}],
+        "mmoe": [{}, {"gate": "token", "experts": 2}],
+        "ple": [{}, {"levels": 1, "own_experts": 0}, {"levels": 3, "gate": "token", "shared_experts": 2}],
         "lora": [{}, {"on": ["all"], "per": "both"}, {"dora": True, "per": "shared"}, {"backbone": "trained"}],
     },
 }
