@@ -88,7 +88,10 @@ class Modular(Architecture):
 
     def states(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the hidden states of the changed encoder."""
-        outputs, places = self.changes(task, inputs)
+        return self.run(inputs, *self.changes(task, inputs))
+
+    def run(self, inputs: Inputs, outputs: Outputs, places: PlaceInputs) -> HiddenStates:
+        """Run the encoder with these changes."""
         with changed(self.encoder, self.layers, outputs=outputs, inputs=places):
             return run_encoder(self.encoder, inputs)
 

@@ -206,6 +206,7 @@ _ROWS = (
             "pals": "mtlcli.architectures.pals:PALs",
             "mmoe": "mtlcli.architectures.mmoe:MMoE",
             "ple": "mtlcli.architectures.ple:PLE",
+            "task-moe": "mtlcli.architectures.task_moe:TaskMoE",
         },
     ),
     Family(

@@ -129,7 +129,18 @@ BUILT_IN = {
     ],
     "regularizers": ["bppo", "l2-sp", "representation-alignment", "smart", "soft-sharing", "successive"],
     "encoders": ["tiny"],
-    "architectures": ["adapters", "convolution", "hard-sharing", "ia3", "lora", "mmoe", "pals", "ple", "soft-sharing"],
+    "architectures": [
+        "adapters",
+        "convolution",
+        "hard-sharing",
+        "ia3",
+        "lora",
+        "mmoe",
+        "pals",
+        "ple",
+        "soft-sharing",
+        "task-moe",
+    ],
     "metrics": (
         "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall kl-divergence "
         "macro-f1 mae mcc mean-average-precision mean-squared-error micro-f1 micro-f1-at-half pearson precision "
@@ -245,6 +256,7 @@ OPTIONS = {
         ],
         "ia3": [{}, {"per": "both"}],
         "pals": [{}, {"form": "low-rank", "per": "both"}, {"backbone": "frozen", "heads": 2}],
+        "task-moe": [{}, {"by": "token", "top": 1}, {"by": "both", "experts": 2}],
         "mmoe": [{}, {"gate": "token", "experts": 2}],
         "ple": [{}, {"levels": 1, "own_experts": 0}, {"levels": 3, "gate": "token", "shared_experts": 2}],
         "lora": [{}, {"on": ["all"], "per": "both"}, {"dora": True, "per": "shared"}, {"backbone": "trained"}],
