@@ -203,6 +203,7 @@ _ROWS = (
             "adapters": "mtlcli.architectures.adapters:Adapters",
             "lora": "mtlcli.architectures.lora:LoRA",
             "ia3": "mtlcli.architectures.ia3:IA3",
+            "hyperformer": "mtlcli.architectures.hyperformer:HyperFormer",
             "hypergrid": "mtlcli.architectures.hypergrid:HyperGrid",
             "pals": "mtlcli.architectures.pals:PALs",
             "mmoe": "mtlcli.architectures.mmoe:MMoE",

@@ -87,7 +87,7 @@ def test_every_block_of_weights_has_its_factor(by):
     grids, weight = architecture.shared[0], weight_of(layer.output.dense)
     for row in range(2):
         grid = grids(architecture.tasks.of(0).vector) if by == "task" else grids(seen["h"][row, 0])
-        factors = torch.tensor([[grid[i // 8, j // 4] for j in range(16)] for i in range(16)])
+        factors = torch.tensor([[grid[i // 8, j // 4].item() for j in range(16)] for i in range(16)])
         dense = seen["hidden"][row] @ (weight * factors).T + layer.output.dense.bias
         torch.testing.assert_close(states[1][row], layer.output.LayerNorm(dense + seen["h"][row]), rtol=0, atol=1e-5)
 
