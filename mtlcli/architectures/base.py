@@ -4,7 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -163,8 +163,12 @@ class Architecture(nn.Module, ABC):
 
     Subclasses define `states`, which runs the encoder, and, if something stands between its states and the heads, `features`. A
     run folder stores `encoder` as `encoder/`, and the rest of the state with the heads.
+
+    Attributes:
+        loads_from: names of other architectures from whose runs `init` may load modules of the same names and shapes.
     """
 
+    loads_from: ClassVar[tuple[str, ...]] = ()
     encoder: nn.Module
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
