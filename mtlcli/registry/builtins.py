@@ -206,6 +206,7 @@ _ROWS = (
             "ia3": "mtlcli.architectures.ia3:IA3",
             "hyperformer": "mtlcli.architectures.hyperformer:HyperFormer",
             "hypergrid": "mtlcli.architectures.hypergrid:HyperGrid",
+            "prompt": "mtlcli.architectures.prompt:PromptTuning",
             "prefix": "mtlcli.architectures.prefix:PrefixTuning",
             "pals": "mtlcli.architectures.pals:PALs",
             "mmoe": "mtlcli.architectures.mmoe:MMoE",
