@@ -195,11 +195,13 @@ class Architecture(nn.Module, ABC):
     run folder stores `encoder` as `encoder/`, and the rest of the state with the heads.
 
     Attributes:
+        loads_from: names of other architectures from whose runs `init` may load modules of the same names and shapes.
         needs: `several-tasks` if a step of one task would train something wrong.
         adds_loss: whether `features` adds a loss, from which tasks without labels can learn.
         reverses: whether it reverses gradients, so that the tasks' gradients oppose each other on purpose.
     """
 
+    loads_from: ClassVar[tuple[str, ...]] = ()
     encoder: nn.Module
     needs: ClassVar[frozenset[Literal["several-tasks"]]] = frozenset()
     adds_loss: ClassVar[bool] = False
@@ -275,6 +277,13 @@ class Architecture(nn.Module, ABC):
     def encoder_passes(self) -> float:
         """Return how many passes of the encoder one batch costs; the plan of a run states it where it is not 1."""
         return 1.0
+
+    def start(self) -> None:
+        """Load what the options say to start from, once before step 1; not where a run is loaded or resumed.
+
+        Raises:
+            MtlError: it cannot be loaded.
+        """
 
     def merged(self, task: int | None) -> nn.Module:
         """Return a plain encoder with the features of a task, or of all tasks (None).

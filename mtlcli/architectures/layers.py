@@ -83,15 +83,28 @@ def trace_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
     return tuple(_layer(name, *call) for call in calls)
 
 
-def run_short_text(encoder: nn.Module) -> None:
-    """Run the encoder on seven made-up tokens."""
+def run_short_text(encoder: nn.Module, last: int = 4 + LENGTH) -> Tensor:
+    """Run the encoder on seven made-up tokens, of which `last` is the last, and return their hidden states (1, 7, dim)."""
     device = next(encoder.parameters()).device
-    tokens = torch.arange(5, 5 + LENGTH, device=device).unsqueeze(0)
+    tokens = torch.tensor([*range(5, 4 + LENGTH), last], device=device).unsqueeze(0)
     tokens = tokens % encoder.get_input_embeddings().num_embeddings  # type: ignore[operator]
     switches = ("use_cache", "use_mems")
     parameters = inspect.signature(encoder.forward).parameters
     with torch.no_grad():
-        encoder(input_ids=tokens, **{switch: False for switch in switches if switch in parameters})
+        output = encoder(input_ids=tokens, **{switch: False for switch in switches if switch in parameters})
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+def is_causal(encoder: nn.Module) -> bool:
+    """Return whether a token's state ignores the tokens after it, as in a decoder."""
+    was_training = encoder.training
+    try:
+        encoder.eval()
+        first, second = run_short_text(encoder), run_short_text(encoder, last=5)
+    finally:
+        encoder.train(was_training)
+    return torch.equal(first[:, 0], second[:, 0])
 
 
 def _is_projection(module: nn.Module) -> bool:

@@ -1,7 +1,9 @@
 """LoRA: Hu et al., ICLR 2022, arXiv 2106.09685; DoRA: Liu et al., ICML 2024, arXiv 2402.09353."""
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -10,8 +12,9 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.base import ArchitectureFacts, Inputs
 from mtlcli.architectures.hooks import Call, Place, changed
-from mtlcli.architectures.layers import run_short_text
+from mtlcli.architectures.layers import EncoderLayer, run_short_text
 from mtlcli.architectures.modular import Backbone, Modular, Norms, Outputs, Per, PlaceInputs, Rate
+from mtlcli.architectures.peft_files import PeftChange, PeftLora, read
 from mtlcli.errors import MtlError
 
 Projection = Literal["query", "key", "value", "attention-out", "ffn-in", "ffn-out", "all"]
@@ -26,6 +29,28 @@ def weight_of(module: nn.Module) -> Tensor:
     if not isinstance(weight, Tensor):
         raise TypeError("a projection has a weight")
     return weight if isinstance(module, nn.Linear) else weight.T
+
+
+def contiguous_thirds(encoder: nn.Module, layers: Sequence[EncoderLayer]) -> bool:
+    """Return whether the rows of one projection for query, key and value stand in this order.
+
+    They do if the attention returns zero without the last third, the value.
+    """
+    contexts: list[Tensor] = []
+    if weight_of(encoder.get_submodule(layers[0].attention_in[0])).shape[0] % 3:
+        return False
+
+    def without_last_third(call: Call, output: Tensor) -> Tensor:
+        first, second, _ = output.chunk(3, dim=-1)
+        return torch.cat((first, second, torch.zeros_like(first)), dim=-1)
+
+    def keep(call: Call) -> Tensor:
+        contexts.append(call.given)
+        return call.given
+
+    with changed(encoder, layers, outputs={"attention_in": without_last_third}, inputs={"attention_out": keep}):
+        run_short_text(encoder)
+    return not any(bool(context.any()) for context in contexts)
 
 
 class LowRank(nn.Module):
@@ -73,7 +98,8 @@ class LoRA(Modular):
     the shared change and the task's. B starts at zero, so that every hidden state is the encoder's before step 1; A is Kaiming
     uniform. `dora` learns the length of each row of the weight apart from its direction.
 
-    A merged encoder has W + s B A in place of W (`mtl export`).
+    A merged encoder has W + s B A in place of W (`mtl export`). Adapters of the package peft can be read (`peft`) and written (`mtl
+    export --format peft`).
 
     Parameters per set: r (in + out) for each projection: 4 d r N for query and value of N layers, + out with `dora`.
 
@@ -96,9 +122,16 @@ class LoRA(Modular):
         per: Per = "task",
         backbone: Backbone = "frozen",
         norms: Norms = "frozen",
+        peft: Annotated[
+            dict[str, str],
+            Field(
+                description="folders that peft saved, to start from: {sst: FOLDER} by task, {shared: FOLDER} for all"
+            ),
+        ] = {},  # noqa: B006
         lr: Rate = 5e-4,
     ) -> None:
         super().__init__(facts, lr=lr, backbone=backbone, norms=norms)
+        self.peft, self.alpha, self.rank, self.rank_stabilized = dict(peft), alpha, rank, rank_stabilized
         if dora and per == "both":
             raise MtlError(
                 "architecture.per: DoRA has one length for each row, so `both` is not possible; use task or shared"
@@ -111,7 +144,7 @@ class LoRA(Modular):
             if set(ATTENTION) <= set(self.on):
                 # One change of the whole module, as for any other projection.
                 self.on = ("attention-in", *(name for name in self.on if name not in ATTENTION))
-            elif not self._has_contiguous_thirds():
+            elif not contiguous_thirds(self.encoder, self.layers):
                 raise MtlError(
                     "architecture.on: this encoder has one projection for query, key and value, whose rows are not in this order; "
                     "use on: [all], or all three"
@@ -159,26 +192,81 @@ class LoRA(Modular):
         """Return the rows of a weight, or the coordinates of a bias, that a change is for."""
         return weight.chunk(3)[ATTENTION.index(name)] if self.fused and name in ATTENTION else weight
 
-    def _has_contiguous_thirds(self) -> bool:
-        """Return whether the last third of the fused projection is the value: without it, the attention returns zero."""
-        contexts: list[Tensor] = []
-        width = self.encoder.get_submodule(self.layers[0].attention_in[0])
-        if weight_of(width).shape[0] % 3:
-            return False
+    def start(self) -> None:
+        """Load the folders of peft that the options name."""
+        sets: dict[str, Any] = {} if self.shared is None else {"shared": self.shared}
+        if self.tasks is not None:
+            sets |= {name: self.tasks.of(index) for index, name in enumerate(self.tasks.tasks)}
+        for name, folder in self.peft.items():
+            if name not in sets:
+                raise MtlError(f"architecture.peft: found {name}; expected one of {', '.join(sets)}")
+            self._load_peft(sets[name], Path(folder))
 
-        def without_last_third(call: Call, output: Tensor) -> Tensor:
-            first, second, _ = output.chunk(3, dim=-1)
-            return torch.cat((first, second, torch.zeros_like(first)), dim=-1)
+    def _load_peft(self, modules: Any, folder: Path) -> None:
+        """Load an adapter of peft into one set of changes, whose scale stays as the options say."""
+        lora = read(folder)
+        targets = dict(self._by_module(modules))
+        if set(lora.changes) != set(targets):
+            missing, more = sorted(set(targets) - set(lora.changes)), sorted(set(lora.changes) - set(targets))
+            problem = (
+                f"has no change of {missing[0]}" if missing else f"changes {more[0]}, which architecture.on leaves out"
+            )
+            raise MtlError(f"{folder}: {problem}; set architecture.on to the projections of the adapter")
+        for module, low_rank in targets.items():
+            change = lora.changes[module]
+            if change.a.shape != low_rank.a.shape or change.b.shape != low_rank.b.shape:
+                raise MtlError(
+                    f"{folder}: {module} has rank {len(change.a)} and {change.a.shape[1]} inputs; expected rank {len(low_rank.a)} "
+                    f"(architecture.rank) and {low_rank.a.shape[1]} inputs"
+                )
+            if (change.magnitude is None) != (low_rank.magnitude is None):
+                raise MtlError(
+                    f"{folder}: is {'no ' if change.magnitude is None else ''}DoRA; set architecture.dora as it was"
+                )
+            with torch.no_grad():
+                low_rank.a.copy_(change.a)
+                low_rank.b.copy_(change.b * (lora.scale / low_rank.scale))
+                if low_rank.magnitude is not None and change.magnitude is not None:
+                    low_rank.magnitude.copy_(change.magnitude)
 
-        def keep(call: Call) -> Tensor:
-            contexts.append(call.given)
-            return call.given
+    def to_peft(self, task: int | None) -> tuple[PeftLora, bool]:
+        """Return the changes for a task, or for all tasks (None), as peft stores them, and whether weights are stored as (in, out).
 
-        with changed(
-            self.encoder, self.layers, outputs={"attention_in": without_last_third}, inputs={"attention_out": keep}
-        ):
-            run_short_text(self.encoder)
-        return not any(bool(context.any()) for context in contexts)
+        Raises:
+            MtlError: peft has no place for them; the message completes "ARCHITECTURE ...".
+        """
+        if task is None and self.tasks is not None:
+            raise MtlError("has a change for each task; export one task")
+        if self.shared is not None and self.tasks is not None:
+            raise MtlError("adds a shared change and one of the task, of which a folder of peft holds one")
+        changes = {
+            module: PeftChange(low_rank.a, low_rank.b, low_rank.magnitude)
+            for module, low_rank in self._by_module(self.modules_of(task or 0)[0])
+        }
+        transposed = not isinstance(self.encoder.get_submodule(next(iter(changes))), nn.Linear)
+        return PeftLora(changes, self.alpha, self.rank, self.rank_stabilized), transposed
+
+    def _by_module(self, modules: Any) -> list[tuple[str, LowRank]]:
+        """Return the changes of a set with the names of the modules that they change.
+
+        Raises:
+            MtlError: a change is for some rows of a module, or a module has changes for several depths.
+        """
+        pairs = []
+        for name in self._names():
+            place, index = self._place(name)
+            if self.fused and name in ATTENTION:
+                raise MtlError(
+                    "changes some rows of the module for query, key and value, which peft cannot; use on: [all]"
+                )
+            for depth, layer in enumerate(self.layers):
+                module_names = getattr(layer, place)
+                pairs.append(
+                    (module_names if isinstance(module_names, str) else module_names[index], modules[name][depth])
+                )
+        if len({module for module, _ in pairs}) < len(pairs):
+            raise MtlError("has other changes at every depth, and this encoder has one block for several depths")
+        return pairs
 
     def changes(self, task: int, inputs: Inputs) -> tuple[Outputs, PlaceInputs]:
         """Return the changes of the projections' outputs."""

@@ -33,6 +33,10 @@ Per = Annotated[
 ]
 Rate = Annotated[float, Field(gt=0, description="peak learning rate of the modules")]
 
+RateOfEncoder = Annotated[
+    float | None, Field(gt=0, description="peak learning rate of the modules; by default optimizer.lr")
+]
+
 Outputs = Mapping[Place, ChangeOutput]
 PlaceInputs = Mapping[Place, ChangeInput]
 
@@ -52,7 +56,9 @@ class Modular(Architecture):
     shared: nn.Module | None
     tasks: TaskModules | None
 
-    def __init__(self, facts: ArchitectureFacts, *, lr: float, backbone: str = "frozen", norms: str = "frozen") -> None:
+    def __init__(
+        self, facts: ArchitectureFacts, *, lr: float | None, backbone: str = "frozen", norms: str = "frozen"
+    ) -> None:
         super().__init__()
         self.encoder = facts.encoder
         self.lr, self.backbone = lr, backbone
@@ -82,7 +88,10 @@ class Modular(Architecture):
 
     def states(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the hidden states of the changed encoder."""
-        outputs, places = self.changes(task, inputs)
+        return self.run(inputs, *self.changes(task, inputs))
+
+    def run(self, inputs: Inputs, outputs: Outputs, places: PlaceInputs) -> HiddenStates:
+        """Run the encoder with these changes."""
         with changed(self.encoder, self.layers, outputs=outputs, inputs=places):
             return run_encoder(self.encoder, inputs)
 

@@ -7,6 +7,7 @@ import typer
 
 from mtlcli.cli import options
 from mtlcli.cli.console import err, say
+from mtlcli.errors import MtlError
 
 
 def export(
@@ -18,7 +19,10 @@ def export(
             "--task", "-t", help="Task whose encoder to write, where the architecture gives each task its own."
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the encoder in --output.")] = False,
+    form: Annotated[
+        str, typer.Option("--format", help="encoder, or peft: the changes of LoRA alone, for the package peft.")
+    ] = "encoder",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was exported to --output.")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -29,12 +33,15 @@ def export(
 
     Example: mtl export runs/lora --task sst --output encoders/sst
     """
-    from mtlcli.runs.saved_model import export_encoder, load_run
+    if form not in ("encoder", "peft"):
+        raise MtlError(f'--format: found "{form}"; expected encoder or peft')
+    from mtlcli.runs.saved_model import export_encoder, export_peft, load_run
 
     saved, warnings = load_run(run)
     if not quiet:
         for warning in warnings:
             say(f"warning: {warning}", err)
-    export_encoder(saved, None if task is None else saved.task(task), output, overwrite=overwrite)
+    write = export_peft if form == "peft" else export_encoder
+    write(saved, None if task is None else saved.task(task), output, overwrite=overwrite)
     if not quiet:
         say(f"saved in {output}")

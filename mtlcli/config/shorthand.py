@@ -12,7 +12,7 @@ from mtlcli.config.values import listed, share_of
 from mtlcli.errors import MtlError, suggest
 
 # Options of plugins whose values are folders by task name.
-FOLDERS = (("balancer", "teachers"),)
+FOLDERS = (("balancer", "teachers"), ("architecture", "peft"), ("architecture", "sources"))
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes that the common file systems and Linux allow in one name, and in a path."""

@@ -1,7 +1,7 @@
 """The saved model of a run: an encoder that transformers loads, the heads beside it, and the record to use both."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from mtlcli.architectures import peft_files
+from mtlcli.architectures.lora import LoRA
 from mtlcli.config.schema import Config
 from mtlcli.encoders.load import LoadedEncoder, load_encoder
 from mtlcli.errors import MtlError, one_of, suggest
@@ -118,24 +120,64 @@ def export_encoder(run: "SavedRun", task: int | None, folder: Path, *, overwrite
     Raises:
         MtlError: the architecture has no such encoder, the folder exists, or it cannot be written.
     """
-    name = run.config.architecture.name
-    try:
+    with _named(run):
         merged = run.model.architecture.merged(task)
+    section = run.config.encoder
+
+    def write(place: Path) -> None:
+        _write_encoder(place, replace(run.encoder, model=merged), section.pooling, section.max_length)
+
+    _replace_folder(folder, "modules.json", "an encoder", write, overwrite=overwrite)
+
+
+def export_peft(run: "SavedRun", task: int | None, folder: Path, *, overwrite: bool = False) -> None:
+    """Write the changes of a LoRA run for a task, or for all tasks (None), as the package peft reads them.
+
+    Raises:
+        MtlError: the run has no LoRA, the folder exists, or it cannot be written.
+    """
+    architecture = run.model.architecture
+    if not isinstance(architecture, LoRA):
+        raise MtlError(
+            f"{run.folder}: the architecture {run.config.architecture.name} is no LoRA, which peft files hold"
+        )
+    with _named(run):
+        lora, transposed = architecture.to_peft(task)
+    dropout = run.config.architecture.options.get("dropout", 0.0)
+    config = peft_files.config_of(lora, dropout=dropout, transposed=transposed, base=run.config.encoder.name)
+
+    def write(place: Path) -> None:
+        (place / peft_files.CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        save_file(peft_files.tensors_of(lora), place / peft_files.WEIGHTS)
+
+    _replace_folder(folder, peft_files.CONFIG, "an adapter", write, overwrite=overwrite)
+
+
+@contextmanager
+def _named(run: "SavedRun") -> Iterator[None]:
+    """Complete the sentences of an architecture with its name."""
+    try:
+        yield
     except MtlError as error:
-        raise MtlError(f"{run.folder}: the architecture {name} {error}") from error
+        raise MtlError(f"{run.folder}: the architecture {run.config.architecture.name} {error}") from error
+
+
+def _replace_folder(
+    folder: Path, mark: str, content: str, write: Callable[[Path], None], *, overwrite: bool
+) -> None:  # fmt: skip
+    """Write a folder whole, in place of one with the same content, known by the file `mark`, only if asked."""
     if folder.exists() and not folder.is_dir():
         raise MtlError(f"--output: {folder} is a file; expected a folder")
     existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if existing and "modules.json" not in existing:
-        raise MtlError(f"--output: {folder} holds something else than an encoder; choose another folder")
+    if existing and mark not in existing:
+        raise MtlError(f"--output: {folder} holds something else than {content}; choose another folder")
     if existing and not overwrite:
-        raise MtlError(f"--output: {folder} holds an encoder: add --overwrite to replace it")
+        raise MtlError(f"--output: {folder} holds {content}: add --overwrite to replace it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(folder.parent) as scratch:
         place = scratch / ENCODER
         place.mkdir()
-        section = run.config.encoder
-        _write_encoder(place, replace(run.encoder, model=merged), section.pooling, section.max_length)
+        write(place)
         if others := sorted(existing - {path.name for path in place.iterdir()}):
             raise MtlError(f"--output: {folder} holds other files too ({one_of(others[:3])}); choose another folder")
         share(scratch)

@@ -247,8 +247,9 @@ def _notes_on_sizes(architecture: str, sizes: ModelSizes, names: Sequence[str]) 
         notes.append(f"{architecture} adds {sizes.added:,} parameters to the encoder{of_tasks}")
     if sizes.trainable < sizes.everything:
         share = 100 * sizes.trainable / sizes.everything
+        percent = f"{share:.1f}" if share >= 1 else f"{share:.2g}"
         notes.append(
-            f"{sizes.trainable:,} of {sizes.everything:,} parameters are trainable ({share:.2g} %), heads included"
+            f"{sizes.trainable:,} of {sizes.everything:,} parameters are trainable ({percent} %), heads included"
         )
     if sizes.encoder_passes != 1:
         notes.append(f"{architecture}: every batch costs {sizes.encoder_passes:g} passes of the encoder")

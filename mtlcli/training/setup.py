@@ -207,6 +207,9 @@ def set_up(
     model = build_model(config, encoder, facts)
     check_heads(model, config)
     started_from = () if origin is None else warm_start(origin, model, config, facts)
+    if encoder_from is None:
+        with plugin_call(model.architecture, "start", "nothing in return, or MtlError where it cannot be loaded"):
+            model.architecture.start()
     _check_layers(model, config)
     model.to(device)
     context = autocast(device, precision)

@@ -72,7 +72,7 @@ def _load_architecture(
     if not added:
         return []
     stored, parts = origin.below("architecture"), model.architecture.parts()
-    if config.architecture.name != origin.config.architecture.name:
+    if origin.config.architecture.name not in (config.architecture.name, *model.architecture.loads_from):
         return [
             "the architecture differs from that run's: its parameters outside the encoder start from random weights"
         ]

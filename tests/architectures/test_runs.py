@@ -143,7 +143,7 @@ def test_the_plan_says_what_is_added_and_what_is_trained(files):
     # 2 layers of 2 d m + m + d with d = 16, m = 1: 49 each
     assert prepared.plan.notes[-2:] == (
         "adapters adds 294 parameters to the encoder, 98 of each task",
-        f"{294 + heads:,} of {everything:,} parameters are trainable ({100 * (294 + heads) / everything:.2g} %), heads included",
+        f"{294 + heads:,} of {everything:,} parameters are trainable ({100 * (294 + heads) / everything:.1f} %), heads included",
     )
     assert not [note for note in set_up(small_config(files)).plan.notes if "parameters" in note]
 

@@ -1,10 +1,18 @@
 """`mtl export`: plain encoders from runs whose architecture changes the encoder."""
 
+import json
+import re
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 import mtlcli
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
+from mtlcli.training.setup import set_up
 from small import small_values, write_files
 
 TEXTS = ["the pie is superb", "a dreary ferry"]
@@ -72,3 +80,46 @@ def test_the_run_folder_says_that_its_encoder_alone_is_not_the_run(runs):
 def test_encodings_need_a_task_where_each_has_its_own(runs):
     with pytest.raises(mtlcli.MtlError, match="gives each task its own features; name one of the tasks tone, near"):
         mtlcli.load(runs / "lora").encode(TEXTS)
+
+
+def test_an_adapter_of_peft_is_written_and_read_again(runs, tmp_path, mtl):
+    assert mtl("export", runs / "lora", "-t", "tone", "--format", "peft", "-o", tmp_path / "peft").code == 0
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"], config["use_dora"]) == ("LORA", 8, 16.0, False)
+    stored = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    key = "encoder.layer.1.attention.self.value"
+    weights = load_file(runs / "lora" / "heads.safetensors")
+    module = "architecture.tasks.for_tone.value.1"
+    assert torch.equal(stored[f"base_model.model.{key}.lora_A.weight"], weights[f"{module}.a"])
+    assert torch.equal(stored[f"base_model.model.{key}.lora_B.weight"], weights[f"{module}.b"])
+
+    def started(**options) -> torch.nn.Module:
+        values = small_values(runs / "files")
+        lora = {"name": "lora", "peft": {"tone": str(tmp_path / "peft")}, **options}
+        return set_up(resolve([Layer({**values, "architecture": lora})])).model.architecture
+
+    tone = started().tasks["for_tone"]["value"][1]
+    assert torch.equal(tone.a, weights[f"{module}.a"]) and torch.equal(tone.b, weights[f"{module}.b"])
+    # alpha 8 in place of 16 halves the scale, so B is twice as large
+    assert torch.equal(started(alpha=8).tasks["for_tone"]["value"][1].b, 2 * weights[f"{module}.b"])
+    assert not started().tasks["for_near"]["value"][1].b.any()
+    for options, sentence in [
+        ({"rank": 4}, "has rank 8 and 16 inputs; expected rank 4 (architecture.rank)"),
+        ({"on": ["all"]}, "has no change of encoder.layer.0.attention.output.dense"),
+        ({"on": ["query"]}, "changes encoder.layer.0.attention.self.value, which architecture.on leaves out"),
+        ({"dora": True}, "is no DoRA; set architecture.dora as it was"),
+        ({"peft": {"tune": "x"}}, "architecture.peft: found tune; expected one of tone, same, near"),
+        ({"peft": {"tone": "x"}}, "x/adapter_config.json: cannot be read"),
+    ]:
+        with pytest.raises(mtlcli.MtlError, match=re.escape(sentence)):
+            started(**options)
+
+
+def test_what_peft_cannot_hold_is_one_sentence(runs, tmp_path, mtl):
+    out = ["--output", tmp_path / "out"]
+    assert "the architecture adapters is no LoRA" in " ".join(
+        mtl("export", runs / "adapters", "--format", "peft", *out).err.split()
+    )
+    assert "export one task" in mtl("export", runs / "lora", "--format", "peft", *out).err
+    assert 'found "onnx"; expected encoder or peft' in mtl("export", runs / "lora", "--format", "onnx", *out).err
+    assert not (tmp_path / "out").exists()

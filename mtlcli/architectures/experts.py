@@ -1,0 +1,50 @@
+"""Experts on hidden states: what the mixtures of experts share."""
+
+import torch
+from torch import Tensor, nn
+
+from mtlcli.architectures.adapters import Bottleneck
+from mtlcli.architectures.base import Inputs
+
+
+class Expert(nn.Module):
+    """Return ``h + U gelu(D h + b) + c`` for states h (..., dim)."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        # Random, because equal experts would stay equal.
+        self.change = Bottleneck(dim, width, activation="gelu", zero=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the expert's states (..., dim)."""
+        mapped: Tensor = states + self.change(states)
+        return mapped
+
+
+class Gate(nn.Module):
+    """Return weights that sum to 1 over experts, from the mean state of a text or from each token's state."""
+
+    def __init__(self, dim: int, experts: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        # Zero: every expert has the same weight before step 1.
+        self.scores = nn.Linear(dim, experts, bias=False)
+        nn.init.zeros_(self.scores.weight)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return weights (..., experts), computed in float32."""
+        weights = self.scores(states).float().softmax(-1)
+        # Without a gate that some steps close, one expert can take over early.
+        weights = self.dropout(weights)
+        return (weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)).to(states.dtype)
+
+
+def pooled(states: Tensor, inputs: Inputs) -> Tensor:
+    """Return the mean state (n, 1, dim) of each text over its tokens."""
+    mask = inputs.full_mask.unsqueeze(-1)
+    return (states * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def mixture(outputs: list[Tensor], weights: Tensor) -> Tensor:
+    """Return the weighted sum of outputs (n, length, dim), one for each of the last axis of weights (n, 1 or length, experts)."""
+    return (torch.stack(outputs, dim=-1) * weights.unsqueeze(-2)).sum(-1)

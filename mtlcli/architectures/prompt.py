@@ -1,0 +1,254 @@
+"""Prompt tuning: Lester et al., EMNLP 2021, arXiv 2104.08691; ATTEMPT: Asai et al., EMNLP 2022, arXiv 2205.11961; MPT: Wang et al.,
+ICLR 2023, arXiv 2303.02861."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtlcli.architectures.base import (
+    Architecture,
+    ArchitectureFacts,
+    HiddenStates,
+    Inputs,
+    Part,
+    TaskModules,
+    run_encoder,
+)
+from mtlcli.architectures.modular import Backbone, Per, Rate
+from mtlcli.errors import MtlError
+from mtlcli.files import load_tensors
+
+HEADS = "heads.safetensors"
+
+
+class Prompt(nn.Module):
+    """Hold n learned word vectors."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(start)
+
+
+class Factors(nn.Module):
+    """Hold the factors u (n,) and v (dim,) of a task's prompt, one before step 1."""
+
+    def __init__(self, length: int, dim: int) -> None:
+        super().__init__()
+        self.u, self.v = nn.Parameter(torch.ones(length)), nn.Parameter(torch.ones(dim))
+
+
+class Attention(nn.Module):
+    """Weigh prompts for each text: ``softmax_j(max(P_j) . LN(W_up silu(W_down x)) / temperature)``, x the maximum over its words."""
+
+    def __init__(self, dim: int, width: int, temperature: float) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(dim, width, bias=False), nn.Linear(width, dim, bias=False)
+        self.norm, self.temperature = nn.LayerNorm(dim), temperature
+
+    def forward(self, words: Tensor, mask: Tensor, prompts: Tensor) -> Tensor:
+        """Return weights (texts, prompts) for words (texts, length, dim), mask (texts, length) and prompts (prompts, n, dim)."""
+        # The paper's code also takes the maximum over padding.
+        text = words.masked_fill(~mask.unsqueeze(-1), -math.inf).amax(1)
+        query = self.norm(self.up(nn.functional.silu(self.down(text))))
+        weights: Tensor = (query @ prompts.amax(1).T / self.temperature).float().softmax(-1)
+        return weights
+
+
+class PromptTuning(Architecture):
+    """Put learned word vectors of the task before every text of a frozen encoder.
+
+    Their states are cut off before heads read the others. Words keep their own positions, and the prompt has the first one;
+    which positions an encoder needs is found with a masked prompt, which must leave the words' states as they are.
+
+    * ``plain``: n vectors P_t. `per: both` adds shared ones and the task's.
+    * ``mpt``: ``P_t = P * (u_t v_t')`` with P shared by the tasks (section 3.1 of MPT, rank 1). u and v start at 1.
+    * ``attempt``: ``P_t + sum_j a_j P_j`` for each text, over the prompts P_j of other runs (`sources`), which stay as they are, and P_t
+      itself (section 3 of ATTEMPT); the attention is shared by the tasks.
+
+    Prompts start as random words of the encoder's vocabulary.
+
+    Parameters: n d for each task (mpt n + d, and n d shared; attempt n d, and 2 w d + 2 d shared).
+
+    Differences from the papers: MPT also distills the shared prompt from those of single tasks; ATTEMPT starts a target's
+    prompt from the most similar source. Encoders of BERT's size stay below fine-tuning.
+    """
+
+    def __init__(
+        self,
+        facts: ArchitectureFacts,
+        *,
+        form: Annotated[
+            Literal["plain", "mpt", "attempt"], Field(description="how the prompt is made, see the class")
+        ] = "plain",
+        length: Annotated[int, Field(ge=1, description="number n of vectors")] = 20,
+        per: Per = "task",
+        sources: Annotated[
+            dict[str, str],
+            Field(description="for attempt: runs whose prompts to read, by the task's name there: {sst: RUN}"),
+        ] = {},  # noqa: B006
+        width: Annotated[int, Field(ge=1, description="for attempt: inner width w of the attention")] = 100,
+        temperature: Annotated[
+            float | None,
+            Field(gt=0, description="for attempt: temperature; by default e times the width of word vectors"),
+        ] = None,
+        backbone: Backbone = "frozen",
+        lr: Rate = 0.3,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.form, self.length, self.lr, self.backbone = facts.encoder, form, length, lr, backbone
+        if sources and form != "attempt":
+            raise MtlError(
+                f"architecture.sources: {form} reads no other prompts; set architecture.form=attempt, or remove them"
+            )
+        if per != "task" and form != "plain":
+            raise MtlError(f"architecture.per: {form} has shared parts of its own; remove per")
+        if backbone == "frozen":
+            self.encoder.requires_grad_(False)
+        words: Any = facts.encoder.get_input_embeddings()  # type: ignore[operator]
+        vocabulary, dim = words.weight.shape
+        self.sources = dict(sources)
+
+        def start() -> Tensor:
+            chosen: Tensor = words.weight.detach()[torch.randint(vocabulary, (length,))].float().cpu()
+            return chosen.clone()
+
+        self.read: Tensor
+        self.shared: nn.Module | None = None
+        self.tasks: TaskModules | None = None
+        if form == "mpt":
+            self.shared = Prompt(start())
+            self.tasks = facts.task_modules("factors", lambda _: Factors(length, dim))
+        else:
+            if per != "task":
+                self.shared = Prompt(start())
+            if per != "shared":
+                self.tasks = facts.task_modules("prompt", lambda _: Prompt(start()))
+        if form == "attempt":
+            self.shared = Attention(dim, width, temperature or math.e * dim)
+            self.register_buffer("read", torch.zeros(len(sources), length, dim))
+        self.first_position = self._find_first_position()
+
+    def _find_first_position(self) -> int | None:
+        """Return the position number of a text's first word; None for an encoder that needs none.
+
+        Raises:
+            MtlError: a prompt changes the words' states whatever the positions.
+        """
+        encoder = self.encoder
+        device = next(encoder.parameters()).device
+        tokens = torch.arange(5, 12, device=device).unsqueeze(0)
+        plain = Inputs(tokens, torch.ones_like(tokens, dtype=torch.bool), None)
+        candidates: list[int | None] = [None]
+        if "position_ids" in inspect.signature(encoder.forward).parameters:
+            # RoBERTa and its kin count from the index of padding in a table, which MPNet's configuration does not state.
+            tables = [module for module in encoder.modules() if isinstance(module, nn.Embedding)]
+            starts = {table.padding_idx + 1 for table in tables if table.padding_idx is not None}
+            candidates += [0, *sorted(starts - {0})]
+        prompt = torch.zeros(1, self.length, encoder.get_input_embeddings().weight.shape[1], device=device)  # type: ignore[operator]
+        was_training = encoder.training
+        try:
+            encoder.eval()
+            with torch.no_grad():
+                expected = run_encoder(encoder, plain).last
+                for first in candidates:
+                    try:
+                        hidden = self._run(prompt, plain, first, visible=False)
+                    except (IndexError, RuntimeError):
+                        continue  # more vectors than the encoder has positions
+                    if torch.allclose(hidden.last, expected, atol=1e-4):
+                        return first
+        finally:
+            encoder.train(was_training)
+        raise MtlError(
+            f"architecture: {type(encoder).__name__} gives words other states behind a masked prompt, whatever their positions"
+        )
+
+    def _run(self, prompt: Tensor, inputs: Inputs, first: int | None, *, visible: bool = True) -> HiddenStates:
+        """Run the encoder on a prompt (1 or n, length, dim) and the texts, and return the states of the texts."""
+        encoder, tokens = self.encoder, inputs.tokens
+        n, length = tokens.shape
+        size = prompt.shape[1]
+        words = encoder.get_input_embeddings()(tokens) if inputs.embeddings is None else inputs.embeddings  # type: ignore[operator]
+        before = torch.full((n, size), visible, dtype=torch.bool, device=tokens.device)
+        mask = torch.cat((before, inputs.full_mask), dim=1)
+        types = inputs.types
+        if types is None and getattr(encoder.config, "type_vocab_size", 0):
+            types = torch.zeros_like(tokens)  # BERT's own are no longer than its positions
+        positions = None
+        if first is not None:
+            own = torch.arange(length, device=tokens.device) if inputs.positions is None else inputs.positions - first
+            positions = first + torch.cat(
+                (torch.zeros(n, size, dtype=torch.long, device=tokens.device), own.expand(n, length)), 1
+            )
+        hidden = run_encoder(
+            encoder,
+            replace(
+                inputs,
+                embeddings=torch.cat((prompt.to(words.dtype).expand(n, -1, -1), words), dim=1),
+                mask=mask,
+                types=None if types is None else torch.cat((types.new_zeros(n, size), types), dim=1),
+                positions=positions,
+            ),
+        )
+        return HiddenStates(hidden.last[:, size:], tuple(layer[:, size:] for layer in hidden.layers))
+
+    def states(self, task: int, inputs: Inputs) -> HiddenStates:
+        """Return the hidden states of the texts behind the task's prompt."""
+        return self._run(self._prompt(task, inputs), inputs, self.first_position)
+
+    def _prompt(self, task: int, inputs: Inputs) -> Tensor:
+        """Return the prompt (1 or n, length, dim) of a task."""
+        shared: Any = self.shared
+        own: Any = None if self.tasks is None else self.tasks.of(task)
+        if self.form == "mpt":
+            prompt: Tensor = shared.prompt * torch.outer(own.u, own.v)
+            return prompt.unsqueeze(0)
+        if self.form == "attempt":
+            words = (
+                self.encoder.get_input_embeddings()(inputs.tokens) if inputs.embeddings is None else inputs.embeddings
+            )  # type: ignore[operator]
+            prompts = torch.cat((self.read, own.prompt.unsqueeze(0)))
+            weights = shared(words, inputs.full_mask, prompts)
+            mixed: Tensor = own.prompt + torch.einsum("ns,sld->nld", weights.to(prompts.dtype), prompts)
+            return mixed
+        parts = [part.prompt for part in (shared, own) if part is not None]
+        return torch.stack(parts).sum(0).unsqueeze(0)
+
+    def start(self) -> None:
+        """Read the prompts of the runs that `sources` names."""
+        for index, (name, run) in enumerate(self.sources.items()):
+            key = f"architecture.tasks.for_{name}.prompt"
+            tensors = load_tensors(Path(run) / HEADS)
+            if key not in tensors:
+                raise MtlError(
+                    f"architecture.sources: {run} has no prompt of {name}; expected a run of the architecture prompt"
+                )
+            if tensors[key].shape != self.read[index].shape:
+                shape, expected = tuple(tensors[key].shape), tuple(self.read[index].shape)
+                raise MtlError(f"architecture.sources: the prompt of {name} in {run} is {shape}; expected {expected}")
+            self.read[index].copy_(tensors[key])
+
+    def parts(self) -> dict[str, Part]:
+        """Return one part per task, without weight decay, at the rate of prompts."""
+        parts = {} if self.tasks is None else self.tasks.parts("tasks", lr=self.lr, decay=False)
+        return parts if self.shared is None else parts | {"shared": Part(lr=self.lr, decay=False)}
+
+    def below(self) -> tuple[nn.Module, ...]:
+        """Return the whole architecture."""
+        return (self,)
+
+    @classmethod
+    def compares(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether the encoder or a part of the prompts is trained for all tasks."""
+        return (
+            options.get("backbone") == "trained"
+            or options.get("form", "plain") != "plain"
+            or options.get("per", "task") != "task"
+        )
