@@ -211,6 +211,7 @@ _ROWS = (
             "pals": "mtlcli.architectures.pals:PALs",
             "mmoe": "mtlcli.architectures.mmoe:MMoE",
             "ple": "mtlcli.architectures.ple:PLE",
+            "mixlora": "mtlcli.architectures.mixlora:MixLoRA",
             "task-moe": "mtlcli.architectures.task_moe:TaskMoE",
         },
     ),
