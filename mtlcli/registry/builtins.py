@@ -204,6 +204,7 @@ _ROWS = (
             "adapter-fusion": "mtlcli.architectures.adapter_fusion:AdapterFusion",
             "lora": "mtlcli.architectures.lora:LoRA",
             "ia3": "mtlcli.architectures.ia3:IA3",
+            "ca-mtl": "mtlcli.architectures.ca_mtl:CAMTL",
             "hyperformer": "mtlcli.architectures.hyperformer:HyperFormer",
             "hypergrid": "mtlcli.architectures.hypergrid:HyperGrid",
             "prompt": "mtlcli.architectures.prompt:PromptTuning",

@@ -132,6 +132,7 @@ BUILT_IN = {
     "architectures": [
         "adapter-fusion",
         "adapters",
+        "ca-mtl",
         "convolution",
         "hard-sharing",
         "hyperformer",
@@ -271,6 +272,7 @@ OPTIONS = {
             {"form": "attempt", "length": 3},
         ],
         "mixlora": [{"experts": 2}, {"experts": 2, "top": 1, "router": "token+task"}],
+        "ca-mtl": [{"length": 8, "blocks": 3}, {"attention": False, "backbone": "frozen"}],
         "prefix": [{"length": 3}, {"length": 3, "per": "both"}],
         "adapter-fusion": [{}, {"adapters": "frozen"}],
         "hypergrid": [{}, {"by": "text"}, {"kind": "local", "backbone": "frozen"}, {"kind": "global"}],
