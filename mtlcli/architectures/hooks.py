@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.layers import EncoderLayer
 
-Place = Literal["block", "attention_in", "attention_out", "ffn_in", "ffn_out", "last_norm"]
+Place = Literal["block", "attention_in", "attention_out", "ffn_in", "ffn_out", "last_norm", "norms"]
 """A part of every layer, see `EncoderLayer`."""
 
 

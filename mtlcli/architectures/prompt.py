@@ -172,14 +172,15 @@ class PromptTuning(Architecture):
 
     def _run(self, prompt: Tensor, inputs: Inputs, first: int | None, *, visible: bool = True) -> HiddenStates:
         """Run the encoder on a prompt (1 or n, length, dim) and the texts, and return the states of the texts."""
-        encoder, tokens = self.encoder, inputs.tokens
+        encoder: Any = self.encoder
+        tokens = inputs.tokens
         n, length = tokens.shape
         size = prompt.shape[1]
-        words = encoder.get_input_embeddings()(tokens) if inputs.embeddings is None else inputs.embeddings  # type: ignore[operator]
+        words = encoder.get_input_embeddings()(tokens) if inputs.embeddings is None else inputs.embeddings
         before = torch.full((n, size), visible, dtype=torch.bool, device=tokens.device)
         mask = torch.cat((before, inputs.full_mask), dim=1)
         types = inputs.types
-        if types is None and getattr(encoder.config, "type_vocab_size", 0):
+        if types is None and getattr(encoder.config, "type_vocab_size", False):
             types = torch.zeros_like(tokens)  # BERT's own are no longer than its positions
         positions = None
         if first is not None:
@@ -206,14 +207,13 @@ class PromptTuning(Architecture):
     def _prompt(self, task: int, inputs: Inputs) -> Tensor:
         """Return the prompt (1 or n, length, dim) of a task."""
         shared: Any = self.shared
+        encoder: Any = self.encoder
         own: Any = None if self.tasks is None else self.tasks.of(task)
         if self.form == "mpt":
             prompt: Tensor = shared.prompt * torch.outer(own.u, own.v)
             return prompt.unsqueeze(0)
         if self.form == "attempt":
-            words = (
-                self.encoder.get_input_embeddings()(inputs.tokens) if inputs.embeddings is None else inputs.embeddings
-            )  # type: ignore[operator]
+            words = encoder.get_input_embeddings()(inputs.tokens) if inputs.embeddings is None else inputs.embeddings
             prompts = torch.cat((self.read, own.prompt.unsqueeze(0)))
             weights = shared(words, inputs.full_mask, prompts)
             mixed: Tensor = own.prompt + torch.einsum("ns,sld->nld", weights.to(prompts.dtype), prompts)
