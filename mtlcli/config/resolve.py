@@ -257,8 +257,6 @@ def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:
             task.auxiliary = task.auxiliary or not (task.plugin.metrics or task.metrics)
             _check_head(name, task, places, errors)
         _check_metrics(name, task, places, errors)
-    if config.tasks and not errors and not any(task.plugin.metrics for task in config.tasks.values()):
-        errors.append("no task of the run has labels: add one with labels")
 
 
 def _check_choice(choice: Choice, path: tuple[Any, ...], places: Places, errors: list[str]) -> bool:

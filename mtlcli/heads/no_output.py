@@ -13,6 +13,7 @@ from mtlcli.tasks.targets import Ragged, Tensors
 class NoOutput(Head):
     """Predict nothing and lose nothing, for a task without labels, which learns from the loss of an architecture alone."""
 
+    sides = (1, 2)
     supervised = False
     own_loss = True
 

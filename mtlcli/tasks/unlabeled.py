@@ -16,9 +16,9 @@ class Unlabeled(Task):
 
 
 class PairUnlabeled(Task):
-    """Pairs of texts without labels. Both texts are encoded as one sequence."""
+    """Pairs of texts without labels. Both texts are encoded as one sequence, unless set to `bi`."""
 
     pair = True
     target = NoLabel()
-    heads = {"cross": "none"}
+    heads = {"cross": "none", "bi": "none"}
     metrics = ()

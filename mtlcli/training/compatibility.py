@@ -242,6 +242,8 @@ def check_combination(config: Config, scheduler: Scheduler | None = None) -> Non
         for name in config.tasks
         if not config.head_of(name).plugin.supervised and not config.architecture.plugin.adds_loss
     ]
+    if not any(config.head_of(name).plugin.supervised for name in config.tasks):
+        errors.append("no task of the run has labels; add one that has")
     if errors:
         raise MtlError(*errors)
 

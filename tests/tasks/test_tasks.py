@@ -30,6 +30,7 @@ def test_these_tasks_come_with_mtlcli():
         "sst", "cfimdb", "quora", "sts", "classification", "regression", "pair-classification", "pair-regression",
         "nli", "tagging", "ordinal", "pair-ordinal", "label-distribution", "pair-label-distribution",
         "multiple-choice", "span-extraction", "relation", "multi-label", "pair-multi-label",
+        "unlabeled", "pair-unlabeled",
     ]  # fmt: skip
 
 
