@@ -4,13 +4,14 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts, seed_for
+from mtlcli.tasks.targets import Target
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,14 @@ class Part:
     Attributes:
         tasks: indices of the tasks that use them; None for all tasks. Parameters of one task are private: gradient methods do not
             combine them. Those of several tasks have a zero gradient for the others.
-        lr: peak learning rate; None for that of the encoder.
+        lr: peak learning rate; None for that of the encoder, `head` for that of heads.
         decay: whether weight decay applies to matrices.
         apart: whether the gradient is the plain weighted sum over the tasks of a step, left out of gradient methods, as it must be
             for a discriminator.
     """
 
     tasks: tuple[int, ...] | None = None
-    lr: float | None = None
+    lr: float | Literal["head"] | None = None
     decay: bool = True
     apart: bool = False
 
@@ -63,17 +64,45 @@ class TaskModules(nn.ModuleDict):
 
 @dataclass(frozen=True)
 class ArchitectureFacts:
-    """What an architecture is built from: the loaded encoder, the tasks in the order of the run, and the seed of the run."""
+    """What an architecture is built from.
+
+    Attributes:
+        encoder: the loaded encoder.
+        tasks: in the order of the run.
+        seed: of the run.
+        readable: for each task, whether its head can run on the texts of other tasks, see `Inputs.read`; None: every head whose
+            target can be read.
+    """
 
     encoder: nn.Module
     tasks: tuple[TaskFacts, ...]
     seed: int = 42
+    readable: tuple[bool, ...] | None = None
 
     @property
     def width(self) -> int:
         """Return the width of the encoder's hidden states."""
         config: Any = self.encoder.config
         return int(config.hidden_size)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the tasks."""
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def feature_sizes(self) -> tuple[int, ...]:
+        """Return how many numbers `Inputs.read` gives for each task, 0 for a task whose head cannot run on other texts."""
+        sizes = [task.target.feature_size for task in self.tasks]
+        readable = self.readable or [True] * len(sizes)
+        return tuple(size if can_be_read else 0 for size, can_be_read in zip(sizes, readable, strict=True))
+
+    @property
+    def readable_targets(self) -> dict[str, Target | None]:
+        """Return the target of each task, None for a task whose head cannot run on other texts, see `Architecture.check_tasks`."""
+        return {
+            task.name: task.target if size else None for task, size in zip(self.tasks, self.feature_sizes, strict=True)
+        }
 
     def task_modules(self, purpose: str, make: Callable[[int], nn.Module]) -> TaskModules:
         """Return one new module per task, whose random weights depend on the seed, the purpose and the task's name alone."""
@@ -115,8 +144,9 @@ class Inputs:
         embeddings: (n, length, dim) in place of the words' vectors.
         all_layers: whether every hidden state is requested.
         positions: (n, length) int64 position numbers; None for those of the encoder.
-        read: `read(task, hidden)` runs the head of another task on hidden states of these texts and returns its prediction, see
-            `Head.predicted`.
+        read: `read(task, hidden)` runs the head of another task on hidden states of these texts and returns what it predicts as
+            numbers, see `Target.as_features`: (n, k), or (n, length, k) of a task that tags words, for which each token counts as
+            a word; 0 at padding.
     """
 
     tokens: Tensor
@@ -166,10 +196,16 @@ class Architecture(nn.Module, ABC):
 
     Attributes:
         loads_from: names of other architectures from whose runs `init` may load modules of the same names and shapes.
+        needs: `several-tasks` if a step of one task would train something wrong.
+        adds_loss: whether `features` adds a loss, from which tasks without labels can learn.
+        reverses: whether it reverses gradients, so that the tasks' gradients oppose each other on purpose.
     """
 
     loads_from: ClassVar[tuple[str, ...]] = ()
     encoder: nn.Module
+    needs: ClassVar[frozenset[Literal["several-tasks"]]] = frozenset()
+    adds_loss: ClassVar[bool] = False
+    reverses: ClassVar[bool] = False
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the features of a batch of one task. Subclasses define `states` and `features` instead."""
@@ -223,6 +259,21 @@ class Architecture(nn.Module, ABC):
         """Return the tasks whose heads `features` runs for a task with `Inputs.read`, and through which it sends gradients."""
         return ()
 
+    def runs(self, task: int) -> tuple[int, ...]:
+        """Return the tasks whose heads `features` runs for a task, with gradients or without."""
+        return self.reads(task)
+
+    def set_progress(self, share: float) -> None:
+        """Prepare the next step, before which this share of all steps is done: 0.0 at the first. For schedules."""
+
+    def measures(self) -> Mapping[str, float]:
+        """Return numbers of the last step for metrics.jsonl, by name."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """Return what the plan of a run should say of this architecture."""
+        return []
+
     def encoder_passes(self) -> float:
         """Return how many passes of the encoder one batch costs; the plan of a run states it where it is not 1."""
         return 1.0
@@ -246,6 +297,18 @@ class Architecture(nn.Module, ABC):
     def compares(cls, options: Mapping[str, Any]) -> bool:
         """Return whether tasks share trainable parameters with these options, so that methods can compare their gradients."""
         return True
+
+    @classmethod
+    def check_tasks(cls, options: Mapping[str, Any], readable: Mapping[str, Target | None]) -> None:
+        """Check options that name tasks, before data is read.
+
+        Args:
+            readable: the target of each task of the run, not fitted yet; None for a task whose head cannot run on the texts of
+                other tasks.
+
+        Raises:
+            MtlError: the options do not fit the tasks.
+        """
 
     def encoder_of(self, task: int) -> nn.Module:
         """Return the encoder of this task's texts."""

@@ -253,8 +253,12 @@ def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:
             continue
         task.name = task.name or name
         if _check_choice(task, ("tasks", name), places, errors):
+            # A task without metrics cannot select checkpoints.
+            task.auxiliary = task.auxiliary or not (task.plugin.metrics or task.metrics)
             _check_head(name, task, places, errors)
         _check_metrics(name, task, places, errors)
+    if config.tasks and not errors and not any(task.plugin.metrics for task in config.tasks.values()):
+        errors.append("no task of the run has labels: add one with labels")
 
 
 def _check_choice(choice: Choice, path: tuple[Any, ...], places: Places, errors: list[str]) -> bool:

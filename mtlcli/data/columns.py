@@ -51,6 +51,10 @@ class Columns:
 def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: bool = True) -> Columns:
     """Return the columns of texts and label: from the configuration, from the task, or by common names in the header."""
     where = f"tasks.{task.name}"
+    if "label" not in task.target.columns:
+        labeled = False
+        if config.label:
+            raise MtlError(f"{where}.label: this kind of task reads no labels; remove label, or choose another kind")
     texts = tuple(config.text or task.texts)
     encoding = encoding_of(config)
     counts: tuple[int, ...] = task.text_columns or (1 + task.pair,)

@@ -389,6 +389,8 @@ def values_of(row: TextRow, columns: Sequence[str], source: Source, nested: bool
 
 def _label_in(row: TextRow, columns: Sequence[str], target: Target, source: Source) -> Any:
     """Return a row's label in one of the forms that the target reads; text without outer spaces."""
+    if not columns:
+        return ""
     if len(columns) > 1:
         return {column: row.values[column].strip() for column in columns}
     nested = "nested" in target.forms

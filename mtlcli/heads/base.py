@@ -75,6 +75,7 @@ class Head(nn.Module, ABC):
     Attributes:
         sides: how many encodings of a row the head can read.
         items: the encoding whose items it predicts, such as `words`; empty for a head that predicts one thing for a row.
+        supervised: False if it has no loss, so that a task learns only from what the architecture adds.
         own_loss: True if the loss is no `CrossEntropy` of classes, so that `class_weights`, `label_smoothing` and `focal` are rejected
             before data is read. Of other heads, those that hold no `CrossEntropy` are rejected once they are built.
         unsupported_options: which of these three the loss does not support, for a head that supports the others.
@@ -87,6 +88,7 @@ class Head(nn.Module, ABC):
 
     sides: ClassVar[tuple[int, ...]] = (1,)
     items: ClassVar[str] = ""
+    supervised: ClassVar[bool] = True
     own_loss: ClassVar[bool] = False
     unsupported_options: ClassVar[frozenset[str]] = frozenset()
     composition: ClassVar[Composition | None] = None
@@ -134,6 +136,17 @@ class Head(nn.Module, ABC):
         Override it where the output carries more, because the loss needs more.
         """
         return output
+
+    @classmethod
+    def reads_any_text(cls, sides: int, target: Target) -> bool:
+        """Return whether this head of a task can predict something for any text, so that an architecture can run it on the texts
+        of other tasks: it needs no pair, choices or marks, and the prediction is no part of the text.
+
+        Args:
+            sides: encodings of a row of the task.
+            target: of the task, fitted or not.
+        """
+        return sides == 1 and cls.items in ("", "words") and type(target).feature_size is not Target.feature_size
 
     def observe(self, output: Tensor, gold: Tensors) -> None:
         """Update what the loss keeps from batch to batch, in buffers.

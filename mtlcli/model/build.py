@@ -21,18 +21,25 @@ def build_model(config: Config, encoder: LoadedEncoder, facts: tuple[TaskFacts, 
     seed = config.training.seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "architecture"))
-        architecture = config.architecture.make(ArchitectureFacts(encoder.model, facts, seed))
+        readable = tuple(
+            config.head_of(task.name).plugin.reads_any_text(_sides(config, task.name), task.target) for task in facts
+        )
+        architecture = config.architecture.make(ArchitectureFacts(encoder.model, facts, seed, readable))
     heads, shared = {}, SharedModules(seed)
     for task in facts:
         section = config.tasks[task.name]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "head", task.name))
-            sides = 2 if section.encoding == "bi" else 1
-            head_facts = HeadFacts(task, encoder.dim, sides, shared.asked_by(task.name))
+            head_facts = HeadFacts(task, encoder.dim, _sides(config, task.name), shared.asked_by(task.name))
             heads[task.name] = config.head_of(task.name).make(head_facts)
         if section.layer is not None:
             heads[task.name].layer = section.layer
     return MultiTaskModel(architecture, heads, pooling=config.encoder.pooling, layer=config.encoder.layer)
+
+
+def _sides(config: Config, task: str) -> int:
+    """Return how many encodings a row of a task has."""
+    return 2 if config.tasks[task].encoding == "bi" else 1
 
 
 def split_state(model: MultiTaskModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

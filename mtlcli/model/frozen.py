@@ -68,12 +68,14 @@ class FrozenFeatures:
 
 
 def layers_read(model: MultiTaskModel, task: int) -> tuple[int, ...] | None:
-    """Return the hidden states that a task's features and head read besides the last one; None if these can be all."""
-    head, layer = model.head(task), model.layer_of(task)
-    main = (*model.architecture.layers_read(task), *(() if layer == -1 else (layer,)))
-    if not head.all_layers:
-        return main
-    return (*main, *head.further_layers) if head.further_layers else None
+    """Return the hidden states that a task's features and heads read besides the last one; None if these can be all."""
+    read = [*model.architecture.layers_read(task)]
+    for member in (task, *model.architecture.runs(task)):
+        head, layer = model.head(member), model.layer_of(member)
+        if head.all_layers and not head.further_layers:
+            return None
+        read += [*(() if layer == -1 else (layer,)), *(head.further_layers if head.all_layers else ())]
+    return tuple(read)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from mtlcli.data.batches import Batch
 from mtlcli.errors import MtlError, suggest
 from mtlcli.heads.base import EncoderOutput, Head
 from mtlcli.heads.pooling import pool
+from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import Tensors
 
 
@@ -160,11 +161,23 @@ class MultiTaskModel(nn.Module):
         """Return the encoder's inputs for a batch of this task."""
         return Inputs(
             batch.tokens, batch.mask, batch.types, embeddings, self.wants_all_layers([task]),
-            read=lambda other, hidden: self.head(other).predicted(self.output(other, replace(batch, sides=1), hidden)),
+            read=lambda other, hidden: self.read(other, batch, hidden),
         )  # fmt: skip
 
+    def read(self, task: int, batch: Batch, hidden: HiddenStates) -> Tensor:
+        """Return what the head of a task predicts for each text of a batch of another task, see `Inputs.read`."""
+        head, target = self.head(task), self.head(task).facts.task.target
+        if not head.items:
+            return target.as_features(head.predicted(self.output(task, replace(batch, sides=1, items=None), hidden)))
+        mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
+        every_token = replace(batch, sides=1, items=Items.of_tokens(mask))
+        features = target.as_features(head.predicted(self.output(task, every_token, hidden)))
+        empty = features.new_zeros(*mask.shape, features.shape[-1])
+        return empty.masked_scatter(mask.unsqueeze(-1), features)
+
     def wants_all_layers(self, tasks: Sequence[int]) -> bool:
-        """Return whether the head or the features of one of these tasks read more than the last layer."""
+        """Return whether the head or the features of one of these tasks, or a head that they run, read more than the last layer."""
+        tasks = [*tasks, *(other for task in tasks for other in self.architecture.runs(task))]
         return any(
             self.head(task).all_layers or self.layer_of(task) != -1 or self.architecture.layers_read(task)
             for task in tasks

@@ -333,6 +333,11 @@ class Classes(Target):
         """Return the output (n, classes)."""
         return output.float()
 
+    @property
+    def feature_size(self) -> int:
+        """The number of classes."""
+        return len(self.labels)
+
     def soft(self, predicted: Arrays) -> Arrays:
         """Return `probabilities` (n, classes): 1 for the predicted class where a teacher gives none."""
         if "probabilities" in predicted:

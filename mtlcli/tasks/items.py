@@ -30,6 +30,16 @@ class Items:
     rows: "Tensor"
     spans: "Tensor | None" = None
 
+    @classmethod
+    def of_tokens(cls, mask: "Tensor") -> "Items":
+        """Return every token of sequences as an item, for a mask (s, length) that is True at tokens; each sequence is a row."""
+        import torch
+
+        sequence, place = mask.nonzero(as_tuple=True)
+        rows = torch.arange(len(mask) + 1, device=mask.device)
+        counts = torch.cat([rows[:1], mask.sum(1)])
+        return cls(counts.cumsum(0), sequence, place, place, rows)
+
     def to(self, device: "torch.device") -> "Items":
         """Return the same on a device, see `devices.move`."""
         from mtlcli.devices import move

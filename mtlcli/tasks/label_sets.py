@@ -353,6 +353,15 @@ class LabelSets(Target):
         first, second = a.float(), b.float()
         return ((first.sigmoid() - second.sigmoid()) * (first - second)).mean(-1)
 
+    @property
+    def feature_size(self) -> int:
+        """The number of labels."""
+        return len(self.labels)
+
+    def as_features(self, output: "Tensor") -> "Tensor":
+        """Return the sigmoid of each label's logit."""
+        return output.float().sigmoid()
+
     def soft(self, predicted: Arrays) -> Arrays:
         """Return probabilities (n, C) in place of 0 and 1: those of the teacher, or its decisions where it gives none."""
         return Ragged({"set": _scores(predicted)})

@@ -155,6 +155,15 @@ class Score(Target):
         """Return (a - b)^2 of two scores (n,) (Jiang et al. 2020, SMART, section 3.1)."""
         return (a.float() - b.float()) ** 2
 
+    @property
+    def feature_size(self) -> int:
+        """One number."""
+        return 1
+
+    def as_features(self, output: "Tensor") -> "Tensor":
+        """Return the score in standard deviations of the training rows."""
+        return output.float().unsqueeze(-1)
+
     def soft(self, predicted: Arrays) -> Arrays:
         """Return `value`: the teacher's score takes the place of the label."""
         return Ragged({"value": predicted["value"]})

@@ -335,6 +335,11 @@ class Tags(Target):
         """Return the output (m, C)."""
         return output.float()
 
+    @property
+    def feature_size(self) -> int:
+        """The number of tags."""
+        return len(self.labels)
+
     # Predictions
 
     def decoded(self, probabilities: np.ndarray, starts: np.ndarray) -> Arrays:

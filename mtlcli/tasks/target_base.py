@@ -55,7 +55,7 @@ class Target(ABC):
     Attributes:
         kind: name of the label space, by which metrics say what they measure and run.json is read.
         unit: what one item is.
-        columns: names of what `parse` reads of a row: `label`, and `texts` where it needs those too.
+        columns: names of what `parse` reads of a row: `label`, and `texts` where it needs those too; empty for rows without labels.
         forms: what a label can be, besides the text of a cell.
         noise: which of the two objectives of uncertainty weighting (Kendall et al. 2018, equations 7 and 10) fits the loss.
     """
@@ -263,6 +263,22 @@ class Target(ABC):
     def logits(self, output: "Tensor") -> "Tensor | None":
         """Return numbers (m, C) float32 whose softmax is what an output predicts; None for an output that is no distribution."""
         return None
+
+    @property
+    def feature_size(self) -> int:
+        """How many numbers `as_features` gives for an item; 0 where a prediction means nothing outside its own row.
+
+        A target that overrides this can be read by other tasks.
+        """
+        return 0
+
+    def as_features(self, output: "Tensor") -> "Tensor":
+        """Return an output (m, ...) as what other tasks can read of it (m, feature_size) float32: probabilities, or a score in
+        standard deviations."""
+        logits = self.logits(output)
+        if logits is None:
+            raise NotImplementedError(f"{type(self).__qualname__} cannot be read by other tasks")
+        return logits.softmax(-1)
 
     def soft(self, predicted: Arrays) -> Arrays | None:
         """Return a teacher's predictions as what `soft_loss` learns from; None for a target that cannot be taught like this."""

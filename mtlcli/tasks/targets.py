@@ -8,6 +8,7 @@ from mtlcli.tasks.choices import Choices
 from mtlcli.tasks.classes import UNSEEN, Classes
 from mtlcli.tasks.distributions import Distributions
 from mtlcli.tasks.label_sets import LabelSets
+from mtlcli.tasks.no_label import NoLabel
 from mtlcli.tasks.ragged import Arrays, Ragged, Tensors, concat
 from mtlcli.tasks.ranks import Ranks
 from mtlcli.tasks.score import Score
@@ -20,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 KINDS: dict[str, type[Target]] = {
-    member.kind: member for member in (Answers, Choices, Classes, Distributions, LabelSets, Ranks, Score, Tags)
+    member.kind: member for member in (Answers, Choices, Classes, Distributions, LabelSets, NoLabel, Ranks, Score, Tags)
 }
 
 

@@ -18,6 +18,7 @@ from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.plugin import EpochResult, EvaluationResult, Plugin, SetupContext, StepResult
 from mtlcli.tasks.answers import Answers, row_of
 from mtlcli.tasks.items import NO_SPAN, Items
+from mtlcli.tasks.no_label import NoLabel
 from mtlcli.tasks.targets import Arrays, Classes, Distributions, LabelSets, Ragged, Ranks, Score, Target, Tensors
 from mtlcli.training.gradient_rows import blocks
 
@@ -29,6 +30,7 @@ MIXTURES = TaskFacts(
     "mixtures", rows=100, batches=7, target=Distributions(dict(zip("abc", "abc", strict=True)), entropy=0.5)
 )
 TOPICS = TaskFacts("topics", rows=100, batches=7, target=LabelSets(("art", "food", "sport")))
+TEXTS = TaskFacts("texts", rows=100, batches=7, target=NoLabel())
 RUN = RunFacts((GRADES, SCORES, PAIRS))
 ALONE = RunFacts((GRADES,))
 

@@ -19,6 +19,7 @@ from mtlcli.testing.common import (
     PAIRS,
     RANKS,
     SCORES,
+    TEXTS,
     TOPICS,
     checked_options,
     close,
@@ -50,13 +51,16 @@ def check_head(plugin: type[Head], **options: object) -> None:
     - in evaluation mode the output of a row depends neither on other rows nor on padding, and survives save and load.
 
     A head with `items = "words"` has an output for each word (m, ...) instead, and is checked with tags; one of choices, marked spans
-    or answers with rows that have such items.
+    or answers with rows that have such items. A head that is not `supervised` has a loss of 0 and no parameters.
     """
     checked = checked_options(plugin, Head, 1, options)
     expect(
         plugin.sides and set(plugin.sides) <= {1, 2},
         f"{plugin.__name__}.sides: expected (1,), (2,) or (1, 2), found {plugin.sides!r}",
     )
+    if not plugin.supervised:
+        _check_without_loss(plugin, checked)
+        return
     if plugin.items == "words":
         check_word_head(plugin, lambda facts: plugin(facts, **checked))
         return
@@ -93,6 +97,21 @@ def check_head(plugin: type[Head], **options: object) -> None:
             except Exception as error:
                 raise AssertionError(_cannot(plugin, task, _method_of(error, plugin), error)) from error
     expect(len(declined) < len(TASKS) * len(plugin.sides), f"{plugin.__name__} declines every kind of task: {declined}")
+
+
+def _check_without_loss(plugin: type[Head], options: dict[str, object]) -> None:
+    """Check a head that learns nothing: the loss of each row is 0, and it has no parameters."""
+    head = plugin(HeadFacts(TEXTS, DIM, plugin.sides[0]), **options)
+    expect(not list(head.parameters()), f"{plugin.__name__}: expected no parameters in a head without a loss")
+    for n in (4, 1):
+        output = head(_encodings(plugin.sides[0], n))
+        loss = head.loss(output, gold_of(TEXTS, n))
+        expect(
+            loss.shape == (n,) and loss.dtype == torch.float32 and not bool(loss.any()),
+            f"{plugin.__name__}: expected losses of 0 ({n},) float32, found {numbers(loss)}",
+        )
+        decoded = head.decode(output)
+        expect(len(decoded) == n, f"{plugin.__name__}.decode: expected {n} rows, found {len(decoded)}")
 
 
 def _cannot(plugin: type[Head], task: TaskFacts, method: str, error: Exception) -> str:

@@ -17,6 +17,7 @@ def check_target(target: Target) -> None:
     - a batch consists of finite tensors, and a row with an unknown label has no units;
     - the average of one vote, or of the same vote twice, is that vote; the order of votes is irrelevant;
     - the divergence of two equal outputs is 0; the soft loss of a teacher that is certain equals the loss of its labels;
+    - what other tasks read of an output has `feature_size` numbers for each item;
     - an uncertainty lies between 0 and 1, and cells are those that `cells` names;
     - if it has classes (`class_matches`), labels that serve as predictions are all right.
     """
@@ -97,6 +98,12 @@ def _check_outputs(name: str, target: Target, gold: Arrays, perfect: Arrays) -> 
     output = torch.randn(len(gold), target.outputs(), generator=random).squeeze(-1)
     apart = target.divergence(output, output)
     expect(not bool(apart.any()), f"{name}.divergence: expected 0 for equal outputs, found {apart.tolist()}")
+    if target.feature_size:  # a target may not be readable by other tasks
+        features = target.as_features(output)
+        expect(
+            features.shape == (len(gold), target.feature_size) and features.dtype == torch.float32,
+            f"{name}.as_features: expected ({len(gold)}, {target.feature_size}) float32, found {tuple(features.shape)} {features.dtype}",
+        )
     soft = target.soft(perfect)
     if soft is not None:  # a target may not support distillation
         losses = target.soft_loss(_any_loss, soft.tensors())

@@ -46,7 +46,8 @@ def check_task(plugin: type[Task], **options: object) -> None:
     if isinstance(task.hub, HubSource):
         columns = {*task.texts, task.label}
         expect(columns <= set(task.hub.columns), f"{name}.hub: expected the columns {listed(columns)}")
-    expect(getattr(task, "metrics", ()), f"{name}.metrics: expected the name of one metric or more")
+    has_labels = "label" in task.target.columns
+    expect(not has_labels or getattr(task, "metrics", ()), f"{name}.metrics: expected the name of one metric or more")
     facts = _check_samples(name, task)
     for metric in task.metrics:
         registry.load("metrics", metric, name)(facts)

@@ -101,6 +101,20 @@ def problems(methods: Methods, *, tasks: int, micro_batches: int) -> list[Proble
             cause = "has one encoder per task" if towers else "shares no trainable parameter with these options"
             reason = f"compares the tasks' gradients on shared parameters, and this architecture {cause}"
             rejected.append(Problem(method, reason, _architecture_cure(towers=False)))
+    if methods.architecture.reverses and methods.gradient_regularizer is not None and tasks > 1:
+        reason = (
+            "removes conflicts between the tasks' gradients, and this architecture reverses gradients to create them"
+        )
+        rejected.append(
+            Problem(("gradient_regularizers", gradient_regularizer), reason, _architecture_cure(towers=False))
+        )
+    if "several-tasks" in methods.architecture.needs and most < 2 <= tasks:
+        reason = (
+            "visits one task per step, from which the discriminator of this architecture would only learn that task"
+        )
+        cure = _scheduler_cure(lambda fewest, most: most > 1, tasks)
+        more = " or --micro-batches 2 or more" if methods.scheduler.tasks_per_step == "draws" else ""
+        rejected.append(Problem(("schedulers", scheduler), reason, f"{cure}{more}"))
     for name, regularizer in zip(regularizers, methods.regularizers, strict=True):
         if "towers" in regularizer.needs and not towers:
             reason = "pulls the tasks' encoders together, and in this architecture the tasks share one encoder"
@@ -206,6 +220,14 @@ def check_combination(config: Config, scheduler: Scheduler | None = None) -> Non
         ),
         config.architecture.options,
     )
+    targets = {name: task.make(name).target for name, task in config.tasks.items()}
+    readable = {
+        name: target
+        if config.head_of(name).plugin.reads_any_text(2 if config.tasks[name].encoding == "bi" else 1, target)
+        else None
+        for name, target in targets.items()
+    }
+    config.architecture.plugin.check_tasks(config.architecture.options, readable)
     incompatible = problems(methods, tasks=len(config.tasks), micro_batches=config.training.micro_batches)
     errors = [problem.sentence() for problem in incompatible]
     errors += [
@@ -213,6 +235,12 @@ def check_combination(config: Config, scheduler: Scheduler | None = None) -> Non
         f'"{config.scheduler.name}" selects rows itself; choose another head or scheduler'
         for name in config.tasks
         if methods.scheduler.chooses_rows and (composition := composition_of(config, name)) is not None
+    ]
+    errors += [
+        f'tasks.{name}: has no labels, and the architecture "{config.architecture.name}" adds no loss from which it could learn; choose '
+        f"--set architecture={_first('architectures', lambda architecture: architecture.adds_loss)}, or remove the task"
+        for name in config.tasks
+        if not config.head_of(name).plugin.supervised and not config.architecture.plugin.adds_loss
     ]
     if errors:
         raise MtlError(*errors)

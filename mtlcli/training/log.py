@@ -13,8 +13,11 @@ from mtlcli.training.engine import Combined
 from mtlcli.training.events import Stepped
 
 
-def log_step(log: TextIO, stepped: Stepped, combined: Combined, *, coefficients: bool) -> None:
-    """Write the line of a step: losses, weights, and coefficients and cosines of the task gradients if they were computed."""
+def log_step(
+    log: TextIO, stepped: Stepped, combined: Combined, measures: Mapping[str, float], *, coefficients: bool
+) -> None:
+    """Write the line of a step: losses, what is added to them, weights, measures of the architecture, and coefficients and cosines of
+    the task gradients if they were computed."""
     line: dict[str, Any] = {
         "kind": "step",
         "step": stepped.step,
@@ -23,6 +26,9 @@ def log_step(log: TextIO, stepped: Stepped, combined: Combined, *, coefficients:
         "gradient_norm": stepped.gradient_norm,
     }
     line |= {f"train/{name}/loss": loss for name, loss in stepped.losses.items()}
+    added = (combined.totals - combined.losses).tolist()
+    line |= {f"train/{name}/added": value for name, value in zip(stepped.losses, added, strict=True) if value}
+    line |= {f"architecture/{name}": value for name, value in measures.items()}
     line |= {f"balancer/{name}/weight": weight for name, weight in stepped.weights.items()}
     line |= {
         f"balancer/{name}/objective": value

@@ -27,7 +27,9 @@ def make_optimizer(
             group, rate = (
                 ("heads", config.head_lr or 10 * config.lr) if id(parameter) in heads else ("encoder", config.lr)
             )
-            if part.lr is not None:
+            if part.lr == "head":
+                group, rate = "heads", config.head_lr or 10 * config.lr
+            elif part.lr is not None:
                 group, rate = f"architecture at {part.lr:g}", part.lr
             groups.setdefault((group, rate, part.decay and parameter.dim() > 1), []).append(parameter)
     parameter_groups = [

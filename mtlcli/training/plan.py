@@ -114,7 +114,7 @@ def make_plan(
     config: Config, scheduler: Scheduler, tasks: Sequence[TaskInputs], visits: Mapping[int, Sequence[int]], *,
     sizes: ModelSizes, device: torch.device, precision: str, rows_buffer_bytes: int,
     regularizers: Sequence[Regularizer], first_step: int, started_from: Sequence[str], passes: Sequence[Hashable],
-    apart: Sequence[str],
+    apart: Sequence[str], of_architecture: Sequence[str] = (),
 ) -> Plan:  # fmt: skip
     """Return the mixing plan with notes and warnings.
 
@@ -123,6 +123,7 @@ def make_plan(
         started_from: notes about the run that `init` names.
         passes: of each task a key that is equal for tasks with the same states, see `Architecture.pass_of`.
         apart: why tasks of one file share no pass of the encoder.
+        of_architecture: notes of the architecture.
     """
     steps_per_epoch, ends = run_lengths(config, scheduler)
     steps = ends[-1]
@@ -139,7 +140,7 @@ def make_plan(
         warnings += _warnings(task.loaded, task_plan)
     notes += _notes_on_groups(scheduler, tasks, passes, steps, steps_per_epoch, rows_buffer_bytes > 0)
     notes += _notes_on_sizes(config.architecture.name, sizes, [task.name for task in planned])
-    notes += apart
+    notes += [*of_architecture, *apart]
     warnings += _leaks_between_tasks(tasks)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(

@@ -244,7 +244,7 @@ def set_up(
         sizes=model_sizes(model), device=device, precision=precision,
         rows_buffer_bytes=engine.buffer_bytes(), regularizers=regularizers, first_step=first_step,
         started_from=started_from, passes=[model.pass_of(task) for task in range(len(tasks))],
-        apart=reasons_apart(tasks, sizes, own_order, groups),
+        apart=reasons_apart(tasks, sizes, own_order, groups), of_architecture=model.architecture.notes(),
     )  # fmt: skip
     return TrainingRun(
         config, tasks, facts, encoder, model, train, dev, metrics, selection, scheduler, balancer, gradient_regularizer,

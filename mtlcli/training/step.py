@@ -42,6 +42,7 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
     position = Position(progress.step, plan.steps, plan.steps_per_epoch)
     stage, visits = stage_at(run.scheduler, position), visits_at(run.scheduler, position)
     step = _draw(run, visits, position)
+    run.model.architecture.set_progress(position.step / plan.steps)
     try:
         combined = run.engine.run(step)
     except torch.OutOfMemoryError as error:
@@ -78,7 +79,9 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
     lr = factor * run.config.optimizer.lr
     epoch = bisect_right(plan.epoch_ends, position.step)
     stepped = Stepped(progress.step, epoch, losses, weights, lr, norm, skipped)
-    log_step(log, stepped, combined, coefficients=run.gradient_regularizer is not None)
+    log_step(
+        log, stepped, combined, run.model.architecture.measures(), coefficients=run.gradient_regularizer is not None
+    )
     return stepped
 
 
