@@ -360,7 +360,7 @@ class LabelSets(Target):
 
     def as_features(self, output: "Tensor") -> "Tensor":
         """Return the sigmoid of each label's logit."""
-        return output.float().sigmoid()
+        return output.float().sigmoid().reshape(len(output), -1)  # one label: (m,)
 
     def soft(self, predicted: Arrays) -> Arrays:
         """Return probabilities (n, C) in place of 0 and 1: those of the teacher, or its decisions where it gives none."""
