@@ -29,12 +29,7 @@ def test_these_tasks_come_with_mtlcli():
     assert BUILT_IN == [
         "sst", "cfimdb", "quora", "sts", "classification", "regression", "pair-classification", "pair-regression",
         "nli", "tagging", "ordinal", "pair-ordinal", "label-distribution", "pair-label-distribution",
-<<<<<<< HEAD
-        "multiple-choice", "span-extraction", "relation", "multi-label", "pair-multi-label",
-        "unlabeled", "pair-unlabeled",
-=======
         "multiple-choice", "span-extraction", "relation", "multi-label", "pair-multi-label", "unlabeled", "pair-unlabeled",
->>>>>>> main
     ]  # fmt: skip
 
 
@@ -43,7 +38,6 @@ def test_a_task_declares_what_fits_together(name):
     one = task(name)
     items = {
         "tagging": {"words"}, "multiple-choice": {"choices"}, "relation": {"marked"}, "span-extraction": {"spans"},
-        "pair-unlabeled": {"cross"},
     }  # fmt: skip
     assert set(one.heads) == items.get(name, {"cross", "bi"} if one.pair else {"single"})
     assert len(one.texts) in (0, *(one.text_columns or (1 + one.pair,)))
