@@ -359,6 +359,7 @@ def test_only_texts_have_encodings(model):
 # Evaluation and comparison
 
 
+@pytest.mark.slow
 def test_evaluate_and_compare_return_what_the_commands_print(tmp_path):
     files = trained().parent / "files"
     (tmp_path / "a").mkdir()

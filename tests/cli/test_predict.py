@@ -318,6 +318,7 @@ def test_standard_output_has_two_names(mtl, run, name):
     assert mtl("predict", run, "-t", "tone", "-q", "--output", name, stdin=LINES).code == 0
 
 
+@pytest.mark.slow
 def test_dev_stdout_into_a_file_is_utf_8_whatever_the_terminal_says_and_leaves_dev_alone(run, tmp_path):
     command = [
         sys.executable,

@@ -71,6 +71,7 @@ def test_texts_without_labels_are_learned_from_and_not_counted(files, tmp_path):
     assert run.predict(["a film"], task="films")[0].label in ("good", "bad")
 
 
+@pytest.mark.slow
 def test_the_discriminator_finds_the_domain_unless_the_encoder_hides_it(files, tmp_path):
     means = []
     for name, weight in (("seen", 0.0), ("hidden", 20.0)):
