@@ -10,6 +10,7 @@ import subprocess
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ sys.path[:0] = [str(ROOT), str(DOCS)]
 os.environ["MTL_NO_PLUGINS"] = "1"  # the pages describe mtlcli, not what else is installed on this machine
 
 import typer  # noqa: E402
+from draw_architectures import FAMILIES as FAMILIES_DRAWN  # noqa: E402
+from draw_architectures import draw as draw_family  # noqa: E402
 from draw_packages import draw  # noqa: E402
 from typer.models import ArgumentInfo, OptionInfo  # noqa: E402
 
@@ -308,6 +311,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "methods.md": methods_page,
     "cli.md": cli_page,
     "packages.svg": packages_picture,
+    **{f"images/{family}.svg": partial(draw_family, family) for family in FAMILIES_DRAWN},
     "combinations.md": combinations_page,
     "recipe.schema.json": recipe_schema,
 }
