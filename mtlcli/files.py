@@ -53,7 +53,8 @@ class Process:
         except OSError:  # it belongs to another user
             pass
         start = _start_of(self.pid)
-        return start is None or start == self.start
+        # Where there is a /proc, a process that has just ended is in it no more.
+        return not Path("/proc/self/stat").exists() if start is None else start == self.start
 
 
 def this_process() -> Process:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mtlcli.errors import MtlError
-from mtlcli.files import cannot_write, discard, put, read_sealed_as, scratch_path, write_sealed
+from mtlcli.files import cannot_write, discard, put, read_sealed_as, remove_abandoned, scratch_path, write_sealed
 from mtlcli.runs.names import ENSEMBLE, RESULTS, resume_command
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.statistics.groups import RowGroups
@@ -234,6 +234,7 @@ def write_predictions(
     scratch = scratch_path(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent)
         _write_rows(scratch, target, predicted, lines, gold, hashes, groups, weights)
         put(scratch, path)
     except OSError as error:

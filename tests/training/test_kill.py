@@ -13,13 +13,16 @@ import traceback
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mtlcli.config.layers import Layer, dump
 from mtlcli.config.resolve import resolve
-from mtlcli.files import remove_abandoned, scratch_folder, sha256
+from mtlcli.files import remove_abandoned, scratch_folder, scratch_path, sha256
 from mtlcli.runs import checkpoint
 from mtlcli.runs.folder import claim
+from mtlcli.runs.results import write_predictions
+from mtlcli.tasks.targets import Ragged, Score
 from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.setup import set_up
@@ -210,3 +213,21 @@ def test_what_a_kill_leaves_in_the_temporary_folder_and_in_the_cache_is_removed_
     os.utime(foreign, (day_before, day_before))
     remove_abandoned(cache)
     assert not foreign.exists()
+
+
+def test_what_a_killed_process_left_among_the_predictions_is_removed_at_the_next_ones(tmp_path):
+    def half() -> None:
+        scratch_path(tmp_path / "predictions").write_text("{")
+
+    (tmp_path / "predictions").mkdir()
+    pid = os.fork()
+    if pid == 0:
+        half()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    half()  # of this process, which is alive
+    (left, own) = sorted(path.name for path in (tmp_path / "predictions").iterdir())
+    target, rows = Score(0.0, 5.0, 2.5, 1.5), Ragged({"value": np.array([1.0])})
+    write_predictions(tmp_path / "predictions" / "a.jsonl", target, rows, [1], rows, np.zeros((1, 2), dtype=np.uint64))
+    names = {path.name for path in (tmp_path / "predictions").iterdir()}
+    assert names == {"a.jsonl", next(name for name in (left, own) if f"~{os.getpid()}~" in name)}
