@@ -228,6 +228,6 @@ def test_what_a_killed_process_left_among_the_predictions_is_removed_at_the_next
     half()  # of this process, which is alive
     (left, own) = sorted(path.name for path in (tmp_path / "predictions").iterdir())
     target, rows = Score(0.0, 5.0, 2.5, 1.5), Ragged({"value": np.array([1.0])})
-    write_predictions(tmp_path / "predictions" / "a.jsonl", target, rows, [1], rows, np.zeros((1, 2), dtype=np.uint64))
+    write_predictions(tmp_path / "predictions" / "a.jsonl", target, rows, [1], rows, np.zeros(1, dtype=np.uint64))
     names = {path.name for path in (tmp_path / "predictions").iterdir()}
     assert names == {"a.jsonl", next(name for name in (left, own) if f"~{os.getpid()}~" in name)}
