@@ -314,6 +314,10 @@ class Architecture(nn.Module, ABC):
         """Return the encoder of this task's texts."""
         return self.encoder
 
+    def encoders(self) -> tuple[nn.Module, ...]:
+        """Return the modules that hold the parameters of the encoder, and of its copies: what `freeze: encoder` freezes."""
+        return (self.encoder, *self.towers())
+
     def towers(self) -> list[nn.Module]:
         """Return one module per task, all of one shape, for soft sharing; empty if the tasks share one encoder."""
         return []

@@ -102,6 +102,27 @@ def changed(
             handle.remove()
 
 
+@contextmanager
+def replaced(encoder: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Run other functions in place of modules of an encoder, by their names, within a `with` block.
+
+    The modules' hooks stay in effect, so that transformers collects hidden states as ever, and the encoder holds no other modules:
+    its parameters, its copies and what is saved of it are the plain ones.
+    """
+    modules = {name: encoder.get_submodule(name) for name in forwards}
+    before: dict[str, Any] = {name: module.__dict__.get("forward") for name, module in modules.items()}
+    try:
+        for name, forward in forwards.items():
+            modules[name].forward = forward
+        yield
+    finally:
+        for name, module in modules.items():
+            if before[name] is None:
+                del module.forward
+            else:
+                module.forward = before[name]
+
+
 def _modules(layers: Sequence[EncoderLayer], place: Place) -> list[tuple[str, int]]:
     """Return the names of the modules of a place, each with its number within the place, without repeats."""
     found: dict[tuple[str, int], None] = {}

@@ -83,6 +83,20 @@ def trace_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
     return tuple(_layer(name, *call) for call in calls)
 
 
+def distinct_blocks(encoder: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers of an encoder, from the lowest to the highest.
+
+    Raises:
+        MtlError: the layers cannot be found, or one is called at several depths (ALBERT).
+    """
+    blocks = tuple(layer.block for layer in trace_layers(encoder))
+    if len(set(blocks)) < len(blocks):
+        raise MtlError(
+            f"{type(encoder).__name__} calls one layer at several depths; expected an encoder with separate layers"
+        )
+    return blocks
+
+
 def run_short_text(encoder: nn.Module, last: int = 4 + LENGTH) -> Tensor:
     """Run the encoder on seven made-up tokens, of which `last` is the last, and return their hidden states (1, 7, dim)."""
     device = next(encoder.parameters()).device

@@ -101,9 +101,8 @@ class MultiTaskModel(nn.Module):
 
     @cached_property
     def _encoder_names(self) -> frozenset[str]:
-        """Return the names of the parameters of the encoder, of every tower if tasks have separate ones."""
-        towers = (self.architecture.encoder_of(task) for task in range(len(self.names)))
-        encoders = {id(p) for module in (self.architecture.encoder, *towers) for p in module.parameters()}
+        """Return the names of the parameters of the encoder, and of its copies if tasks have separate layers."""
+        encoders = {id(p) for module in self.architecture.encoders() for p in module.parameters()}
         return frozenset(name for name, p in self.named_parameters() if id(p) in encoders)
 
     def head(self, task: int) -> Head:

@@ -203,6 +203,7 @@ _ROWS = (
             "hard-sharing": "mtlcli.architectures.hard_sharing:HardSharing",
             "convolution": "mtlcli.architectures.convolution:Convolution",
             "soft-sharing": "mtlcli.architectures.soft_sharing:SoftSharing",
+            "task-groups": "mtlcli.architectures.task_groups:TaskGroups",
             "multi-level": "mtlcli.architectures.multi_level:MultiLevel",
             "feature-fusion": "mtlcli.architectures.feature_fusion:FeatureFusion",
             "shared-memory": "mtlcli.architectures.shared_memory:SharedMemory",

@@ -38,9 +38,8 @@ class L2SP(Regularizer):
 
     def setup(self, context: SetupContext) -> None:
         """Copy the initial weights of every encoder."""
-        architecture = context.model.architecture
-        # By identity, because soft sharing has one encoder per task.
-        encoder = {id(p) for task in range(len(self.run.tasks)) for p in architecture.encoder_of(task).parameters()}
+        # By identity, because some architectures have several encoders.
+        encoder = {id(p) for module in context.model.architecture.encoders() for p in module.parameters()}
         self.initial = Snapshot((name, p) for name, p in context.model.named_parameters() if id(p) in encoder)
 
     def after_backward(self, model: MultiTaskModel) -> None:
