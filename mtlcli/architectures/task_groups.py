@@ -126,8 +126,7 @@ class TaskGroups(Architecture):
             return self.encoder
         merged = deepcopy(self.encoder)
         for name, block in own.items():
-            stack, _, number = name.rpartition(".")
-            merged.get_submodule(stack)[int(number)] = deepcopy(block)  # type: ignore[operator]
+            merged.get_submodule(name).load_state_dict(block.state_dict())
         return merged
 
     def notes(self) -> list[str]:

@@ -204,6 +204,8 @@ _ROWS = (
             "convolution": "mtlcli.architectures.convolution:Convolution",
             "soft-sharing": "mtlcli.architectures.soft_sharing:SoftSharing",
             "task-groups": "mtlcli.architectures.task_groups:TaskGroups",
+            "sluice": "mtlcli.architectures.sluice:Sluice",
+            "leaky-units": "mtlcli.architectures.leaky_units:LeakyUnits",
             "multi-level": "mtlcli.architectures.multi_level:MultiLevel",
             "feature-fusion": "mtlcli.architectures.feature_fusion:FeatureFusion",
             "shared-memory": "mtlcli.architectures.shared_memory:SharedMemory",
