@@ -133,7 +133,7 @@ def weighted(states: Tensor, p: Tensor, mask: Tensor) -> Tensor:
 
 def _has_probabilities(target: Target | None) -> bool:
     """Return whether a readable target has classes, tags or labels; a target that is not fitted may not know them yet."""
-    return target is not None and target.labels is not None
+    return target is not None and target.has_labels
 
 
 def _source_of(source: str | None, form: str, readable: Mapping[str, Target | None]) -> str | None:
@@ -149,7 +149,7 @@ def _source_of(source: str | None, form: str, readable: Mapping[str, Target | No
 def _index_of(label: str | None, source: str, targets: Mapping[str, Target | None]) -> int:
     """Return the index of a label of the source."""
     target = targets[source]
-    labels = () if target is None or target.labels is None else target.labels
+    labels = () if target is None else target.labels or ()
     if label is None:
         return min(1, len(labels) - 1)
     if label not in labels:

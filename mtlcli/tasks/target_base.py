@@ -71,6 +71,11 @@ class Target(ABC):
         """Names of the classes in index order; None for a target without classes."""
         return None
 
+    @property
+    def has_labels(self) -> bool:
+        """True if it predicts labels by name, which a target that is not fitted may not know yet."""
+        return self.labels is not None
+
     # What it is, in words
 
     @abstractmethod
