@@ -1,5 +1,6 @@
 """Small random models of many families of encoders."""
 
+import pytest
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -38,3 +39,12 @@ def build(name: str, **options) -> PreTrainedModel:
     torch.manual_seed(5)
     model = getattr(transformers, name)
     return model(model.config_class(**options)).eval()
+
+
+QUICK = ("BertModel", "DebertaV2Model", "ModernBertModel", "AlbertModel", "GPT2Model")
+TRACED = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in FAMILIES
+    if name not in ("MobileBertModel", "XLNetModel")
+]
+"""The families whose layers can be traced, for tests of one architecture on all of them; most run by `make test-all`."""

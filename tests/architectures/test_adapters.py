@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from families import BERT, FAMILIES, build
+from families import BERT, FAMILIES, TRACED, build
 from mtlcli.architectures.adapters import Adapters, Bottleneck, Coupling
 from mtlcli.architectures.base import ArchitectureFacts, Inputs, run_encoder
 from mtlcli.errors import MtlError
@@ -44,7 +44,7 @@ def test_a_coupling_is_inverted():
 
 
 @pytest.mark.parametrize("form", ["houlsby", "pfeiffer", "parallel"])
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("MobileBertModel", "XLNetModel")])
+@pytest.mark.parametrize("name", TRACED)
 def test_before_step_1_every_hidden_state_is_the_encoder_s_and_then_none(name, form):
     architecture = made(name, form=form, invertible=True)
     plain = run_encoder(architecture.encoder, TOKENS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from families import FAMILIES, build
+from families import FAMILIES, TRACED, build
 from mtlcli.architectures.base import ArchitectureFacts, Inputs, run_encoder
 from mtlcli.architectures.ca_mtl import CAMTL, BlockDiagonal, FiLM
 from mtlcli.errors import MtlError
@@ -12,7 +12,7 @@ from mtlcli.testing import RUN, check_architecture
 
 TOKENS = Inputs(torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]), None, None, all_layers=True)
 OWN_ATTENTION = ("DebertaV2Model", "MPNetModel")
-NAMES = [name for name in FAMILIES if name not in ("MobileBertModel", "XLNetModel")]
+NAMES = TRACED
 
 
 def made(name: str = "BertModel", **options) -> CAMTL:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from families import FAMILIES, build
+from families import FAMILIES, TRACED, build
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, run_encoder
 from mtlcli.architectures.feature_pipeline import FeaturePipeline, Levels
 from mtlcli.errors import MtlError
@@ -114,7 +114,7 @@ def test_levels_start_with_their_weight_and_are_weighed_by_tokens():
     torch.testing.assert_close(attention(states)[0, :, 0], torch.tensor([0.0, 0.613509 * 0.5]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("MobileBertModel", "XLNetModel")])
+@pytest.mark.parametrize("name", TRACED)
 @pytest.mark.parametrize("form", ["labels", "cascade"])
 def test_before_step_1_every_task_has_the_states_of_the_encoder(name, form):
     architecture = made(name, form=form)

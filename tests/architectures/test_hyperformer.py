@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from families import FAMILIES, build
+from families import FAMILIES, TRACED, build
 from mtlcli.architectures.base import ArchitectureFacts, Inputs, run_encoder
 from mtlcli.architectures.hyperformer import HyperFormer, HyperNetwork, Writer
 from mtlcli.testing import RUN, check_architecture
@@ -42,7 +42,7 @@ def test_a_written_adapter_is_that_of_the_formula():
 
 
 @pytest.mark.parametrize("plus", [True, False])
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("MobileBertModel", "XLNetModel")])
+@pytest.mark.parametrize("name", TRACED)
 def test_before_step_1_every_hidden_state_is_the_encoder_s_and_then_none(name, plus):
     architecture = made(name, plus=plus)
     plain, same = run_encoder(architecture.encoder, TOKENS), architecture(0, TOKENS)

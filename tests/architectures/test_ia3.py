@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from families import BERT, FAMILIES, build
+from families import BERT, FAMILIES, TRACED, build
 from mtlcli.architectures.base import ArchitectureFacts, Inputs, run_encoder
 from mtlcli.architectures.ia3 import IA3
 from mtlcli.errors import MtlError
@@ -17,7 +17,7 @@ def made(name: str = "BertModel", **options) -> IA3:
     return IA3(ArchitectureFacts(build(name, **FAMILIES[name]), RUN.tasks[:2], 1), **options).eval()
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("MobileBertModel", "XLNetModel")])
+@pytest.mark.parametrize("name", TRACED)
 def test_factors_of_1_change_nothing_and_others_can_be_merged(name):
     architecture = made(name, per="both")
     plain, same = run_encoder(architecture.encoder, TOKENS), architecture(0, TOKENS)

@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from families import BERT, EMBEDDING, FAMILIES, build
+from families import BERT, EMBEDDING, FAMILIES, TRACED, build
 from mtlcli.architectures.base import ArchitectureFacts, Inputs, run_encoder
 from mtlcli.architectures.lora import LoRA, LowRank
 from mtlcli.errors import MtlError
 from mtlcli.testing import RUN, check_architecture
 
 TOKENS = Inputs(torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]), None, None, all_layers=True)
-TRACED = [name for name in FAMILIES if name not in ("MobileBertModel", "XLNetModel")]
 
 
 def made(name: str = "BertModel", **options) -> LoRA:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from families import FAMILIES, build
+from families import FAMILIES, TRACED, build
 from mtlcli.architectures.base import ArchitectureFacts, Inputs, run_encoder
 from mtlcli.architectures.prefix import PrefixTuning
 from mtlcli.testing import RUN, check_architecture
@@ -18,7 +18,7 @@ def made(name: str = "BertModel", **options) -> PrefixTuning:
     return PrefixTuning(ArchitectureFacts(build(name, **FAMILIES[name]), RUN.tasks[:2], 1), **options).eval()
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("MobileBertModel", "XLNetModel")])
+@pytest.mark.parametrize("name", TRACED)
 def test_closed_gates_change_nothing_and_open_ones_do(name):
     architecture = made(name, length=3, per="both")
     plain, same = run_encoder(architecture.encoder, TOKENS), architecture(0, TOKENS)

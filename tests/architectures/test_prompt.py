@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from families import FAMILIES, build
+from families import FAMILIES, TRACED, build
 from mtlcli.architectures.base import ArchitectureFacts, Inputs, run_encoder
 from mtlcli.architectures.prompt import Attention, PromptTuning
 from mtlcli.errors import MtlError
@@ -21,7 +21,7 @@ FIRST = {
     "MPNetModel": 2,
 }
 """The position of the first word, by encoder: one more than the index of padding in RoBERTa's kin, here 0, and 1 in MPNet."""
-NAMES = [name for name in FAMILIES if name not in ("MobileBertModel", "XLNetModel")]
+NAMES = TRACED
 
 
 def made(name: str = "BertModel", **options) -> PromptTuning:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from families import FAMILIES, build
+from families import FAMILIES, TRACED, build
 from mtlcli.architectures.base import ArchitectureFacts, Inputs, run_encoder
 from mtlcli.architectures.routing import balance, top_weights
 from mtlcli.architectures.task_moe import AdapterExperts, TaskMoE
@@ -54,7 +54,7 @@ def test_the_experts_in_two_products_are_the_weighed_sum_of_each():
 
 
 @pytest.mark.parametrize("by", ["task", "token", "both"])
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("MobileBertModel", "XLNetModel")])
+@pytest.mark.parametrize("name", TRACED)
 def test_before_step_1_every_hidden_state_is_the_encoder_s_and_then_none(name, by):
     architecture = made(name, by=by)
     plain, same = run_encoder(architecture.encoder, TOKENS), architecture(0, TOKENS)
