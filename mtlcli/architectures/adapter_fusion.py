@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from mtlcli.architectures.adapters import Adapters
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part
 from mtlcli.architectures.hooks import Call
-from mtlcli.architectures.modular import Backbone, Norms, Outputs, PlaceInputs, Rate
+from mtlcli.architectures.modular import Outputs, PlaceInputs
+from mtlcli.architectures.modules import normal_linear
+from mtlcli.architectures.options import Backbone, Norms, Rate
 from mtlcli.errors import MtlError
 
 
@@ -19,11 +21,8 @@ class Fusion(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.query, self.key = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.query, self.key = normal_linear(dim, dim), normal_linear(dim, dim)
         self.value = nn.Linear(dim, dim, bias=False)
-        for linear in (self.query, self.key):
-            nn.init.normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
         nn.init.eye_(self.value.weight)
 
     def forward(self, states: Tensor, changes: Tensor) -> Tensor:

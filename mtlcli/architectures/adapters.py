@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.base import ArchitectureFacts, Inputs, Part, TaskModules
 from mtlcli.architectures.hooks import Call
-from mtlcli.architectures.modular import Backbone, Modular, Norms, Outputs, Per, PlaceInputs, Rate
+from mtlcli.architectures.modular import Modular, Outputs, PlaceInputs
+from mtlcli.architectures.modules import normal_linear, zero_linear
+from mtlcli.architectures.options import Backbone, Norms, Per, Rate
 from mtlcli.errors import MtlError
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "swish": nn.SiLU, "tanh": nn.Tanh}
@@ -27,14 +29,9 @@ class Bottleneck(nn.Module):
 
     def __init__(self, dim: int, width: int, *, activation: str, scale: float = 1.0, zero: bool = True) -> None:
         super().__init__()
-        self.down, self.up = nn.Linear(dim, width), nn.Linear(width, dim)
+        # One factor alone may be zero: two would never learn.
+        self.down, self.up = normal_linear(dim, width), (zero_linear if zero else normal_linear)(width, dim)
         self.activation, self.scale = ACTIVATIONS[activation](), scale
-        for linear in (self.down, self.up):
-            nn.init.normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
-        if zero:
-            # One factor alone: two zeros would never learn.
-            nn.init.zeros_(self.up.weight)
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the change, of the shape of the states."""

@@ -7,9 +7,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.architectures.adapters import Bottleneck
-from mtlcli.architectures.adversary import Adversarial, Hidden, Rate, Schedule, pooled_mean, similarity
+from mtlcli.architectures.adversary import Adversarial, Hidden, Schedule, similarity
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part
-from mtlcli.architectures.hierarchy import zero_linear
+from mtlcli.architectures.modules import mean_over_tokens, zero_linear
+from mtlcli.architectures.options import RateOfHeads
 
 
 class AdversarialSharedPrivate(Adversarial):
@@ -58,7 +59,7 @@ class AdversarialSharedPrivate(Adversarial):
             int | None, Field(ge=1, description="width of the private modules; the default is that of the encoder / 4")
         ] = None,
         hidden: Hidden = 0,
-        lr: Rate = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__(facts, range(len(facts.tasks)), hidden=hidden, schedule=schedule, lr=lr)
         self.adversarial, self.difference, self.weight_on = adversarial, difference, weight_on
@@ -77,7 +78,7 @@ class AdversarialSharedPrivate(Adversarial):
         outside, inside = (self.adversarial, 1.0) if self.weight_on == "both" else (1.0, self.adversarial)
         extra = outside * self.adversarial_loss(task, shared, inputs, inside * self.strength)
         if self.difference:
-            first, second = (pooled_mean(states, inputs.full_mask) for states in (shared, private))
+            first, second = (mean_over_tokens(states.float(), inputs.full_mask) for states in (shared, private))
             with torch.autocast(shared.device.type, enabled=False):
                 extra = extra + self.difference * similarity(first, second, self.similarity_form)
         return HiddenStates(joined.last, joined.layers, extra)

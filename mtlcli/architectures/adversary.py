@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
+from mtlcli.architectures.modules import mean_over_tokens, normal_linear
 
 Schedule = Annotated[
     Literal["rising", "constant"],
     Field(description="lambda over the run: 2 / (1 + exp(-10 share)) - 1 of the steps done, or 1 in every step"),
 ]
 Hidden = Annotated[int, Field(ge=0, description="width of the discriminator's hidden layer; 0 for a linear one")]
-Rate = Annotated[
-    float | None, Field(gt=0, description="peak learning rate of the modules; the default is optimizer.head_lr")
-]
 
 
 class _Reversal(torch.autograd.Function):
@@ -46,20 +44,11 @@ def rising(share: float) -> float:
     return 2 / (1 + math.exp(-10 * share)) - 1
 
 
-def pooled_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over the tokens of each text (n, dim) float32, for states (n, length, dim) and a mask (n, length)."""
-    weights = mask.unsqueeze(-1).float()
-    return (states.float() * weights).sum(1) / weights.sum(1).clamp_min(1)
-
-
 def discriminator(dim: int, hidden: int, classes: int) -> nn.Sequential:
     """Return a classifier of pooled features, whose weights start from N(0, 0.02)."""
-    layers = [nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, classes)] if hidden else [nn.Linear(dim, classes)]
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers)
+    if not hidden:
+        return nn.Sequential(normal_linear(dim, classes))
+    return nn.Sequential(normal_linear(dim, hidden), nn.ReLU(), normal_linear(hidden, classes))
 
 
 def similarity(shared: Tensor, private: Tensor, form: str) -> Tensor:
@@ -116,7 +105,7 @@ class Adversarial(Architecture):
         if number is None:
             raise ValueError(f"{self.names[task]} has no class")
         with torch.autocast(states.device.type, enabled=False):
-            logits = self.discriminator(reverse(pooled_mean(states, inputs.full_mask), factor))
+            logits = self.discriminator(reverse(mean_over_tokens(states.float(), inputs.full_mask), factor))
         gold = torch.full((len(logits),), number, device=logits.device)
         self._right.append((logits.detach().argmax(-1) == gold).float())
         return cross_entropy(logits, gold, reduction="none")

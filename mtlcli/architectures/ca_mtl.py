@@ -1,6 +1,6 @@
 """Conditionally adaptive multi-task learning: Pilault et al., ICLR 2021, arXiv 2009.09139."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any
@@ -15,8 +15,9 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs
 from mtlcli.architectures.hooks import Call
 from mtlcli.architectures.layers import run_short_text
-from mtlcli.architectures.modular import Backbone, Modular, Outputs, PlaceInputs, RateOfEncoder
-from mtlcli.architectures.task_moe import TaskVector
+from mtlcli.architectures.modular import Modular, Outputs, PlaceInputs
+from mtlcli.architectures.modules import TaskVector, zero_linear
+from mtlcli.architectures.options import Backbone, RateOfEncoder
 from mtlcli.errors import MtlError
 
 IMPLEMENTATION = "mtlcli_bias"
@@ -60,9 +61,7 @@ class FiLM(nn.Module):
 
     def __init__(self, dim: int, size: int) -> None:
         super().__init__()
-        self.map = nn.Linear(dim, 2 * size)
-        nn.init.zeros_(self.map.weight)
-        nn.init.zeros_(self.map.bias)
+        self.map = zero_linear(dim, 2 * size)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """Return the modulated values."""
@@ -82,17 +81,9 @@ class BlockDiagonal(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the bias for the vector of a task."""
-        modulated = self.film(z, self.rows)
-        bias = modulated.new_zeros(self.length, self.length)
-        for start in range(0, self.length, self.size):
-            end = min(start + self.size, self.length)
-            bias = bias.index_put(
-                torch.meshgrid(
-                    torch.arange(start, end, device=bias.device), torch.arange(start, end, device=bias.device), indexing="ij"
-                ),
-                modulated[start:end, : end - start],
-            )  # fmt: skip
-        return bias
+        # The last block is cut where the blocks do not divide the length.
+        blocks = self.film(z, self.rows).split(self.size)
+        return torch.block_diag(*blocks)[:, : self.length]
 
 
 class CAMTL(Modular):
@@ -114,6 +105,8 @@ class CAMTL(Modular):
     Differences from the paper's code: it draws all maps with a deviation of 0.02, and its bottleneck replaces the last layer's output,
     to which it is added here. The paper draws rows by uncertainty: the scheduler `entropy`.
     """
+
+    default_per = "both"
 
     def __init__(
         self,
@@ -149,10 +142,7 @@ class CAMTL(Modular):
             )
         if bottleneck:
             m = max(1, d // 3)
-            down, up = nn.Linear(d, m), nn.Linear(m, d)
-            nn.init.zeros_(up.weight)
-            nn.init.zeros_(up.bias)
-            modules["bottleneck"] = nn.ModuleList([FiLM(d, d), down, up])
+            modules["bottleneck"] = nn.ModuleList([FiLM(d, d), nn.Linear(d, m), zero_linear(m, d)])
         self.shared = nn.ModuleDict(modules)
         self.tasks = facts.task_modules("task vector", lambda _: TaskVector(d))
 
@@ -231,8 +221,3 @@ class CAMTL(Modular):
         if "bottleneck" in shared:
             outputs["block"] = last
         return outputs, {"block": align} if "alignment" in shared else {}
-
-    @classmethod
-    def compares(cls, options: Mapping[str, Any]) -> bool:
-        """Return True: all tasks share the maps."""
-        return True

@@ -7,15 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.architectures.base import (
-    Architecture,
-    ArchitectureFacts,
-    HiddenStates,
-    Inputs,
-    Part,
-    run_encoder,
-)
-from mtlcli.architectures.hierarchy import Order, Rate, check_order, zero_linear
+from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
+from mtlcli.architectures.hierarchy import Order, check_order
+from mtlcli.architectures.modules import zero_linear
+from mtlcli.architectures.options import RateOfHeads
 from mtlcli.tasks.targets import Target
 
 
@@ -50,7 +45,7 @@ class Cyclic(Architecture):
         keep: Annotated[
             Literal["sum", "last"], Field(description="whether heads read the sum over the rounds or the last round")
         ] = "sum",
-        lr: Rate = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__()
         self.check_tasks({"order": order}, facts.readable_targets)

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from mtlcli.architectures.adversary import Adversarial, Hidden, Rate, Schedule
+from mtlcli.architectures.adversary import Adversarial, Hidden, Schedule
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs
 from mtlcli.architectures.hierarchy import check_names
+from mtlcli.architectures.options import RateOfHeads
 from mtlcli.errors import MtlError
 from mtlcli.tasks.targets import Target
 
@@ -40,7 +41,7 @@ class DomainAdversarial(Adversarial):
         weight: Annotated[float, Field(ge=0, description="factor of the reversed gradient, times lambda")] = 1.0,
         schedule: Schedule = "rising",
         hidden: Hidden = 100,
-        lr: Rate = None,
+        lr: RateOfHeads = None,
     ) -> None:
         self.check_tasks({"domains": domains}, facts.readable_targets)
         numbers = {name: number for number, tasks in enumerate(domains.values()) for name in tasks}

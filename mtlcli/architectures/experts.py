@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcli.architectures.adapters import Bottleneck
-from mtlcli.architectures.base import Inputs
+from mtlcli.architectures.modules import mean_over_tokens, zero_linear
 
 
 class Expert(nn.Module):
@@ -24,25 +24,19 @@ class Expert(nn.Module):
 class Gate(nn.Module):
     """Return weights that sum to 1 over experts, from the mean state of a text or from each token's state."""
 
-    def __init__(self, dim: int, experts: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, experts: int, *, on: str, dropout: float = 0.0) -> None:
         super().__init__()
         # Zero: every expert has the same weight before step 1.
-        self.scores = nn.Linear(dim, experts, bias=False)
-        nn.init.zeros_(self.scores.weight)
-        self.dropout = nn.Dropout(dropout)
+        self.scores = zero_linear(dim, experts, bias=False)
+        self.on, self.dropout = on, nn.Dropout(dropout)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Return weights (..., experts), computed in float32."""
-        weights = self.scores(states).float().softmax(-1)
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Return weights (n, 1 or length, experts), computed in float32, for states (n, length, dim) and a mask (n, length)."""
+        read = mean_over_tokens(states, mask).unsqueeze(1) if self.on == "text" else states
+        weights = self.scores(read).float().softmax(-1)
         # Without a gate that some steps close, one expert can take over early.
         weights = self.dropout(weights)
         return (weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)).to(states.dtype)
-
-
-def pooled(states: Tensor, inputs: Inputs) -> Tensor:
-    """Return the mean state (n, 1, dim) of each text over its tokens."""
-    mask = inputs.full_mask.unsqueeze(-1)
-    return (states * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def mixture(outputs: list[Tensor], weights: Tensor) -> Tensor:

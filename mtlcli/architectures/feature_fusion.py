@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.adapters import Bottleneck
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
-from mtlcli.architectures.mmoe import Rate, Width
+from mtlcli.architectures.modules import zero_linear
+from mtlcli.architectures.options import RateOfEncoder, Width
 
 
 class Fusion(nn.Module):
@@ -20,9 +21,7 @@ class Fusion(nn.Module):
         self.private, self.combine = Bottleneck(dim, width, activation="relu"), combine
         if combine == "gate":
             # Zero: half of each, which is S itself while P = S.
-            self.gate = nn.Linear(2 * dim, dim)
-            nn.init.zeros_(self.gate.weight)
-            nn.init.zeros_(self.gate.bias)
+            self.gate = zero_linear(2 * dim, dim)
         elif combine == "sum":
             self.share = nn.Parameter(torch.zeros(()))
         elif combine == "attention":
@@ -72,7 +71,7 @@ class FeatureFusion(Architecture):
             Field(description="how shared and private features are combined"),
         ] = "gate",
         width: Width = None,
-        lr: Rate = None,
+        lr: RateOfEncoder = None,
     ) -> None:
         super().__init__()
         self.encoder, self.lr = facts.encoder, lr

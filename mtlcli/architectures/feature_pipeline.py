@@ -10,18 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part
-from mtlcli.architectures.hierarchy import (
-    Detach,
-    Hierarchical,
-    Order,
-    Rate,
-    check_names,
-    check_order,
-    once,
-    per_token,
-    zero_linear,
-)
+from mtlcli.architectures.hierarchy import Detach, Hierarchical, Order, check_names, check_order, once, per_token
 from mtlcli.architectures.layers import trace_layers
+from mtlcli.architectures.modules import normal_linear, zero_linear
+from mtlcli.architectures.options import RateOfHeads
 from mtlcli.errors import MtlError
 from mtlcli.tasks.targets import Target
 
@@ -103,7 +95,7 @@ class FeaturePipeline(Hierarchical):
             Field(description="of fusion: attention over all levels, or a gate for the nearest one"),
         ] = "attention",
         detach: Detach = False,
-        lr: Rate = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__(facts, order, detach=detach, lr=lr)
         self.check_tasks({"form": form, "order": order, "depths": depths}, facts.readable_targets)
@@ -127,9 +119,7 @@ class FeaturePipeline(Hierarchical):
         def tables(t: int) -> nn.Module:
             if form != "labels" or not self.above(t):
                 return nn.Identity()
-            table = nn.Linear(self.sizes[t], label_width, bias=False)
-            nn.init.normal_(table.weight, std=0.02)
-            return table
+            return normal_linear(self.sizes[t], label_width, bias=False)
 
         def mix(t: int) -> nn.Module:
             lower = self.lower[t]

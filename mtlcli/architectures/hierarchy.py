@@ -3,19 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, run_encoder
+from mtlcli.architectures.modules import mean_over_tokens
 from mtlcli.errors import MtlError, suggest
 
 Order = Annotated[list[str] | None, Field(description="tasks from low to high; the default is the order of the run")]
 Detach = Annotated[
     bool, Field(description="whether the loss of a higher task leaves the heads of lower tasks as they are")
-]
-Rate = Annotated[
-    float | None, Field(gt=0, description="peak learning rate of the modules; the default is optimizer.head_lr")
 ]
 
 
@@ -123,10 +120,7 @@ def per_token(numbers: Tensor, like: Tensor) -> Tensor:
 
 def per_text(numbers: Tensor, mask: Tensor) -> Tensor:
     """Return numbers (n, k), the mean over the tokens of a text of (n, length, k), for a mask (n, length)."""
-    if numbers.dim() == 2:
-        return numbers
-    weights = mask.unsqueeze(-1).to(numbers.dtype)
-    return (numbers * weights).sum(1) / weights.sum(1)
+    return numbers if numbers.dim() == 2 else mean_over_tokens(numbers, mask)
 
 
 def once(make: Callable[[int], Any]) -> Callable[[int], Any]:
@@ -139,12 +133,3 @@ def once(make: Callable[[int], Any]) -> Callable[[int], Any]:
         return values[task]
 
     return value
-
-
-def zero_linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
-    """Return a linear layer whose weights and bias are 0."""
-    linear = nn.Linear(inputs, outputs, bias=bias)
-    with torch.no_grad():
-        for parameter in linear.parameters():
-            parameter.zero_()
-    return linear

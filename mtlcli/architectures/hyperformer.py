@@ -1,6 +1,5 @@
 """HyperFormer: Karimi Mahabadi et al., ACL 2021, arXiv 2106.04489."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -9,8 +8,9 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.base import ArchitectureFacts, Inputs
 from mtlcli.architectures.hooks import Call
-from mtlcli.architectures.modular import Backbone, Modular, Norms, Outputs, PlaceInputs, Rate
-from mtlcli.architectures.task_moe import TaskVector
+from mtlcli.architectures.modular import Modular, Outputs, PlaceInputs
+from mtlcli.architectures.modules import TaskVector, normal_linear
+from mtlcli.architectures.options import Backbone, Norms, Rate
 
 PLACES = ("attention_out", "ffn_out")
 
@@ -24,12 +24,13 @@ class Writer(nn.Module):
         shapes = {
             "down": width * dim, "down_bias": width, "up": dim * width, "up_bias": dim, "scale": dim, "shift": dim
         }  # fmt: skip
-        maps = {name: nn.Linear(size, outputs) for name, outputs in shapes.items()}
-        for name, linear in maps.items():
-            # A scale and a shift of zero, and so no change, before step 1.
-            nn.init.normal_(linear.weight, std=0.0 if name in ("scale", "shift") else 0.01)
-            nn.init.zeros_(linear.bias)
-        self.maps = nn.ModuleDict(maps)
+        # A scale and a shift of zero, and so no change, before step 1.
+        self.maps = nn.ModuleDict(
+            {
+                name: normal_linear(size, outputs, std=0.0 if name in ("scale", "shift") else 0.01)
+                for name, outputs in shapes.items()
+            }
+        )
 
     def forward(self, written_from: Tensor, states: Tensor) -> Tensor:
         """Return the change (..., dim) of states by the adapter that a vector (size,) stands for."""
@@ -50,10 +51,8 @@ class HyperNetwork(nn.Module):
         super().__init__()
         self.layers = nn.Parameter(torch.randn(layers, embedding))
         self.places = nn.Parameter(torch.randn(len(PLACES), embedding)) if places_embedded else None
-        first, second = nn.Linear((3 if places_embedded else 2) * embedding, hidden), nn.Linear(hidden, projected)
-        for linear in (first, second):
-            nn.init.normal_(linear.weight, std=0.01)
-            nn.init.zeros_(linear.bias)
+        first = normal_linear((3 if places_embedded else 2) * embedding, hidden, std=0.01)
+        second = normal_linear(hidden, projected, std=0.01)
         self.project = nn.Sequential(first, nn.ReLU(), second, nn.LayerNorm(projected))
         self.writers = nn.ModuleList(
             Writer(projected, dim, width) for _ in range(1 if places_embedded else len(PLACES))
@@ -79,6 +78,8 @@ class HyperFormer(Modular):
     Differences from the paper: its code draws the maps to s and t with a deviation of 0.01 as all others, and trains T5. Width d / 32, the
     vectors' length, rate and trained norms are those of its configurations.
     """
+
+    default_per = "both"
 
     def __init__(
         self,
@@ -115,8 +116,3 @@ class HyperFormer(Modular):
             "attention_out": lambda call, output: add(0, call, output),
             "ffn_out": lambda call, output: add(1, call, output),
         }, {}
-
-    @classmethod
-    def compares(cls, options: Mapping[str, Any]) -> bool:
-        """Return True: all tasks share the hypernetwork."""
-        return True

@@ -1,6 +1,5 @@
 """HyperGrid: Tay et al., ICLR 2021, arXiv 2007.05891, as the survey of Chen, Zhang and Yang (arXiv 2109.09138, section 2.3) writes it."""
 
-from collections.abc import Mapping
 from copy import deepcopy
 from typing import Annotated, Any, Literal
 
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import ArchitectureFacts, Inputs
 from mtlcli.architectures.hooks import Call
 from mtlcli.architectures.lora import weight_of
-from mtlcli.architectures.modular import Backbone, Modular, Outputs, PlaceInputs, RateOfEncoder
-from mtlcli.architectures.task_moe import TaskVector
+from mtlcli.architectures.modular import Modular, Outputs, PlaceInputs
+from mtlcli.architectures.modules import TaskVector
+from mtlcli.architectures.options import Backbone, RateOfEncoder
 from mtlcli.errors import MtlError
 
 FROM_INPUT = {
@@ -59,6 +59,8 @@ class HyperGrid(Modular):
     Differences from the paper, of which the survey's formula was read: the factor 2, because a sigmoid starts at 1/2 and would halve
     the pretrained matrix; sizes of the grid and the vector; the paper's x is the text with the task's prompt in T5.
     """
+
+    default_per = "both"
 
     def __init__(
         self,
@@ -140,11 +142,6 @@ class HyperGrid(Modular):
                 factors = grid.repeat_interleave(weight.shape[0] // grid.shape[0], 0)
                 weight.mul_(factors.repeat_interleave(weight.shape[1] // grid.shape[1], 1))
         return encoder
-
-    @classmethod
-    def compares(cls, options: Mapping[str, Any]) -> bool:
-        """Return True: all tasks share the grids' maps."""
-        return True
 
 
 def _divisor(size: int, most: int) -> int:

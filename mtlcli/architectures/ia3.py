@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import ArchitectureFacts, Inputs
 from mtlcli.architectures.hooks import Call
 from mtlcli.architectures.lora import contiguous_thirds, weight_of
-from mtlcli.architectures.modular import Modular, Outputs, Per, PlaceInputs, Rate
+from mtlcli.architectures.modular import Modular, Outputs, PlaceInputs
+from mtlcli.architectures.options import Per, Rate
 from mtlcli.errors import MtlError
 
 

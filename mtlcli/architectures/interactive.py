@@ -8,7 +8,9 @@ from pydantic import Field
 from torch import nn
 
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part
-from mtlcli.architectures.hierarchy import Hierarchical, Order, Rate, check_order, per_token, zero_linear
+from mtlcli.architectures.hierarchy import Hierarchical, Order, check_order, per_token
+from mtlcli.architectures.modules import zero_linear
+from mtlcli.architectures.options import RateOfHeads
 from mtlcli.tasks.targets import Target
 
 
@@ -41,7 +43,7 @@ class Interactive(Hierarchical):
             Literal["residual", "imn"],
             Field(description="whether a round adds to the states, or replaces them as in the paper"),
         ] = "residual",
-        lr: Rate = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__(facts, order, detach=False, lr=lr)
         self.check_tasks({"order": order}, facts.readable_targets)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.adapters import Bottleneck
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part, TaskModules
-from mtlcli.architectures.hierarchy import Rate
-from mtlcli.architectures.mmoe import Width
+from mtlcli.architectures.options import RateOfHeads, Width
 from mtlcli.architectures.towers import Towers
 from mtlcli.errors import MtlError
 
@@ -66,7 +65,7 @@ class LeakyUnits(Towers):
             Literal["pairs", "survey"], Field(description="whether a task counts itself among the pairs")
         ] = "pairs",
         width: Width = None,
-        lr: Rate = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__(facts, layers)
         self.divide, self.every = divide, units == "every" and layers > 1

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import ArchitectureFacts, Inputs
 from mtlcli.architectures.hooks import Call, Place, changed
 from mtlcli.architectures.layers import EncoderLayer, run_short_text
-from mtlcli.architectures.modular import Backbone, Modular, Norms, Outputs, Per, PlaceInputs, Rate
+from mtlcli.architectures.modular import Modular, Outputs, PlaceInputs
+from mtlcli.architectures.options import Backbone, Norms, Per, Rate
 from mtlcli.architectures.peft_files import PeftChange, PeftLora, read
 from mtlcli.errors import MtlError
 

@@ -11,10 +11,11 @@ from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, P
 from mtlcli.architectures.hooks import Call, changed
 from mtlcli.architectures.layers import run_short_text
 from mtlcli.architectures.lora import LoRA, LowRank, weight_of
-from mtlcli.architectures.modular import Backbone, Outputs, PlaceInputs, Rate
+from mtlcli.architectures.modular import Outputs, PlaceInputs
+from mtlcli.architectures.modules import TaskVector, normal_linear
+from mtlcli.architectures.options import Backbone, Rate
 from mtlcli.architectures.peft_files import PeftLora
 from mtlcli.architectures.routing import balance, top_weights
-from mtlcli.architectures.task_moe import TaskVector
 from mtlcli.errors import MtlError
 
 
@@ -42,6 +43,8 @@ class MixLoRA(LoRA):
     Differences from the paper: `token+task`, and ranks and rate; its program has no training code. A dropout between the two
     projections, as in T5, is left out in the experts.
     """
+
+    default_per = "both"
 
     def __init__(
         self,
@@ -76,10 +79,7 @@ class MixLoRA(LoRA):
             )
             for layer in self.layers
         )
-        routers = [nn.Linear(facts.width, experts, bias=False) for _ in self.layers]
-        for linear in routers:
-            nn.init.normal_(linear.weight, std=0.02)
-        self.routers = nn.ModuleList(routers)
+        self.routers = nn.ModuleList(normal_linear(facts.width, experts, bias=False) for _ in self.layers)
         if router == "token+task":
             self.tasks = facts.task_modules("task vector", lambda _: TaskVector(facts.width))
 
@@ -221,11 +221,6 @@ class MixLoRA(LoRA):
     def to_peft(self, task: int | None) -> tuple[PeftLora, bool]:
         """Raise MtlError: peft has no experts."""
         raise MtlError("routes every token to experts, which a folder of peft cannot hold")
-
-    @classmethod
-    def compares(cls, options: Mapping[str, Any]) -> bool:
-        """Return True: all tasks share the experts."""
-        return True
 
 
 def hidden_state(activation: nn.Module, form: str, projected: Sequence[Tensor]) -> Tensor:

@@ -6,15 +6,12 @@ from pydantic import Field
 from torch import nn
 
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
-from mtlcli.architectures.experts import Expert, Gate, mixture, pooled
+from mtlcli.architectures.experts import Expert, Gate, mixture
+from mtlcli.architectures.options import RateOfEncoder, Width
 
-Width = Annotated[int | None, Field(ge=1, description="width inside an expert; the default is that of the encoder / 4")]
 GateOn = Annotated[
     Literal["text", "token"],
     Field(description="whether a gate reads the mean state of the text, or each token's state"),
-]
-Rate = Annotated[
-    float | None, Field(gt=0, description="peak learning rate of experts and gates; by default optimizer.lr")
 ]
 
 
@@ -38,12 +35,12 @@ class MMoE(Architecture):
         width: Width = None,
         gate: GateOn = "text",
         gate_dropout: Annotated[float, Field(ge=0, lt=1, description="dropout of the gates' weights")] = 0.1,
-        lr: Rate = None,
+        lr: RateOfEncoder = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.gate_on, self.lr = facts.encoder, gate, lr
+        self.encoder, self.lr = facts.encoder, lr
         self.experts = nn.ModuleList(Expert(facts.width, width or max(1, facts.width // 4)) for _ in range(experts))
-        self.gates = facts.task_modules("gates", lambda _: Gate(facts.width, experts, dropout=gate_dropout))
+        self.gates = facts.task_modules("gates", lambda _: Gate(facts.width, experts, on=gate, dropout=gate_dropout))
 
     def states(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the encoder's hidden states, the same for every task."""
@@ -51,7 +48,7 @@ class MMoE(Architecture):
 
     def features(self, task: int, hidden: HiddenStates, inputs: Inputs) -> HiddenStates:
         """Return the mixture of the experts' states as the last layer."""
-        weights = self.gates.of(task)(pooled(hidden.last, inputs) if self.gate_on == "text" else hidden.last)
+        weights = self.gates.of(task)(hidden.last, inputs.full_mask)
         return hidden.with_last(mixture([expert(hidden.last) for expert in self.experts], weights))
 
     def parts(self) -> dict[str, Part]:

@@ -2,9 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
 from torch import nn
 
 from mtlcli.architectures.base import (
@@ -19,24 +18,6 @@ from mtlcli.architectures.base import (
 from mtlcli.architectures.hooks import ChangeInput, ChangeOutput, Place, changed
 from mtlcli.architectures.layers import is_norm, trace_layers
 
-Backbone = Annotated[
-    Literal["frozen", "trained"],
-    Field(description="whether the encoder itself is frozen, or trained with optimizer.lr"),
-]
-Norms = Annotated[
-    Literal["frozen", "trained"],
-    Field(description="whether the norms of a frozen encoder are trained; they are shared by all tasks"),
-]
-Per = Annotated[
-    Literal["task", "shared", "both"],
-    Field(description="modules for each task, one set for all tasks, or the sum of both"),
-]
-Rate = Annotated[float, Field(gt=0, description="peak learning rate of the modules")]
-
-RateOfEncoder = Annotated[
-    float | None, Field(gt=0, description="peak learning rate of the modules; by default optimizer.lr")
-]
-
 Outputs = Mapping[Place, ChangeOutput]
 PlaceInputs = Mapping[Place, ChangeInput]
 
@@ -49,7 +30,7 @@ class Modular(Architecture):
 
     Attributes:
         layers: the layers of the encoder, one for each call of a block.
-        default_per: `per` of an architecture without such an option.
+        default_per: `per` of an architecture without such an option; `both` if all tasks share some of its modules.
     """
 
     default_per: ClassVar[str] = "task"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
 from mtlcli.architectures.hierarchy import check_names
 from mtlcli.architectures.layers import trace_layers
+from mtlcli.architectures.modules import zero_linear
 from mtlcli.errors import MtlError
 from mtlcli.tasks.targets import Target
 
@@ -26,9 +27,7 @@ class Level(nn.Module):
         self.weights = nn.Parameter(start) if mixture else None
         self.scale = nn.Parameter(torch.ones(())) if mixture else None
         self.norm = nn.LayerNorm(dim) if norm else None
-        self.skip = nn.Linear(dim, dim, bias=False) if skip else None
-        if self.skip is not None:
-            nn.init.zeros_(self.skip.weight)
+        self.skip = zero_linear(dim, dim, bias=False) if skip else None
 
     def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
         """Return the states (n, length, dim) for all hidden layers, of which those not read may be empty."""

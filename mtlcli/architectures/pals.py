@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import ArchitectureFacts, Inputs
 from mtlcli.architectures.hooks import Call
 from mtlcli.architectures.layers import is_causal
-from mtlcli.architectures.modular import Backbone, Modular, Outputs, Per, PlaceInputs, RateOfEncoder
+from mtlcli.architectures.modular import Modular, Outputs, PlaceInputs
+from mtlcli.architectures.modules import normal_linear, zero_linear
+from mtlcli.architectures.options import Backbone, Per, RateOfEncoder
 from mtlcli.errors import MtlError
 
 SHARE = 204 / 768
@@ -21,11 +23,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.query, self.key, self.value = (normal_linear(width, width) for _ in range(3))
         self.heads, self.dropout = heads, dropout
-        for linear in (self.query, self.key, self.value):
-            nn.init.normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """Return the attended states (n, length, m); the mask (n, 1, 1 or length, length) is True where a token may be read."""
@@ -45,11 +44,8 @@ class ProjectedAttention(nn.Module):
 
     def __init__(self, dim: int, width: int, attentions: list[nn.Module]) -> None:
         super().__init__()
-        self.encode, self.decode = nn.Linear(dim, width), nn.Linear(width, dim)
+        self.encode, self.decode = normal_linear(dim, width), zero_linear(width, dim)
         self.attentions = nn.ModuleList(attentions)
-        nn.init.normal_(self.encode.weight, std=0.02)
-        for parameter in (self.encode.bias, self.decode.weight, self.decode.bias):
-            nn.init.zeros_(parameter)
 
     def forward(self, depth: int, states: Tensor, mask: Tensor | None) -> Tensor:
         """Return the change (n, length, dim) of one layer."""
@@ -62,13 +58,8 @@ class LowRankLayers(nn.Module):
 
     def __init__(self, dim: int, width: int, layers: int) -> None:
         super().__init__()
-        encoders = [nn.Linear(dim, width) for _ in range(layers)]
-        decoders = [nn.Linear(width, dim) for _ in range(layers)]
-        for encode, decode in zip(encoders, decoders, strict=True):
-            nn.init.normal_(encode.weight, std=0.02)
-            for parameter in (encode.bias, decode.weight, decode.bias):
-                nn.init.zeros_(parameter)
-        self.encode, self.decode = nn.ModuleList(encoders), nn.ModuleList(decoders)
+        self.encode = nn.ModuleList(normal_linear(dim, width) for _ in range(layers))
+        self.decode = nn.ModuleList(zero_linear(width, dim) for _ in range(layers))
 
     def forward(self, depth: int, states: Tensor, mask: Tensor | None) -> Tensor:
         """Return the change (n, length, dim) of one layer."""
@@ -148,8 +139,3 @@ class PALs(Modular):
             return output
 
         return {"ffn_out": add}, {"block": keep}
-
-    @classmethod
-    def compares(cls, options: Any) -> bool:
-        """Return True unless the encoder is frozen and every task has layers of its own."""
-        return super().compares({"backbone": "trained", **options})

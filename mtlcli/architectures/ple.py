@@ -14,21 +14,26 @@ from mtlcli.architectures.base import (
     TaskModules,
     run_encoder,
 )
-from mtlcli.architectures.experts import Expert, Gate, mixture, pooled
-from mtlcli.architectures.mmoe import GateOn, Rate, Width
+from mtlcli.architectures.experts import Expert, Gate, mixture
+from mtlcli.architectures.mmoe import GateOn
+from mtlcli.architectures.options import RateOfEncoder, Width
 
 
 class Level(nn.Module):
     """One level: experts and a gate of each task, shared experts, and, below the last level, the gate of the shared stream."""
 
-    def __init__(self, facts: ArchitectureFacts, number: int, *, own: int, shared: int, width: int, last: bool) -> None:
+    def __init__(
+        self, facts: ArchitectureFacts, number: int, *, own: int, shared: int, width: int, gate: str, last: bool
+    ) -> None:
         super().__init__()
         self.own: TaskModules = facts.task_modules(
             f"experts {number}", lambda _: nn.ModuleList(Expert(facts.width, width) for _ in range(own))
         )
-        self.gates: TaskModules = facts.task_modules(f"gate {number}", lambda _: Gate(facts.width, own + shared))
+        self.gates: TaskModules = facts.task_modules(
+            f"gate {number}", lambda _: Gate(facts.width, own + shared, on=gate)
+        )
         self.shared = nn.ModuleList(Expert(facts.width, width) for _ in range(shared))
-        self.shared_gate = None if last else Gate(facts.width, len(facts.tasks) * own + shared)
+        self.shared_gate = None if last else Gate(facts.width, len(facts.tasks) * own + shared, on=gate)
 
 
 class PLE(Architecture):
@@ -60,13 +65,13 @@ class PLE(Architecture):
         shared_experts: Annotated[int, Field(ge=1, description="experts of all tasks in a level")] = 1,
         width: Width = None,
         gate: GateOn = "text",
-        lr: Rate = None,
+        lr: RateOfEncoder = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.gate_on, self.lr, self.count = facts.encoder, gate, lr, len(facts.tasks)
+        self.encoder, self.lr, self.count = facts.encoder, lr, len(facts.tasks)
         m = width or max(1, facts.width // 4)
         self.levels = nn.ModuleList(
-            Level(facts, number, own=own_experts, shared=shared_experts, width=m, last=number == levels - 1)
+            Level(facts, number, own=own_experts, shared=shared_experts, width=m, gate=gate, last=number == levels - 1)
             for number in range(levels)
         )
 
@@ -81,7 +86,7 @@ class PLE(Architecture):
         """Return the task's stream after the last level as the last layer."""
 
         def weighed(gate: nn.Module, stream: Tensor, outputs: list[Tensor]) -> Tensor:
-            return mixture(outputs, gate(pooled(stream, inputs) if self.gate_on == "text" else stream))
+            return mixture(outputs, gate(stream, inputs.full_mask))
 
         streams, shared = dict.fromkeys(range(self.count), hidden.last), hidden.last
         for number, level in enumerate(self._levels()):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import ArchitectureFacts, Inputs
 from mtlcli.architectures.hooks import Call
 from mtlcli.architectures.lora import weight_of
-from mtlcli.architectures.modular import Backbone, Modular, Norms, Outputs, Per, PlaceInputs, Rate
+from mtlcli.architectures.modular import Modular, Outputs, PlaceInputs
+from mtlcli.architectures.options import Backbone, Norms, Per, Rate
 
 
 class Prefix(nn.Module):

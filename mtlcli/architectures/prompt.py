@@ -21,7 +21,7 @@ from mtlcli.architectures.base import (
     TaskModules,
     run_encoder,
 )
-from mtlcli.architectures.modular import Backbone, Per, Rate
+from mtlcli.architectures.options import Backbone, Per, Rate
 from mtlcli.errors import MtlError
 from mtlcli.files import load_tensors
 

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
-from mtlcli.architectures.mmoe import Rate
+from mtlcli.architectures.modules import zero_linear
+from mtlcli.architectures.options import RateOfEncoder
 
 
 class SharedMemory(Architecture):
@@ -34,7 +35,7 @@ class SharedMemory(Architecture):
         ] = None,
         local: Annotated[bool, Field(description="add a memory for each pair of tasks")] = False,
         gates: Annotated[Literal["shared", "own"], Field(description="one gate, or one for each task")] = "shared",
-        lr: Rate = None,
+        lr: RateOfEncoder = None,
     ) -> None:
         super().__init__()
         self.encoder, self.lr = facts.encoder, lr
@@ -44,8 +45,7 @@ class SharedMemory(Architecture):
             return nn.Parameter(0.02 * torch.randn(slots, m))
 
         self.memory = memory()
-        self.query, self.out = nn.Linear(d, m, bias=False), nn.Linear(m, d, bias=False)
-        nn.init.zeros_(self.out.weight)
+        self.query, self.out = nn.Linear(d, m, bias=False), zero_linear(m, d, bias=False)
         self.pairs = list(combinations(range(len(facts.tasks)), 2)) if local else []
         self.local = nn.ParameterList(memory() for _ in self.pairs)
         self.gate = nn.Linear(d + m, 1) if gates == "shared" else None

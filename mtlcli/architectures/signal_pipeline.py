@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.adapters import Bottleneck
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part
-from mtlcli.architectures.hierarchy import Detach, Hierarchical, Rate, check_names, per_text, per_token
+from mtlcli.architectures.hierarchy import Detach, Hierarchical, check_names, per_text, per_token
+from mtlcli.architectures.options import RateOfHeads
 from mtlcli.errors import MtlError, suggest
 from mtlcli.tasks.targets import Target
 
@@ -58,7 +59,7 @@ class SignalPipeline(Hierarchical):
         ] = None,
         floor: Annotated[float, Field(ge=0, lt=1, description="lowest probability that is read")] = 0.0,
         detach: Detach = False,
-        lr: Rate = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__(facts, None, detach=detach, lr=lr)
         targets = facts.readable_targets

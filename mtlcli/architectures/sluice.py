@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part
-from mtlcli.architectures.hierarchy import Rate
 from mtlcli.architectures.layers import trace_layers
 from mtlcli.architectures.lora import weight_of
+from mtlcli.architectures.options import RateOfHeads
 from mtlcli.architectures.towers import Towers
 from mtlcli.errors import MtlError
 
@@ -64,7 +64,7 @@ class Sluice(Towers):
         ] = "aligned",
         own: Annotated[float, Field(ge=0, le=1, description="weight of a piece for itself before step 1")] = 0.9,
         orthogonality: Annotated[float, Field(ge=0, description="strength c of the penalty on two subspaces")] = 0.01,
-        lr: Rate = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__(facts, layers)
         if facts.width % subspaces:

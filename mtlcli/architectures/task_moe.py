@@ -1,6 +1,5 @@
 """Task-level mixture of experts: Kudugunta et al., Findings of EMNLP 2021, arXiv 2110.03742; Gupta et al., 2022, arXiv 2204.07689."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -9,7 +8,9 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs
 from mtlcli.architectures.hooks import Call
-from mtlcli.architectures.modular import Backbone, Modular, Outputs, PlaceInputs, Rate
+from mtlcli.architectures.modular import Modular, Outputs, PlaceInputs
+from mtlcli.architectures.modules import TaskVector, normal_linear, zero_linear
+from mtlcli.architectures.options import Backbone, Rate
 from mtlcli.architectures.routing import balance, top_weights
 from mtlcli.errors import MtlError
 
@@ -19,27 +20,16 @@ class AdapterExperts(nn.Module):
 
     def __init__(self, dim: int, width: int, experts: int) -> None:
         super().__init__()
-        self.down = nn.Linear(dim, experts * width)
-        self.up = nn.Linear(experts * width, dim, bias=False)
-        self.biases = nn.Parameter(torch.zeros(experts, dim))
         # D differs between experts, and U is zero: the encoder's states before step 1.
-        nn.init.normal_(self.down.weight, std=0.02)
-        nn.init.zeros_(self.down.bias)
-        nn.init.zeros_(self.up.weight)
+        self.down = normal_linear(dim, experts * width)
+        self.up = zero_linear(experts * width, dim, bias=False)
+        self.biases = nn.Parameter(torch.zeros(experts, dim))
 
     def forward(self, states: Tensor, weights: Tensor) -> Tensor:
         """Return the change (..., dim) for weights (..., experts), which may have axes of length 1."""
         hidden = nn.functional.gelu(self.down(states)).unflatten(-1, (len(self.biases), -1))
         change: Tensor = self.up((hidden * weights.unsqueeze(-1)).flatten(-2)) + weights @ self.biases
         return change
-
-
-class TaskVector(nn.Module):
-    """Hold the learned vector z_t of a task."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.vector = nn.Parameter(torch.randn(size))
 
 
 class TaskMoE(Modular):
@@ -59,6 +49,8 @@ class TaskMoE(Modular):
     Differences from the papers: they copy feed-forward networks as experts and train translation models; experts here are
     bottlenecks, which every encoder can hold. All experts are computed and those not chosen weigh 0.
     """
+
+    default_per = "both"
 
     def __init__(
         self,
@@ -80,9 +72,7 @@ class TaskMoE(Modular):
             raise MtlError(f"architecture.top: found {top}; expected at most the {experts} experts")
         self.by, self.top, self.balance, self.count = by, top, balance, len(facts.tasks)
         read = {"task": embedding, "token": facts.width, "both": facts.width + embedding}[by]
-        routers = nn.ModuleList(nn.Linear(read, experts, bias=False) for _ in self.layers)
-        for router in routers:
-            nn.init.normal_(router.weight, std=0.02)  # type: ignore[arg-type]
+        routers = nn.ModuleList(normal_linear(read, experts, bias=False) for _ in self.layers)
         m = width or max(1, facts.width // 16)
         self.shared = nn.ModuleDict(
             {
@@ -150,8 +140,3 @@ class TaskMoE(Modular):
             for other in range(self.count)
         ]
         return balance(torch.cat(rows), self.top)
-
-    @classmethod
-    def compares(cls, options: Mapping[str, Any]) -> bool:
-        """Return True: all tasks share experts and routers."""
-        return True

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.adapters import Bottleneck
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
-from mtlcli.architectures.mmoe import Rate, Width
+from mtlcli.architectures.modules import zero_linear
+from mtlcli.architectures.options import RateOfEncoder, Width
 
 
 class OwnBlock(nn.Module):
@@ -42,14 +43,13 @@ class TaskRouting(Architecture):
         scale: Annotated[
             Literal["both", "output"], Field(description="what the weights scale: input and output, or output")
         ] = "both",
-        lr: Rate = None,
+        lr: RateOfEncoder = None,
     ) -> None:
         super().__init__()
         self.encoder, self.lr, self.scale = facts.encoder, lr, scale
         d, m = facts.width, width or max(1, facts.width // 4)
         self.shared = nn.ModuleList(Bottleneck(d, m, activation="gelu") for _ in range(blocks))
-        self.router = nn.Linear(d, blocks + 1, bias=False)
-        nn.init.zeros_(self.router.weight)
+        self.router = zero_linear(d, blocks + 1, bias=False)
         self.tasks = facts.task_modules("block", lambda _: OwnBlock(d, m, blocks + 1))
 
     def states(self, task: int, inputs: Inputs) -> HiddenStates:

@@ -7,9 +7,10 @@ import torch
 
 from families import FAMILIES, build
 from mtlcli.architectures.adversarial import AdversarialSharedPrivate
-from mtlcli.architectures.adversary import pooled_mean, reverse, rising, similarity
+from mtlcli.architectures.adversary import reverse, rising, similarity
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs
 from mtlcli.architectures.domain_adversarial import DomainAdversarial
+from mtlcli.architectures.modules import mean_over_tokens
 from mtlcli.errors import MtlError
 from mtlcli.testing import RUN, check_architecture
 from mtlcli.training.compatibility import check_combination
@@ -55,7 +56,7 @@ def test_the_similarity_of_shared_and_private_features():
 
 def test_padding_does_not_enter_the_discriminator():
     mask = torch.tensor([[True, True, False]])
-    assert pooled_mean(torch.tensor([[[1.0], [3.0], [100.0]]]), mask).tolist() == [[2.0]]
+    assert mean_over_tokens(torch.tensor([[[1.0], [3.0], [100.0]]]), mask).tolist() == [[2.0]]
 
 
 @pytest.mark.parametrize("weight_on", ["features", "both"])
@@ -69,7 +70,7 @@ def test_the_discriminator_descends_and_the_encoder_ascends(weight_on):
     features = architecture.features(1, hidden, INPUTS)
     assert torch.equal(features.last, hidden.last) and features.extra.shape == (2,)
     gradients = torch.autograd.grad(features.extra.sum(), [hidden.last, weight])
-    logits = architecture.discriminator(pooled_mean(hidden.last, INPUTS.mask))
+    logits = architecture.discriminator(mean_over_tokens(hidden.last, INPUTS.mask))
     plain = torch.nn.functional.cross_entropy(logits, torch.tensor([1, 1]), reduction="sum")
     expected = torch.autograd.grad(plain, [hidden.last, weight])
     torch.testing.assert_close(gradients[0], -0.25 * expected[0])

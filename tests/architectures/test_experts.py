@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs
-from mtlcli.architectures.experts import Expert, Gate, mixture, pooled
+from mtlcli.architectures.experts import Expert, Gate, mixture
 from mtlcli.architectures.mmoe import MMoE
 from mtlcli.architectures.ple import PLE
 from mtlcli.testing import RUN
@@ -49,9 +49,13 @@ def test_a_mixture_weighs_its_experts():
 
 
 def test_a_gate_reads_the_mean_over_the_tokens_of_a_text():
-    states = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]])
-    mask = torch.tensor([[True, True, False]])
-    assert pooled(states, Inputs(torch.zeros(1, 3, dtype=torch.long), mask, None)).tolist() == [[[2.0, 3.0]]]
+    gate = Gate(2, 2, on="text")
+    with torch.no_grad():
+        gate.scores.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    states = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [9.0, 0.0]]])
+    # the mean of the first two tokens is (2, 3): softmax (1 / (1 + e), e / (1 + e))
+    weights = gate(states, torch.tensor([[True, True, False]]))
+    assert weights[0, 0].tolist() == pytest.approx([1 / (1 + math.e), math.e / (1 + math.e)])
 
 
 @pytest.mark.parametrize("gate", ["text", "token"])
@@ -88,8 +92,8 @@ def test_experts_differ_before_step_1_and_gates_do_not():
 
 def test_dropped_gates_still_sum_to_1():
     torch.manual_seed(1)
-    gate = Gate(2, 4, dropout=0.5).train()
-    weights = gate(torch.randn(50, 2))
+    gate = Gate(2, 4, on="token", dropout=0.5).train()
+    weights = gate(torch.randn(1, 50, 2), torch.ones(1, 50, dtype=torch.bool))
     assert (weights == 0).any()
     kept = weights.sum(-1)
     assert torch.allclose(kept[kept > 0], torch.ones(int((kept > 0).sum())))
