@@ -163,7 +163,7 @@ class Inputs:
         return torch.ones_like(self.tokens, dtype=torch.bool) if self.mask is None else self.mask
 
 
-def _without_cache(encoder: nn.Module) -> dict[str, bool]:
+def without_cache(encoder: nn.Module) -> dict[str, bool]:
     """Return the arguments that stop a decoder (`use_cache`) or XLNet (`use_mems`) from keeping keys and values."""
     parameters = inspect.signature(encoder.forward).parameters
     return {name: False for name in ("use_cache", "use_mems") if name in parameters}
@@ -183,7 +183,7 @@ def run_encoder(encoder: nn.Module, inputs: Inputs) -> HiddenStates:
         **arguments,
         attention_mask=mask,
         output_hidden_states=inputs.all_layers,
-        **_without_cache(encoder),
+        **without_cache(encoder),
     )
     return HiddenStates(output.last_hidden_state, tuple(output.hidden_states or ()) if inputs.all_layers else ())
 

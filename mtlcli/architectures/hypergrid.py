@@ -36,10 +36,11 @@ class Grid(nn.Module):
             torch.randn(columns, size) / size**0.5 if columns_from_input else torch.randn(columns)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the grids in float32."""
+    def forward(self, x: Tensor | None) -> Tensor:
+        """Return the grids in float32; `global` needs no input."""
         row, column = (
-            vector if vector.dim() == 1 else nn.functional.linear(x, vector) for vector in (self.row, self.column)
+            vector if vector.dim() == 1 or x is None else nn.functional.linear(x, vector)
+            for vector in (self.row, self.column)
         )
         grid: Tensor = 2 * (row.float().unsqueeze(-1) * column.float().unsqueeze(-2)).sigmoid()
         return grid
@@ -129,16 +130,12 @@ class HyperGrid(Modular):
         """Return the encoder with the scaled matrices of a task."""
         if self.by == "text":
             raise MtlError("scales weights by the text, which no plain encoder can do")
-        if task is None and self.tasks is not None:
-            raise MtlError("has grids for each task; export one task")
-        blocks = [layer.block for layer in self.layers]
-        if len(set(blocks)) < len(blocks):
-            raise MtlError("has other grids at every depth, and this encoder has one block for several depths")
+        self.check_mergeable(task)
         encoder = deepcopy(self.encoder)
         with torch.no_grad():
             for depth, layer in enumerate(self.layers):
                 weight = weight_of(encoder.get_submodule(layer.ffn_out))
-                grid = self._grid(task or 0, depth, weight.new_zeros(1))
+                grid = self._grid(task or 0, depth, None)
                 factors = grid.repeat_interleave(weight.shape[0] // grid.shape[0], 0)
                 weight.mul_(factors.repeat_interleave(weight.shape[1] // grid.shape[1], 1))
         return encoder

@@ -76,11 +76,7 @@ class IA3(Modular):
 
     def merged(self, task: int | None) -> nn.Module:
         """Return the encoder with scaled weights."""
-        if task is None and self.tasks is not None:
-            raise MtlError("has factors for each task; export one task")
-        blocks = [layer.block for layer in self.layers]
-        if len(set(blocks)) < len(blocks):
-            raise MtlError("has other factors at every depth, and this encoder has one block for several depths")
+        self.check_mergeable(task)
         encoder = deepcopy(self.encoder)
 
         def rows_of(name: str, depth: int) -> list[Tensor]:

@@ -4,14 +4,14 @@ No model's modules are named: the stack is the list of equal blocks with project
 roles. One entry per call of a block, so an encoder that calls one block several times (ALBERT) has several.
 """
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mtlcli.architectures.base import without_cache
 from mtlcli.errors import MtlError
 
 LENGTH = 7
@@ -52,6 +52,15 @@ class _Call:
     returned: Tensor
 
 
+@dataclass
+class _BlockCall:
+    """One call of a block: the calls within it, and what it returned."""
+
+    name: str
+    calls: list[_Call] = field(default_factory=list)
+    output: Tensor | None = None
+
+
 def trace_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
     """Return the layers of an encoder in the order of their calls.
 
@@ -63,11 +72,11 @@ def trace_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
     if stack is None:
         raise MtlError(f"{name} has no list of equal layers with attention and feed-forward projections")
     prefix, blocks = stack
-    calls: list[tuple[str, list[_Call], Any]] = []
+    calls: list[_BlockCall] = []
     handles = []
     for number, block in enumerate(blocks):
         block_name = f"{prefix}.{number}"
-        handles.append(block.register_forward_pre_hook(lambda *_, key=block_name: calls.append((key, [], None))))
+        handles.append(block.register_forward_pre_hook(lambda *_, key=block_name: calls.append(_BlockCall(key))))
         handles.append(block.register_forward_hook(_block_ends(calls)))
         for inner, module in block.named_modules():
             if _is_projection(module) or is_norm(module):
@@ -80,7 +89,7 @@ def trace_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
         encoder.train(was_training)
         for handle in handles:
             handle.remove()
-    return tuple(_layer(name, *call) for call in calls)
+    return tuple(_layer(name, call) for call in calls)
 
 
 def distinct_blocks(encoder: nn.Module) -> tuple[str, ...]:
@@ -102,10 +111,8 @@ def run_short_text(encoder: nn.Module, last: int = 4 + LENGTH) -> Tensor:
     device = next(encoder.parameters()).device
     tokens = torch.tensor([*range(5, 4 + LENGTH), last], device=device).unsqueeze(0)
     tokens = tokens % encoder.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    switches = ("use_cache", "use_mems")
-    parameters = inspect.signature(encoder.forward).parameters
     with torch.no_grad():
-        output = encoder(input_ids=tokens, **{switch: False for switch in switches if switch in parameters})
+        output = encoder(input_ids=tokens, **without_cache(encoder))
     states: Tensor = output.last_hidden_state
     return states
 
@@ -157,30 +164,29 @@ def _first_tensor(value: Any) -> Tensor | None:
     return next((item for item in value if isinstance(item, Tensor)), None) if isinstance(value, tuple) else None
 
 
-def _observe(calls: list[tuple[str, list[_Call], Any]], name: str, is_norm: bool) -> Callable[..., None]:
+def _observe(calls: list[_BlockCall], name: str, is_norm: bool) -> Callable[..., None]:
     def hook(_: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
         states, output = _first_tensor(given), _first_tensor(returned)
         # DeBERTa also projects its relative positions, which are no text of this length.
         if not calls or states is None or output is None or states.shape[:-1].numel() != LENGTH:
             return
-        if all(call.name != name for call in calls[-1][1]):
-            calls[-1][1].append(_Call(name, is_norm, states, output))
+        if all(call.name != name for call in calls[-1].calls):
+            calls[-1].calls.append(_Call(name, is_norm, states, output))
 
     return hook
 
 
-def _block_ends(calls: list[tuple[str, list[_Call], Any]]) -> Callable[..., None]:
+def _block_ends(calls: list[_BlockCall]) -> Callable[..., None]:
     def hook(_: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
-        name, inner, _none = calls[-1]
-        calls[-1] = (name, inner, _first_tensor(returned))
+        calls[-1].output = _first_tensor(returned)
 
     return hook
 
 
-def _layer(encoder: str, block: str, calls: list[_Call], output: Tensor | None) -> EncoderLayer:
+def _layer(encoder: str, block: _BlockCall) -> EncoderLayer:
     """Return the roles of the projections of one call of a block, which read four different tensors in order."""
     groups: list[list[_Call]] = []
-    for call in (call for call in calls if not call.is_norm):
+    for call in (call for call in block.calls if not call.is_norm):
         if groups and groups[-1][-1].given.data_ptr() == call.given.data_ptr():
             groups[-1].append(call)
         else:
@@ -191,11 +197,12 @@ def _layer(encoder: str, block: str, calls: list[_Call], output: Tensor | None) 
             "feed-forward in, feed-forward out"
         )
     attention_in, (attention_out,), ffn_in, (ffn_out,) = groups
-    norms = [call for call in calls if call.is_norm]
+    norms = [call for call in block.calls if call.is_norm]
     last = norms[-1] if norms else None
+    output = block.output
     ends_with_norm = last is not None and output is not None and last.returned.data_ptr() == output.data_ptr()
     return EncoderLayer(
-        block,
+        block.name,
         tuple(call.name for call in attention_in),
         attention_out.name,
         tuple(call.name for call in ffn_in),

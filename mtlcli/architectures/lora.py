@@ -205,6 +205,7 @@ class LoRA(Modular):
 
     def _load_peft(self, modules: Any, folder: Path) -> None:
         """Load an adapter of peft into one set of changes, whose scale stays as the options say."""
+        self.check_mergeable(0)
         lora = read(folder)
         targets = dict(self._by_module(modules))
         if set(lora.changes) != set(targets):
@@ -236,8 +237,7 @@ class LoRA(Modular):
         Raises:
             MtlError: peft has no place for them; the message completes "ARCHITECTURE ...".
         """
-        if task is None and self.tasks is not None:
-            raise MtlError("has a change for each task; export one task")
+        self.check_mergeable(task)
         if self.shared is not None and self.tasks is not None:
             raise MtlError("adds a shared change and one of the task, of which a folder of peft holds one")
         changes = {
@@ -248,11 +248,7 @@ class LoRA(Modular):
         return PeftLora(changes, self.alpha, self.rank, self.rank_stabilized), transposed
 
     def _by_module(self, modules: Any) -> list[tuple[str, LowRank]]:
-        """Return the changes of a set with the names of the modules that they change.
-
-        Raises:
-            MtlError: a change is for some rows of a module, or a module has changes for several depths.
-        """
+        """Return the changes of a set with the names of the modules that they change. Raise MtlError if one is for some rows."""
         pairs = []
         for name in self._names():
             place, index = self._place(name)
@@ -265,8 +261,6 @@ class LoRA(Modular):
                 pairs.append(
                     (module_names if isinstance(module_names, str) else module_names[index], modules[name][depth])
                 )
-        if len({module for module, _ in pairs}) < len(pairs):
-            raise MtlError("has other changes at every depth, and this encoder has one block for several depths")
         return pairs
 
     def changes(self, task: int, inputs: Inputs) -> tuple[Outputs, PlaceInputs]:
@@ -308,12 +302,8 @@ class LoRA(Modular):
 
     def merged(self, task: int | None) -> nn.Module:
         """Return the encoder with W + s B A in place of each W."""
-        if task is None and self.tasks is not None:
-            raise MtlError("has a change for each task; export one task")
-        blocks = [layer.block for layer in self.layers]
-        if len(set(blocks)) < len(blocks):
-            raise MtlError("has other changes at every depth, and this encoder has one block for several depths")
-        sets = self.modules_of(0 if task is None else task)
+        self.check_mergeable(task)
+        sets = self.modules_of(task or 0)
         encoder = deepcopy(self.encoder)
         with torch.no_grad():
             for name in self._names():

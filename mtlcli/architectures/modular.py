@@ -17,6 +17,7 @@ from mtlcli.architectures.base import (
 )
 from mtlcli.architectures.hooks import ChangeInput, ChangeOutput, Place, changed
 from mtlcli.architectures.layers import is_norm, trace_layers
+from mtlcli.errors import MtlError
 
 Outputs = Mapping[Place, ChangeOutput]
 PlaceInputs = Mapping[Place, ChangeInput]
@@ -75,6 +76,13 @@ class Modular(Architecture):
         """Run the encoder with these changes."""
         with changed(self.encoder, self.layers, outputs=outputs, inputs=places):
             return run_encoder(self.encoder, inputs)
+
+    def check_mergeable(self, task: int | None) -> None:
+        """Raise MtlError where no single encoder can hold the modules of a task, or of all tasks (None)."""
+        if task is None and self.tasks is not None:
+            raise MtlError("has modules for each task; export one task")
+        if len({layer.block for layer in self.layers}) < len(self.layers):
+            raise MtlError("has other modules at every depth, and this encoder has one block for several depths")
 
     def parts(self) -> dict[str, Part]:
         """Return one part per task, with the learning rate of the modules."""

@@ -47,7 +47,7 @@ def test_the_encoder_of_a_task_has_the_features_of_the_run(runs, tmp_path, mtl):
 @pytest.mark.parametrize(
     ("name", "flags", "sentence"),
     [
-        ("lora", [], "the architecture lora has a change for each task; export one task"),
+        ("lora", [], "the architecture lora has modules for each task; export one task"),
         ("adapters", ["--task", "tone"], "the architecture adapters has modules outside the encoder, which no plain encoder can hold"),
         ("lora", ["--task", "nera"], 'no task "nera"; did you mean "near"?'),
     ],
