@@ -1,6 +1,6 @@
 """AdapterFusion: Pfeiffer et al., EACL 2021, arXiv 2005.00247."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -82,7 +82,7 @@ class AdapterFusion(Adapters):
         if adapters == "frozen" and self.tasks is not None:
             self.tasks.requires_grad_(False)
 
-    def start(self) -> None:
+    def start(self, tensors_of: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Check that frozen adapters are trained ones. Raise MtlError where they are not."""
         adapters: Any = self.tasks
         untrained = [

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from mtlcli.architectures.peft_files import PeftLora
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts, seed_for
 from mtlcli.tasks.targets import Target
@@ -34,7 +35,7 @@ class Part:
 
 
 def part_of(name: str, parts: Mapping[str, Part]) -> Part:
-    """Return the part with the longest prefix of a parameter's name; parameters of no part are used by all tasks."""
+    """Return the part with the longest matching prefix of a parameter's name, by default a part that all tasks use."""
     prefix = name
     while prefix and prefix not in parts:
         prefix = prefix.rpartition(".")[0]
@@ -278,12 +279,23 @@ class Architecture(nn.Module, ABC):
         """Return how many passes of the encoder one batch costs; the plan of a run states it where it is not 1."""
         return 1.0
 
-    def start(self) -> None:
+    def start(self, tensors_of: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Load what the options say to start from, once before step 1; not where a run is loaded or resumed.
+
+        Args:
+            tensors_of: reads the architecture's tensors of a finished run, by their names, from its folder.
 
         Raises:
             MtlError: it cannot be loaded.
         """
+
+    def to_peft(self, task: int | None) -> PeftLora:
+        """Return the changes for a task, or for all tasks (None), as the package peft stores them.
+
+        Raises:
+            MtlError: peft has no place for them; the message completes "ARCHITECTURE ...".
+        """
+        raise MtlError("is no LoRA, which files of peft hold")
 
     def merged(self, task: int | None) -> nn.Module:
         """Return a plain encoder with the features of a task, or of all tasks (None).

@@ -1,7 +1,7 @@
 """LoRA: Hu et al., ICLR 2022, arXiv 2106.09685; DoRA: Liu et al., ICML 2024, arXiv 2402.09353."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -193,7 +193,7 @@ class LoRA(Modular):
         """Return the rows of a weight, or the coordinates of a bias, that a change is for."""
         return weight.chunk(3)[ATTENTION.index(name)] if self.fused and name in ATTENTION else weight
 
-    def start(self) -> None:
+    def start(self, tensors_of: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Load the folders of peft that the options name."""
         sets: dict[str, Any] = {} if self.shared is None else {"shared": self.shared}
         if self.tasks is not None:
@@ -231,21 +231,20 @@ class LoRA(Modular):
                 if low_rank.magnitude is not None and change.magnitude is not None:
                     low_rank.magnitude.copy_(change.magnitude)
 
-    def to_peft(self, task: int | None) -> tuple[PeftLora, bool]:
-        """Return the changes for a task, or for all tasks (None), as peft stores them, and whether weights are stored as (in, out).
-
-        Raises:
-            MtlError: peft has no place for them; the message completes "ARCHITECTURE ...".
-        """
+    def to_peft(self, task: int | None) -> PeftLora:
+        """Return the changes for a task, or for all tasks, as the package peft stores them."""
         self.check_mergeable(task)
         if self.shared is not None and self.tasks is not None:
             raise MtlError("adds a shared change and one of the task, of which a folder of peft holds one")
-        changes = {
-            module: PeftChange(low_rank.a, low_rank.b, low_rank.magnitude)
-            for module, low_rank in self._by_module(self.modules_of(task or 0)[0])
-        }
-        transposed = not isinstance(self.encoder.get_submodule(next(iter(changes))), nn.Linear)
-        return PeftLora(changes, self.alpha, self.rank, self.rank_stabilized), transposed
+        low_ranks = self._by_module(self.modules_of(task or 0)[0])
+        return PeftLora(
+            {module: PeftChange(low_rank.a, low_rank.b, low_rank.magnitude) for module, low_rank in low_ranks},
+            self.alpha,
+            self.rank,
+            self.rank_stabilized,
+            low_ranks[0][1].dropout.p,
+            transposed=not isinstance(self.encoder.get_submodule(low_ranks[0][0]), nn.Linear),
+        )
 
     def _by_module(self, modules: Any) -> list[tuple[str, LowRank]]:
         """Return the changes of a set with the names of the modules that they change. Raise MtlError if one is for some rows."""

@@ -218,7 +218,7 @@ class MixLoRA(LoRA):
         """Raise MtlError: the experts depend on the token."""
         raise MtlError("routes every token to experts, which no plain encoder can do")
 
-    def to_peft(self, task: int | None) -> tuple[PeftLora, bool]:
+    def to_peft(self, task: int | None) -> PeftLora:
         """Raise MtlError: peft has no experts."""
         raise MtlError("routes every token to experts, which a folder of peft cannot hold")
 

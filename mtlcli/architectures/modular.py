@@ -23,18 +23,16 @@ Outputs = Mapping[Place, ChangeOutput]
 PlaceInputs = Mapping[Place, ChangeInput]
 
 
-class Modular(Architecture):
-    """Runs the encoder with changes to its layers, which depend on the task.
-
-    A subclass makes its modules with `add_modules`, and says in `changes` what they do. All modules of a task are private, those
-    for all tasks are shared.
+class OnBackbone(Architecture):
+    """Has modules beside an encoder that is frozen by default. All modules of a task are private, those for all tasks are shared.
 
     Attributes:
-        layers: the layers of the encoder, one for each call of a block.
         default_per: `per` of an architecture without such an option; `both` if all tasks share some of its modules.
+        decay: whether weight decay applies to the modules' matrices.
     """
 
     default_per: ClassVar[str] = "task"
+    decay: ClassVar[bool] = True
     shared: nn.Module | None
     tasks: TaskModules | None
 
@@ -44,7 +42,6 @@ class Modular(Architecture):
         super().__init__()
         self.encoder = facts.encoder
         self.lr, self.backbone = lr, backbone
-        self.layers = trace_layers(facts.encoder)
         if backbone == "frozen":
             self.encoder.requires_grad_(False)
             if norms == "trained":
@@ -63,6 +60,44 @@ class Modular(Architecture):
         """Return the sets of modules that change the states of a task."""
         sets = [self.shared, None if self.tasks is None else self.tasks.of(task)]
         return [modules for modules in sets if modules is not None]
+
+    def parts(self) -> dict[str, Part]:
+        """Return one part per task, with the learning rate of the modules."""
+        parts = {} if self.tasks is None else self.tasks.parts("tasks", lr=self.lr, decay=self.decay)
+        if self.shared is not None:
+            parts["shared"] = Part(lr=self.lr, decay=self.decay)
+        if self.backbone == "frozen":
+            parts["encoder"] = Part(lr=self.lr)
+        return parts
+
+    def below(self) -> tuple[nn.Module, ...]:
+        """Return the whole architecture."""
+        return (self,)
+
+    @classmethod
+    def compares(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether the encoder, its norms or the modules are trained for all tasks."""
+        return (
+            options.get("backbone") == "trained"
+            or options.get("norms") == "trained"
+            or options.get("per", cls.default_per) != "task"
+        )
+
+
+class Modular(OnBackbone):
+    """Runs the encoder with changes to its layers, which depend on the task.
+
+    A subclass makes its modules with `add_modules`, and says in `changes` what they do.
+
+    Attributes:
+        layers: the layers of the encoder, one for each call of a block.
+    """
+
+    def __init__(
+        self, facts: ArchitectureFacts, *, lr: float | None, backbone: str = "frozen", norms: str = "frozen"
+    ) -> None:
+        super().__init__(facts, lr=lr, backbone=backbone, norms=norms)
+        self.layers = trace_layers(facts.encoder)
 
     @abstractmethod
     def changes(self, task: int, inputs: Inputs) -> tuple[Outputs, PlaceInputs]:
@@ -83,25 +118,3 @@ class Modular(Architecture):
             raise MtlError("has modules for each task; export one task")
         if len({layer.block for layer in self.layers}) < len(self.layers):
             raise MtlError("has other modules at every depth, and this encoder has one block for several depths")
-
-    def parts(self) -> dict[str, Part]:
-        """Return one part per task, with the learning rate of the modules."""
-        parts = {} if self.tasks is None else self.tasks.parts("tasks", lr=self.lr)
-        if self.shared is not None:
-            parts["shared"] = Part(lr=self.lr)
-        if self.backbone == "frozen":
-            parts["encoder"] = Part(lr=self.lr)
-        return parts
-
-    def below(self) -> tuple[nn.Module, ...]:
-        """Return the whole architecture."""
-        return (self,)
-
-    @classmethod
-    def compares(cls, options: Mapping[str, Any]) -> bool:
-        """Return whether the encoder, its norms or the modules are trained for all tasks."""
-        return (
-            options.get("backbone") == "trained"
-            or options.get("norms") == "trained"
-            or options.get("per", cls.default_per) != "task"
-        )

@@ -28,12 +28,18 @@ class PeftChange:
 
 @dataclass(frozen=True)
 class PeftLora:
-    """Hold an adapter: its changes by the names of modules, and the numbers that scale them."""
+    """Hold an adapter: its changes by the names of modules, and the numbers that scale them.
+
+    Attributes:
+        transposed: whether the modules store their weights as (in, out), as GPT-2 does.
+    """
 
     changes: Mapping[str, PeftChange]
     alpha: float
     rank: int
     rank_stabilized: bool = False
+    dropout: float = 0.0
+    transposed: bool = False
 
     @property
     def scale(self) -> float:
@@ -41,18 +47,13 @@ class PeftLora:
         return self.alpha / (self.rank**0.5 if self.rank_stabilized else self.rank)
 
 
-def config_of(lora: PeftLora, *, dropout: float, transposed: bool, base: str) -> dict[str, Any]:
-    """Return the content of adapter_config.json.
-
-    Args:
-        transposed: whether the modules store their weights as (in, out), as GPT-2 does.
-        base: name or folder of the encoder.
-    """
+def config_of(lora: PeftLora, base: str) -> dict[str, Any]:
+    """Return the content of adapter_config.json, for an encoder of this name or in this folder."""
     return {
         "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION", "base_model_name_or_path": base, "inference_mode": True,
-        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": dropout, "use_rslora": lora.rank_stabilized, "bias": "none",
+        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "use_rslora": lora.rank_stabilized, "bias": "none",
         "use_dora": any(change.magnitude is not None for change in lora.changes.values()),
-        "target_modules": list(lora.changes), "fan_in_fan_out": transposed,
+        "target_modules": list(lora.changes), "fan_in_fan_out": lora.transposed,
     }  # fmt: skip
 
 

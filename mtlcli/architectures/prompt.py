@@ -3,9 +3,8 @@ ICLR 2023, arXiv 2303.02861."""
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,19 +12,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.architectures.base import (
-    Architecture,
     ArchitectureFacts,
     HiddenStates,
     Inputs,
-    Part,
-    TaskModules,
     run_encoder,
 )
+from mtlcli.architectures.modular import OnBackbone
 from mtlcli.architectures.options import Backbone, Per, Rate
 from mtlcli.errors import MtlError
-from mtlcli.files import load_tensors
-
-HEADS = "heads.safetensors"
 
 
 class Prompt(nn.Module):
@@ -61,7 +55,7 @@ class Attention(nn.Module):
         return weights
 
 
-class PromptTuning(Architecture):
+class PromptTuning(OnBackbone):
     """Put learned word vectors of the task before every text of a frozen encoder.
 
     Their states are cut off before heads read the others. Words keep their own positions, and the prompt has the first one;
@@ -79,6 +73,8 @@ class PromptTuning(Architecture):
     Differences from the papers: MPT also distills the shared prompt from those of single tasks; ATTEMPT starts a target's
     prompt from the most similar source. Encoders of BERT's size stay below fine-tuning.
     """
+
+    decay = False
 
     def __init__(
         self,
@@ -101,16 +97,14 @@ class PromptTuning(Architecture):
         backbone: Backbone = "frozen",
         lr: Rate = 0.3,
     ) -> None:
-        super().__init__()
-        self.encoder, self.form, self.length, self.lr, self.backbone = facts.encoder, form, length, lr, backbone
+        super().__init__(facts, lr=lr, backbone=backbone)
+        self.form, self.length = form, length
         if sources and form != "attempt":
             raise MtlError(
                 f"architecture.sources: {form} reads no other prompts; set architecture.form=attempt, or remove them"
             )
         if per != "task" and form != "plain":
             raise MtlError(f"architecture.per: {form} has shared parts of its own; remove per")
-        if backbone == "frozen":
-            self.encoder.requires_grad_(False)
         words: Any = facts.encoder.get_input_embeddings()  # type: ignore[operator]
         vocabulary, dim = words.weight.shape
         self.sources = dict(sources)
@@ -120,16 +114,11 @@ class PromptTuning(Architecture):
             return chosen.clone()
 
         self.read: Tensor
-        self.shared: nn.Module | None = None
-        self.tasks: TaskModules | None = None
         if form == "mpt":
             self.shared = Prompt(start())
             self.tasks = facts.task_modules("factors", lambda _: Factors(length, dim))
         else:
-            if per != "task":
-                self.shared = Prompt(start())
-            if per != "shared":
-                self.tasks = facts.task_modules("prompt", lambda _: Prompt(start()))
+            self.add_modules(facts, per, lambda: Prompt(start()))
         if form == "attempt":
             self.shared = Attention(dim, width, temperature or math.e * dim)
             self.register_buffer("read", torch.zeros(len(sources), length, dim))
@@ -221,34 +210,20 @@ class PromptTuning(Architecture):
         parts = [part.prompt for part in (shared, own) if part is not None]
         return torch.stack(parts).sum(0).unsqueeze(0)
 
-    def start(self) -> None:
+    def start(self, tensors_of: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Read the prompts of the runs that `sources` names."""
         for index, (name, run) in enumerate(self.sources.items()):
-            key = f"architecture.tasks.for_{name}.prompt"
-            tensors = load_tensors(Path(run) / HEADS)
-            if key not in tensors:
+            prompt = tensors_of(run).get(f"tasks.for_{name}.prompt")
+            if prompt is None:
                 raise MtlError(
                     f"architecture.sources: {run} has no prompt of {name}; expected a run of the architecture prompt"
                 )
-            if tensors[key].shape != self.read[index].shape:
-                shape, expected = tuple(tensors[key].shape), tuple(self.read[index].shape)
+            if prompt.shape != self.read[index].shape:
+                shape, expected = tuple(prompt.shape), tuple(self.read[index].shape)
                 raise MtlError(f"architecture.sources: the prompt of {name} in {run} is {shape}; expected {expected}")
-            self.read[index].copy_(tensors[key])
-
-    def parts(self) -> dict[str, Part]:
-        """Return one part per task, without weight decay, at the rate of prompts."""
-        parts = {} if self.tasks is None else self.tasks.parts("tasks", lr=self.lr, decay=False)
-        return parts if self.shared is None else parts | {"shared": Part(lr=self.lr, decay=False)}
-
-    def below(self) -> tuple[nn.Module, ...]:
-        """Return the whole architecture."""
-        return (self,)
+            self.read[index].copy_(prompt)
 
     @classmethod
     def compares(cls, options: Mapping[str, Any]) -> bool:
         """Return whether the encoder or a part of the prompts is trained for all tasks."""
-        return (
-            options.get("backbone") == "trained"
-            or options.get("form", "plain") != "plain"
-            or options.get("per", "task") != "task"
-        )
+        return super().compares(options) or options.get("form", "plain") != "plain"

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mtlcli.architectures import peft_files
-from mtlcli.architectures.lora import LoRA
 from mtlcli.config.schema import Config
 from mtlcli.encoders.load import LoadedEncoder, load_encoder
 from mtlcli.errors import MtlError, one_of, suggest
@@ -136,15 +135,9 @@ def export_peft(run: "SavedRun", task: int | None, folder: Path, *, overwrite: b
     Raises:
         MtlError: the run has no LoRA, the folder exists, or it cannot be written.
     """
-    architecture = run.model.architecture
-    if not isinstance(architecture, LoRA):
-        raise MtlError(
-            f"{run.folder}: the architecture {run.config.architecture.name} is no LoRA, which peft files hold"
-        )
     with _named(run):
-        lora, transposed = architecture.to_peft(task)
-    dropout = run.config.architecture.options.get("dropout", 0.0)
-    config = peft_files.config_of(lora, dropout=dropout, transposed=transposed, base=run.config.encoder.name)
+        lora = run.model.architecture.to_peft(task)
+    config = peft_files.config_of(lora, run.config.encoder.name)
 
     def write(place: Path) -> None:
         (place / peft_files.CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")

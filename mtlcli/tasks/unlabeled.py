@@ -1,4 +1,4 @@
-"""Unlabeled texts, for architectures with a loss of their own."""
+"""Unlabeled texts, for architectures that add a loss."""
 
 from mtlcli.tasks.base import Task
 from mtlcli.tasks.no_label import NoLabel

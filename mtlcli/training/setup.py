@@ -47,7 +47,7 @@ from mtlcli.training.gradient_rows import blocks
 from mtlcli.training.optimizer import make_optimizer
 from mtlcli.training.plan import Plan, TaskInputs, make_plan, model_sizes, run_lengths, visits_by_stage
 from mtlcli.training.teacher import teacher_predictions
-from mtlcli.training.warm_start import open_origin, warm_start
+from mtlcli.training.warm_start import architecture_tensors, open_origin, warm_start
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def set_up(
     started_from = () if origin is None else warm_start(origin, model, config, facts)
     if encoder_from is None:
         with plugin_call(model.architecture, "start", "nothing in return, or MtlError where it cannot be loaded"):
-            model.architecture.start()
+            model.architecture.start(architecture_tensors)
     _check_layers(model, config)
     model.to(device)
     context = autocast(device, precision)

@@ -31,14 +31,19 @@ class Origin:
         return {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
 
 
-def open_origin(folder: Path) -> Origin:
-    """Open the run in a folder. Raise MtlError if it is unfinished or damaged."""
+def architecture_tensors(folder: str) -> dict[str, Tensor]:
+    """Return what the architecture of a run adds to its encoder, by name. Raise MtlError if the run is unfinished or damaged."""
+    return open_origin(Path(folder), "architecture").below("architecture")
+
+
+def open_origin(folder: Path, option: str = "init") -> Origin:
+    """Open the run in a folder that an option names. Raise MtlError if it is unfinished or damaged."""
     try:
         record = read_record(folder)
         must_be_as_written(folder, record)
         tensors = load_tensors(folder / HEADS)
     except MtlError as error:
-        raise MtlError(*(f"init: {line}" for line in error.lines)) from error
+        raise MtlError(*(f"{option}: {line}" for line in error.lines)) from error
     return Origin(folder, stored_config(record), stored_facts(record), tensors)
 
 

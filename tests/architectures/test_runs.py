@@ -1,5 +1,6 @@
 """Every built-in architecture in whole runs: with every kind of task, stopped and resumed, measured, used and started from."""
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,12 @@ from safetensors.torch import load_file
 from mtlcli.config.layers import Layer, read_recipe
 from mtlcli.config.resolve import resolve
 from mtlcli.registry import FAMILIES
-from mtlcli.runs import checkpoint
 from mtlcli.runs.configuration import inherited_sections
-from mtlcli.runs.folder import inspect_folder
 from mtlcli.runs.saved_model import load_run
-from mtlcli.training.events import Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import set_up
+from resuming import go, kept
 from small import small_config, small_values, write_files
 
 ROOT = Path(__file__).parent.parent.parent
@@ -33,35 +32,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("files"))
 
 
-def go(files: Path, folder: Path, stop_after: int | None = None, **sections) -> list[float]:
-    """Run, or resume, three epochs of four steps: the gradient norms of the steps."""
-    found = inspect_folder(folder, resume=True, overwrite=False).checkpoint
-    prepared = set_up(
-        small_config(files, **sections),
-        encoder_from=found.folder / "encoder" if found else None,
-        first_step=found.step if found else 0,
-    )
-    norms: list[float] = []
-    for event in train(prepared, folder, resume_from=found, stop=lambda: len(norms) == stop_after):
-        if isinstance(event, Stepped):
-            norms.append(event.gradient_norm)  # noqa: PERF401 -- `stop` counts them
-    return norms
-
-
-def kept(folder: Path) -> dict[str, torch.Tensor]:
-    place, _ = checkpoint.latest(folder / "checkpoints")
-    return {
-        f"{part}/{key}": value
-        for part in ("model", "plugins", "optimizer")
-        for key, value in place.tensors(part).items()
-    }
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_a_run_stopped_within_an_epoch_ends_like_the_unbroken_one_bit_by_bit(files, tmp_path, name):
     sections = {"architecture": name, "balancer": "uncertainty"}
-    whole = go(files, tmp_path / "whole", **sections)
-    broken = go(files, tmp_path / "broken", stop_after=9, **sections) + go(files, tmp_path / "broken", **sections)
+    norm = attrgetter("gradient_norm")
+    whole = go(files, tmp_path / "whole", norm, **sections)
+    broken = go(files, tmp_path / "broken", norm, stop_after=9, **sections)
+    broken += go(files, tmp_path / "broken", norm, **sections)
     assert len(whole) == 12 and whole == broken
     first, second = kept(tmp_path / "whole"), kept(tmp_path / "broken")
     assert first.keys() == second.keys()
