@@ -36,4 +36,4 @@ def test_two_seeds_are_averaged_measured_reported_and_used(files, tmp_path, mtl,
     first, second, mean = map(probabilities, (*runs, together))
     assert mean == pytest.approx({label: (first[label] + second[label]) / 2 for label in first}, abs=2e-6)
     assert mtl("report", runs[0], "--output", tmp_path / "report.html").code == 0
-    assert f"{name}" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
