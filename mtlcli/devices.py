@@ -14,8 +14,21 @@ from mtlcli import __version__
 from mtlcli.errors import MtlError
 
 
-def find_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is a GPU if there is one. Raise MtlError for a device that this machine lacks."""
+def find_device(name: str, local_rank: int | None = None) -> torch.device:
+    """Return the device of a name; `auto` is a GPU if there is one.
+
+    Args:
+        local_rank: number of this process on its machine, which is that of its GPU; None for a process that runs alone.
+
+    Raises:
+        MtlError: this machine lacks the device, or several processes would use one GPU.
+    """
+    if local_rank is not None and name.startswith("cuda:"):
+        raise MtlError(
+            f'training.device: found "{name}": with several processes, each uses a GPU of its own; use auto or cuda'
+        )
+    if local_rank is not None and name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -2,13 +2,17 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mtlcli.tasks.class_loss import ClassLoss
 from mtlcli.tasks.targets import Target
 
 if TYPE_CHECKING:
     import torch
+
+Coupling = Literal["rows", "batch", "memory"]
+"""What a loss depends on besides the row: nothing (`rows`), the other rows of its micro-batch (`batch`), or also earlier
+micro-batches (`memory`). Several processes divide the rows of a micro-batch only where its loss is of rows."""
 
 
 @dataclass(frozen=True)

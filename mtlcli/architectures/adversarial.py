@@ -64,6 +64,7 @@ class AdversarialSharedPrivate(Adversarial):
         super().__init__(facts, range(len(facts.tasks)), hidden=hidden, schedule=schedule, lr=lr)
         self.adversarial, self.difference, self.weight_on = adversarial, difference, weight_on
         self.similarity_form, self.combine = similarity_form, combine
+        self.coupling = "batch" if difference else "rows"
         dim, m = facts.width, width or max(1, facts.width // 4)
         self.private = facts.task_modules("private", lambda _: Bottleneck(dim, m, activation="relu"))
         self.join = facts.task_modules("join", lambda _: zero_linear(2 * dim, dim))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.peft_files import PeftLora
 from mtlcli.errors import MtlError
-from mtlcli.facts import TaskFacts, seed_for
+from mtlcli.facts import Coupling, TaskFacts, seed_for
 from mtlcli.tasks.targets import Target
 
 
@@ -200,6 +200,7 @@ class Architecture(nn.Module, ABC):
         needs: `several-tasks` if a step of one task would train something wrong.
         adds_loss: whether `features` adds a loss, from which tasks without labels can learn.
         reverses: whether it reverses gradients, so that the tasks' gradients oppose each other on purpose.
+        coupling: what the loss that it adds to a text depends on.
     """
 
     loads_from: ClassVar[tuple[str, ...]] = ()
@@ -207,6 +208,7 @@ class Architecture(nn.Module, ABC):
     needs: ClassVar[frozenset[Literal["several-tasks"]]] = frozenset()
     adds_loss: ClassVar[bool] = False
     reverses: ClassVar[bool] = False
+    coupling: Coupling = "rows"
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the features of a batch of one task. Subclasses define `states` and `features` instead."""

@@ -66,6 +66,7 @@ class MixLoRA(LoRA):
         )  # fmt: skip
         if top > experts:
             raise MtlError(f"architecture.top: found {top}; expected at most the {experts} experts")
+        self.coupling = "batch" if balance else "rows"  # shares of the tokens of a batch
         self.top, self.balance, self.activation, self.form = top, balance, *self._find_activation()
         scale = alpha / rank
 

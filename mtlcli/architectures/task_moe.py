@@ -71,6 +71,8 @@ class TaskMoE(Modular):
         if top > experts:
             raise MtlError(f"architecture.top: found {top}; expected at most the {experts} experts")
         self.by, self.top, self.balance, self.count = by, top, balance, len(facts.tasks)
+        # Shares of the tokens of a batch.
+        self.coupling = "batch" if balance and by != "task" else "rows"
         read = {"task": embedding, "token": facts.width, "both": facts.width + embedding}[by]
         routers = nn.ModuleList(normal_linear(read, experts, bias=False) for _ in self.layers)
         m = width or max(1, facts.width // 16)

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 
 import typer
 
@@ -21,11 +22,16 @@ from mtlcli.cli import (
     table,
     train,
 )
-from mtlcli.errors import MtlError
+from mtlcli.distributed.launch import SWITCH
+from mtlcli.distributed.world import ProcessLost, is_connected, world
+from mtlcli.errors import MtlError, one_of
 
 SPINS = "1000"
 """How long torch's threads spin at a barrier before they sleep; read when torch is imported. Next to another busy process on two
 cores, a step of `tiny` takes 127 ms with libgomp's default and 42 ms with this; alone it takes 24 ms with both."""
+
+TOGETHER = ("train", "eval", "predict")
+"""Commands that several processes can run together."""
 
 CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 SUMMARY = "Fine-tune one text encoder on several tasks, evaluate it, and use it for prediction."
@@ -75,8 +81,10 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "mtlcli", *sys.argv[1:]])
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
+        _refuse_processes(sys.argv[1:])
         code = app(standalone_mode=False, prog_name="mtl")
         sys.stdout.flush()  # a full disk shows here, not when Python ends
+        world().leave()
     except typer.Abort:
         code = 130
     except UsageMistake as error:
@@ -88,12 +96,16 @@ def main() -> None:
         else:
             print(f"error: {message}\nsee: {path} --help", file=sys.stderr)
         code = 2
+    except ProcessLost as error:
+        # Without cleanup: it would wait for the process that is gone.
+        print(f"error: {printable(error.lines[0])}", file=sys.stderr)
+        _leave_at_once(1)
     except MtlError as error:
         if "--debug" in sys.argv:
             raise
-        for line in error.lines:
-            print(f"error: {printable(line)}", file=sys.stderr)
+        _report(error)
         code = 2
+        _leave_at_once(code)
     except BrokenPipeError:
         _discard_standard_output()
         code = 141
@@ -115,6 +127,32 @@ def main() -> None:
         _discard_standard_output()
         code = 141
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: MtlError) -> None:
+    """Print the lines of an error, once where several processes have met it."""
+    if not is_connected() or world().first_to_report(str(error)):
+        for line in error.lines:
+            print(f"error: {printable(line)}", file=sys.stderr)
+
+
+def _leave_at_once(code: int) -> None:
+    """End this process where it is connected to others, without a cleanup that would wait for them."""
+    if is_connected():
+        time.sleep(0.5)  # the others may still ask the first process whether to report the same error
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _refuse_processes(arguments: list[str]) -> None:
+    """Raise MtlError for a command that several processes cannot run together."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    if not world().is_alone and command not in TOGETHER:
+        raise MtlError(
+            f"mtl {command}: runs in one process, and {world().size} were started; use torchrun for {one_of(TOGETHER)}, or set "
+            f"{SWITCH}=off"
+        )
 
 
 def printable(text: str) -> str:

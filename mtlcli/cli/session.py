@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from mtlcli.cli.console import TrainingView, err, say, show_plan, show_results, show_spreads
+from mtlcli.distributed.world import world
 from mtlcli.training.events import Evaluated, Event, Finished, Notice, Ready, Stepped
 from mtlcli.training.interrupts import Interrupts
 from mtlcli.training.run import OpenedRun, run_training
@@ -25,10 +26,16 @@ def command_line() -> str:
 
 def make_interrupts() -> Interrupts:
     """Return the interrupts of a command: the first signal stops after the step, the second one at once."""
-    return Interrupts(
-        (signal.SIGINT, signal.SIGTERM),
+
+    def announce() -> None:
         # A plain print: a signal handler must not wait for the lock of the progress bar.
-        first=lambda: print("\nfinishing this step, then saving; interrupt again to stop at once", file=sys.stderr),
+        if world().is_main:
+            print("\nfinishing this step, then saving; interrupt again to stop at once", file=sys.stderr)
+
+    return Interrupts(
+        # Slurm and other schedulers announce the end of a job with SIGUSR1.
+        (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1),
+        first=announce,
         again=lambda number: os._exit(128 + number),  # without cleanup, which could hang
     )
 
@@ -37,8 +44,9 @@ class RunScreen:
     """Show the events of runs. For a run in a `group`, plan and results are not shown, and resuming refers to the group."""
 
     def __init__(self, quiet: bool, group: Path | None = None) -> None:
-        self.quiet, self.group = quiet, group
-        self.console = Console(quiet=True) if quiet else err
+        self.speaks = world().is_main
+        self.quiet, self.group = quiet or not self.speaks, group
+        self.console = Console(quiet=True) if self.quiet else err
         self.interrupts = make_interrupts()
         self._start = time.monotonic()
         self._view: TrainingView | None = None
@@ -57,13 +65,14 @@ class RunScreen:
                 self._view.stepped(event)
             case Evaluated() if self._view:
                 self._view.evaluated(event)
-            case Notice(text=text, is_warning=True):
+            case Notice(text=text, is_warning=True) if self.speaks:
                 say(f"warning: {text}", err)
             case Notice(text=text):
                 say(text, self.console)
             case Finished():
                 self.close()
-                self._show_end(event)
+                if self.speaks:
+                    self._show_end(event)
                 self._start = time.monotonic()
 
     def close(self) -> None:
@@ -74,9 +83,14 @@ class RunScreen:
         self._steps.close()
 
     def exit_if_interrupted(self) -> None:
-        """End the command with the exit code of the signal, if there was one."""
-        if self.interrupts.signal is not None:
-            raise typer.Exit(128 + self.interrupts.signal)
+        """End the command with the exit code of the signal, if there was one in any process.
+
+        Under torchrun the code is 0: it takes another one for a failure, ends the other processes and starts them all again.
+        """
+        together = world()
+        numbers = [self.interrupts.signal or 0] if together.is_alone else together.gather(self.interrupts.signal or 0)
+        if any(numbers):
+            raise typer.Exit(0 if together.launch.starter == "torchrun" else 128 + max(numbers))
 
     def _show_end(self, event: Finished) -> None:
         folder = event.folder

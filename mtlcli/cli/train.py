@@ -2,6 +2,8 @@
 
 from mtlcli.cli import options
 from mtlcli.cli.options import RunOptions
+from mtlcli.distributed.world import world
+from mtlcli.errors import MtlError
 
 
 @options.takes_run_options()
@@ -16,6 +18,8 @@ def train(run: RunOptions) -> None:
     from mtlcli.training.run import open_training
     from mtlcli.training.seeds import open_seeds
 
+    if trains_seeds and not world().is_alone:
+        raise MtlError(f"--seeds: {world().size} processes train one run together; start them for each seed in turn")
     if trains_seeds:
         show_seeds(
             open_seeds(run.seeds, run.output, run.configure, resume=run.resume, overwrite=run.overwrite), run.quiet

@@ -503,6 +503,11 @@ class TrainingConfig(_Strict):
         ge=0,
         description="GB of hidden states cached while the encoder is frozen, so that each text is encoded once; 0 for none",
     )
+    dropout_by: Literal["auto", "row", "stream"] = Field(
+        "auto",
+        description="what decides which numbers dropout zeroes: row (seed, step and row, whatever the batch and the number of "
+        "processes), or stream (torch's generator); auto is row with several processes, else stream",
+    )
     on_nan: Literal["stop", "skip"] = Field(
         "stop", description="at a loss or gradient that is not finite: stop, or skip the step and count it"
     )

@@ -32,6 +32,7 @@ class Batch:
         weights: (n,) float32, factors of the rows' losses in training; None where all are 1. Evaluation ignores them.
         group: number of the group of tasks that read the same rows in the same order; None for a task of its own. Batches of one
             group with equal `rows` have equal tokens.
+        noise: seed of what is drawn by row in a pass over the batch, equal for the batches of a group, see `model.row_noise`.
     """
 
     task: int
@@ -47,6 +48,7 @@ class Batch:
     labeled: Tensor | None = None
     weights: Tensor | None = None
     group: int | None = None
+    noise: int = 0
 
     @property
     def count(self) -> int:
@@ -229,11 +231,30 @@ class TaskBatches:
 
     def next(self) -> Batch:
         """Return the batch at the cursor and advance the cursor by 1."""
+        return self.batch(self.next_rows())
+
+    def next_rows(self) -> np.ndarray:
+        """Return the numbers of the rows of the batch at the cursor and advance the cursor by 1."""
         number, index = divmod(self.cursor, self.per_pass)
         if self._order[0] != number:
             self._order = (number, self._pass(number))
         self.cursor += 1
-        return self._batch(self._order[1][index])
+        return self._order[1][index]
+
+    def units(self, rows: np.ndarray) -> float:
+        """Return the loss units of rows together, see `Target.units`; 0 where no label is known."""
+        tokenized = self.tokenized
+        if tokenized.target is None or tokenized.gold is None:
+            return 0.0
+        return float(tokenized.target.units(tokenized.gold.take(rows)).sum())
+
+    def labeled(self, rows: np.ndarray) -> np.ndarray:
+        """Return which rows have a known label (n,) bool; all, where rows have no labels."""
+        tokenized = self.tokenized
+        if tokenized.target is None or tokenized.gold is None:
+            return np.ones(len(rows), dtype=bool)
+        known: np.ndarray = tokenized.target.units(tokenized.gold.take(rows)) > 0
+        return known
 
     def _pass(self, number: int) -> list[np.ndarray]:
         if self._pairs is not None:
@@ -248,10 +269,11 @@ class TaskBatches:
         if self._pairs is not None:
             of_class = self._pairs[rows]
             rows = np.stack([rows[of_class == label][:2] for label in range(int(of_class.max()) + 1)]).T.ravel()
-        return self._batch(rows[: self.batch_size])
+        return self.batch(rows[: self.batch_size])
 
-    def _batch(self, rows: np.ndarray) -> Batch:
-        return replace(collate(self.tokenized, self.task, rows), group=self.group)
+    def batch(self, rows: np.ndarray, noise: int = 0) -> Batch:
+        """Return rows as a batch."""
+        return replace(collate(self.tokenized, self.task, rows), group=self.group, noise=noise)
 
 
 def _strata_of(tokenized: TokenizedSplit) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlcli.facts import TaskFacts
+from mtlcli.facts import Coupling, TaskFacts
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.targets import Target, Tensors
 
@@ -84,6 +84,7 @@ class Head(nn.Module, ABC):
         all_layers: whether it reads other hidden states too.
         further_layers: which of these it reads; empty: possibly all. An encoder without them is refused before step 1, and of a
             frozen encoder only these are kept.
+        coupling: what the loss of a row depends on.
     """
 
     sides: ClassVar[tuple[int, ...]] = (1,)
@@ -95,6 +96,7 @@ class Head(nn.Module, ABC):
     layer: int | None = None
     all_layers: bool = False
     further_layers: tuple[int, ...] = ()
+    coupling: Coupling = "rows"
 
     def __init__(self, facts: HeadFacts) -> None:
         super().__init__()

@@ -33,6 +33,7 @@ class ClassContrastive(Head):
 
     own_loss = True
     composition = "pairs-of-classes"
+    coupling = "memory"
 
     def __init__(
         self,

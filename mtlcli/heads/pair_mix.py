@@ -92,6 +92,7 @@ class PairMix(Head):
         self.cosine_loss, self.triplet_loss = cosine_loss, triplet_loss
         self.margin, self.distance = margin, distance
         if triplet_loss:
+            self.coupling = "memory"
             self.register_buffer("negatives", torch.zeros(NEGATIVES, facts.dim))
             self.register_buffer("kept", torch.zeros((), dtype=torch.int64))
         self.negatives: Tensor

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import HiddenStates
 from mtlcli.data.batches import Batch, by_length, collate
 from mtlcli.data.tokens import TokenizedSplit
+from mtlcli.distributed.world import World
 from mtlcli.model.multitask import MultiTaskModel
 
 
@@ -120,18 +121,25 @@ def compute_features(
     tokenized: TokenizedSplit,
     device: torch.device,
     autocast: AbstractContextManager[object],
+    world: World | None = None,
 ) -> Features:
-    """Encode every text of a split once. The encoder must be in evaluation mode."""
+    """Encode every text of a split once, in parts by the processes. The encoder must be in evaluation mode."""
     starts = tokenized.sequence_starts()
     size = sum(int(side.starts[-1]) for side in tokenized.sides)
     stored: tuple[Tensor, ...] = ()
     layers: tuple[int | None, ...] = ()
-    for rows in by_length(tokenized.lengths()):
+    batches = by_length(tokenized.lengths())
+    # With fewer batches than processes, each encodes all of them, so that each knows which states there are.
+    together = world if world is not None and 1 < world.size <= len(batches) else None
+    for rows in batches if together is None else batches[together.share(len(batches))]:
         batch, states, layers = _states_of(model, task, tokenized, rows, device, autocast)
-        stored = stored or tuple(state.new_empty(size, state.shape[-1]) for state in states)
+        stored = stored or tuple(state.new_zeros(size, state.shape[-1]) for state in states)
         mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
         first = torch.from_numpy(starts[batch.sequences]).unsqueeze(1).to(device)
         places = (first + torch.arange(mask.shape[1], device=device))[mask]
         for held, state in zip(stored, states, strict=True):
             held[places] = state[mask]
+    if together is not None:
+        for held in stored:
+            together.sum_(held)  # each place is 0 in all processes but one
     return Features(torch.from_numpy(starts).to(device), stored, layers)

@@ -9,6 +9,7 @@ import torch
 
 from mtlcli.data.batches import Batch, by_length, collate, with_labels
 from mtlcli.data.tokens import TokenizedSplit
+from mtlcli.distributed.world import World
 from mtlcli.errors import MtlError
 from mtlcli.model.frozen import Features
 from mtlcli.model.multitask import MultiTaskModel
@@ -29,9 +30,11 @@ class Predicted:
 
 def predict_rows(
     model: MultiTaskModel, splits: Mapping[int, TokenizedSplit], device: torch.device, autocast: AbstractContextManager[object],
-    features: Features | None = None,
+    features: Features | None = None, world: World | None = None,
 ) -> dict[int, Predicted]:  # fmt: skip
     """Run the heads of tasks over the same rows, longest first, without dropout. The model stays in its mode.
+
+    Each process of `world` computes a part of the batches, and all return the whole.
 
     Args:
         splits: the rows by task (index), with the same token sequences for all.
@@ -42,34 +45,47 @@ def predict_rows(
     """
     first = next(iter(splits.values()))
     groups = model.pass_groups([*splits]) if features is None else [[*splits]]
-    parts: dict[int, list[Arrays]] = {task: [] for task in splits}
-    losses, units = dict.fromkeys(splits, 0.0), dict.fromkeys(splits, 0.0)
-    orders = []
-    with _evaluating(model), torch.inference_mode(), autocast:
-        for rows in by_length(first.lengths()):
-            on_cpu = collate(first, next(iter(splits)), rows)
-            batch = on_cpu.to(device)
-            orders.append(rows)
-            for group in groups:
-                states = model.states_of(group, batch) if features is None else features.hidden(batch)
-                for task in group:
-                    output = model.output(task, batch, model.features(task, batch, states))
-                    if not output.isfinite().all():
-                        raise NotFinite(
-                            f"{model.names[task]}: the model's output is NaN or infinite; training may have diverged"
-                        )
-                    parts[task].append(model.decode(task, output, batch).numpy())
-                    labels = with_labels(on_cpu, splits[task], task)
-                    if labels.gold is not None:
-                        losses[task] += float(model.head(task).loss(output, labels.gold.to(device)).double().sum())
-                        units[task] += labels.units
-    if not orders:
+    batches = by_length(first.lengths())
+    if not batches:
         raise ValueError("no rows to predict")
-    back = np.argsort(np.concatenate(orders))
-    return {
-        task: Predicted(concat(of_task).take(back), losses[task] / units[task] if units[task] else float("nan"))
-        for task, of_task in parts.items()
-    }
+    mine = batches if world is None else batches[world.share(len(batches))]
+    with _evaluating(model), torch.inference_mode(), autocast:
+        parts = [_predict_batch(model, splits, groups, rows, device, features) for rows in mine]
+    if world is not None:
+        parts = world.in_order(parts, len(batches))
+    finite = [part for part in parts if not isinstance(part, str)]
+    if len(finite) < len(parts):
+        name = next(part for part in parts if isinstance(part, str))
+        raise NotFinite(f"{name}: the model's output is NaN or infinite; training may have diverged")
+    back = np.argsort(np.concatenate(batches))
+    predicted = {}
+    for task in splits:
+        arrays, losses, units = zip(*(of_batch[task] for of_batch in finite), strict=True)
+        loss = sum(losses) / sum(units) if sum(units) else float("nan")
+        predicted[task] = Predicted(concat(arrays).take(back), loss)
+    return predicted
+
+
+def _predict_batch(
+    model: MultiTaskModel, splits: Mapping[int, TokenizedSplit], groups: list[list[int]], rows: np.ndarray,
+    device: torch.device, features: Features | None,
+) -> dict[int, tuple[Arrays, float, float]] | str:  # fmt: skip
+    """Return predictions, summed loss and loss units of each task for some rows, or the name of a task with an output not finite."""
+    on_cpu = collate(next(iter(splits.values())), next(iter(splits)), rows)
+    batch = on_cpu.to(device)
+    predicted: dict[int, tuple[Arrays, float, float]] = {}
+    for group in groups:
+        states = model.states_of(group, batch) if features is None else features.hidden(batch)
+        for task in group:
+            output = model.output(task, batch, model.features(task, batch, states))
+            if not output.isfinite().all():
+                return model.names[task]
+            labels = with_labels(on_cpu, splits[task], task)
+            loss = 0.0
+            if labels.gold is not None:
+                loss = float(model.head(task).loss(output, labels.gold.to(device)).double().sum())
+            predicted[task] = (model.decode(task, output, batch).numpy(), loss, labels.units)
+    return predicted
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Protocol
 from torch import Tensor
 
 from mtlcli.data.batches import Batch
+from mtlcli.facts import Coupling
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.plugin import Plugin
 
@@ -49,9 +50,11 @@ class Regularizer(Plugin):
     """Adds a term to every task's loss, or pulls the weights at every step.
 
     `forward_passes` and `backward_passes` are its cost per batch beside the plain pass; the mixing plan shows them.
+    `coupling` says what the term of a row depends on.
     """
 
     needs: ClassVar[frozenset[RegularizerNeed]] = frozenset()
+    coupling: ClassVar[Coupling] = "rows"
     forward_passes: float = 0.0
     backward_passes: float = 0.0
 

@@ -34,6 +34,7 @@ class RepresentationAlignment(Regularizer):
       * it computes cmd of the LSTM's activations.
     """
 
+    coupling = "memory"
     cost = "distances between the batch's encodings and some of every other task"
 
     def __init__(

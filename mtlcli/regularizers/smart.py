@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlcli.facts import RunFacts
+from mtlcli.facts import RunFacts, seed_for
+from mtlcli.model.row_noise import normal_of_rows
 from mtlcli.regularizers.base import Forward, Regularizer
 
 TINY = torch.finfo(torch.float32).tiny
@@ -64,6 +65,7 @@ class SMART(Regularizer):
         super().__init__(run)
         self.weight, self.form, self.steps, self.epsilon = weight, form, steps, epsilon
         self.step_size, self.sigma, self.norm, self.dropout = step_size, sigma, norm, dropout
+        self.purpose = seed_for(run.seed, "smart")
         self.forward_passes = self.backward_passes = steps + 1.0 + (dropout == "off")
 
     def forward(self, forward: Forward) -> Tensor:
@@ -95,9 +97,8 @@ class SMART(Regularizer):
         mask = forward.batch.mask
         padding = torch.zeros(words.shape[:2], dtype=torch.bool, device=words.device) if mask is None else ~mask
         padding = padding.unsqueeze(-1)
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        random = torch.Generator(words.device).manual_seed(seed)
-        noise = self.sigma * torch.randn(words.shape, generator=random, device=words.device)
+        # By row, so that a text gets the noise that it would get in any other batch.
+        noise = self.sigma * normal_of_rows(forward.batch, words, self.purpose)
         # Noise at padding would change norms over the text.
         noise = noise.masked_fill(padding, 0)
         for _ in range(self.steps):

@@ -52,12 +52,15 @@ class FolderState:
 
 @dataclass
 class RunFolder:
-    """A run folder that this process alone may write, until `release`. `replaces`: a run in it is removed by `clear`."""
+    """A run folder that this process alone may write, until `release`.
+
+    `replaces`: a run in it is removed by `clear`. `lock` is None in a process that works for the one that holds it.
+    """
 
     path: Path
     state: FolderState
     replaces: bool
-    lock: FolderLock
+    lock: FolderLock | None
     extra_warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -90,11 +93,13 @@ class RunFolder:
 
     def release(self) -> None:
         """Let other processes use the folder. A folder made by `claim` that is still empty is removed."""
-        self.lock.release()
+        if self.lock is not None:
+            self.lock.release()
 
     def check(self) -> None:
         """Raise MtlError if another process has taken the folder over."""
-        self.lock.check()
+        if self.lock is not None:
+            self.lock.check()
 
     def clear(self) -> list[str]:
         """Remove what an earlier run wrote, and return the names of everything else that is left in the folder."""

@@ -86,6 +86,6 @@ def _predict(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]) -
     for (_, split, _), tasks in together.items():
         kept = features.get(tasks[0], {}).get(split)
         of_tasks = {task: splits[task, split] for task in tasks}
-        predicted = predict_rows(run.model, of_tasks, run.device, run.autocast, kept)
+        predicted = predict_rows(run.model, of_tasks, run.device, run.autocast, kept, run.world)
         predictions |= {(task, split): of_task for task, of_task in predicted.items()}
     return predictions

@@ -11,6 +11,7 @@ If the weights are known before the losses and no method reads the rows, the bac
 same numbers without the buffer.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,10 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from mtlcli.balancers.base import Balancer
+from mtlcli.distributed.launch import Launch
+from mtlcli.distributed.world import World
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.model.multitask import MultiTaskModel
 from mtlcli.registry import plugin_call, require
 from mtlcli.regularizers.base import Regularizer
+from mtlcli.training.exchange import Exchange
 from mtlcli.training.forward import ForwardPasses, require_shape
 from mtlcli.training.gradient_rows import blocks, combine_rows, gram_matrix
 from mtlcli.training.passes import Pass, TaskLoss
@@ -70,7 +74,9 @@ class StepEngine:
         *,
         max_tasks: int,
         autocast: AbstractContextManager[object],
+        world: World | None = None,
     ) -> None:
+        self.world = World(Launch()) if world is None else world
         self.model, self.balancer = model, balancer
         self.gradient_regularizer, self.regularizers = gradient_regularizer, regularizers
         self.max_tasks = max_tasks
@@ -89,9 +95,19 @@ class StepEngine:
         self._views: list[list[Tensor]] = []
         self._row: int | None = None
         self._touched: list[set[int]] = []
+        self._complete, self._missing = 0, list[float]()
+        self.exchange = (
+            None if self.world.is_alone else Exchange(self.world, self.private, overlaps=self.device.type == "cuda")
+        )
         # Hooks move each gradient into its row during the backward pass: storing all gradients first would double the memory.
         for index, parameter in enumerate(self.shared):
             parameter.register_post_accumulate_grad_hook(self._keeper(index))
+
+    def losses_after(self, step: Sequence[TaskLoss]) -> Tensor:
+        """Return the losses (k,) of the last step with the current weights, see `ForwardPasses.losses_after`."""
+        losses = self.passes.losses_after(step)
+        self.world.sum_(losses, in_step=True)
+        return losses
 
     @property
     def keeps_rows(self) -> bool:
@@ -113,7 +129,8 @@ class StepEngine:
 
     def buffer_bytes(self) -> int:
         """Return the memory of the rows, 0 if they are not needed."""
-        return 4 * self.size * self.max_tasks if self.needs_rows() else 0
+        rows = self.max_tasks if self.needs_rows() else int(self.exchange is not None)
+        return 4 * self.size * rows
 
     def run(self, step: Sequence[TaskLoss]) -> Combined:
         """Compute the gradients of one step, replacing those of the step before."""
@@ -131,22 +148,54 @@ class StepEngine:
 
     def _accumulate(self, step: Sequence[TaskLoss], tasks: Tensor, weights: Tensor) -> Combined:
         """Accumulate the weighted gradients in place during the backward passes, with weights known beforehand."""
-        losses, totals = self._run_passes(step, weights * self._visit_weights(step))
+        factors = weights * self._visit_weights(step)
+        if self.exchange is None:
+            losses, totals = self._run_passes(step, factors)
+        else:
+            # One row takes the gradients of all tasks, because a sum over processes needs them in one piece.
+            losses, totals = self._run_in_rows(step, factors)
+            self._take_row()
         objectives, weights = self._balance(totals, tasks)
         return Combined(tasks, losses, totals, objectives, weights, torch.ones_like(weights), None)
 
+    def _run_in_rows(self, step: Sequence[TaskLoss], factors: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run all passes with the gradients of shared parameters in rows, summed over the processes, and return the losses.
+
+        Args:
+            factors: weights (k,) of the tasks, whose weighted gradients all go to row 0; None: a row for each task.
+        """
+        count = len(step) if factors is None else 1
+        rows = self._buffer(count)[:count]
+        self._touched, self._complete = [set() for _ in rows], 0
+        # A row that takes all tasks is complete at the end.
+        self._missing = [len(task_loss.batches) for task_loss in step] if factors is None else [math.inf]
+        losses, totals = self._run_passes(step, factors)
+        self._complete_rows(count)
+        if self.exchange is None:
+            return losses, totals
+        return self.exchange.sum_step(step, rows, self._touched, len(self.shared), losses, totals)
+
+    def _complete_rows(self, end: int) -> None:
+        """Complete the rows up to `end` in order: columns of parameters without a gradient still hold that of another step."""
+        for row in range(self._complete, end):
+            for absent in set(range(len(self.shared))) - self._touched[row]:
+                self._views[row][absent].zero_()
+            if self.exchange is not None and self.exchange.overlaps:
+                self.exchange.start(self._buffer(end)[row])
+        self._complete = max(self._complete, end)
+
+    def _take_row(self) -> None:
+        """Set the gradients of the shared parameters to row 0; None for a parameter that no task of the step uses."""
+        for index in set().union(*self._touched):
+            self.shared[index].grad = self._views[0][index]
+
     def _combine(self, step: Sequence[TaskLoss], tasks: Tensor) -> Combined:
         """Compute the rows, then the balancer's weights from their losses, then the coefficients from their Gram matrix."""
-        rows = self._buffer()[: len(step)]
-        self._touched = [set() for _ in step]
-        losses, totals = self._run_passes(step, None)
-        for row, touched in enumerate(self._touched):
-            # The buffer is reused, so a parameter that this task does not use has a stale gradient in the row.
-            for absent in set(range(len(self.shared))) - touched:
-                self._views[row][absent].zero_()
+        losses, totals = self._run_in_rows(step, None)
+        rows = self._buffer(len(step))[: len(step)]
         regularizer, needs = self.gradient_regularizer, self.balancer.needs
         compared, apart = rows[:, self.compared], rows[:, self.compared.stop :]
-        gram = gram_matrix(compared).cpu() if regularizer is not None or "gram" in needs else None
+        gram = self._gram(compared) if regularizer is not None or "gram" in needs else None
         balancer_gram = self._last_layer_gram(rows) if "last-layer-gram" in needs else gram
         objectives, weights = self._balance(totals, tasks, balancer_gram)
         visit_weights = self._visit_weights(step)
@@ -157,8 +206,7 @@ class StepEngine:
             coefficients = self._regularize(regularizer, compared, factors, gram, tasks.cpu())
             combine_rows(apart, factors.tolist())
         # A parameter that no task of the step uses keeps grad None, so that AdamW does not decay it.
-        for index in set().union(*self._touched):
-            self.shared[index].grad = self._views[0][index]
+        self._take_row()
         # Private parameters have one task's gradient only, so no method combines them.
         for factor, task_loss in zip(factors if self.balancer.weighs_heads else visit_weights, step, strict=True):
             for parameter in self.private[task_loss.task]:
@@ -209,7 +257,7 @@ class StepEngine:
             coefficients = (coefficients * regularizer.scaling(len(tasks), coefficients)).to(weights)
             combine_rows(rows, (coefficients * weights).tolist())
             return coefficients
-        grams = torch.stack([gram_matrix(rows[:, columns]) for _, columns in self.blocks]).cpu()
+        grams = torch.stack([self._gram(rows[:, columns]) for _, columns in self.blocks])
         expected = (len(self.blocks), len(tasks))
         with plugin_call(regularizer, "block_weights", f"weights {expected} from Gram matrices {tuple(grams.shape)}"):
             by_block = regularizer.block_weights(grams * outer, tasks)
@@ -219,6 +267,13 @@ class StepEngine:
             combine_rows(rows[:, columns], of_block.tolist())
         return by_block.mean(0).to(weights)
 
+    def _gram(self, rows: Tensor) -> Tensor:
+        """Return the Gram matrix (k, k) of rows (k, P), on the CPU and the same in every process."""
+        gram = gram_matrix(rows).cpu()
+        # On machines that differ, the last bit may too, and with it the sign that a method decides by.
+        self.world.copy_([gram])
+        return gram
+
     def _last_layer_gram(self, rows: Tensor) -> Tensor:
         """Return the Gram matrix (k, k) of the unweighted gradients on the last shared layer.
 
@@ -226,7 +281,7 @@ class StepEngine:
         """
         fallback = torch.zeros(len(rows), len(rows), dtype=torch.float64)
         for _, columns in reversed(self.layers):
-            gram = gram_matrix(rows[:, columns]).cpu()
+            gram = self._gram(rows[:, columns])
             if bool(gram.diagonal().all()):
                 return gram
             if not bool(fallback.any()):
@@ -245,7 +300,11 @@ class StepEngine:
         """Run the backward pass: one for all members if their weights are known, else one for the row of each."""
         if factors is not None:
             weighted = [total * factors[number] for (number, _), total in zip(members, totals, strict=True)]
-            (weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()).backward()
+            self._row = None if self.exchange is None else 0
+            try:
+                (weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()).backward()
+            finally:
+                self._row = None
             return
         for place, ((number, _), total) in enumerate(zip(members, totals, strict=True)):
             self._row = number
@@ -253,6 +312,9 @@ class StepEngine:
                 total.backward(retain_graph=place + 1 < len(members))
             finally:
                 self._row = None
+            self._missing[number] -= 1
+        # In the same order in every process, whichever rows it has.
+        self._complete_rows(next((row for row, left in enumerate(self._missing) if left), len(self._missing)))
 
     def _balance(self, totals: Tensor, tasks: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return objectives (k,) and weights (k,) = d sum(objectives) / d losses; set the gradients of the balancer's parameters."""
@@ -278,9 +340,14 @@ class StepEngine:
             parameter.grad = gradient
         return objectives.detach(), torch.zeros_like(losses) if weights is None else weights
 
-    def _buffer(self) -> Tensor:
-        if self.rows is None:
-            self.rows = torch.empty(self.max_tasks, self.size, device=self.device, dtype=torch.float32)
+    def _buffer(self, count: int) -> Tensor:
+        """Return the buffer with room for `count` rows."""
+        if self.rows is None or len(self.rows) < count:
+            most = self.max_tasks if count > 1 or self.needs_rows() else 1
+            if self.exchange is None:
+                self.rows = torch.empty(most, self.size, device=self.device, dtype=torch.float32)
+            else:
+                self.rows = self.exchange.rows_of(most, self.size, len(self.shared), self.device)
             sizes = [parameter.numel() for parameter in self.shared]
             self._views = [
                 [part.view_as(parameter) for part, parameter in zip(row.split(sizes), self.shared, strict=True)]

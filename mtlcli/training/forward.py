@@ -13,6 +13,7 @@ from mtlcli.data.batches import Batch
 from mtlcli.errors import MtlError
 from mtlcli.model.frozen import Features
 from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.model.row_noise import keyed
 from mtlcli.registry import plugin_call, require
 from mtlcli.regularizers.base import Forward, Regularizer
 from mtlcli.training.passes import Pass, TaskLoss, passes_of
@@ -44,12 +45,13 @@ class ForwardPasses:
     ) -> None:  # fmt: skip
         self.model, self.balancer, self.regularizers = model, balancer, regularizers
         self.autocast = autocast
+        self._device = next(model.parameters()).device
         self.features: Mapping[int, Features] = {}
         self._recorded: list[_Recorded] = []
 
     def run(self, step: Sequence[TaskLoss], backward: Backward) -> tuple[Tensor, Tensor]:
         """Run all passes, each followed by `backward`; return the losses per unit (k,) without and with regularizers."""
-        device = step[0].batches[0].tokens.device
+        device = self._device
         sums = [[torch.zeros((), device=device)] * 2 for _ in step]
         self._recorded = []
         for members in passes_of(step, self._pass_of):
@@ -66,16 +68,17 @@ class ForwardPasses:
     @torch.no_grad()
     def losses_after(self, step: Sequence[TaskLoss]) -> Tensor:
         """Return the losses (k,) of the last step with the current weights and the dropout masks of that step."""
-        device = step[0].batches[0].tokens.device
+        device = self._device
         losses = [torch.zeros((), device=device) for _ in step]
         for recorded in self._recorded:
             members = recorded.members
             with replayed(recorded.states, device), self.autocast:
-                states = self._states(members)
+                with keyed(members[0][1]):
+                    states = self._states(members)
                 after = random_states(device)
                 for (number, batch), buffers in zip(members, recorded.buffers, strict=True):
                     set_random_states(after, device)
-                    with _with_buffers(self.model.head(batch.task), buffers):
+                    with _with_buffers(self.model.head(batch.task), buffers), keyed(batch):
                         hidden = self.model.features(batch.task, batch, states)
                         output = self.model.output(batch.task, batch, hidden)
                         losses[number] += _sum(self.model.losses(batch.task, output, batch), batch)
@@ -91,14 +94,14 @@ class ForwardPasses:
         Both losses are sums over the rows, divided by the units of the task's whole visit.
         """
         repeats = "losses-after" in self.balancer.needs
-        device = members[0][1].tokens.device
+        device = self._device
         # Recorded before the pass, so that dropout can draw the same masks again.
         random = random_states(device) if repeats or self.regularizers else []
         if repeats:
             heads = [self.model.head(batch.task) for _, batch in members]
             buffers = [{name: value.clone() for name, value in head.named_buffers()} for head in heads]
             self._recorded.append(_Recorded(members, random, buffers))
-        with self.autocast:
+        with self.autocast, keyed(members[0][1]):
             states = self._states(members)
         # Every task draws what it would draw alone, so that a pass can be repeated for one of them.
         after = random_states(device) if random and len(members) > 1 else []
@@ -107,7 +110,7 @@ class ForwardPasses:
             task, task_loss = batch.task, step[number]
             if after:
                 set_random_states(after, device)
-            with self.autocast:
+            with self.autocast, keyed(batch):
                 hidden = self.model.features(task, batch, states)
                 output = self.model.output(task, batch, hidden)
                 losses = self.model.losses(task, output, batch)
@@ -184,7 +187,7 @@ def regularization(
     """
 
     def rerun(embeddings: Tensor | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        with replayed(states, batch.tokens.device):
+        with replayed(states, batch.tokens.device), keyed(batch):
             if weights is None:
                 return model(task, batch, embeddings)
             return torch.func.functional_call(model, dict(weights), (task, batch, embeddings))

@@ -9,14 +9,12 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 
 from mtlcli.config.evaluation_sets import in_words
-from mtlcli.devices import describe_environment
 from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.measure import measure
 from mtlcli.evaluation.sets import mean_values, with_means
@@ -25,20 +23,16 @@ from mtlcli.model.predict import NotFinite
 from mtlcli.plugin import EvaluationResult
 from mtlcli.registry import plugin_call
 from mtlcli.runs.checkpoint import Checkpoint
-from mtlcli.runs.environment import write_environment
-from mtlcli.runs.folder import RunFolder, add_command, claim, write_config
-from mtlcli.runs.metrics_log import flush_log, open_log
-from mtlcli.runs.names import LOG, METRICS, PREDICTIONS, RESULTS, predictions_path
-from mtlcli.runs.plan import write_plan
-from mtlcli.runs.record import origin_record, task_record
-from mtlcli.runs.results import Results, read_results, write_predictions, write_results
-from mtlcli.runs.saved_model import export
+from mtlcli.runs.folder import RunFolder, claim
+from mtlcli.runs.names import METRICS
+from mtlcli.runs.results import Results, read_results
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.training.dev import DevPredictions, predict_dev
 from mtlcli.training.events import Evaluated, Event, Finished, Notice, Saved, Started
-from mtlcli.training.log import log_line, write_line
+from mtlcli.training.files import RunFiles
+from mtlcli.training.log import write_line
 from mtlcli.training.setup import TrainingRun
-from mtlcli.training.state import Progress, best_checkpoint, prune, restore, save
+from mtlcli.training.state import Progress, load_best, restore
 from mtlcli.training.step import end_epoch, enter_stage, take_step
 
 
@@ -80,28 +74,11 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
             f"--resume: {folder} was trained for {progress.step} steps, but this configuration has only {plan.steps}; set "
             "--epochs or --steps to at least their old values"
         )
-    remaining = place.clear() if place.replaces else []
-    place.check()
-    # Resuming makes earlier results stale, so delete them before anything else changes.
-    (folder / RESULTS).unlink(missing_ok=True)
-    for path in (folder / PREDICTIONS).glob("*.jsonl"):
-        path.unlink(missing_ok=True)
-    write_config(folder, run.config)
-    if command:
-        add_command(folder, command)
-    environment = describe_environment(run.device, training.seed)
-    write_environment(folder, environment)
-    write_plan(folder, plan)
-    log, damaged_lines = open_log(folder, progress.step)
-    tell = partial(log_line, folder / LOG)
-    tell(
-        f"started after step {progress.step} of {plan.steps} on {environment['device']} in {plan.precision}: {command}"
-    )
-    for line in (*plan.notes, *plan.warnings):
-        tell(line)
+    files = RunFiles(run, place)
+    remaining, damaged_lines = files.start(progress, command)
     yield Started(plan, folder)
     if place.checkpoint is not None:
-        prune(run, folder, progress)
+        files.prune(progress)
         yield Notice(f"resumed from {place.checkpoint.folder} after step {progress.step} of {plan.steps}")
     if remaining:
         yield Notice(f"{folder}: kept, because no run wrote it: {one_of(remaining)}")
@@ -109,14 +86,17 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
         yield Notice(f"{folder / METRICS}: {damaged_lines} damaged lines were removed", is_warning=True)
     started = time.monotonic() - progress.seconds
     saved_step = progress.step if place.checkpoint is not None else None
+    exchange = run.engine.exchange
+    if exchange is not None:
+        exchange.wants_to_stop = stop
     model.train()
     try:
         # Decided from the saved state alone, so that a run killed after its last step does not make an extra one.
         while (why := _ending(run, progress)) is None:
             for text in enter_stage(run, folder, progress):
-                tell(text)
+                files.tell(text)
                 yield Notice(text)
-            stepped = take_step(run, progress, log, saved_step)
+            stepped = take_step(run, progress, files.log, saved_step)
             yield stepped
             step = progress.step
             progress.seconds = time.monotonic() - started
@@ -131,22 +111,20 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
             )
             if due and run.dev:
                 predictions = _predict_dev(run, progress, run.kept.dev)
-                evaluated = _evaluate(run, progress, predictions, log)
+                evaluated = _evaluate(run, progress, predictions, files.log)
                 # Exported at once, so that an interrupted run already has a usable model.
                 if evaluated.is_best:
-                    _export(run, folder, progress, predictions)
-                tell(
+                    files.export(progress, predictions)
+                files.tell(
                     f"step {step}: {json.dumps(evaluated.metrics)} score {evaluated.score}{' (best so far)' if evaluated.is_best else ''}"
                 )
                 yield evaluated
                 progress.seconds = time.monotonic() - started
-            stopping = stop()
+            # Several processes have agreed on it within the step.
+            stopping = stop() if exchange is None else exchange.stops
             if due or stopping or step == plan.steps or (training.save_every and step % training.save_every == 0):
-                place.check()
-                # The log must reach the disk before the checkpoint: on resuming, lines after the checkpoint are dropped.
-                flush_log(log)
-                saved = save(run, folder, progress)
-                tell(f"step {step}: saved {saved}")
+                saved = files.save(progress)
+                files.tell(f"step {step}: saved {saved}")
                 yield Saved(step, saved)
                 saved_step = step
             # A request that arrives during the last step does not interrupt: the run is finished.
@@ -154,18 +132,18 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
                 why = "interrupted"
                 break
     finally:
-        log.close()
+        files.close()
         run.kept.forget()
     place.check()
     if saved_step != progress.step:
-        save(run, folder, progress)
-    tell(f"{why} after step {progress.step}; best step {progress.best_step}, score {progress.best_score}")
+        files.save(progress)
+    files.tell(f"{why} after step {progress.step}; best step {progress.best_step}, score {progress.best_score}")
     if why == "interrupted":
         yield Finished(progress.step, progress.best_step, progress.best_score, {}, progress.seconds, why, folder)
         return
-    results, notes = _finish(run, folder, progress, why)
+    results, notes = _finish(run, files, progress, why)
     for note in notes:
-        tell(note)
+        files.tell(note)
         yield Notice(note)
     yield Finished(progress.step, progress.best_step, progress.best_score, results, progress.seconds, why, folder)
 
@@ -192,21 +170,7 @@ def _evaluate(run: TrainingRun, progress: Progress, predictions: DevPredictions,
     Raises:
         MtlError: an output, a loss or a metric is not finite, whatever `training.on_nan` says: the model is of no use.
     """
-    metrics: dict[str, dict[str, float]] = {}
-    losses: dict[str, float] = {}
-    by_set: dict[str, dict[str, dict[str, float]]] = {}
-    for name, by_split in predictions.rows.items():
-        index = run.model.names.index(name)
-        values = {}
-        for split, predicted in by_split.items():
-            labeled = run.tasks[index].splits[split]
-            measured = measure(predictions.metrics[name], predicted.rows, labeled.gold, 0, weights=labeled.weights)
-            values[split] = {key: estimate.value for key, estimate in measured.items()} | {"loss": predicted.loss}
-            _must_be_finite(run, progress, index, split, values[split])
-        metrics[name] = mean_values([values[split] for split in run.config.tasks[name].selecting_splits()])
-        losses[name] = metrics[name].pop("loss")
-        if "dev" not in values:
-            by_set[name] = {split.partition(".")[2]: of_split for split, of_split in values.items()}
+    metrics, losses, by_set = run.world.same(lambda: _measure(run, progress, predictions))
     score = run.selection.score(metrics, run.metrics) if run.selection is not None else None
     is_best = score is not None and (progress.best_score is None or score > progress.best_score)
     if is_best:
@@ -234,6 +198,31 @@ def _evaluate(run: TrainingRun, progress: Progress, predictions: DevPredictions,
     return Evaluated(progress.step, epoch, metrics, losses, score, is_best, by_set)
 
 
+Values = dict[str, dict[str, float]]
+
+
+def _measure(
+    run: TrainingRun, progress: Progress, predictions: DevPredictions
+) -> tuple[Values, dict[str, float], dict[str, Values]]:
+    """Return metrics and mean loss of each task with dev rows, and metrics by set of tasks with several."""
+    metrics: Values = {}
+    losses: dict[str, float] = {}
+    by_set: dict[str, Values] = {}
+    for name, by_split in predictions.rows.items():
+        index = run.model.names.index(name)
+        values = {}
+        for split, predicted in by_split.items():
+            labeled = run.tasks[index].splits[split]
+            measured = measure(predictions.metrics[name], predicted.rows, labeled.gold, 0, weights=labeled.weights)
+            values[split] = {key: estimate.value for key, estimate in measured.items()} | {"loss": predicted.loss}
+            _must_be_finite(run, progress, index, split, values[split])
+        metrics[name] = mean_values([values[split] for split in run.config.tasks[name].selecting_splits()])
+        losses[name] = metrics[name].pop("loss")
+        if "dev" not in values:
+            by_set[name] = {split.partition(".")[2]: of_split for split, of_split in values.items()}
+    return metrics, losses, by_set
+
+
 def _predict_dev(
     run: TrainingRun, progress: Progress, features: Mapping[int, Mapping[str, Features]]
 ) -> DevPredictions:
@@ -259,35 +248,8 @@ def _diverged(run: TrainingRun, progress: Progress, problem: str) -> MtlError:
     )
 
 
-def _export(run: TrainingRun, folder: Path, progress: Progress, predictions: DevPredictions) -> None:
-    """Write encoder/, heads.safetensors and run.json from the current weights, with the targets tuned on their predictions."""
-    config = run.config
-    facts: dict[str, Any] = {
-        "step": progress.step,
-        "steps": run.plan.steps,
-        "score": progress.best_score,
-        "select_by": config.training.select_by,
-        "pooling": config.encoder.pooling,
-        "layer": config.encoder.layer,
-        "max_length": config.encoder.max_length,
-        "tasks": {
-            fact.name: task_record(
-                config,
-                predictions.facts(fact),
-                task.splits["train"].columns.texts,
-                task.splits["train"].columns.labels,
-                tuple(run.metrics[fact.name]),
-            )
-            for fact, task in zip(run.facts, run.tasks, strict=True)
-        },
-        "architecture": origin_record(config.architecture),
-        "config": config.plain(),
-    }
-    export(folder, run.model, run.encoder, facts)
-
-
 def _finish(
-    run: TrainingRun, folder: Path, progress: Progress, why: str
+    run: TrainingRun, files: RunFiles, progress: Progress, why: str
 ) -> tuple[dict[str, dict[str, dict[str, Estimate]]], list[str]]:
     """Restore the best weights, evaluate them with confidence intervals, and write results and predictions.
 
@@ -296,14 +258,16 @@ def _finish(
     """
     best = progress.best_step
     if best is not None and best != progress.step:
-        run.model.load_state_dict(best_checkpoint(folder, best).tensors("model"))
+        load_best(run, files.folder, best)
     ended = replace(progress, step=progress.step if best is None else best)
     if not all(bool(parameter.isfinite().all()) for parameter in run.model.parameters()):
         # Without dev rows no evaluation has found this out.
         raise _diverged(run, progress, "weights of the model are NaN or infinite; training has diverged")
     # Without cached features: the best weights may be those of an earlier stage, in which the encoder differed.
     predictions = _predict_dev(run, ended, {})
-    _export(run, folder, ended, predictions)
+    files.export(ended, predictions)
+    if not files.writes:
+        return {}, []
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
     for name, by_split in predictions.rows.items():
         index = run.model.names.index(name)
@@ -314,20 +278,10 @@ def _finish(
             measured[split_name] = measure(
                 predictions.metrics[name], predicted.rows, split.gold, 1000, split.groups, split.weights
             )
-            write_predictions(
-                predictions_path(folder, name, split_name),
-                predictions.targets[name],
-                predicted.rows,
-                split.lines.tolist(),
-                split.gold,
-                split.hashes,
-                split.groups,
-                split.weights,
-            )
+        files.write_predictions(name, predictions)
         groups = {split_name: split.groups for split_name, split in splits.items()}
         results[name] = with_means(measured, groups, run.config.tasks[name].selecting_splits())
-    write_results(
-        folder,
+    files.write_results(
         Results(
             results, tuple(name for name, section in run.config.tasks.items() if section.auxiliary) or None, why,
             progress.step, ended.step, run.config.training.select_by, progress.best_score, round(progress.seconds, 1),

@@ -8,24 +8,39 @@ from mtlcli.data.batches import Batch
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """Hold one task of a step: the micro-batches of its loss, and the weight of its visit (`Visit.weight`)."""
+    """Hold one task of a step: the micro-batches of its loss, and the weight of its visit (`Visit.weight`).
+
+    Attributes:
+        batches: the rows that this process works on; with several processes a part of each micro-batch, without empty parts.
+        whole: rows and loss units of the whole micro-batches, of all processes; None where `batches` are whole.
+    """
 
     task: int
     batches: tuple[Batch, ...]
     weight: float = 1.0
+    whole: tuple[int, float] | None = None
 
     @property
     def count(self) -> int:
-        """Count the rows of all micro-batches."""
-        return sum(batch.count for batch in self.batches)
+        """Count the rows of all micro-batches, of all processes."""
+        return sum(batch.count for batch in self.batches) if self.whole is None else self.whole[0]
 
     @property
     def units(self) -> float:
         """Count the loss units of all micro-batches, by which their summed losses are divided; 1 if no label is known.
 
-        Dividing each micro-batch by its own units instead would give short micro-batches too much weight.
+        Dividing each micro-batch, or the part of each process, by its own units would give short ones too much weight.
         """
-        return sum(batch.units for batch in self.batches) or 1.0
+        return self._units or 1.0
+
+    @property
+    def has_labels(self) -> bool:
+        """Return whether the label of a row is known."""
+        return self._units > 0
+
+    @property
+    def _units(self) -> float:
+        return sum(batch.units for batch in self.batches) if self.whole is None else self.whole[1]
 
 
 Pass = list[tuple[int, Batch]]

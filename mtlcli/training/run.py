@@ -14,11 +14,13 @@ from mtlcli.config.changes import check_unchanged, differences
 from mtlcli.config.layers import Layer
 from mtlcli.config.schema import Config
 from mtlcli.data.tokens import cache_folder
+from mtlcli.distributed.world import world
 from mtlcli.errors import MtlError
 from mtlcli.runs.checkpoint import Checkpoint
 from mtlcli.runs.configuration import ConfigSource, layers_of, resolve_run, stored_config
-from mtlcli.runs.folder import RunFolder, claim, claim_new, inspect_folder, is_free
+from mtlcli.runs.folder import FolderState, RunFolder, claim, claim_new, inspect_folder, is_free
 from mtlcli.runs.names import ENCODER
+from mtlcli.training.agreement import check_agreement
 from mtlcli.training.events import Event, Notice, Ready
 from mtlcli.training.loop import end_of_complete, train
 from mtlcli.training.setup import TrainingRun, set_up
@@ -83,7 +85,10 @@ def open_training(
             raise MtlError("--resume: name the folder of the run with --output")
         config = configure(None, None)
         return OpenedRun(default_folder(config), config, use="name")
-    state = inspect_folder(output, resume=resume, overwrite=overwrite)
+    if world().launch.restarts and not resume and world().same(lambda: _was_started(output, overwrite)):
+        # The starter repeats the command after a process has ended, so the folder holds the run that it had started.
+        resume, overwrite = True, False
+    state = world().same(lambda: inspect_folder(output, resume=resume, overwrite=overwrite))
     stored, checkpoint = state.stored, state.checkpoint
     use: Literal["new", "resume", "overwrite"] = "resume" if resume else "overwrite" if overwrite else "new"
     if stored is None or (checkpoint is None and not state.is_complete):  # nothing was learned that could contradict
@@ -101,6 +106,17 @@ def open_training(
             f"{output}: is finished and has no checkpoint to resume from; keep it as it is, or train again with --overwrite",
         )
     return OpenedRun(output, config, checkpoint, tuple(changes), state.is_complete and not changes, use)
+
+
+def _was_started(output: Path, overwrite: bool) -> bool:
+    """Return whether a folder holds a run that this command can have started; with `overwrite`, one that has not ended."""
+    if is_free(output):
+        return False
+    try:
+        state = inspect_folder(output, resume=True, overwrite=False)
+    except MtlError:
+        return False
+    return not (overwrite and state.is_complete)
 
 
 def open_or_restart(config: Config, output: Path) -> OpenedRun:
@@ -121,9 +137,18 @@ def claim_run(opened: OpenedRun) -> RunFolder:
     Raises:
         MtlError: the folder cannot be written, or another process uses it.
     """
-    if opened.use == "name":
-        return claim_new(opened.folder)
-    return claim(opened.folder, resume=opened.use == "resume", overwrite=opened.use == "overwrite")
+    together, held = world(), list[RunFolder]()
+
+    def claim_first() -> tuple[Path, FolderState]:
+        if opened.use == "name":
+            held.append(claim_new(opened.folder))
+        else:
+            held.append(claim(opened.folder, resume=opened.use == "resume", overwrite=opened.use == "overwrite"))
+        return held[0].path, held[0].state
+
+    path, state = together.same(claim_first)
+    # The first process alone holds and writes it.
+    return held[0] if held else RunFolder(path, state, False, None)
 
 
 def set_up_run(opened: OpenedRun, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True) -> TrainingRun:
@@ -133,9 +158,11 @@ def set_up_run(opened: OpenedRun, tell: Callable[[str], None] = lambda _: None, 
         MtlError: everything that is wrong with data, encoder or methods.
     """
     encoder = None if opened.checkpoint is None else opened.checkpoint.folder / ENCODER
-    return set_up(
+    run = set_up(
         opened.config, encoder_from=encoder, cache=cache_folder() if cache else None, first_step=opened.first_step, tell=tell
     )  # fmt: skip
+    check_agreement(run)
+    return run
 
 
 def run_training(

@@ -5,7 +5,6 @@ written.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,11 +22,13 @@ from mtlcli.data.splits import LoadedTask, load_task
 from mtlcli.data.tokenizer import Tokenizer, TokenSequences
 from mtlcli.data.tokens import TokenizedSplit, tokenize_split
 from mtlcli.devices import autocast, find_device, find_precision
+from mtlcli.distributed.launch import Launch
+from mtlcli.distributed.world import World, world
 from mtlcli.encoders.base import EncoderFacts
 from mtlcli.encoders.load import LoadedEncoder, check_length, check_padding, encoder_folder, load_encoder
 from mtlcli.errors import MtlError
 from mtlcli.evaluation.measure import Selection, make_metrics, make_selection, metrics_of
-from mtlcli.facts import RunFacts, TaskFacts
+from mtlcli.facts import Coupling, RunFacts, TaskFacts
 from mtlcli.files import scratch_folder
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.heads.base import Composition, Head
@@ -35,6 +36,7 @@ from mtlcli.metrics.base import Metric
 from mtlcli.model.build import build_model
 from mtlcli.model.frozen import FrozenFeatures
 from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.model.row_noise import use_row_dropout
 from mtlcli.plugin import Plugin, SetupContext
 from mtlcli.registry import plugin_call
 from mtlcli.regularizers.base import Regularizer
@@ -46,6 +48,7 @@ from mtlcli.training.engine import StepEngine
 from mtlcli.training.gradient_rows import blocks
 from mtlcli.training.optimizer import make_optimizer
 from mtlcli.training.plan import Plan, TaskInputs, make_plan, model_sizes, run_lengths, visits_by_stage
+from mtlcli.training.processes import check_processes, same_folder
 from mtlcli.training.teacher import teacher_predictions
 from mtlcli.training.warm_start import architecture_tensors, open_origin, warm_start
 
@@ -76,6 +79,7 @@ class TrainingRun:
     plan: Plan
     visits: dict[int, list[int]]
     """Micro-batches of each task in each stage, by the stage's first step, as counted for the plan."""
+    world: World = field(default_factory=lambda: World(Launch()))
     kept: FrozenFeatures = field(default_factory=FrozenFeatures)
 
     def __post_init__(self) -> None:
@@ -85,6 +89,12 @@ class TrainingRun:
         """Return the dev splits of a task that count in the score that selects checkpoints; none for a task without dev rows."""
         splits = self.dev.get(task, {})
         return [splits[name] for name in self.config.tasks[task].selecting_splits() if name in splits]
+
+    def coupling_of(self, task: int) -> Coupling:
+        """Return what the loss of a row of a task depends on, by its head, the architecture and the regularizers."""
+        couplings = {self.model.head(task).coupling, self.model.architecture.coupling}
+        couplings |= {regularizer.coupling for regularizer in self.regularizers}
+        return "rows" if couplings == {"rows"} else "memory" if "memory" in couplings else "batch"
 
     def plugins(self) -> dict[str, Plugin]:
         """Return the plugins with state, by their names in a checkpoint."""
@@ -116,14 +126,11 @@ def set_up(
     Raises:
         MtlError: an error in the configuration, the data, the encoder or a plugin.
     """
-    # Under torchrun every process would train the same run and write to the same folder.
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MtlError(
-            "WORLD_SIZE is greater than 1, but training uses one process; start `mtl train` without torchrun"
-        )
-    device = find_device(config.training.device)
+    together = world()
+    device = find_device(config.training.device, None if together.is_alone else together.launch.local_rank)
     precision = find_precision(config.training.precision, device)
     check_combination(config)
+    check_processes(config, together.size)
     check_class_options(config)
     tasks = _load_tasks(config)
     sizes = [config.tasks[task.task.name].batch_size or config.training.batch_size for task in tasks]
@@ -162,13 +169,14 @@ def set_up(
         if origin is not None:
             encoder = load_encoder(origin.folder / ENCODER)
         elif encoder_from is None:
-            folder = encoder_folder(
-                config.encoder,
-                EncoderFacts(lambda: _all_texts(tasks), scratch, config.training.seed, config.encoder.max_length),
+            facts_of_encoder = EncoderFacts(
+                lambda: _all_texts(tasks), scratch, config.training.seed, config.encoder.max_length
             )
-            encoder = load_encoder(folder)
+            encoder = load_encoder(
+                same_folder(together, lambda: encoder_folder(config.encoder, facts_of_encoder), scratch)
+            )
         else:
-            encoder = load_encoder(encoder_from, weights=False)
+            encoder = load_encoder(same_folder(together, lambda: encoder_from, scratch), weights=False)
     check_length(encoder, config.encoder.max_length)
     check_padding(encoder)
     if device.type == "cpu" and precision == "bf16":
@@ -211,7 +219,11 @@ def set_up(
         with plugin_call(model.architecture, "start", "nothing in return, or MtlError where it cannot be loaded"):
             model.architecture.start(architecture_tensors)
     _check_layers(model, config)
+    if config.training.dropout_by == "row" or (config.training.dropout_by == "auto" and not together.is_alone):
+        use_row_dropout(model)
     model.to(device)
+    # Equal seeds are no proof of equal weights.
+    together.copy_(model.state_dict().values())
     context = autocast(device, precision)
     start = SetupContext(
         model,
@@ -228,7 +240,9 @@ def set_up(
     for module in (balancer, *regularizers):
         module.to(device)
     _, most = fewest_and_most(scheduler.tasks_per_step, len(tasks), run.micro_batches)
-    engine = StepEngine(model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context)
+    engine = StepEngine(
+        model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context, world=together
+    )
     modules = (scheduler, balancer, gradient_regularizer, *regularizers)
     learned = [parameter for module in modules if module is not None for parameter in module.parameters()]
     optimizer = make_optimizer(model, learned, config.optimizer)
@@ -248,7 +262,7 @@ def set_up(
     )  # fmt: skip
     return TrainingRun(
         config, tasks, facts, encoder, model, train, dev, metrics, selection, scheduler, balancer, gradient_regularizer,
-        regularizers, engine, optimizer, device, context, precision, plan, visits,
+        regularizers, engine, optimizer, device, context, precision, plan, visits, together,
     )  # fmt: skip
 
 

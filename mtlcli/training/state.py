@@ -45,6 +45,11 @@ def best_checkpoint(folder: Path, step: int) -> Checkpoint:
     return Checkpoint(place, step)
 
 
+def load_best(run: TrainingRun, folder: Path, step: int) -> None:
+    """Load the weights of the best checkpoint. Raise MtlError if it is damaged."""
+    run.model.load_state_dict(run.world.same_tensors(lambda: best_checkpoint(folder, step).tensors("model")))
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an optimizer's state as flat tensors `index.name`.
 
@@ -122,7 +127,7 @@ def restore(run: TrainingRun, saved: Checkpoint) -> Progress:
     Raises:
         MtlError: the run has other rows than the checkpoint, or another version wrote it.
     """
-    state = saved.state()
+    state = run.world.same(saved.state)
     try:
         _must_be_same_rows(run, saved, state["content"])
         return _restore(run, saved, state["progress"])
@@ -145,9 +150,12 @@ def _must_be_same_rows(run: TrainingRun, saved: Checkpoint, content: Mapping[str
 
 
 def _restore(run: TrainingRun, saved: Checkpoint, values: Mapping[str, Any]) -> Progress:
-    run.model.load_state_dict(saved.tensors("model"))
-    restore_optimizer(run.optimizer, saved.tensors("optimizer"))
-    tensors = saved.tensors("plugins")
+    def part(name: str) -> Mapping[str, Tensor]:
+        return run.world.same_tensors(lambda: saved.tensors(name))
+
+    run.model.load_state_dict(part("model"))
+    restore_optimizer(run.optimizer, part("optimizer"))
+    tensors = part("plugins")
     for name, plugin in run.plugins().items():
         plugin.load_state_dict(
             {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
@@ -156,5 +164,5 @@ def _restore(run: TrainingRun, saved: Checkpoint, values: Mapping[str, Any]) -> 
     for batches, cursor in zip(run.train, progress.cursors, strict=True):
         batches.cursor = cursor
     # Last, because building and loading modules may draw random numbers.
-    restore_random_state(saved.tensors("random"))
+    restore_random_state(part("random"))
     return progress

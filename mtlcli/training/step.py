@@ -12,6 +12,7 @@ import torch
 from mtlcli.data.batches import collate
 from mtlcli.devices import not_enough_memory
 from mtlcli.errors import MtlError
+from mtlcli.facts import seed_for
 from mtlcli.model.frozen import Features, compute_features, layers_read, size_of
 from mtlcli.model.predict import loss_on, uncertainty_of
 from mtlcli.plugin import EpochResult, ProbeResult, StepResult
@@ -23,7 +24,7 @@ from mtlcli.training.log import log_step
 from mtlcli.training.optimizer import Plateau, clip_gradients, rate_factor, set_rates
 from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun
-from mtlcli.training.state import Progress, best_checkpoint
+from mtlcli.training.state import Progress, load_best
 
 SKIPS_IN_A_ROW = 10
 """Consecutive steps that `on_nan: skip` may skip before the run stops, because it has then diverged."""
@@ -43,6 +44,10 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
     stage, visits = stage_at(run.scheduler, position), visits_at(run.scheduler, position)
     step = _draw(run, visits, position)
     run.model.architecture.set_progress(position.step / plan.steps)
+    if not run.world.is_alone:
+        run.world.at(f"step {position.step + 1:,}")
+        # What is not drawn by row, such as dropout of attention weights inside a fused kernel, is drawn by process.
+        torch.manual_seed(seed_for(run.config.training.seed, "process", position.step, run.world.rank))
     try:
         combined = run.engine.run(step)
     except torch.OutOfMemoryError as error:
@@ -50,6 +55,7 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
         texts, length = max(
             (tuple(batch.tokens.shape) for part in step for batch in part.batches),
             key=lambda shape: shape[0] * shape[1],
+            default=(0, 0),
         )
         raise not_enough_memory(" or ".join(names[part.task] for part in step), texts, length) from error
     gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
@@ -100,7 +106,7 @@ def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[
         run.optimizer.state.clear()
         progress.plateau = Plateau()
         if stage.weights == "best" and progress.best_step is not None:
-            run.model.load_state_dict(best_checkpoint(folder, progress.best_step).tensors("model"))
+            load_best(run, folder, progress.best_step)
     # A regularizer that runs the model again needs the encoder's graph, which cached features do not have.
     if run.model.states_are_frozen and not any(regularizer.forward_passes for regularizer in run.regularizers):
         yield from _keep_features(run, stage)
@@ -134,7 +140,7 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
             yield f"{name}: the encoder is frozen: encoding {texts:,} texts once ({size / 1e6:,.0f} MB)"
         try:
             for key, rows in missing.items():
-                stored[key] = compute_features(run.model, task, rows, run.device, run.autocast)
+                stored[key] = compute_features(run.model, task, rows, run.device, run.autocast, run.world)
         except torch.OutOfMemoryError as error:
             raise MtlError(
                 f"{name}: not enough memory on {run.device} for {size / 1e9:.1f} GB of cached features of a frozen encoder; turn "
@@ -154,32 +160,51 @@ def _draw(run: TrainingRun, visits: list[Visit], position: Position) -> list[Tas
         step = (
             _rows_of_candidates(run, visits, position)
             if run.scheduler.chooses_rows
-            else [_next(run, visit) for visit in visits]
+            else [_next(run, visit, position) for visit in visits]
         )
-        if labeled := [part for part in step if any(batch.units for batch in part.batches)]:
+        if labeled := [part for part in step if part.has_labels]:
             return labeled
 
 
-def _next(run: TrainingRun, visit: Visit) -> TaskLoss:
-    batches = run.train[visit.task]
-    micro_batches = tuple(batches.next().to(run.device) for _ in range(visit.micro_batches))
-    return TaskLoss(visit.task, micro_batches, visit.weight)
+def _next(run: TrainingRun, visit: Visit, position: Position) -> TaskLoss:
+    rows = [run.train[visit.task].next_rows() for _ in range(visit.micro_batches)]
+    return _task_loss(run, visit.task, rows, position, visit.weight)
+
+
+def _task_loss(
+    run: TrainingRun, task: int, micro_batches: list[np.ndarray], position: Position, weight: float = 1.0
+) -> TaskLoss:
+    """Return the rows of a task's micro-batches that this process works on, as batches on the device."""
+    source, seed = run.train[task], run.config.training.seed
+    batches = []
+    for number, rows in enumerate(micro_batches):
+        if run.coupling_of(task) == "rows":
+            own = rows[run.world.share(len(rows))]
+        else:
+            # A loss that compares rows needs them all, so micro-batches take turns.
+            own = rows if (task + number) % run.world.size == run.world.rank else rows[:0]
+        if len(own):
+            noise = seed_for(seed, "noise", position.step, source.order_name, number)
+            batches.append(source.batch(own, noise).to(run.device))
+    if run.world.is_alone:
+        return TaskLoss(task, tuple(batches), weight)
+    whole = (sum(map(len, micro_batches)), sum(map(source.units, micro_batches)))
+    return TaskLoss(task, tuple(batches), weight, whole)
 
 
 def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Position) -> list[TaskLoss]:
     """Offer the labeled rows of all visits to the scheduler, and return the rows that it selects as one batch per task."""
     pool, rows = [], []
     for visit in visits:
-        batches = [run.train[visit.task].next() for _ in range(visit.micro_batches)]
-        parts = [uncertainty_of(run.model, batch.to(run.device), run.autocast) for batch in batches]
-        labeled = torch.cat(
-            [torch.ones(batch.count, dtype=torch.bool) if batch.labeled is None else batch.labeled for batch in batches]
-        )
+        batches = [run.train[visit.task].next_rows() for _ in range(visit.micro_batches)]
+        parts = [_uncertainty(run, visit.task, numbers) for numbers in batches]
+        offered = np.concatenate(batches)
+        labeled = run.train[visit.task].labeled(offered)
         if not labeled.any():
             continue
         uncertainties = [part for part in parts if part is not None]
-        rows.append(np.concatenate([batch.rows for batch in batches])[labeled.numpy()])
-        uncertainty = torch.cat(uncertainties)[labeled] if uncertainties else None
+        rows.append(offered[labeled])
+        uncertainty = torch.cat(uncertainties)[torch.from_numpy(labeled)] if uncertainties else None
         pool.append(Candidates(visit.task, len(rows[-1]), uncertainty))
     if not pool:
         return []
@@ -195,9 +220,25 @@ def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Positio
     step = []
     for candidates, task_rows, choice in zip(pool, rows, choices, strict=True):
         if len(choice):
-            batch = collate(run.train[candidates.task].tokenized, candidates.task, task_rows[choice.numpy()])
-            step.append(TaskLoss(candidates.task, (batch.to(run.device),)))
+            step.append(_task_loss(run, candidates.task, [task_rows[choice.numpy()]], position))
     return step
+
+
+def _uncertainty(run: TrainingRun, task: int, rows: np.ndarray) -> torch.Tensor | None:
+    """Return how unsure the model is of each row (n,), see `uncertainty_of`; each process computes a part."""
+    own = rows[run.world.share(len(rows))]
+    values: list[float] | None = []
+    if len(own):
+        batch = run.train[task].batch(own).to(run.device)
+        found = uncertainty_of(run.model, batch, run.autocast)
+        values = None if found is None else found.tolist()
+    of_all = run.world.gather(values)
+    if any(part is None for part in of_all):
+        return None
+    uncertainty = torch.zeros(len(rows), dtype=torch.float64)
+    for rank, part in enumerate(of_all):
+        uncertainty[rank :: run.world.size] = torch.tensor(part, dtype=torch.float64)
+    return uncertainty
 
 
 def _probe(run: TrainingRun, position: Position) -> None:
@@ -227,7 +268,7 @@ def _probe(run: TrainingRun, position: Position) -> None:
 
 
 def _call_on_step(run: TrainingRun, number: int, combined: Combined, step: list[TaskLoss]) -> None:
-    after = run.engine.passes.losses_after(step) if "losses-after" in run.balancer.needs else None
+    after = run.engine.losses_after(step) if "losses-after" in run.balancer.needs else None
     result = StepResult(number, combined.tasks.cpu(), combined.losses, combined.weights.detach(), combined.gram, after)
     for plugin in run.plugins().values():
         with plugin_call(plugin, "on_step", "nothing in return"):

@@ -1,0 +1,1 @@
+"""Several processes that train or predict together: what started them, and what they exchange."""

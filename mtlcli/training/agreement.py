@@ -1,0 +1,55 @@
+"""Whether the processes of a run agree: on configuration, rows and packages before step 1, on the weights whenever it is saved."""
+
+import hashlib
+import json
+from importlib import metadata
+
+import torch
+from torch import Tensor
+
+from mtlcli.errors import MtlError
+from mtlcli.training.setup import TrainingRun
+
+
+def check_agreement(run: TrainingRun) -> None:
+    """Raise MtlError if a process has another configuration, other rows, other packages or another model than the first."""
+    if run.world.is_alone:
+        return
+    run.world.must_agree(
+        {
+            "the configuration": _digest(json.dumps(run.config.plain(), sort_keys=True, default=str)),
+            "the packages": {
+                name: metadata.version(name) for name in ("mtlcli", "torch", "transformers", "tokenizers")
+            },
+            **{f"the rows of {name}": digest for name, digest in run.content().items()},
+            "the parameters": _digest(str([(name, tuple(p.shape)) for name, p in run.model.named_parameters()])),
+            "kind of device and precision": f"{run.device.type} {run.precision}",
+        }
+    )
+
+
+def check_equal_weights(run: TrainingRun) -> None:
+    """Raise MtlError if the weights or the plugins of the processes have come to differ, which no method may cause."""
+    if run.world.is_alone:
+        return
+    tensors = dict(run.model.state_dict())
+    for name, plugin in run.plugins().items():
+        tensors |= {f"{name}.{key}": value for key, value in plugin.state_dict().items()}
+    sums = {name: _digest_of(value) for name, value in tensors.items()}
+    for rank, of_rank in enumerate(run.world.gather(sums)):
+        different = [name for name, value in of_rank.items() if sums[name] != value]
+        if different:
+            raise MtlError(
+                f"process {rank}: {different[0]} differs from that of process {run.world.rank}, and {len(different) - 1} more; a method "
+                "depends on rows or random numbers of its own process. This is a bug of mtlcli or of a plugin"
+            )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _digest_of(tensor: Tensor) -> str:
+    """Return the sha256 of a tensor's bytes."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()

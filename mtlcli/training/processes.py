@@ -1,0 +1,73 @@
+"""What several processes can train together, and one encoder folder for all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mtlcli.config.schema import Config
+from mtlcli.distributed.world import World
+from mtlcli.errors import MtlError
+
+LARGEST_COPY = 1 << 30
+"""Bytes of an encoder that is sent to the other processes: those made by a plugin, and a checkpoint's tokenizer, are small."""
+
+
+def check_processes(config: Config, size: int) -> None:
+    """Refuse what several processes cannot share, before data is read.
+
+    Raises:
+        MtlError: the batches have fewer rows than there are processes, or a method compares rows that no process has together.
+    """
+    if size == 1:
+        return
+    largest = max(section.batch_size or config.training.batch_size for section in config.tasks.values())
+    errors = []
+    if largest < size:
+        errors.append(
+            f"training.batch_size: found {largest} rows for {size} processes, {size - largest} of which would have none; raise it, or "
+            "start fewer processes"
+        )
+    errors += [
+        f"{choice.name} compares a batch with earlier ones, which processes do not have together; train in one process, or without it"
+        for choice in config.regularizers
+        if choice.plugin.coupling == "memory"
+    ]
+    errors += [
+        f'tasks.{name}.head: "{config.head_of(name).name}" remembers earlier batches, which processes do not have together; train in '
+        "one process, or choose another head"
+        for name in config.tasks
+        if config.head_of(name).plugin.coupling == "memory"
+    ]
+    if errors:
+        raise MtlError(*errors)
+
+
+def same_folder(world: World, make: Callable[[], Path], scratch: Path) -> Path:
+    """Return the folder of an encoder for every process: made, downloaded or found by the first one.
+
+    A machine that does not have the folder downloads it, or receives a copy of the files if the first process has made them.
+
+    Raises:
+        MtlError: the first process has no such folder, or this machine has none and cannot get it.
+    """
+    if world.is_alone:
+        return make()
+
+    def find() -> tuple[Path, dict[str, bytes] | None]:
+        folder = make()
+        small = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < LARGEST_COPY
+        is_ours = scratch in folder.parents or not any(folder.glob("*.safetensors"))
+        if not (is_ours and small):
+            return folder, None
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        return folder, files
+
+    folder, files = world.same(find)
+    if files is None:
+        return folder if folder.is_dir() else make()
+    if world.is_main:
+        return folder
+    copy = scratch / "encoder-of-first"
+    for name, content in files.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+    return copy

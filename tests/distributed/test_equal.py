@@ -1,0 +1,116 @@
+"""Several processes compute what one process computes on the joined batch."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import processes
+from small import small_values, write_files
+
+WORKER = str(Path(__file__).parent / "worker.py")
+STEPS = 20
+UNEVEN = {"tone": 7, "same": 7, "near": 1}
+"""Rows of a batch: not the same number for every process, and none of one task for all but the first."""
+
+
+def case(
+    name: str, files: Path, *, sizes: dict[str, int] = UNEVEN, cut: bool = False, **sections: object
+) -> dict[str, object]:
+    tasks = {task: {"batch_size": rows} for task, rows in sizes.items()}
+    values = small_values(files)["tasks"]
+    training = {"steps": STEPS, "dropout_by": "row", **sections.pop("training", {})}  # type: ignore[dict-item]
+    sections = {"tasks": {task: values[task] | tasks[task] for task in values}, "optimizer": {"lr": 1e-3}, **sections}
+    return {
+        "name": name,
+        "files": str(files),
+        "steps": STEPS,
+        "cut": cut,
+        "sections": {**sections, "training": training},
+    }
+
+
+METHODS = {
+    "equal": {},
+    "pcgrad": {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"},
+    "gradvac": {"gradient_regularizer": {"name": "gradvac", "granularity": "layer"}},
+    "gradnorm": {"balancer": "gradnorm"},
+    "famo": {"balancer": "famo"},
+    "graddrop": {"gradient_regularizer": "graddrop"},
+    "stages": {
+        "scheduler": {"name": "stages", "stages": [{"steps": 8, "freeze": ["embeddings"]}, {"steps": 12}]},
+    },
+    "micro-batches": {"training": {"micro_batches": 2}, "scheduler": "shuffled"},
+    "entropy": {"scheduler": "entropy"},
+    "bppo": {"regularizers": ["bppo"]},
+    "soft-sharing": {"architecture": "soft-sharing", "regularizers": ["soft-sharing"]},
+    "task-moe": {"architecture": {"name": "task-moe", "by": "token"}},
+    "lora": {"architecture": {"name": "lora", "per": "both"}},
+    "adversarial": {"architecture": "adversarial"},
+}
+QUICK = ("equal", "pcgrad")
+
+
+def run(cases: list[dict[str, object]], size: int, folder: Path) -> list[dict[str, dict]]:
+    """What each process has at the end, by case."""
+    path = folder / f"cases-{size}.json"
+    path.write_text(json.dumps(cases))
+    ends = processes.together([WORKER, str(path), str(folder)], size, MTL_RANKS="off" if size == 1 else "")
+    assert all(code == 0 for code, _, _ in ends), ends
+    return [
+        {str(each["name"]): torch.load(folder / f"{each['name']}-{size}-{rank}.pt") for each in cases}
+        for rank in range(size)
+    ]
+
+
+def distance(found: dict, expected: dict) -> float:
+    """Norm of the difference over the norm, of weights and buffers of plugins together.
+
+    Without the bias of the keys: softmax does not depend on it, so that its gradient is rounding, which Adam divides by itself.
+    """
+    assert found.keys() == expected.keys()
+    kinds = [name for name, value in expected.items() if value.is_floating_point() and not name.endswith("key.bias")]
+    ours, theirs = (torch.cat([state[name].double().flatten() for name in kinds]) for state in (found, expected))
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def must_be_equal(cases: list[dict[str, object]], sizes: tuple[int, ...], folder: Path) -> None:
+    (alone,) = run(cases, 1, folder)
+    for size in sizes:
+        of_ranks = run(cases, size, folder)
+        for name, expected in alone.items():
+            first = of_ranks[0][name]
+            # What a wrong divisor changes at once.
+            assert first["losses"][0] == pytest.approx(expected["losses"][0], rel=1e-5), (name, size)
+            assert distance(first["state"], expected["state"]) < 1e-5, (name, size)
+            assert first["norms"] == pytest.approx(expected["norms"], rel=1e-3), (name, size)
+            for other in of_ranks[1:]:
+                assert all(torch.equal(value, other[name]["state"][key]) for key, value in first["state"].items()), name
+
+
+def test_two_processes_train_as_one(tmp_path):
+    files = write_files(tmp_path / "files")
+    must_be_equal([case(name, files, **METHODS[name]) for name in QUICK], (2,), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [tuple(METHODS)[at : at + 5] for at in range(0, len(METHODS), 5)])
+def test_two_and_three_processes_train_as_one_with_every_method(tmp_path, names):
+    files = write_files(tmp_path / "files")
+    must_be_equal([case(name, files, **METHODS[name]) for name in names], (2, 3), tmp_path)
+
+
+@pytest.mark.slow
+def test_smart_differs_no_more_than_by_rounding(tmp_path):
+    # Its normalized inner gradient enlarges rounding, so the distance is compared with that of one process in two passes.
+    files = write_files(tmp_path / "files")
+    sections = {"regularizers": [{"name": "smart", "form": "mtdnn"}]}
+    smart = case("smart", files, **sections)
+    (whole,) = run([smart], 1, tmp_path)
+    (cut,) = run([case("cut", files, cut=True, **sections)], 1, tmp_path)
+    floor = distance(cut["cut"]["state"], whole["smart"]["state"])
+    assert 0 < floor < 1e-3
+    for size in (2, 3):
+        found = run([smart], size, tmp_path)[0]["smart"]
+        assert distance(found["state"], whole["smart"]["state"]) < 3 * floor
