@@ -19,6 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mtlcli import __version__
 from mtlcli.errors import MtlError
 
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -322,3 +327,23 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process of this machine holds the lock of this path, and hold it within the block.
+
+    The system releases the lock of a process that ends, however it ends. Where a file system has no locks, nothing waits.
+    """
+    file = None
+    if fcntl is not None:
+        with suppress(OSError):
+            file = path.open("ab")
+            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if file is not None:
+            # Those that wait hold the file that is removed here: they go on one after the other, and later ones make a new file.
+            path.unlink(missing_ok=True)
+            file.close()

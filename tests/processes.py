@@ -17,22 +17,33 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def environment(rank: int, size: int, port: int, **further: str) -> dict[str, str]:
-    """The variables that torchrun sets, as far as they are read."""
+def environment(rank: int, size: int, port: int, starter: str, **further: str) -> dict[str, str]:
+    """The variables that torchrun or srun sets, as far as they are read."""
+    names = (
+        {
+            "SLURM_PROCID": rank, "SLURM_NTASKS": size, "SLURM_LOCALID": rank, "SLURM_STEP_ID": 0, "SLURM_JOB_ID": 7,
+            "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_STEP_TASKS_PER_NODE": size, "MASTER_PORT": port,
+        }
+        if starter == "slurm"
+        else {
+            "RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+    )  # fmt: skip
     paths = os.pathsep.join([str(ROOT), str(TESTS)])
-    return {
-        **os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": str(size),
-        "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **further,
-    }  # fmt: skip
+    own = {name: str(value) for name, value in names.items()}
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **own, **further}
 
 
-def start(command: list[str], size: int, **further: str) -> list[subprocess.Popen[str]]:
-    """Start one process for each rank; their output is read by `ended`."""
+def start(
+    command: list[str], size: int, starter: str = "torchrun", folders: list[Path] | None = None, **further: str
+) -> list[subprocess.Popen[str]]:
+    """Start one process for each rank, in its folder; their output is read by `ended`."""
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, *command], env=environment(rank, size, port, **further), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, *command], env=environment(rank, size, port, starter, **further), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, cwd=None if folders is None else folders[rank],
         )
         for rank in range(size)
     ]  # fmt: skip
@@ -48,6 +59,6 @@ def ended(processes: list[subprocess.Popen[str]], seconds: float = SECONDS) -> l
     return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
-def together(command: list[str], size: int, **further: str) -> list[tuple[int, str, str]]:
+def together(command: list[str], size: int, starter: str = "torchrun", **further: str) -> list[tuple[int, str, str]]:
     """Run a command in processes that train together."""
-    return ended(start(command, size, **further))
+    return ended(start(command, size, starter, **further))

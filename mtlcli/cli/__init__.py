@@ -131,7 +131,15 @@ def main() -> None:
 
 def _report(error: MtlError) -> None:
     """Print the lines of an error, once where several processes have met it."""
-    if not is_connected() or world().first_to_report(str(error)):
+    if is_connected():
+        reports = world().first_to_report(str(error))
+    else:
+        # Before they are connected, the first process of a machine speaks for it.
+        try:
+            reports = world().launch.local_rank == 0
+        except MtlError:
+            reports = True
+    if reports:
         for line in error.lines:
             print(f"error: {printable(line)}", file=sys.stderr)
 

@@ -9,6 +9,7 @@ import typer
 from mtlcli.cli import options
 from mtlcli.cli.class_table import show_classes
 from mtlcli.cli.console import err, say, show_results, show_warnings
+from mtlcli.distributed.world import world
 
 
 def evaluate(
@@ -67,6 +68,8 @@ def evaluate(
         precision=precision, by_class=per_class,
     )  # fmt: skip
     results = evaluation.results
+    if not world().is_main:
+        return
     if not quiet:
         for note in evaluation.notes:
             say(f"note: {note}", err)

@@ -15,6 +15,7 @@ import typer
 
 from mtlcli.cli import options
 from mtlcli.cli.console import RowsView, err, say
+from mtlcli.distributed.world import world
 from mtlcli.errors import MtlError, one_of
 from mtlcli.files import put, remove_abandoned, scratch_path
 
@@ -125,6 +126,8 @@ def predict(
         raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
     from mtlcli.inference.predictor import open_run
 
+    together = world()
+    quiet = quiet or not together.is_main
     outline = open_run(run)
     record = outline.record
     for name in task or ():
@@ -143,7 +146,9 @@ def predict(
     from mtlcli.inference.predict import predict as run_prediction
     from mtlcli.inference.sentences import sentence_output
 
-    place = find_device(device or "auto")
+    if not together.is_alone and ready is not None:
+        raise MtlError(f"{source.name}: several processes read a file together, and this is a pipe; use one process")
+    place = find_device(device or "auto", None if together.is_alone else together.launch.local_rank)
     context = autocast(place, find_precision(precision, place))
     readings = find_readings(record, source, task or (), text.split(",") if text else (), first)
     tasks = sorted(index for reading in readings for index in reading.tasks)
@@ -169,8 +174,10 @@ def predict(
     view = RowsView(total, quiet=quiet or (not to_file and output is None and sys.stdout.isatty()))
     rows = run_prediction(
         predictor, source, readings, device=place, autocast=context, tokens=batch_tokens, ready=ready, tally=tally,
-        advance=view.advance,
+        advance=view.advance, world=together,
     )  # fmt: skip
+    if not together.is_main:
+        output, to_file = Path(os.devnull), False
     with _opened(output, to_file) as file, view:
         write_row = _table_writer(file, kind, layout.header()) if kind in ("csv", "tsv") else None
         for row, predictions in rows:

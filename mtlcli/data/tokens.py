@@ -6,7 +6,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from mtlcli.data.encodings import PLAIN, RowEncoding, RowTexts, TooLong
 from mtlcli.data.splits import Split
 from mtlcli.data.tokenizer import Tokenizer, TokenSequences
 from mtlcli.errors import MtlError
-from mtlcli.files import scratch_folder
+from mtlcli.files import locked, scratch_folder
 from mtlcli.tasks.targets import Arrays, Ragged, Target, concat
 
 CHUNK = 2048
@@ -99,7 +99,13 @@ def tokenize(
         if sequences is not None:
             return sequences
     place = cache if name is not None and cache is not None and _writable(cache) else None
-    with scratch_folder(place) as scratch:
+    with ExitStack() as stack:
+        if place is not None and name is not None:
+            stack.enter_context(locked(place / f"{name}.lock"))
+            sequences = _load(place / name)
+            if sequences is not None:  # another process has written it meanwhile
+                return sequences
+        scratch = stack.enter_context(scratch_folder(place))
         folder = scratch / "tokens"
         folder.mkdir()
         try:

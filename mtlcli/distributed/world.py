@@ -195,7 +195,7 @@ class World:
             for name, text in values[0][1].items():
                 if of_rank.get(name) != text:
                     raise MtlError(
-                        f"process {rank} ({host}): {name} differ from those of process 0: give every machine the same files, "
+                        f"process {rank} ({host}): {name}: not the same as in process 0; give every machine the same files, "
                         "packages and command"
                     )
 

@@ -14,6 +14,7 @@ from mtlcli.data.sources import Source
 from mtlcli.data.splits import Split, read_split, selected_rows
 from mtlcli.data.task_sources import find_source, with_filter
 from mtlcli.devices import autocast, find_device, find_precision
+from mtlcli.distributed.world import world
 from mtlcli.errors import MtlError, one_of, suggest
 from mtlcli.evaluation.measure import make_metrics, measure, metrics_of
 from mtlcli.evaluation.sets import with_means
@@ -72,7 +73,8 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """Evaluate on the run's own rows or on others, and write predictions for its own rows to its folder.
 
-    The results of an ensemble on its own rows are written too.
+    The results of an ensemble on its own rows are written too. With several processes each predicts a part of the rows; the first one
+    measures and writes, and the others return no results.
 
     Args:
         folder: folder of a run or an ensemble.
@@ -94,8 +96,8 @@ def evaluate(
         check_split(name)
     if precision not in PRECISIONS:
         raise MtlError(f'--precision: found "{precision}": expected one of {one_of(PRECISIONS)}')
-    outline = open_run(folder)
-    place = find_device(device)
+    outline, together = open_run(folder), world()
+    place = find_device(device, None if together.is_alone else together.launch.local_rank)
     precision = find_precision(precision, place)
     context = autocast(place, precision)
     outline.check_installed()
@@ -111,9 +113,11 @@ def evaluate(
         facts, split = predictor.facts[rows.task], rows.split
         if (rows.task, split.name) not in waiting:
             same = {other.task: other.split for other in evaluated if _reads_alike(other.split, split)}
-            predictions = predictor.on_same_rows(same, place, context)
+            predictions = predictor.on_same_rows(same, place, context, together)
             waiting |= {(task, split.name): of_task for task, of_task in predictions.items()}
         predicted = waiting.pop((rows.task, split.name))
+        if not together.is_main:
+            continue
         measured = measure(rows.metrics, predicted, split.gold, resamples, split.groups, split.weights)
         results.setdefault(facts.name, {})[split.name] = measured
         groups.setdefault(facts.name, {})[split.name] = split.groups

@@ -20,8 +20,10 @@ from mtlcli.data.readers import BadRows, FileSource, TextRow, iterate
 from mtlcli.data.splits import values_of
 from mtlcli.data.tokenizer import Tokenizer, TokenSequences
 from mtlcli.data.tokens import TokenizedSplit
+from mtlcli.distributed.launch import Launch
+from mtlcli.distributed.world import World
 from mtlcli.errors import MtlError, one_of
-from mtlcli.inference.predictor import Predictor
+from mtlcli.inference.predictor import LoadedMember, Predictor
 from mtlcli.runs.record import is_auxiliary
 from mtlcli.runs.saved_model import SavedRun
 from mtlcli.tasks.targets import Arrays, Target, concat
@@ -213,7 +215,7 @@ def predict(
     predictor: Predictor, source: FileSource, readings: Sequence[Reading], *, device: torch.device,
     autocast: AbstractContextManager[object], tokens: int | None = None, window: int = WINDOW,
     ready: Callable[[float], bool] | None = None, tally: Tally | None = None,
-    advance: Callable[[float], None] = lambda _: None,
+    advance: Callable[[float], None] = lambda _: None, world: World | None = None,
 ) -> Iterator[tuple[TextRow, dict[str, Prediction]]]:  # fmt: skip
     """Yield every row with the predictions of every task in `readings`, in order. Labels in the input are ignored.
 
@@ -224,6 +226,7 @@ def predict(
             ones.
         tally: counts cut and empty rows.
         advance: is called after every batch with the rows done, a fraction where a row takes several passes.
+        world: processes that read the same rows and predict them together; each yields all of them.
 
     Raises:
         MtlError: a row cannot be read; after the rows before it.
@@ -231,7 +234,7 @@ def predict(
     rows = _until_bad(source, readings)
     yield from predict_rows(
         predictor, rows, readings, lambda row, reading: _texts(source, row, reading), device=device, autocast=autocast,
-        tokens=tokens, window=window, ready=ready, tally=tally, advance=advance,
+        tokens=tokens, window=window, ready=ready, tally=tally, advance=advance, world=world,
     )  # fmt: skip
 
 
@@ -239,7 +242,7 @@ def predict_rows(
     predictor: Predictor, rows: Iterator[TextRow], readings: Sequence[Reading], texts_of: Callable[[TextRow, Reading], RowTexts],
     *, device: torch.device, autocast: AbstractContextManager[object], tokens: int | None = None, batch_rows: int | None = None,
     window: int = WINDOW, ready: Callable[[float], bool] | None = None, tally: Tally | None = None,
-    advance: Callable[[float], None] = lambda _: None,
+    advance: Callable[[float], None] = lambda _: None, world: World | None = None,
 ) -> Iterator[tuple[TextRow, dict[str, Prediction]]]:  # fmt: skip
     """Yield every row with its predictions, in order.
 
@@ -249,46 +252,107 @@ def predict_rows(
     Raises:
         MtlError: after the rows before it, for a row that cannot be read.
     """
-    tally = tally or Tally()
+    tally, together = tally or Tally(), world or World(Launch())
     passes = _passes(predictor, readings)
     tally.max_length = min((run_pass.tokenizer.max_length for run_pass in passes), default=0)
     reading_of = {index: reading for reading in readings for index in reading.tasks}
     limit = tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE)
-    for chunk in _windows(rows, window, ready):
-        cut, blank = np.zeros(len(chunk), dtype=bool), np.zeros(len(chunk), dtype=bool)
-        votes: dict[tuple[int, int], Arrays] = {}  # by index of the task in the predictor, and the run
-        for run_pass in passes:
-            run, reading = run_pass.run, run_pass.reading
-            texts = [texts_of(row, reading) for row in chunk]
-            blank |= np.array([bool(reading.encoding.empty(row_texts)) for row_texts in texts])
-            try:
-                tokenized = _tokenized(reading, texts, run_pass.tokenizer)
-            except TooLong as error:
-                raise MtlError(f"the row at line {chunk[error.row].line}: {error}") from None
-            for side in tokenized.sides:
-                cut |= side.cut if side.cut is not None else False
-            predicted = _predictions(
-                run, reading, tokenized, device, autocast, limit, batch_rows or limit // 8,
+
+    def predict_window(chunk: list[TextRow]) -> _Window | MtlError:
+        try:
+            return _predict_window(
+                passes, chunk, texts_of, device, autocast, limit, batch_rows or limit // 8,
                 lambda rows: advance(rows / len(passes)),
             )  # fmt: skip
-            for in_run, ours in zip(reading.tasks, run_pass.ours, strict=True):
-                votes[ours, id(run)] = predicted[in_run]
-        tally.truncated += int(cut.sum())
-        tally.blank += int(blank.sum())
-        averages = {
-            task: predictor.average(task, [votes[task, id(member.run)] for member in predictor.members[task]])
-            for task in sorted(reading_of)
-        }
-        for number, row in enumerate(chunk):
-            yield (
-                row,
-                {
-                    predictor.facts[task].name: Prediction(
-                        predictor.facts[task].target, average, number, texts_of(row, reading_of[task])
-                    )
-                    for task, average in averages.items()
-                },
-            )
+        except MtlError as error:
+            return error
+
+    # Each process predicts one window of a round, and all receive all.
+    for chunks in _rounds(_windows(rows, window, ready), together.size):
+        own = predict_window(chunks[together.rank]) if together.rank < len(chunks) else None
+        for number, (chunk, done) in enumerate(zip(chunks, together.gather(own), strict=False)):
+            if isinstance(done, MtlError) or done is None:
+                raise done or RuntimeError("a process has no predictions of its window")
+            if number != together.rank:
+                advance(len(chunk))
+            tally.truncated += done.cut
+            tally.blank += done.blank
+            averages = {
+                task: predictor.average(
+                    task, [done.votes[task, place] for place in _places_of(passes, predictor.members[task], task)]
+                )
+                for task in sorted(reading_of)
+            }
+            for at, row in enumerate(chunk):
+                yield (
+                    row,
+                    {
+                        predictor.facts[task].name: Prediction(
+                            predictor.facts[task].target, average, at, texts_of(row, reading_of[task])
+                        )
+                        for task, average in averages.items()
+                    },
+                )
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Predictions of the rows of a window by task (of the predictor) and number of the run's pass, and counts for the tally."""
+
+    votes: dict[tuple[int, int], Arrays]
+    cut: int
+    blank: int
+
+
+def _predict_window(
+    passes: Sequence[_Pass], chunk: list[TextRow], texts_of: Callable[[TextRow, Reading], RowTexts], device: torch.device,
+    autocast: AbstractContextManager[object], limit: int, batch_rows: int, advance: Callable[[int], None],
+) -> _Window:  # fmt: skip
+    """Tokenize and predict the rows of a window with every run.
+
+    Raises:
+        MtlError: a row is too long, or an output is not finite.
+    """
+    cut, blank = np.zeros(len(chunk), dtype=bool), np.zeros(len(chunk), dtype=bool)
+    votes: dict[tuple[int, int], Arrays] = {}
+    for place, run_pass in enumerate(passes):
+        run, reading = run_pass.run, run_pass.reading
+        texts = [texts_of(row, reading) for row in chunk]
+        blank |= np.array([bool(reading.encoding.empty(row_texts)) for row_texts in texts])
+        try:
+            tokenized = _tokenized(reading, texts, run_pass.tokenizer)
+        except TooLong as error:
+            raise MtlError(f"the row at line {chunk[error.row].line}: {error}") from None
+        for side in tokenized.sides:
+            cut |= side.cut if side.cut is not None else False
+        predicted = _predictions(run, reading, tokenized, device, autocast, limit, batch_rows, advance)
+        for in_run, ours in zip(reading.tasks, run_pass.ours, strict=True):
+            votes[ours, place] = predicted[in_run]
+    return _Window(votes, int(cut.sum()), int(blank.sum()))
+
+
+def _places_of(passes: Sequence[_Pass], members: Sequence[LoadedMember], task: int) -> list[int]:
+    """Return the number of the pass in which each member predicts a task."""
+    of_runs = {id(run_pass.run): place for place, run_pass in enumerate(passes) if task in run_pass.ours}
+    return [of_runs[id(member.run)] for member in members]
+
+
+def _rounds(windows: Iterator[list[TextRow]], size: int) -> Iterator[list[list[TextRow]]]:
+    """Yield `size` windows at a time; an MtlError is raised after the windows before it."""
+    chunks: list[list[TextRow]] = []
+    failure: MtlError | None = None
+    try:
+        for chunk in windows:
+            chunks.append(chunk)
+            if len(chunks) == size:
+                yield chunks
+                chunks = []
+    except MtlError as error:
+        failure = error
+    if chunks:
+        yield chunks
+    if failure is not None:
+        raise failure
 
 
 def _passes(predictor: Predictor, readings: Sequence[Reading]) -> list[_Pass]:

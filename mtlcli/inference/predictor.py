@@ -18,6 +18,7 @@ from mtlcli.data.encodings import RowEncoding, encoding_of
 from mtlcli.data.splits import Split
 from mtlcli.data.tokenizer import Tokenizer
 from mtlcli.data.tokens import tokenize_split
+from mtlcli.distributed.world import World
 from mtlcli.errors import MtlError, suggest
 from mtlcli.facts import TaskFacts
 from mtlcli.model.predict import NotFinite, predict_rows
@@ -66,9 +67,12 @@ class Predictor:
         return self.on_same_rows({task: split}, device, autocast)[task]
 
     def on_same_rows(
-        self, splits: Mapping[int, Split], device: torch.device, autocast: AbstractContextManager[object]
-    ) -> dict[int, Arrays]:
+        self, splits: Mapping[int, Split], device: torch.device, autocast: AbstractContextManager[object],
+        world: World | None = None,
+    ) -> dict[int, Arrays]:  # fmt: skip
         """Predict splits of tasks (indices) that have the same texts and encoding, as `on_split` does, in shared passes.
+
+        Each process of `world` computes a part of the batches, and all return the whole.
 
         Raises:
             MtlError: an output is not finite.
@@ -86,7 +90,8 @@ class Predictor:
             tokenizer = Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length)
             tokens = replace(tokenize_split(replace(first, encoding=encoding), tokenizer, None), target=None, gold=None)
             try:
-                predicted = predict_rows(run.model, {member.task: tokens for _, member in members}, device, autocast)
+                of_members = {member.task: tokens for _, member in members}
+                predicted = predict_rows(run.model, of_members, device, autocast, world=world)
             except NotFinite as error:
                 raise MtlError(f"{run.folder}: {error}. Use another checkpoint or --precision fp32") from error
             votes |= {(task, key): predicted[member.task].rows for task, member in members}

@@ -7,6 +7,7 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
+from mtlcli.config.schema import TASK_FILES
 from mtlcli.errors import MtlError
 from mtlcli.training.setup import TrainingRun
 
@@ -15,15 +16,20 @@ def check_agreement(run: TrainingRun) -> None:
     """Raise MtlError if a process has another configuration, other rows, other packages or another model than the first."""
     if run.world.is_alone:
         return
+    values = run.config.plain()
+    # Machines may keep the same rows in different places.
+    tasks = {
+        name: {key: value for key, value in section.items() if key not in TASK_FILES}
+        for name, section in values["tasks"].items()
+    }
+    configuration = {**values, "data": None, "tasks": tasks}
     run.world.must_agree(
         {
-            "the configuration": _digest(json.dumps(run.config.plain(), sort_keys=True, default=str)),
-            "the packages": {
-                name: metadata.version(name) for name in ("mtlcli", "torch", "transformers", "tokenizers")
-            },
-            **{f"the rows of {name}": digest for name, digest in run.content().items()},
-            "the parameters": _digest(str([(name, tuple(p.shape)) for name, p in run.model.named_parameters()])),
-            "kind of device and precision": f"{run.device.type} {run.precision}",
+            "configuration": _digest(json.dumps(configuration, sort_keys=True, default=str)),
+            "packages": {name: metadata.version(name) for name in ("mtlcli", "torch", "transformers", "tokenizers")},
+            **{f"rows of {name}": digest for name, digest in run.content().items()},
+            "parameters": _digest(str([(name, tuple(p.shape)) for name, p in run.model.named_parameters()])),
+            "device and precision": f"{run.device.type} {run.precision}",
         }
     )
 
