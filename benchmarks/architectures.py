@@ -45,7 +45,7 @@ def run_of(arguments: argparse.Namespace, name: str) -> TrainingRun:
 def take_step(run: TrainingRun, step: list[TaskLoss]) -> None:
     """Take one step on these batches."""
     combined = run.engine.run(step)
-    clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], 1.0)
+    clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], run.engine.norm(), 1.0)
     run.optimizer.step()
     combined.totals.tolist()
 

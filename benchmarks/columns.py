@@ -52,7 +52,7 @@ def measure(arguments: argparse.Namespace, method: str) -> None:
         for name in names[number % 3 :] + names[: number % 3]:
             start = time.perf_counter()
             combined = run.engine.run(step[name])
-            clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], 1.0)
+            clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], run.engine.norm(), 1.0)
             run.optimizer.step()
             combined.totals.tolist()
             times[name].append(time.perf_counter() - start)

@@ -87,7 +87,7 @@ class Method:
         """What training does in a step."""
         run = self.run
         combined = self.engine.run(batches)
-        clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], 1.0)
+        clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], run.engine.norm(), 1.0)
         combined.totals.tolist()
         set_rates(run.optimizer, 1e-3)
         run.optimizer.step()

@@ -508,6 +508,11 @@ class TrainingConfig(_Strict):
         description="what decides which numbers dropout zeroes: row (seed, step and row, whatever the batch and the number of "
         "processes), or stream (torch's generator); auto is row with several processes, else stream",
     )
+    sharding: Literal["none", "full"] = Field(
+        "none",
+        description="full: several processes divide the parameters of the encoder, with gradients and optimizer state, for an encoder "
+        "beyond the memory of one GPU (FSDP2)",
+    )
     on_nan: Literal["stop", "skip"] = Field(
         "stop", description="at a loss or gradient that is not finite: stop, or skip the step and count it"
     )

@@ -33,6 +33,7 @@ class Batch:
         group: number of the group of tasks that read the same rows in the same order; None for a task of its own. Batches of one
             group with equal `rows` have equal tokens.
         noise: seed of what is drawn by row in a pass over the batch, equal for the batches of a group, see `model.row_noise`.
+        is_idle: the pass takes part in what processes do together, and its loss counts 0.
     """
 
     task: int
@@ -49,6 +50,7 @@ class Batch:
     weights: Tensor | None = None
     group: int | None = None
     noise: int = 0
+    is_idle: bool = False
 
     @property
     def count(self) -> int:

@@ -130,7 +130,7 @@ def compute_features(
     layers: tuple[int | None, ...] = ()
     batches = by_length(tokenized.lengths())
     # With fewer batches than processes, each encodes all of them, so that each knows which states there are.
-    together = world if world is not None and 1 < world.size <= len(batches) else None
+    together = world if world is not None and not model.is_sharded and 1 < world.size <= len(batches) else None
     for rows in batches if together is None else batches[together.share(len(batches))]:
         batch, states, layers = _states_of(model, task, tokenized, rows, device, autocast)
         stored = stored or tuple(state.new_zeros(size, state.shape[-1]) for state in states)

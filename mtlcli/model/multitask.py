@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mtlcli.architectures.base import Architecture, HiddenStates, Inputs, Part, part_of
+from mtlcli.architectures.layers import distinct_blocks
 from mtlcli.data.batches import Batch
+from mtlcli.distributed.sharding import shard
 from mtlcli.errors import MtlError, suggest
 from mtlcli.heads.base import EncoderOutput, Head
 from mtlcli.heads.pooling import pool
@@ -31,9 +33,20 @@ class MultiTaskModel(nn.Module):
         self.architecture = architecture
         self.heads = nn.ModuleList(heads.values())
         self.pooling, self.layer = pooling, layer
+        self.is_sharded = False
         self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         self._frozen: tuple[str, ...] = ()
         self._passes: dict[int, Hashable] = {}
+
+    def shard_encoder(self, device: torch.device, size: int) -> None:
+        """Divide the encoder over the processes, layer by layer; heads stay whole. Nothing may be frozen yet."""
+        encoder = self.architecture.encoder
+        layers = [encoder.get_submodule(name) for name in distinct_blocks(encoder)]
+        words = encoder.get_input_embeddings()  # type: ignore[operator]
+        shard(encoder, [words, *layers], device, size)
+        self.is_sharded = True
+        # The parameters are other objects now.
+        self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
 
     def freeze(self, parts: tuple[str, ...]) -> None:
         """Freeze these parts, and make all other parameters trainable that were so at first.

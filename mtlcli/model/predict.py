@@ -49,8 +49,11 @@ def predict_rows(
     if not batches:
         raise ValueError("no rows to predict")
     mine = batches if world is None else batches[world.share(len(batches))]
+    own = len(mine)
+    if world is not None and model.is_sharded and own < -(-len(batches) // world.size):
+        mine = [*mine, batches[-1]]  # the layers are gathered for every pass, so all processes run the same number
     with _evaluating(model), torch.inference_mode(), autocast:
-        parts = [_predict_batch(model, splits, groups, rows, device, features) for rows in mine]
+        parts = [_predict_batch(model, splits, groups, rows, device, features) for rows in mine][:own]
     if world is not None:
         parts = world.in_order(parts, len(batches))
     finite = [part for part in parts if not isinstance(part, str)]

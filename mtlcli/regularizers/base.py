@@ -50,11 +50,13 @@ class Regularizer(Plugin):
     """Adds a term to every task's loss, or pulls the weights at every step.
 
     `forward_passes` and `backward_passes` are its cost per batch beside the plain pass; the mixing plan shows them.
-    `coupling` says what the term of a row depends on.
+    `coupling` says what the term of a row depends on. `reads_weights` is False if it looks at neither parameters nor their gradients, so
+    that a model whose parameters are divided over processes will do.
     """
 
     needs: ClassVar[frozenset[RegularizerNeed]] = frozenset()
     coupling: ClassVar[Coupling] = "rows"
+    reads_weights: ClassVar[bool] = True
     forward_passes: float = 0.0
     backward_passes: float = 0.0
 

@@ -39,6 +39,7 @@ class SMART(Regularizer):
     dropout, and an epsilon of 1e-6, which is the guard of the division.
     """
 
+    reads_weights = False
     cost = "2 forward and 2 backward passes per batch"
 
     def __init__(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtlcli.config.schema import TASK_FILES
+from mtlcli.distributed.sharding import is_divided
 from mtlcli.errors import MtlError
 from mtlcli.training.setup import TrainingRun
 
@@ -38,7 +39,7 @@ def check_equal_weights(run: TrainingRun) -> None:
     """Raise MtlError if the weights or the plugins of the processes have come to differ, which no method may cause."""
     if run.world.is_alone:
         return
-    tensors = dict(run.model.state_dict())
+    tensors = {name: value for name, value in run.model.state_dict().items() if not is_divided(value)}
     for name, plugin in run.plugins().items():
         tensors |= {f"{name}.{key}": value for key, value in plugin.state_dict().items()}
     sums = {name: _digest_of(value) for name, value in tensors.items()}

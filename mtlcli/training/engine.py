@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mtlcli.balancers.base import Balancer
 from mtlcli.distributed.launch import Launch
+from mtlcli.distributed.sharding import divided_like, is_divided, local
 from mtlcli.distributed.world import World
 from mtlcli.gradient_regularizers.base import GradientRegularizer
 from mtlcli.model.multitask import MultiTaskModel
@@ -85,8 +86,10 @@ class StepEngine:
         self.shared = [*compared, *apart]
         self.private = [model.private_parameters(task) for task in range(len(model.names))]
         self.learned = [p for p in balancer.parameters() if p.requires_grad]
-        self.size = sum(parameter.numel() for parameter in self.shared)
-        self.compared = slice(sum(parameter.numel() for parameter in compared))
+        # Of an encoder that is divided, each process holds a part of every row.
+        self.is_sharded = any(map(is_divided, self.shared))
+        self.size = sum(local(parameter).numel() for parameter in self.shared)
+        self.compared = slice(sum(local(parameter).numel() for parameter in compared))
         self.device = next(model.parameters()).device
         self.layers = blocks(model, "layer")
         granularity = "whole" if gradient_regularizer is None else gradient_regularizer.granularity
@@ -108,6 +111,21 @@ class StepEngine:
         losses = self.passes.losses_after(step)
         self.world.sum_(losses, in_step=True)
         return losses
+
+    def norm(self) -> float:
+        """Return the norm of the gradient of the last step over all parameters of the model."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        if not self.is_sharded:
+            return float(torch.nn.utils.get_total_norm(gradients))
+        square = torch.zeros((), dtype=torch.float64)
+        for gradient in gradients:
+            if is_divided(gradient):
+                square += local(gradient).double().square().sum().cpu()
+        self.world.sum_(square, in_step=True)
+        for gradient in gradients:
+            if not is_divided(gradient):
+                square += gradient.double().square().sum().cpu()
+        return float(square.sqrt())
 
     @property
     def keeps_rows(self) -> bool:
@@ -173,21 +191,22 @@ class StepEngine:
         self._complete_rows(count)
         if self.exchange is None:
             return losses, totals
-        return self.exchange.sum_step(step, rows, self._touched, len(self.shared), losses, totals)
+        sums_rows = not self.is_sharded  # FSDP has summed the gradients of its parameters
+        return self.exchange.sum_step(step, rows, self._touched, len(self.shared), losses, totals, sums_rows=sums_rows)
 
     def _complete_rows(self, end: int) -> None:
         """Complete the rows up to `end` in order: columns of parameters without a gradient still hold that of another step."""
         for row in range(self._complete, end):
             for absent in set(range(len(self.shared))) - self._touched[row]:
                 self._views[row][absent].zero_()
-            if self.exchange is not None and self.exchange.overlaps:
+            if self.exchange is not None and self.exchange.overlaps and not self.is_sharded:
                 self.exchange.start(self._buffer(end)[row])
         self._complete = max(self._complete, end)
 
     def _take_row(self) -> None:
         """Set the gradients of the shared parameters to row 0; None for a parameter that no task of the step uses."""
         for index in set().union(*self._touched):
-            self.shared[index].grad = self._views[0][index]
+            self.shared[index].grad = divided_like(self._views[0][index], self.shared[index])
 
     def _combine(self, step: Sequence[TaskLoss], tasks: Tensor) -> Combined:
         """Compute the rows, then the balancer's weights from their losses, then the coefficients from their Gram matrix."""
@@ -270,8 +289,11 @@ class StepEngine:
     def _gram(self, rows: Tensor) -> Tensor:
         """Return the Gram matrix (k, k) of rows (k, P), on the CPU and the same in every process."""
         gram = gram_matrix(rows).cpu()
-        # On machines that differ, the last bit may too, and with it the sign that a method decides by.
-        self.world.copy_([gram])
+        if self.is_sharded:
+            self.world.sum_(gram, in_step=True)
+        else:
+            # On machines that differ, the last bit may too, and with it the sign that a method decides by.
+            self.world.copy_([gram])
         return gram
 
     def _last_layer_gram(self, rows: Tensor) -> Tensor:
@@ -348,9 +370,10 @@ class StepEngine:
                 self.rows = torch.empty(most, self.size, device=self.device, dtype=torch.float32)
             else:
                 self.rows = self.exchange.rows_of(most, self.size, len(self.shared), self.device)
-            sizes = [parameter.numel() for parameter in self.shared]
+            parts = [local(parameter) for parameter in self.shared]
+            sizes = [part.numel() for part in parts]
             self._views = [
-                [part.view_as(parameter) for part, parameter in zip(row.split(sizes), self.shared, strict=True)]
+                [columns.view_as(part) for columns, part in zip(row.split(sizes), parts, strict=True)]
                 for row in self.rows
             ]
         return self.rows
@@ -365,9 +388,9 @@ class StepEngine:
             # The first micro-batch overwrites the gradient of an earlier step; the others add to it.
             view = self._views[self._row][index]
             if index in touched:
-                view.add_(parameter.grad)
+                view.add_(local(parameter.grad))
             else:
-                view.copy_(parameter.grad)
+                view.copy_(local(parameter.grad))
                 touched.add(index)
             parameter.grad = None
 

@@ -46,13 +46,15 @@ class Exchange:
         self._started.append(self.world.start_sum(row))
 
     def sum_step(
-        self, step: Sequence[TaskLoss], rows: Tensor, touched: list[set[int]], parameters: int, losses: Tensor, totals: Tensor
+        self, step: Sequence[TaskLoss], rows: Tensor, touched: list[set[int]], parameters: int, losses: Tensor, totals: Tensor,
+        *, sums_rows: bool = True,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Sum the rows (r, P), set the gradients of private parameters, and return the sums of losses and totals (k,) each.
 
         Args:
             touched: for each row the numbers of the shared parameters with a gradient in any process, which replace its own.
             parameters: number of shared parameters.
+            sums_rows: whether the rows are sums of this process alone.
         """
         tasks = dict.fromkeys(task_loss.task for task_loss in step)
         own = [parameter for task in tasks for parameter in self.private[task]]
@@ -73,7 +75,7 @@ class Exchange:
         travels = torch.cat([losses, totals, small, *gradients])
         rest = self._buffer[rows.numel() : rows.numel() + len(travels)]
         rest.copy_(travels)
-        if self._started:
+        if self._started or not sums_rows:
             self.world.sum_(rest, in_step=True)
             for wait in self._started:
                 wait()

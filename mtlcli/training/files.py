@@ -1,10 +1,12 @@
 """The files that a run writes while it trains. With several processes the first one writes, and the others wait where they must."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from mtlcli.devices import describe_environment
+from mtlcli.distributed.sharding import whole
 from mtlcli.runs.environment import write_environment
 from mtlcli.runs.folder import RunFolder, add_command, write_config
 from mtlcli.runs.metrics_log import flush_log, open_log
@@ -17,7 +19,7 @@ from mtlcli.training.agreement import check_equal_weights
 from mtlcli.training.dev import DevPredictions
 from mtlcli.training.log import log_line
 from mtlcli.training.setup import TrainingRun
-from mtlcli.training.state import Progress, prune, save
+from mtlcli.training.state import Progress, prune, save, tensors_of
 
 
 class RunFiles:
@@ -83,13 +85,14 @@ class RunFiles:
             MtlError: in every process, where it cannot be written, or the weights of the processes differ.
         """
         check_equal_weights(self.run)
+        parts = tensors_of(self.run)
 
         def write() -> Path:
             self.place.check()
             # The log must reach the disk before the checkpoint: on resuming, lines after the checkpoint are dropped.
             if not self.log.closed:
                 flush_log(self.log)
-            return save(self.run, self.folder, progress)
+            return save(self.run, self.folder, progress, parts)
 
         return self.run.world.same(write)
 
@@ -99,9 +102,14 @@ class RunFiles:
         Raises:
             MtlError: in every process, where they cannot be written.
         """
-        self.run.world.same(
-            lambda: export(self.folder, self.run.model, self.run.encoder, self._facts(progress, predictions))
-        )
+        model, encoder = self.run.model, self.run.encoder
+        if model.is_sharded:
+            state = {name: whole(value) for name, value in model.state_dict().items()}
+            if self.run.unsharded is not None:
+                model = self.run.unsharded
+                model.load_state_dict(state)
+                encoder = replace(encoder, model=model.architecture.encoder)
+        self.run.world.same(lambda: export(self.folder, model, encoder, self._facts(progress, predictions)))
 
     def _facts(self, progress: Progress, predictions: DevPredictions) -> dict[str, Any]:
         run, config = self.run, self.run.config

@@ -81,7 +81,8 @@ class ForwardPasses:
                     with _with_buffers(self.model.head(batch.task), buffers), keyed(batch):
                         hidden = self.model.features(batch.task, batch, states)
                         output = self.model.output(batch.task, batch, hidden)
-                        losses[number] += _sum(self.model.losses(batch.task, output, batch), batch)
+                        of_rows = _sum(self.model.losses(batch.task, output, batch), batch)
+                        losses[number] += 0.0 * of_rows if batch.is_idle else of_rows
         return torch.stack([loss / task_loss.units for loss, task_loss in zip(losses, step, strict=True)])
 
     def _pass_of(self, task: int) -> Hashable | None:
@@ -124,6 +125,8 @@ class ForwardPasses:
                     total = total + share * regularization(
                         self.model, task, batch, hidden, output, random, self.regularizers
                     )
+            if batch.is_idle:
+                loss, total = 0.0 * loss, 0.0 * total
             if not total.requires_grad:
                 raise MtlError(
                     f"{self.model.names[task]}: no trainable parameter affects its loss; freeze less, use a head with parameters, "

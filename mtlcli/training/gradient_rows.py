@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtlcli.distributed.sharding import local
 from mtlcli.model.multitask import MultiTaskModel
 
 COLUMNS = 8192
@@ -12,7 +13,7 @@ COLUMNS = 8192
 
 
 def blocks(model: MultiTaskModel, granularity: str) -> list[tuple[str, slice]]:
-    """Return the blocks of shared parameters as (name, columns of the rows).
+    """Return the blocks of shared parameters as (name, columns of the rows), of divided ones the columns of this process.
 
     A block is a `tensor` or a `layer`. A layer holds the parameters whose names share a prefix up to the first number
     (`encoder.layer.3`), or up to the third part if they have no number.
@@ -20,7 +21,7 @@ def blocks(model: MultiTaskModel, granularity: str) -> list[tuple[str, slice]]:
     parts: list[tuple[str, slice]] = []
     end = 0
     for name, parameter in model.named_shared_parameters():
-        start, end = end, end + parameter.numel()
+        start, end = end, end + local(parameter).numel()
         block = name if granularity == "tensor" else _layer_of(name)
         if parts and parts[-1][0] == block:
             start = parts.pop()[1].start

@@ -108,12 +108,7 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
-def clip_gradients(gradients: list[Tensor], limit: float | None) -> float:
-    """Scale the gradients in place if their global norm exceeds the limit, and return the norm before clipping.
-
-    If any gradient is not finite, the norm is not finite either and the gradients are unchanged.
-    """
-    norm = float(torch.nn.utils.get_total_norm(gradients))
+def clip_gradients(gradients: list[Tensor], norm: float, limit: float | None) -> None:
+    """Scale the gradients in place if their global norm exceeds the limit; a norm that is not finite leaves them unchanged."""
     if limit is not None and math.isfinite(norm) and norm > limit:
         torch._foreach_mul_(gradients, limit / norm)
-    return norm

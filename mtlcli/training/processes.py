@@ -6,6 +6,8 @@ from pathlib import Path
 from mtlcli.config.schema import Config
 from mtlcli.distributed.world import World
 from mtlcli.errors import MtlError
+from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.registry import FAMILIES
 
 LARGEST_COPY = 1 << 30
 """Bytes of an encoder that is sent to the other processes: those made by a plugin, and a checkpoint's tokenizer, are small."""
@@ -37,8 +39,42 @@ def check_processes(config: Config, size: int) -> None:
         for name in config.tasks
         if config.head_of(name).plugin.coupling == "memory"
     ]
+    errors += _sharding_errors(config) if config.training.sharding == "full" else []
     if errors:
         raise MtlError(*errors)
+
+
+def _sharding_errors(config: Config) -> list[str]:
+    """Return why an encoder that is divided over the processes cannot be trained with these methods."""
+    where, errors = "training.sharding: full", []
+    if config.architecture.name != FAMILIES["architectures"].default:
+        errors.append(
+            f"{where} divides the encoder alone; choose --set architecture={FAMILIES['architectures'].default}"
+        )
+    choice = config.gradient_regularizer
+    if choice is not None and choice.plugin.reads_rows:
+        errors.append(
+            f"{where}: {choice.name} reads whole rows of gradients, which no process has; choose another, such as pcgrad"
+        )
+    errors += [
+        f"{where}: {regularizer.name} reads or replaces whole weights, which no process has; train without it"
+        for regularizer in config.regularizers
+        if regularizer.plugin.reads_weights
+    ]
+    return errors
+
+
+def check_layers_read(model: MultiTaskModel) -> None:
+    """Raise MtlError if a head of an encoder that is to be divided reads anything but its last layer, or shares layers."""
+    for task, name in enumerate(model.names):
+        if model.wants_all_layers([task]):
+            raise MtlError(
+                f"training.sharding: full: {name} reads other layers than the last, which a divided encoder does not return; set "
+                "encoder.layer to -1 and choose a head of the last layer"
+            )
+    encoder = {id(parameter) for parameter in model.architecture.encoder.parameters()}
+    if any(id(parameter) not in encoder for parameter in model.shared_parameters()):
+        raise MtlError("training.sharding: full: heads share layers, which are not divided; give each head its own")
 
 
 def same_folder(world: World, make: Callable[[], Path], scratch: Path) -> Path:

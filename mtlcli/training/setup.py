@@ -4,6 +4,7 @@ Cheap checks come first: combinations of methods, rows and labels, plugins, enco
 written.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -48,7 +49,7 @@ from mtlcli.training.engine import StepEngine
 from mtlcli.training.gradient_rows import blocks
 from mtlcli.training.optimizer import make_optimizer
 from mtlcli.training.plan import Plan, TaskInputs, make_plan, model_sizes, run_lengths, visits_by_stage
-from mtlcli.training.processes import check_processes, same_folder
+from mtlcli.training.processes import check_layers_read, check_processes, same_folder
 from mtlcli.training.teacher import teacher_predictions
 from mtlcli.training.warm_start import architecture_tensors, open_origin, warm_start
 
@@ -80,6 +81,8 @@ class TrainingRun:
     visits: dict[int, list[int]]
     """Micro-batches of each task in each stage, by the stage's first step, as counted for the plan."""
     world: World = field(default_factory=lambda: World(Launch()))
+    unsharded: MultiTaskModel | None = None
+    """A model on the CPU for the files of a run whose encoder is divided over the processes, in the first one."""
     kept: FrozenFeatures = field(default_factory=FrozenFeatures)
 
     def __post_init__(self) -> None:
@@ -224,6 +227,11 @@ def set_up(
     model.to(device)
     # Equal seeds are no proof of equal weights.
     together.copy_(model.state_dict().values())
+    unsharded = None
+    if config.training.sharding == "full" and not together.is_alone:
+        check_layers_read(model)
+        unsharded = copy.deepcopy(model).cpu() if together.is_main else None
+        model.shard_encoder(device, together.size)
     context = autocast(device, precision)
     start = SetupContext(
         model,
@@ -262,7 +270,7 @@ def set_up(
     )  # fmt: skip
     return TrainingRun(
         config, tasks, facts, encoder, model, train, dev, metrics, selection, scheduler, balancer, gradient_regularizer,
-        regularizers, engine, optimizer, device, context, precision, plan, visits, together,
+        regularizers, engine, optimizer, device, context, precision, plan, visits, together, unsharded,
     )  # fmt: skip
 
 

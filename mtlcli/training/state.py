@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtlcli import __version__
+from mtlcli.distributed.sharding import divide_like, load_whole, whole
 from mtlcli.errors import MtlError
 from mtlcli.runs import checkpoint
 from mtlcli.runs.checkpoint import Checkpoint
@@ -47,16 +48,16 @@ def best_checkpoint(folder: Path, step: int) -> Checkpoint:
 
 def load_best(run: TrainingRun, folder: Path, step: int) -> None:
     """Load the weights of the best checkpoint. Raise MtlError if it is damaged."""
-    run.model.load_state_dict(run.world.same_tensors(lambda: best_checkpoint(folder, step).tensors("model")))
+    load_whole(run.model, run.world.same_tensors(lambda: best_checkpoint(folder, step).tensors("model")))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as flat tensors `index.name`.
+    """Return an optimizer's state as flat tensors `index.name`, whole ones where they are divided over processes.
 
     Parameter groups are not included, because they follow from the configuration.
     """
     return {
-        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        f"{index}.{name}": whole(value) if isinstance(value, Tensor) else torch.tensor(value)
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
@@ -64,21 +65,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore the state that `optimizer_tensors` returned."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        parameter = parameters[int(index)]
+        is_scalar = value.dim() == 0
+        state.setdefault(int(index), {})[name] = value if is_scalar else divide_like(value, parameter)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save(run: TrainingRun, folder: Path, progress: Progress) -> Path:
-    """Write a checkpoint from which the run can be resumed, remove those no longer needed, and return its folder.
-
-    Raises:
-        MtlError: the checkpoint cannot be written.
-    """
-    parts: dict[str, Mapping[str, torch.Tensor]] = {
-        "model": run.model.state_dict(),
+def tensors_of(run: TrainingRun) -> dict[str, Mapping[str, Tensor]]:
+    """Return all tensors of a run by the part of a checkpoint that holds them. Every process calls it, since parts are gathered."""
+    return {
+        "model": {name: whole(value) for name, value in run.model.state_dict().items()},
         "optimizer": optimizer_tensors(run.optimizer),
         "random": random_state(),
         "plugins": {
@@ -87,6 +87,20 @@ def save(run: TrainingRun, folder: Path, progress: Progress) -> Path:
             for key, value in plugin.state_dict().items()
         },
     }
+
+
+def save(
+    run: TrainingRun, folder: Path, progress: Progress, parts: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> Path:
+    """Write a checkpoint from which the run can be resumed, remove those no longer needed, and return its folder.
+
+    Args:
+        parts: what `tensors_of` returned; None: call it.
+
+    Raises:
+        MtlError: the checkpoint cannot be written.
+    """
+    parts = tensors_of(run) if parts is None else parts
     state = {
         "mtlcli": __version__, "progress": asdict(progress), "content": run.content(), "config": run.config.plain(),
     }  # fmt: skip
@@ -153,7 +167,7 @@ def _restore(run: TrainingRun, saved: Checkpoint, values: Mapping[str, Any]) -> 
     def part(name: str) -> Mapping[str, Tensor]:
         return run.world.same_tensors(lambda: saved.tensors(name))
 
-    run.model.load_state_dict(part("model"))
+    load_whole(run.model, part("model"))
     restore_optimizer(run.optimizer, part("optimizer"))
     tensors = part("plugins")
     for name, plugin in run.plugins().items():

@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -11,6 +12,7 @@ import torch
 
 from mtlcli.data.batches import collate
 from mtlcli.devices import not_enough_memory
+from mtlcli.distributed.sharding import local
 from mtlcli.errors import MtlError
 from mtlcli.facts import seed_for
 from mtlcli.model.frozen import Features, compute_features, layers_read, size_of
@@ -58,8 +60,9 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
             default=(0, 0),
         )
         raise not_enough_memory(" or ".join(names[part.task] for part in step), texts, length) from error
-    gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
-    norm = clip_gradients(gradients, run.config.optimizer.clip)
+    gradients = [local(parameter.grad) for parameter in run.model.parameters() if parameter.grad is not None]
+    norm = run.engine.norm()
+    clip_gradients(gradients, norm, run.config.optimizer.clip)
     totals = combined.totals.tolist()
     # The warm-up and decay run within each stage.
     scheduled = rate_factor(run.config.optimizer, progress.step - stage.start, stage.steps)
@@ -183,9 +186,12 @@ def _task_loss(
         else:
             # A loss that compares rows needs them all, so micro-batches take turns.
             own = rows if (task + number) % run.world.size == run.world.rank else rows[:0]
-        if len(own):
+        # The layers of an encoder that is divided are gathered for every pass, so all processes run the same number.
+        is_idle = not len(own) and run.engine.is_sharded
+        if len(own) or is_idle:
             noise = seed_for(seed, "noise", position.step, source.order_name, number)
-            batches.append(source.batch(own, noise).to(run.device))
+            batch = source.batch(rows[:1] if is_idle else own, noise).to(run.device)
+            batches.append(replace(batch, is_idle=is_idle))
     if run.world.is_alone:
         return TaskLoss(task, tuple(batches), weight)
     whole = (sum(map(len, micro_batches)), sum(map(source.units, micro_batches)))
@@ -228,10 +234,10 @@ def _uncertainty(run: TrainingRun, task: int, rows: np.ndarray) -> torch.Tensor 
     """Return how unsure the model is of each row (n,), see `uncertainty_of`; each process computes a part."""
     own = rows[run.world.share(len(rows))]
     values: list[float] | None = []
-    if len(own):
-        batch = run.train[task].batch(own).to(run.device)
+    if len(own) or run.engine.is_sharded:
+        batch = run.train[task].batch(own if len(own) else rows[:1]).to(run.device)
         found = uncertainty_of(run.model, batch, run.autocast)
-        values = None if found is None else found.tolist()
+        values = None if found is None else found.tolist()[: len(own)]
     of_all = run.world.gather(values)
     if any(part is None for part in of_all):
         return None

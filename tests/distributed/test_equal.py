@@ -101,6 +101,28 @@ def test_two_and_three_processes_train_as_one_with_every_method(tmp_path, names)
     must_be_equal([case(name, files, **METHODS[name]) for name in names], (2, 3), tmp_path)
 
 
+SHARDED = {
+    "equal": {},
+    "pcgrad": {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"},
+    "gradvac": {"gradient_regularizer": {"name": "gradvac", "granularity": "layer"}},
+    "gradnorm": {"balancer": "gradnorm"},
+    "famo": {"balancer": "famo"},
+    "stages": {"scheduler": {"name": "stages", "stages": [{"steps": 8, "freeze": ["embeddings"]}, {"steps": 12}]}},
+    "micro-batches": {"training": {"micro_batches": 2}, "scheduler": "shuffled"},
+}
+
+
+@pytest.mark.slow
+def test_an_encoder_that_is_divided_over_two_processes_trains_as_a_whole_one(tmp_path):
+    # A vocabulary that does not divide evenly, and a task that the second process has no row of.
+    files = write_files(tmp_path / "files")
+    cases = []
+    for name, sections in SHARDED.items():
+        training = {**sections.get("training", {}), "sharding": "full"}
+        cases.append(case(name, files, **{**sections, "training": training}))
+    must_be_equal(cases, (2,), tmp_path)
+
+
 @pytest.mark.slow
 def test_smart_differs_no_more_than_by_rounding(tmp_path):
     # Its normalized inner gradient enlarges rounding, so the distance is compared with that of one process in two passes.

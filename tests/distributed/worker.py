@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from mtlcli.distributed.sharding import whole
 from mtlcli.distributed.world import world
 from mtlcli.training import step as stepping
 from mtlcli.training.agreement import check_agreement, check_equal_weights
@@ -52,7 +53,7 @@ def train(case: dict) -> dict:
         norms.append(stepped.gradient_norm)
     stepping._draw = draw
     check_equal_weights(run)
-    state = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+    state = {f"model.{name}": whole(value) for name, value in run.model.state_dict().items()}
     for name, plugin in run.plugins().items():
         state |= {
             f"{name}.{key}": value for key, value in plugin.state_dict().items() if isinstance(value, torch.Tensor)
