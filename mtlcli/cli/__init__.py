@@ -19,9 +19,11 @@ from mtlcli.cli import (
     schema,
     study,
     table,
+    track,
     train,
 )
 from mtlcli.errors import MtlError
+from mtlcli.trackers.queue import any_hangs
 
 SPINS = "1000"
 """How long torch's threads spin at a barrier before they sleep; read when torch is imported. Next to another busy process on two
@@ -54,6 +56,7 @@ app.command("ensemble")(ensemble.ensemble)
 app.command("merge")(merge.merge)
 app.command("export")(export.export)
 app.command("report")(report.report)
+app.command("track")(track.track)
 app.command("schema")(schema.schema)
 app.add_typer(plugins.app, name="plugins")
 
@@ -114,7 +117,12 @@ def main() -> None:
             raise
         _discard_standard_output()
         code = 141
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    if any_hangs():
+        # A library in which a thread hangs may wait for it when Python ends.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def printable(text: str) -> str:

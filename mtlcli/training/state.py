@@ -83,7 +83,7 @@ def save(run: TrainingRun, folder: Path, progress: Progress) -> Path:
         },
     }
     state = {
-        "mtlcli": __version__, "progress": asdict(progress), "content": run.content(), "config": run.config.plain(),
+        "mtlcli": __version__, "progress": asdict(progress), "content": run.content(), "config": run.config.without_trackers().plain(),
     }  # fmt: skip
     place = checkpoint.save(
         folder / CHECKPOINTS, progress.step, parts, state,
