@@ -71,7 +71,7 @@ def replay(folder: Path, names: Sequence[str], options: Mapping[str, Mapping[str
             session.end(results.why or "finished", results.steps or 0, results.tasks)
         else:
             session.end("interrupted")
-        session.wait(None)
+        session.wait(patiently=True)
         problems = dict(session.problems(at_end=True))
     kinds = [line.kind for line in lines]
     return Replayed(folder, kinds.count("step"), kinds.count("evaluation"), problems)

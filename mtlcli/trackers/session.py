@@ -116,9 +116,9 @@ class RunTrackers:
         for thread in self._threads:
             thread.end(partial(_end, thread.tracker, why, step, finals, paths))
 
-    def wait(self, seconds: float | None = WAIT) -> None:
-        """Wait after `end` until the trackers are done; with None, as long as their calls return."""
-        deadline = None if seconds is None else time.monotonic() + seconds
+    def wait(self, *, patiently: bool = False) -> None:
+        """Wait after `end` until the trackers are done: `WAIT` seconds, or `patiently` as long as their calls return."""
+        deadline = None if patiently else time.monotonic() + WAIT
         for thread in self._threads:
             thread.wait(deadline)
 

@@ -44,8 +44,12 @@ def flat_config(config: Config) -> dict[str, str]:
     """Return the configuration by dotted key, without its trackers, as texts of at most `LONGEST_VALUE` characters."""
     return {
         key: text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-        for key, text in _flat(config.without_trackers().plain())
+        for key, text in _flat(_plain(config))
     }
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return {key: value for key, value in config.plain().items() if key != "trackers"}
 
 
 def _flat(value: Any, above: str = "") -> Iterator[tuple[str, str]]:
@@ -63,7 +67,7 @@ def _is_word(value: object) -> bool:
 
 def recipe_text(config: Config) -> str:
     """Return the configuration as a block of YAML, without its trackers."""
-    return f"```yaml\n{dump(config.without_trackers().plain())}```\n"
+    return f"```yaml\n{dump(_plain(config))}```\n"
 
 
 def plan_text(plan: Plan) -> str:

@@ -116,7 +116,7 @@ def test_mistakes_are_one_line_each(mtl, recipe):
         'error: --set tensorboard.evry: unknown option of "tensorboard"; did you mean "every"?\n'
     )
     assert "--set every=2: expected NAME.KEY=VALUE" in only_error(mtl(*track, "--set", "every=2"))
-    assert "--set tensorbord.every: no tracker of this name" in only_error(mtl(*track, "--set", "tensorbord.every=2"))
+    assert "--set tensorbord: no tracker of this name" in only_error(mtl(*track, "--set", "tensorbord.every=2"))
     assert "--tracker tensorboard: listed twice" in only_error(mtl(*track, "--tracker", "tensorboard"))
     assert "files: not a run folder (no metrics.jsonl)" in only_error(mtl("track", "files"))
     with lock_folder(Path("run")):
