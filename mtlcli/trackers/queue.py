@@ -14,18 +14,18 @@ PATIENCE = 60.0
 
 Call = Callable[[], object]
 
-_hung: set[type[Tracker]] = set()
-"""Trackers whose thread was left behind in a call."""
+_left: list["TrackerThread"] = []
+"""Threads that were left behind in a call. One that was only slow ends when its call returns."""
 
 
 def hangs(tracker: type[Tracker]) -> bool:
     """Return whether a thread of this process hangs in a tracker of this class."""
-    return tracker in _hung
+    return any(type(thread.tracker) is tracker and thread.is_alive for thread in _left)
 
 
 def any_hangs() -> bool:
     """Return whether a thread of this process hangs in any tracker, so that its library may also delay the end of the process."""
-    return bool(_hung)
+    return any(thread.is_alive for thread in _left)
 
 
 class TrackerThread:
@@ -45,6 +45,11 @@ class TrackerThread:
         # A daemon, because Python cannot interrupt a thread and would wait for it at its end.
         self._thread = threading.Thread(target=self._run, name=f"tracker {name}", daemon=True)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the thread has not ended."""
+        return self._thread.is_alive()
 
     def put(self, call: Call) -> None:
         """Queue a call without waiting."""
@@ -79,7 +84,7 @@ class TrackerThread:
         Args:
             deadline: time of `time.monotonic` until which to wait; None waits as long as calls return.
         """
-        while self._thread.is_alive() and not self.problem:
+        while self.is_alive and not self.problem:
             remaining = 0.1 if deadline is None else min(0.1, deadline - time.monotonic())
             if remaining <= 0:
                 self._leave(f"was not done in time; {max(0, self._queue.qsize() - 1)} of its calls were not made")
@@ -90,7 +95,7 @@ class TrackerThread:
     def _leave(self, problem: str) -> None:
         """Leave the thread behind in its call."""
         self.problem = problem
-        _hung.add(type(self.tracker))
+        _left.append(self)
 
     def _run(self) -> None:
         while not self.problem:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bad_trackers import FOREVER, Recorder
+from bad_trackers import FOREVER, Fails, Recorder
 from mtlcli.config.layers import Layer, dump
 from mtlcli.config.resolve import resolve
 from mtlcli.errors import MtlError
@@ -42,7 +42,7 @@ def recorded(files, tmp_path_factory) -> list[Event]:
 def _released(monkeypatch) -> Iterator[None]:
     """No test waits long for a tracker, and none leaves a thread behind."""
     monkeypatch.setattr(session, "WAIT", 0.3)
-    monkeypatch.setattr(queue, "_hung", set())
+    monkeypatch.setattr(queue, "_left", [])
     yield
     FOREVER.set()
     FOREVER.clear()
@@ -125,6 +125,12 @@ def test_a_slow_tracker_is_not_waited_for(recorded, files, tmp_path):
     [warning] = warnings_of(again(recorded, files, tmp_path / "run", fails(how="sleep")))
     assert time.monotonic() - started < 3
     assert re.search(r"was not done in time; 1[56] of its calls were not made", warning)
+    # It ends after the call that it is in, so the next run of this process can be tracked.
+    assert queue.hangs(Fails)
+    deadline = time.monotonic() + 5
+    while queue.hangs(Fails) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not queue.hangs(Fails) and not queue.any_hangs()
 
 
 def test_a_full_queue_drops_lines_and_counts_them(recorded, files, tmp_path, monkeypatch):
