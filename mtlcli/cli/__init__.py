@@ -20,11 +20,13 @@ from mtlcli.cli import (
     schema,
     study,
     table,
+    track,
     train,
 )
 from mtlcli.distributed.launch import SWITCH
 from mtlcli.distributed.world import ProcessLost, is_connected, world
 from mtlcli.errors import MtlError, one_of
+from mtlcli.trackers.queue import any_hangs
 
 SPINS = "1000"
 """How long torch's threads spin at a barrier before they sleep; read when torch is imported. Next to another busy process on two
@@ -60,6 +62,7 @@ app.command("ensemble")(ensemble.ensemble)
 app.command("merge")(merge.merge)
 app.command("export")(export.export)
 app.command("report")(report.report)
+app.command("track")(track.track)
 app.command("schema")(schema.schema)
 app.add_typer(plugins.app, name="plugins")
 
@@ -126,7 +129,12 @@ def main() -> None:
             raise
         _discard_standard_output()
         code = 141
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    if any_hangs():
+        # A library in which a thread hangs may wait for it when Python ends.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _report(error: MtlError) -> None:
@@ -156,7 +164,7 @@ def _leave_at_once(code: int) -> None:
 def _refuse_processes(arguments: list[str]) -> None:
     """Raise MtlError for a command that several processes cannot run together."""
     command = next((word for word in arguments if not word.startswith("-")), "")
-    if not world().is_alone and command not in TOGETHER:
+    if command and not world().is_alone and command not in TOGETHER:
         raise MtlError(
             f"mtl {command}: runs in one process, and {world().size} were started; use torchrun for {one_of(TOGETHER)}, or set "
             f"{SWITCH}=off"

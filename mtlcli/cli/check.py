@@ -30,6 +30,7 @@ def check(
     Example: mtl check --task sst --task quora --balancer pcgrad --sample
     """
     trains_seeds = run.trains_seeds
+    from mtlcli.trackers.session import make_trackers
     from mtlcli.training.dry_run import dry_run
     from mtlcli.training.run import open_training, set_up_run
     from mtlcli.training.seeds import open_seeds
@@ -41,6 +42,7 @@ def check(
         opened = next((seed_run for seed_run in group.runs if not seed_run.is_complete), group.runs[0])
     else:
         opened = open_training(run.configure, run.output, resume=run.resume, overwrite=run.overwrite)
+    make_trackers(opened.config.trackers)
     # Without a token cache, because this command writes nothing.
     prepared = set_up_run(opened, lambda line: None if run.quiet else say(line, err), cache=False)
     results = dry_run(prepared)

@@ -52,6 +52,10 @@ Regularizers = Annotated[
     list[str] | None,
     typer.Option("--regularizer", metavar="NAME", help="Add a regularizer of the loss or the weights. Repeatable"),
 ]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", metavar="NAME", help="Show the run in another program, such as tensorboard. Repeatable"),
+]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the largest task [default: 3]")]
 Steps = Annotated[int | None, typer.Option(help="Optimizer updates, instead of epochs")]
 BatchSize = Annotated[int | None, typer.Option(help="Rows per micro-batch [default: 16; tiny: 32]")]
@@ -97,6 +101,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "max_length": (("encoder", "max_length"), "--max-length"),
     "scheduler": (("scheduler", "name"), "--scheduler"),
     "regularizer": (("regularizers",), "--regularizer"),
+    "tracker": (("trackers",), "--tracker"),
     "epochs": (("training", "epochs"), "--epochs"),
     "steps": (("training", "steps"), "--steps"),
     "batch_size": (("training", "batch_size"), "--batch-size"),
@@ -140,6 +145,7 @@ class RunOptions:
     scheduler: SchedulerName = None
     balancer: BalancerName = None
     regularizer: Regularizers = None
+    tracker: Trackers = None
     epochs: Epochs = None
     steps: Steps = None
     batch_size: BatchSize = None
@@ -253,11 +259,11 @@ class RunOptions:
             for key, file in zip(TASK_FILES, files, strict=False):
                 if file:
                     layer.put(("tasks", name, key), file, f"--task {name}")
-        regularizers = self.regularizer or []
-        if repeated := [name for name in regularizers if regularizers.count(name) > 1]:
-            raise MtlError(
-                f"--regularizer {repeated[0]}: listed twice; give it once, or twice in a recipe with different options"
-            )
+        for flag, names_given in (("--regularizer", self.regularizer or []), ("--tracker", self.tracker or [])):
+            if repeated := [name for name in names_given if names_given.count(name) > 1]:
+                raise MtlError(
+                    f"{flag} {repeated[0]}: listed twice; give it once, or twice in a recipe with different options"
+                )
         for field, (path, flag) in FLAGS.items():
             value = getattr(self, field)
             if value is not None:

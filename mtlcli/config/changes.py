@@ -18,12 +18,12 @@ MAY_CHANGE = {
 
 
 def check_unchanged(stored: Config, current: Config) -> list[str]:
-    """Return one line for each change that is allowed.
+    """Return one line for each change that is allowed. Trackers may change and have none: they do not affect the run.
 
     Raises:
         MtlError: one line for each change that is not allowed.
     """
-    before, after = _flat(stored.plain()), _flat(current.plain())
+    before, after = _flat(stored.without_trackers().plain()), _flat(current.without_trackers().plain())
     allowed: list[str] = []
     rejected: list[str] = []
     # Checkpoints store tasks by index.
@@ -59,8 +59,8 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix[:-1]: values}
 
 
-NO_MATTER = ("training.device", "training.seed", "training.on_nan")
-"""Keys that may differ between the calls of a study: the device, and the seed with which the recipe was read."""
+NO_MATTER = ("training.device", "training.seed", "training.on_nan", "trackers")
+"""Keys that may differ between the calls of a study: the device, the seed with which the recipe was read, and trackers."""
 
 
 def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -162,6 +162,12 @@ class RegularizerChoice(Choice):
     family = "regularizers"
 
 
+class TrackerChoice(Choice):
+    """Select a tracker and its options."""
+
+    family = "trackers"
+
+
 class ArchitectureChoice(Choice):
     """Select an architecture and its options."""
 
@@ -548,6 +554,10 @@ class Config(_Strict):
     regularizers: Annotated[list[RegularizerChoice], BeforeValidator(_one_or_more)] = Field(
         default_factory=list, description="extra losses and pulls on the weights, as a list or a single one"
     )
+    trackers: Annotated[list[TrackerChoice], BeforeValidator(_one_or_more)] = Field(
+        default_factory=list,
+        description="programs such as TensorBoard that show the run while it trains, as a list or a single one; see trackers.md",
+    )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="learning rates, decay and clipping")
     training: TrainingConfig = Field(
         TrainingConfig(), description="length, batches, evaluation, checkpoints and device"
@@ -558,6 +568,8 @@ class Config(_Strict):
         """Set the paths of choices below a task or in a list, which do not follow from their class."""
         for index, regularizer in enumerate(self.regularizers):
             regularizer._path = f"regularizers.{index}"
+        for index, tracker in enumerate(self.trackers):
+            tracker._path = f"trackers.{index}"
         for name, task in self.tasks.items():
             task._path = f"tasks.{name}"
             if task.head is not None:
@@ -581,6 +593,10 @@ class Config(_Strict):
     def plain(self) -> dict[str, Any]:
         """Return the configuration as plain values that read back as the same configuration."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def without_trackers(self) -> "Config":
+        """Return the configuration without its trackers, which are no part of what the run computes."""
+        return self.model_copy(update={"trackers": []})
 
 
 def is_encoder_plugin(name: str) -> bool:

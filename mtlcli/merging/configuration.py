@@ -7,8 +7,8 @@ from mtlcli.errors import MtlError
 from mtlcli.merging.sources import Source, Sources
 from mtlcli.tasks.base import Task
 
-METHOD_KEYS = ("scheduler", "balancer", "gradient_regularizer", "regularizers")
-"""Keys that say how tasks were trained together, which no longer applies."""
+METHOD_KEYS = ("scheduler", "balancer", "gradient_regularizer", "regularizers", "trackers")
+"""Keys that say how tasks were trained together and what showed it, which no longer applies."""
 
 
 def merged_config(sources: Sources, select_by: str) -> Config:
@@ -20,7 +20,7 @@ def merged_config(sources: Sources, select_by: str) -> Config:
     first = sources.runs[0].config
     values = first.plain()
     for key in METHOD_KEYS:
-        values[key] = default_sections().get(key, [] if key == "regularizers" else None)
+        values[key] = default_sections().get(key, [] if key in ("regularizers", "trackers") else None)
     owners = [sources.owner(name) for name in sources.owners]
     values["init"] = None
     values["training"]["select_by"] = select_by

@@ -274,6 +274,16 @@ _ROWS = (
             "mean-average-precision": "mtlcli.metrics.mean_average_precision:MeanAveragePrecision",
         },
     ),
+    Family(
+        name="trackers",
+        base="mtlcli.trackers.base:Tracker",
+        key="trackers",
+        many=True,
+        example="mtl train --task sst --sample --tracker {name} --output runs/{name}",
+        built_in={
+            "tensorboard": "mtlcli.trackers.tensorboard:TensorBoard",
+        },
+    ),
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS}

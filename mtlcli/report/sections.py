@@ -259,7 +259,9 @@ def _balance(tasks: Sequence[str], steps: Sequence[Line]) -> str:
 
 
 def _names_in(key: str) -> str:
-    return key.removeprefix("gradients/cosine/").replace("_", " and ")
+    # Earlier versions joined the two names by an underscore.
+    pair = key.removeprefix("gradients/cosine/")
+    return pair.replace("/" if "/" in pair else "_", " and ")
 
 
 def _thin(curves: Mapping[str, Curve]) -> dict[str, Curve]:

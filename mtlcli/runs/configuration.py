@@ -36,8 +36,9 @@ def resolve_run(layers: list[Layer], only: list[str] | None = None, resumed: Lay
 
 
 def stored_config(stored: Layer, folder: Path) -> Config:
-    """Resolve the configuration that a run folder holds."""
+    """Resolve the configuration that a run folder holds, without its trackers, which may not be installed here."""
     layer = deepcopy(stored)
+    layer.values.pop("trackers", None)
     return resolve_run([absolute_paths(layer, folder)], resumed=deepcopy(stored))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from mtlcli.runs.names import (
     RESULTS,
     RUN_FILES,
     RUN_FOLDERS,
+    TRACKER_FILES,
 )
 from mtlcli.runs.record import must_be_as_written, read_record
 from mtlcli.runs.results import read_results
@@ -316,6 +318,8 @@ def remove_run(folder: Path) -> list[str]:
         discard(folder / CHECKPOINTS / f"step-{step}")
     for name in RUN_FOLDERS:
         _remove_empty(folder / name)
+    if not (folder / TRACKER_FILES).is_symlink():
+        shutil.rmtree(folder / TRACKER_FILES, ignore_errors=True)
     discard(folder / CONFIG)
     return sorted(path.name for path in folder.iterdir() if path.name != LOCK and not path.name.startswith(SCRATCH))
 

@@ -21,6 +21,7 @@ from mtlcli.facts import RunFacts, TaskFacts, seed_for
 from mtlcli.registry import FAMILIES
 from mtlcli.studies.methods import Method
 from mtlcli.studies.results import SINGLE, STATIC, Kind, Study, TaskMetric
+from mtlcli.trackers.session import make_trackers
 from mtlcli.training.compatibility import check_combination
 from mtlcli.training.setup import TrainingRun, set_up
 
@@ -78,6 +79,7 @@ def plan_study(
         errors.append(f"--seeds: static weights are tuned with seed {TRIAL_SEED}; choose another seed, or --no-tuned")
     if errors:
         raise MtlError(*errors)
+    make_trackers(base.trackers)  # every run makes its own; a missing package is an error of the study
 
     prepared = set_up(_over(base, _weighted(None)), cache=cache)
     steps, per_epoch = prepared.plan.steps, prepared.plan.steps_per_epoch

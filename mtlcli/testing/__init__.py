@@ -26,6 +26,7 @@ from mtlcli.testing.regularizers import check_regularizer
 from mtlcli.testing.schedulers import check_scheduler
 from mtlcli.testing.targets import check_target
 from mtlcli.testing.tasks import check_task
+from mtlcli.testing.trackers import check_tracker
 from mtlcli.testing.word_heads import NAMES, SPEECH
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "check_scheduler",
     "check_target",
     "check_task",
+    "check_tracker",
 ]

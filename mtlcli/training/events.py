@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mtlcli.statistics.bootstrap import Estimate
 from mtlcli.training.plan import Plan
@@ -36,6 +37,7 @@ class Stepped:
         lr: learning rate of the encoder.
         gradient_norm: global norm before clipping.
         skipped: True if a loss or gradient was not finite, so the optimizer made no update.
+        line: the line of metrics.jsonl, None in place of numbers that are not finite.
     """
 
     step: int
@@ -45,6 +47,7 @@ class Stepped:
     lr: float
     gradient_norm: float
     skipped: bool
+    line: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Evaluated:
     """Report an evaluation on dev: metrics and mean loss by task name.
 
     `score` selects the checkpoint; None if no task has dev rows. For a task with several dev sets, `metrics` and `losses` are means
-    over those that select checkpoints, and `sets` holds the metrics by task and set.
+    over those that select checkpoints, and `sets` holds the metrics by task and set. `line` is the line of metrics.jsonl.
     """
 
     step: int
@@ -62,6 +65,7 @@ class Evaluated:
     score: float | None
     is_best: bool
     sets: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    line: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class RunFiles:
                 for fact, task in zip(run.facts, run.tasks, strict=True)
             },
             "architecture": origin_record(config.architecture),
-            "config": config.plain(),
+            "config": config.without_trackers().plain(),
         }
 
     def write_predictions(self, task: str, predictions: DevPredictions) -> None:

@@ -15,9 +15,9 @@ from mtlcli.training.events import Stepped
 
 def log_step(
     log: TextIO, stepped: Stepped, combined: Combined, measures: Mapping[str, float], *, coefficients: bool
-) -> None:
-    """Write the line of a step: losses, what is added to them, weights, measures of the architecture, and coefficients and cosines of
-    the task gradients if they were computed."""
+) -> dict[str, Any]:
+    """Write and return the line of a step: losses, what is added to them, weights, measures of the architecture, and coefficients and
+    cosines of the task gradients if they were computed."""
     line: dict[str, Any] = {
         "kind": "step",
         "step": stepped.step,
@@ -43,14 +43,15 @@ def log_step(
         line |= _cosines(list(stepped.losses), combined.gram)
     if stepped.skipped:
         line["skipped"] = True
-    write_line(log, line)
+    return write_line(log, line)
 
 
 def _cosines(names: list[str], gram: torch.Tensor) -> dict[str, float]:
     norms = gram.diagonal().sqrt().clamp(min=1e-30)  # a zero gradient has cosine 0, not NaN
     cosine = (gram / torch.outer(norms, norms)).tolist()
     return {
-        f"gradients/cosine/{names[i]}_{names[j]}": cosine[i][j]
+        # A slash, which is in no task's name: "a_b" and "c" would have the key of "a" and "b_c".
+        f"gradients/cosine/{names[i]}/{names[j]}": cosine[i][j]
         for i in range(len(names))
         for j in range(i + 1, len(names))
     }
@@ -62,11 +63,12 @@ def log_line(path: Path, text: str) -> None:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
-def write_line(log: TextIO, values: Mapping[str, Any]) -> None:
-    """Write a line of metrics.jsonl; numbers that are not finite become null, because JSON has no NaN."""
+def write_line(log: TextIO, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Write and return a line of metrics.jsonl; numbers that are not finite become null, because JSON has no NaN."""
     plain = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
     # Flushed line by line, so that the file can be followed while the run trains.
     log.write(json.dumps(plain) + "\n")
     log.flush()
+    return plain

@@ -7,10 +7,10 @@ import json
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -39,7 +39,7 @@ from mtlcli.training.step import end_epoch, enter_stage, take_step
 def train(
     run: TrainingRun, folder: RunFolder | Path, *, command: str = "", resume_from: Checkpoint | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Event]:  # fmt: skip
+) -> Generator[Event, None, None]:  # fmt: skip
     """Train for the remaining steps and yield the events of the run.
 
     Args:
@@ -189,13 +189,12 @@ def _evaluate(run: TrainingRun, progress: Progress, predictions: DevPredictions,
         with plugin_call(plugin, "on_evaluation", "nothing in return"):
             plugin.on_evaluation(result)
     epoch = bisect_left(run.plan.epoch_ends, progress.step)
-    line = {"kind": "evaluation", "step": progress.step, "epoch": epoch, "score": score}
+    line: dict[str, Any] = {"kind": "evaluation", "step": progress.step, "epoch": epoch, "score": score}
     line |= {f"eval/{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
     line |= {f"eval/{name}/loss": loss for name, loss in losses.items()}
     for name, sets in by_set.items():
         line |= {f"eval/{name}/{part}/{key}": value for part, of_set in sets.items() for key, value in of_set.items()}
-    write_line(log, line)
-    return Evaluated(progress.step, epoch, metrics, losses, score, is_best, by_set)
+    return Evaluated(progress.step, epoch, metrics, losses, score, is_best, by_set, write_line(log, line))
 
 
 Values = dict[str, dict[str, float]]

@@ -20,10 +20,12 @@ from mtlcli.runs.checkpoint import Checkpoint
 from mtlcli.runs.configuration import ConfigSource, layers_of, resolve_run, stored_config
 from mtlcli.runs.folder import FolderState, RunFolder, claim, claim_new, inspect_folder, is_free
 from mtlcli.runs.names import ENCODER
+from mtlcli.trackers.session import make_trackers
 from mtlcli.training.agreement import check_agreement
 from mtlcli.training.events import Event, Notice, Ready
 from mtlcli.training.loop import end_of_complete, train
 from mtlcli.training.setup import TrainingRun, set_up
+from mtlcli.training.tracking import tracked
 
 Configure = Callable[[Layer | None, Layer | None], Config]
 """(configuration stored in the folder, the same if the run is resumed) -> the configuration of this run."""
@@ -174,6 +176,7 @@ def run_training(
     Raises:
         MtlError: everything that a user can fix, from the data to a loss that is not finite.
     """
+    trackers = make_trackers(opened.config.trackers) if world().is_main else {}
     with claim_run(opened) as folder:
         for line in folder.warnings:
             yield Notice(line, is_warning=True)
@@ -185,7 +188,7 @@ def run_training(
         # Another process may have saved a later checkpoint since the folder was inspected.
         run = set_up_run(replace(opened, checkpoint=folder.checkpoint), tell)
         yield Ready(run.plan, folder.path)
-        yield from train(run, folder, command=command, stop=stop)
+        yield from tracked(train(run, folder, command=command, stop=stop), opened.config, trackers)
 
 
 def with_seed(configure: Configure, seed: int) -> Configure:

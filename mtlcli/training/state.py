@@ -102,7 +102,7 @@ def save(
     """
     parts = tensors_of(run) if parts is None else parts
     state = {
-        "mtlcli": __version__, "progress": asdict(progress), "content": run.content(), "config": run.config.plain(),
+        "mtlcli": __version__, "progress": asdict(progress), "content": run.content(), "config": run.config.without_trackers().plain(),
     }  # fmt: skip
     place = checkpoint.save(
         folder / CHECKPOINTS, progress.step, parts, state,

@@ -88,10 +88,10 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
     lr = factor * run.config.optimizer.lr
     epoch = bisect_right(plan.epoch_ends, position.step)
     stepped = Stepped(progress.step, epoch, losses, weights, lr, norm, skipped)
-    log_step(
+    line = log_step(
         log, stepped, combined, run.model.architecture.measures(), coefficients=run.gradient_regularizer is not None
     )
-    return stepped
+    return replace(stepped, line=line)
 
 
 def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[str]:

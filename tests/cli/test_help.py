@@ -16,6 +16,7 @@ COMMANDS = (
     "table",
     "ensemble",
     "study",
+    "track",
     "plugins list",
     "plugins show",
     "plugins new",

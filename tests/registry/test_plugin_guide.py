@@ -15,11 +15,13 @@ from mtlcli.heads.base import EncoderOutput, HeadFacts
 from mtlcli.plugin import EpochResult, EvaluationResult, ProbeResult, SetupContext, StepResult
 from mtlcli.regularizers.base import Forward
 from mtlcli.schedulers.base import Candidates, Position
+from mtlcli.trackers.base import TrackedRun
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 RECORDS = [
     TaskFacts, RunFacts, HeadFacts, ArchitectureFacts, EncoderFacts, SetupContext, StepResult, EpochResult, EvaluationResult,
     ProbeResult, Position, BatchLosses, Forward, Inputs, EncoderOutput, Candidates,
+    TrackedRun,
 ]  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from mtlcli.testing import (
     check_regularizer,
     check_scheduler,
     check_task,
+    check_tracker,
 )
 
 BUILT_IN = {
@@ -164,6 +165,7 @@ BUILT_IN = {
         "task-moe",
         "task-routing",
     ],
+    "trackers": ["tensorboard"],
     "metrics": (
         "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall kl-divergence "
         "macro-f1 mae mcc mean-average-precision mean-squared-error micro-f1 micro-f1-at-half pearson precision "
@@ -182,6 +184,7 @@ CHECKS = {
     "regularizers": check_regularizer,
     "encoders": check_encoder,
     "architectures": check_architecture,
+    "trackers": check_tracker,
 }
 
 OPTIONS = {

@@ -1,0 +1,1 @@
+"""Trackers: what shows a run's curves elsewhere while it trains, such as TensorBoard. metrics.jsonl stays the record of the run."""
