@@ -1,10 +1,16 @@
 """Start processes that train together, as torchrun does, and read what they leave."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import yaml
+
+from small import small_values
 
 ROOT = Path(__file__).parent.parent
 TESTS = Path(__file__).parent
@@ -62,3 +68,25 @@ def ended(processes: list[subprocess.Popen[str]], seconds: float = SECONDS) -> l
 def together(command: list[str], size: int, starter: str = "torchrun", **further: str) -> list[tuple[int, str, str]]:
     """Run a command in processes that train together."""
     return ended(start(command, size, starter, **further))
+
+
+def recipe(files: Path, folder: Path, **training: object) -> str:
+    """A recipe of the small run, whose numbers do not depend on the processes."""
+    values = small_values(files)
+    values["training"] |= {"dropout_by": "row", "batch_size": 6, **training}
+    values |= {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"}
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_numbers(found: Path, expected: Path, rel: float = 1e-4) -> None:
+    ours, theirs = metrics(found), metrics(expected)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys() and one.pop("kind") == other.pop("kind")
+        assert one == pytest.approx(other, rel=rel, abs=1e-6)

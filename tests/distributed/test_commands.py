@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from mtlcli.runs import checkpoint
-from processes import ended, start, together
-from small import small_values, write_files
+from processes import ended, recipe, same_numbers, start, together
+from small import write_files
 
 MTL = ["-m", "mtlcli"]
 
@@ -21,34 +21,12 @@ def files(tmp_path_factory):
     return write_files(tmp_path_factory.mktemp("files"))
 
 
-def recipe(files: Path, folder: Path, **training: object) -> str:
-    """A recipe of the small run, whose numbers do not depend on the processes."""
-    values = small_values(files)
-    values["training"] |= {"dropout_by": "row", "batch_size": 6, **training}
-    values |= {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"}
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return str(path)
-
-
 def train(
     path: str, output: Path, size: int, *flags: str, code: int = 0, **environment: str
 ) -> list[tuple[int, str, str]]:
     ends = together([*MTL, "train", "--config", path, "--output", str(output), *flags], size, **environment)
     assert [found for found, _, _ in ends] == [code] * size, ends
     return ends
-
-
-def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def same_numbers(found: Path, expected: Path, rel: float = 1e-4) -> None:
-    ours, theirs = metrics(found), metrics(expected)
-    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.keys() == other.keys() and one.pop("kind") == other.pop("kind")
-        assert one == pytest.approx(other, rel=rel, abs=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,13 @@ def test_two_and_three_processes_train_as_one_with_every_method(tmp_path, names)
     must_be_equal([case(name, files, **METHODS[name]) for name in names], (2, 3), tmp_path)
 
 
+@pytest.mark.slow
+def test_rows_that_are_summed_while_the_next_task_is_computed_are_the_same(tmp_path):
+    files = write_files(tmp_path / "files")
+    cases = [case(name, files, **METHODS[name]) for name in ("pcgrad", "micro-batches", "equal")]
+    must_be_equal([{**each, "overlaps": True} for each in cases], (2,), tmp_path)
+
+
 SHARDED = {
     "equal": {},
     "pcgrad": {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"},

@@ -1,6 +1,6 @@
 """Train small runs for some steps, alone or together with others, and store what every process has at the end.
 
-Usage: worker.py CASES OUTPUT, where CASES is a JSON file: [{"name", "files", "sections", "steps", "cut"}].
+Usage: worker.py CASES OUTPUT, where CASES is a JSON file: [{"name", "files", "sections", "steps", "cut", "overlaps"}].
 """
 
 import io
@@ -43,6 +43,8 @@ def train(case: dict) -> dict:
     draw = stepping._draw
     if case.get("cut"):
         stepping._draw = lambda *arguments: cut_in_two(run, draw(*arguments))
+    if case.get("overlaps") and run.engine.exchange is not None:
+        run.engine.exchange.overlaps = True
     losses, norms, log = [], [], io.StringIO()
     run.model.train()
     for _ in range(case["steps"]):
