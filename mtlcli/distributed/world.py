@@ -254,7 +254,7 @@ class World:
                     f"GPU (--nproc-per-node {torch.cuda.device_count()}), or hide the GPUs with CUDA_VISIBLE_DEVICES="
                 )
             torch.cuda.set_device(place.local_rank)
-        elif "OMP_NUM_THREADS" not in os.environ or place.starter == "torchrun":
+        elif os.environ.get("OMP_NUM_THREADS") in (None, "1"):
             # torchrun sets one thread a process, whatever the machine has.
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             torch.set_num_threads(max(1, cores // place.local_size))

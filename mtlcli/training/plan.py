@@ -114,7 +114,7 @@ def make_plan(
     config: Config, scheduler: Scheduler, tasks: Sequence[TaskInputs], visits: Mapping[int, Sequence[int]], *,
     sizes: ModelSizes, device: torch.device, precision: str, rows_buffer_bytes: int,
     regularizers: Sequence[Regularizer], first_step: int, started_from: Sequence[str], passes: Sequence[Hashable],
-    apart: Sequence[str], of_architecture: Sequence[str] = (),
+    apart: Sequence[str], of_architecture: Sequence[str] = (), of_processes: Sequence[str] = (),
 ) -> Plan:  # fmt: skip
     """Return the mixing plan with notes and warnings.
 
@@ -124,6 +124,7 @@ def make_plan(
         passes: of each task a key that is equal for tasks with the same states, see `Architecture.pass_of`.
         apart: why tasks of one file share no pass of the encoder.
         of_architecture: notes of the architecture.
+        of_processes: notes about several processes.
     """
     steps_per_epoch, ends = run_lengths(config, scheduler)
     steps = ends[-1]
@@ -140,7 +141,7 @@ def make_plan(
         warnings += _warnings(task.loaded, task_plan)
     notes += _notes_on_groups(scheduler, tasks, passes, steps, steps_per_epoch, rows_buffer_bytes > 0)
     notes += _notes_on_sizes(config.architecture.name, sizes, [task.name for task in planned])
-    notes += [*of_architecture, *apart]
+    notes += [*of_architecture, *apart, *of_processes]
     warnings += _leaks_between_tasks(tasks)
     method = config.balancer.name + (f"+{config.gradient_regularizer.name}" if config.gradient_regularizer else "")
     return Plan(

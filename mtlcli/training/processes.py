@@ -1,6 +1,6 @@
 """What several processes can train together, and one encoder folder for all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtlcli.config.schema import Config
@@ -42,6 +42,22 @@ def check_processes(config: Config, size: int) -> None:
     errors += _sharding_errors(config) if config.training.sharding == "full" else []
     if errors:
         raise MtlError(*errors)
+
+
+FEW_ROWS = 4
+"""Rows of a process below which its part of a batch hardly pays."""
+
+
+def notes_on_processes(world: World, batch_sizes: Sequence[int], travels: int) -> list[str]:
+    """Return what the plan says of several processes: their rows of a batch, and the bytes that each adds up with the others."""
+    if world.is_alone:
+        return []
+    rows = max(batch_sizes) / world.size
+    few = f"; below {FEW_ROWS} rows for each, fewer processes or larger batches are faster" if rows < FEW_ROWS else ""
+    return [
+        f"{world.size} processes: each works on about {rows:.3g} of the {max(batch_sizes)} rows of the largest batch, and "
+        f"{travels / 1e6:,.3g} MB are summed over them in a step{few}"
+    ]
 
 
 def _sharding_errors(config: Config) -> list[str]:

@@ -49,7 +49,7 @@ from mtlcli.training.engine import StepEngine
 from mtlcli.training.gradient_rows import blocks
 from mtlcli.training.optimizer import make_optimizer
 from mtlcli.training.plan import Plan, TaskInputs, make_plan, model_sizes, run_lengths, visits_by_stage
-from mtlcli.training.processes import check_layers_read, check_processes, same_folder
+from mtlcli.training.processes import check_layers_read, check_processes, notes_on_processes, same_folder
 from mtlcli.training.teacher import teacher_predictions
 from mtlcli.training.warm_start import architecture_tensors, open_origin, warm_start
 
@@ -261,12 +261,15 @@ def set_up(
         TaskInputs(task, batches, fact.dev_rows or 0, sum(p.numel() for p in model.private_parameters(index)))
         for index, (task, fact, batches) in enumerate(zip(tasks, facts, train, strict=True))
     ]
+    own = sum(p.numel() for index in range(len(tasks)) for p in model.private_parameters(index))
+    travels = 4 * (own + (0 if engine.is_sharded else engine.size * (most if engine.needs_rows() else 1)))
     plan = make_plan(
         config, scheduler, inputs, visits,
         sizes=model_sizes(model), device=device, precision=precision,
         rows_buffer_bytes=engine.buffer_bytes(), regularizers=regularizers, first_step=first_step,
         started_from=started_from, passes=[model.pass_of(task) for task in range(len(tasks))],
         apart=reasons_apart(tasks, sizes, own_order, groups), of_architecture=model.architecture.notes(),
+        of_processes=notes_on_processes(together, sizes, travels),
     )  # fmt: skip
     return TrainingRun(
         config, tasks, facts, encoder, model, train, dev, metrics, selection, scheduler, balancer, gradient_regularizer,
