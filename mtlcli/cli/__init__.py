@@ -19,6 +19,7 @@ from mtlcli.cli import (
     report,
     schema,
     study,
+    sweep,
     table,
     track,
     train,
@@ -56,6 +57,7 @@ app.command("check")(check.check)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("study")(study.study)
+app.command("sweep")(sweep.sweep)
 app.command("compare")(compare.compare)
 app.command("table")(table.table)
 app.command("ensemble")(ensemble.ensemble)

@@ -52,10 +52,10 @@ def compare(
     if as_json:
         print(json.dumps(_plain(comparison, resamples), indent=None if quiet else 1))
     else:
-        _show(comparison, resamples)
+        show_comparison(comparison, resamples)
 
 
-def _show(comparison: "Comparison", resamples: int) -> None:
+def show_comparison(comparison: "Comparison", resamples: int) -> None:
     """Print a legend, a table for each side against the baseline, and the conclusion in words."""
     sides = comparison.sides
     letters = [chr(ord("A") + index) if index < 26 else f"#{index + 1}" for index in range(len(sides))]

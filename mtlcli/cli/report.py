@@ -34,8 +34,12 @@ def report(
     from mtlcli.report.errors import worst_rows
     from mtlcli.report.run_files import RunFiles
     from mtlcli.runs.record import read_record, unfinished_note
+    from mtlcli.sweeps.results import SWEEP
 
     _check_output(output, runs, overwrite=overwrite)
+    if any((folder / SWEEP).is_file() for folder in runs):
+        _report_sweep(runs, output, title)
+        return
     for folder in runs:
         if (warning := unfinished_note(folder, read_record(folder))) is not None:
             say(f"note: {warning}", err)
@@ -53,6 +57,23 @@ def report(
         worst = worst_rows(run.folder, errors) if errors else None
         parts.append(sections.one_run(run, drawn, note, worst, name=name))
     text = page.page(title or f"mtl report: {', '.join(folder.name for folder in runs)}", parts)
+    try:
+        write_whole(output.resolve(), text)
+    except MtlError as error:
+        raise MtlError(f"--output: {error}") from error
+    say(f"wrote {output} ({len(text) / 1e3:.0f} kB)")
+
+
+def _report_sweep(folders: list[Path], output: Path, title: str) -> None:
+    """Write the page of a sweep."""
+    from mtlcli.files import write_whole
+    from mtlcli.report import page
+    from mtlcli.report.sweep import sections
+    from mtlcli.sweeps.results import read_sweep
+
+    if len(folders) > 1:
+        raise MtlError(f"{folders[0]}: a sweep has a page of its own; name one sweep, or runs alone")
+    text = page.page(title or f"mtl sweep: {folders[0].name}", sections(read_sweep(folders[0])))
     try:
         write_whole(output.resolve(), text)
     except MtlError as error:

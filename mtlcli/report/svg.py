@@ -225,6 +225,57 @@ def points(title: str, places: Points, groups: Sequence[int], names: Sequence[st
     return _figure(title, dots, HEIGHT, list(names))
 
 
+def dots(title: str, places: Points, groups: Sequence[int], x_name: str, y_name: str) -> str:
+    """Draw a dot for each (x, y) on numbered axes; those of group 0 are pale."""
+    if not places:
+        return ""
+    xs, ys = [x for x, _ in places], [y for _, y in places]
+    frame = _Frame(*_with_air(min(xs), max(xs)), *_with_air(min(ys), max(ys)))
+    body = [frame.axes("")]
+    for (x, y), group in zip(places, groups, strict=True):
+        pale = "" if group else ' opacity="0.35"'
+        body.append(f'<circle class="c0 fill" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3"{pale}/>')
+    return _figure(title, "".join(body), HEIGHT, [], f"Across: {x_name}; up: {y_name}.")
+
+
+def parallel(
+    title: str,
+    axes: Sequence[tuple[str, Sequence[float | None], Sequence[str]]],
+    scores: Sequence[float],
+    maximizes: bool,
+) -> str:
+    """Draw a line for each of n items over vertical axes, each from its smallest to its largest value; the best lines are darkest.
+
+    Args:
+        axes: (name, values (n,) with None where an item has none, names of the values 0, 1, ... of choices) each.
+        scores: (n,), by which lines are shaded.
+    """
+    bottom, top = HEIGHT - BOTTOM, TOP + 14
+    step = (WIDTH - LEFT - RIGHT) / max(1, len(axes) - 1)
+    order = sorted(range(len(scores)), key=lambda item: scores[item] if maximizes else -scores[item])
+    shade = {item: 0.12 + 0.88 * (place / max(1, len(order) - 1)) ** 3 for place, item in enumerate(order)}
+    places: list[list[tuple[float, float]]] = [[] for _ in scores]
+    body = []
+    for number, (name, values, names) in enumerate(axes):
+        x = LEFT + number * step
+        known = [value for value in values if value is not None]
+        low, high = min(known), max(known)
+        body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
+        body.append(_text(x, top - 8 if number % 2 else top - 20, _cut(name.rpartition(".")[2], 16), "middle"))
+        ends = [(low, bottom + 14), (high, top + 2)] if high > low else [(low, bottom + 14)]
+        for end, y in ends:
+            body.append(_text(x, y, _cut(names[int(end)] if names else f"{end:.3g}", 10), "middle"))
+        for item, value in enumerate(values):
+            if value is not None:
+                share = 0.5 if high == low else (value - low) / (high - low)
+                places[item].append((x, bottom - share * (bottom - top)))
+    for item in order:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places[item])
+        body.append(f'<polyline class="c0 line" opacity="{shade[item]:.2f}" points="{path}"/>')
+    note = "A line is a trial; the darker, the better. Axes go from the smallest to the largest value."
+    return _figure(title, "".join(body), HEIGHT, [], note)
+
+
 class _Frame:
     """The map from numbers to places in a chart."""
 

@@ -1,0 +1,230 @@
+"""Implement `mtl sweep`."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mtlcli.cli import options
+from mtlcli.cli.console import err, explain, say, table
+from mtlcli.cli.options import RunOptions
+from mtlcli.errors import MtlError, one_of
+
+if TYPE_CHECKING:
+    from mtlcli.config.schema import Config
+    from mtlcli.sweeps.results import Sweep
+    from mtlcli.sweeps.run import SweepPlan, SweepWorker
+
+NOT_OF_A_SWEEP = ("seeds", "output", "resume", "overwrite")
+"""Options that the sweep itself sets."""
+SHOWN = 20
+
+
+@options.takes_run_options(*NOT_OF_A_SWEEP)
+def sweep(
+    run: RunOptions,
+    space: Annotated[
+        Path | None,
+        typer.Option("--space", metavar="FILE", help="File in YAML that names the keys that vary, and their values"),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials of the sweep, of all workers together")] = 20,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the sweep [default: sweeps/TASKS-TIME]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in --output, or join its workers")
+    ] = False,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Database that keeps the trials [default: a file in --output]")
+    ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK.METRIC",
+            help="Metric on dev to improve. Repeat it for several, of which the front is searched "
+            "[default: --select-by]",
+        ),
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="tpe, which learns from the trials, or random")] = "tpe",
+    pruning: Annotated[
+        bool, typer.Option("--pruning/--no-pruning", help="Stop trials that fall behind after an evaluation")
+    ] = True,
+    confirm_seeds: Annotated[
+        int, typer.Option(min=0, help="Train the best trials and the recipe anew on so many seeds, and compare them")
+    ] = 0,
+    best: Annotated[int, typer.Option(min=1, help="Trials to train anew with --confirm-seeds")] = 3,
+    show: Annotated[
+        Path | None, typer.Option("--table", metavar="SWEEP", help="Print the table of this folder without training")
+    ] = None,
+) -> None:
+    """Search over the settings of a recipe: each trial is an ordinary run.
+
+    Several workers, also on several machines with a common disk, run the same command with the same --output and --resume. A worker that
+    ends loses nothing: its trial goes on from its last checkpoint. best.yaml in the folder is the recipe of the best trial.
+
+    Example: mtl sweep --config recipe.yaml --space space.yaml --trials 40 -o sweeps/first
+    """
+    from mtlcli.sweeps.results import read_sweep
+    from mtlcli.sweeps.run import SAMPLERS
+
+    if show is not None:
+        _show(read_sweep(show))
+        return
+    if space is None:
+        raise MtlError("--space: name the file of the keys that vary, such as --space space.yaml")
+    if sampler not in SAMPLERS:
+        raise MtlError(f'--sampler: found "{sampler}": expected one of {one_of(SAMPLERS)}')
+    if resume and output is None:
+        raise MtlError("--resume: name the folder of the sweep with --output")
+    from mtlcli.sweeps.run import SweepWorker, plan_sweep
+    from mtlcli.sweeps.space import read_space
+
+    base = run.configure()
+    plan = plan_sweep(
+        base, read_space(space, base), trials=trials, objectives=objective or (), directions=_directions(base, objective or ()),
+        sampler=sampler, prunes=pruning, storage=storage,
+    )  # fmt: skip
+    folder = output or Path("sweeps") / f"{'-'.join(base.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    _check_folder(folder, resume=resume)
+    worker = SweepWorker(plan, folder, resume=resume)
+    if not run.quiet:
+        say(
+            f"{trials} trials of {one_of(d.key for d in plan.space.dimensions)} by {one_of(plan.objectives)}; in {folder}"
+        )
+        for note in plan.notes:
+            explain(f"note: {note}")
+    _run(worker, run.quiet)
+    found = worker.write()
+    _show(found)
+    if confirm_seeds:
+        _confirm(found, plan, confirm_seeds, best, run.quiet)
+    if failed := [trial for trial in found.trials if trial.state == "failed"]:
+        raise MtlError(*(f"{folder / trial.place}: {trial.error}" for trial in failed))
+
+
+def _directions(base: "Config", objectives: Sequence[str]) -> list[str]:
+    """Return for each objective whether more is better; a metric that no task of the recipe has is an error."""
+    from mtlcli.evaluation.measure import make_metrics, metrics_of
+    from mtlcli.facts import TaskFacts
+
+    directions, errors = [], []
+    for name in objectives:
+        task, _, metric = name.partition(".")
+        if task not in base.tasks or not metric:
+            errors.append(f"--objective {name}: expected TASK.METRIC with a task of {one_of(base.tasks)}")
+            continue
+        section = base.tasks[task]
+        made = section.make(task)
+        facts = TaskFacts(task, 0, 0, made.target)
+        metrics = make_metrics(metrics_of(section, made, made.target), facts, f"tasks.{task}.metrics", "fp32")
+        if metric not in metrics:
+            errors.append(f"--objective {name}: {task} has the metrics {one_of(metrics)}")
+            continue
+        directions.append("maximize" if metrics[metric].higher_is_better else "minimize")
+    if errors:
+        raise MtlError(*errors)
+    return directions
+
+
+def _check_folder(folder: Path, *, resume: bool) -> None:
+    from mtlcli.runs.folder import is_free
+    from mtlcli.sweeps.results import SWEEP
+
+    if folder.exists() and not folder.is_dir():
+        raise MtlError(f"--output: {folder} is a file; expected a folder")
+    if (folder / SWEEP).is_file():
+        if not resume:
+            raise MtlError(f"--output: {folder} holds a sweep: add --resume to go on with it or to join its workers")
+    elif not is_free(folder):
+        raise MtlError(f"--output: {folder} is not the folder of a sweep; choose another folder")
+
+
+def _run(worker: "SweepWorker", quiet: bool) -> None:
+    """Run the trials of this worker and print a line for each. Exit with 128 + signal if interrupted."""
+    from mtlcli.cli.session import command_line, make_interrupts
+    from mtlcli.sweeps.run import SweepInterrupted, TrialEnded, TrialStarted
+    from mtlcli.sweeps.space import in_words
+    from mtlcli.training.events import Notice
+
+    with make_interrupts() as interrupts:
+        for event in worker.run(command=command_line(), stop=interrupts.requested):
+            match event:
+                case TrialStarted() if not quiet:
+                    say(f"{event.place}: {'goes on' if event.resumed else 'starts'}: {in_words(event.values)}", err)
+                case TrialEnded(trial=trial):
+                    best = max((other.scores[0] for other in worker.trials() if other.scores), default=None)
+                    score = (
+                        f" {trial.scores[0]:.4f}"
+                        if trial.scores
+                        else f" at {trial.curve[-1][1]:.4f}"
+                        if trial.curve
+                        else ""
+                    )
+                    so_far = "" if best is None else f"; best {best:.4f}"
+                    if not quiet:
+                        say(f"{event.ended}/{event.total} {trial.place}: {trial.state}{score}{so_far}", err)
+                case Notice(text=text, is_warning=True):
+                    say(f"warning: {text}", err)
+                case SweepInterrupted(ended=ended, total=total):
+                    say(
+                        f"stopped with {ended} of {total} trials ended; go on with the same command, --resume and --output "
+                        f"{worker.folder}"
+                    )
+        if interrupts.signal is not None:
+            worker.write()
+            raise typer.Exit(128 + interrupts.signal)
+
+
+def _show(found: "Sweep") -> None:
+    """Print the best trials, and what is known of the keys."""
+    from mtlcli.sweeps.results import BEST, cells
+
+    columns, rows = cells(found, SHOWN)
+    table("", columns, rows)
+    if len(found.trials) > SHOWN:
+        explain(f"{len(found.trials) - SHOWN} more trials: mtl report {found.folder}")
+    if found.importance:
+        explain("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in found.importance.items()))
+    if len(found.objectives) > 1:
+        say(f"front: {one_of(trial.place for trial in found.front())}")
+    if found.done:
+        say(
+            f"best: {found.done[0].place}, {found.objectives[0]} {found.done[0].scores[0]:.4f}; its recipe is {found.folder / BEST}"
+        )
+        explain(
+            "these dev rows have chosen the best of several trials, so its score on them is too high; --confirm-seeds trains it anew on "
+            "other seeds and compares it with the recipe"
+        )
+
+
+def _confirm(found: "Sweep", plan: "SweepPlan", seeds: int, best: int, quiet: bool) -> None:
+    from mtlcli.cli.compare import show_comparison
+    from mtlcli.cli.session import command_line, make_interrupts
+    from mtlcli.evaluation.compare import compare
+    from mtlcli.sweeps.confirm import Confirmed, confirm
+    from mtlcli.training.events import Finished, Started
+
+    places: Confirmed | None = None
+    with make_interrupts() as interrupts:
+        for event in confirm(
+            found, plan.base, plan.space, seeds=seeds, best=best, command=command_line(), stop=interrupts.requested
+        ):
+            if isinstance(event, Confirmed):
+                places = event
+            elif isinstance(event, Started) and not quiet:
+                say(f"{event.folder}: starts", err)
+            elif isinstance(event, Finished) and not quiet and event.score is not None:
+                say(f"{event.folder}: {event.score:.4f}", err)
+        if interrupts.signal is not None:
+            raise typer.Exit(128 + interrupts.signal)
+    if places is None or not places.trials:
+        say("the best trial is the recipe itself: there is nothing to compare")
+        return
+    resamples = 2000
+    comparison = compare([places.recipe, *places.trials], resamples=resamples)
+    for note in comparison.notes:
+        explain(f"note: {note}")
+    show_comparison(comparison, resamples)
+    explain("the rows are those that chose the trials, so that an advantage of theirs is still a little too large")
