@@ -45,7 +45,7 @@ def predict_rows(
     parts: dict[int, list[Arrays]] = {task: [] for task in splits}
     losses, units = dict.fromkeys(splits, 0.0), dict.fromkeys(splits, 0.0)
     orders = []
-    with _evaluating(model), torch.inference_mode(), autocast:
+    with evaluating(model), torch.inference_mode(), autocast:
         for rows in by_length(first.lengths()):
             on_cpu = collate(first, next(iter(splits)), rows)
             batch = on_cpu.to(device)
@@ -77,7 +77,7 @@ def uncertainty_of(
     model: MultiTaskModel, batch: Batch, autocast: AbstractContextManager[object]
 ) -> torch.Tensor | None:
     """Return how unsure the model is of each row (n,) on the CPU, without dropout; see `Target.uncertainty`."""
-    with _evaluating(model), autocast:
+    with evaluating(model), autocast:
         predicted = model.decode(batch.task, model(batch.task, batch), batch)
     return model.head(batch.task).facts.task.target.uncertainty(predicted.numpy().tensors())
 
@@ -85,7 +85,7 @@ def uncertainty_of(
 @torch.inference_mode()
 def loss_on(model: MultiTaskModel, batch: Batch, autocast: AbstractContextManager[object]) -> float:
     """Return the loss per unit over what has a known label in a batch, without dropout; NaN where nothing has."""
-    with _evaluating(model), autocast:
+    with evaluating(model), autocast:
         output = model(batch.task, batch)
         if batch.gold is None or not batch.units:
             return float("nan")
@@ -93,7 +93,7 @@ def loss_on(model: MultiTaskModel, batch: Batch, autocast: AbstractContextManage
 
 
 @contextmanager
-def _evaluating(model: MultiTaskModel) -> Iterator[None]:
+def evaluating(model: MultiTaskModel) -> Iterator[None]:
     """Switch dropout off, and afterwards put the model back into its mode."""
     was_training = model.training
     model.eval()
