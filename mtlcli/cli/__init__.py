@@ -7,6 +7,7 @@ import sys
 import typer
 
 from mtlcli.cli import (
+    affinity,
     check,
     compare,
     ensemble,
@@ -48,6 +49,7 @@ app.command("check")(check.check)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("study")(study.study)
+app.command("affinity")(affinity.affinity)
 app.command("compare")(compare.compare)
 app.command("table")(table.table)
 app.command("ensemble")(ensemble.ensemble)
