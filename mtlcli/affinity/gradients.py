@@ -57,10 +57,10 @@ class Direction:
     reliability: float
 
 
-def direction(own: np.ndarray) -> Direction:
+def direction(gram: np.ndarray) -> Direction:
     """Return the direction of a task from the inner products (n, n) of its batches, n >= 2."""
-    n, trace = len(own), float(np.trace(own))
-    squared = (float(own.sum()) - trace) / (n * (n - 1))
+    n, trace = len(gram), float(np.trace(gram))
+    squared = (float(gram.sum()) - trace) / (n * (n - 1))
     share = squared / (trace / n) if trace > 0 else 0.0
     positive = max(0.0, min(1.0, share))
     return Direction(squared, share, n * positive / (1 - positive + n * positive))
@@ -91,9 +91,9 @@ def _jackknife(first: np.ndarray, second: np.ndarray, both: np.ndarray) -> float
         return None
     left = n - 1
     squares = []
-    for own in (first, second):
-        diagonal = np.diagonal(own)
-        sums = own.sum() - 2 * own.sum(1) + diagonal
+    for gram in (first, second):
+        diagonal = np.diagonal(gram)
+        sums = gram.sum() - 2 * gram.sum(1) + diagonal
         squares.append((sums - (diagonal.sum() - diagonal)) / (left * (left - 1)))
     if min(square.min() for square in squares) <= 0:
         return None
@@ -116,16 +116,16 @@ def cosines_of(name: str, rows: Sequence[np.ndarray]) -> BlockCosines:
     """Return the cosines of all pairs of tasks from their rows (n, d), in float64."""
     k = len(rows)
     rows = [task.astype(np.float64) for task in rows]
-    own = [task @ task.T for task in rows]
+    grams = [task @ task.T for task in rows]
     cosines, errors = np.full((k, k), np.nan), np.full((k, k), np.nan)
     for i in range(k):
         for j in range(i + 1, k):
-            found = debiased_cosine(own[i], own[j], rows[i] @ rows[j].T)
-            if found.value is not None:
-                cosines[i, j] = cosines[j, i] = found.value
-            if found.error is not None:
-                errors[i, j] = errors[j, i] = found.error
-    return BlockCosines(name, cosines, errors, [direction(gram) for gram in own])
+            cosine = debiased_cosine(grams[i], grams[j], rows[i] @ rows[j].T)
+            if cosine.value is not None:
+                cosines[i, j] = cosines[j, i] = cosine.value
+            if cosine.error is not None:
+                errors[i, j] = errors[j, i] = cosine.error
+    return BlockCosines(name, cosines, errors, [direction(gram) for gram in grams])
 
 
 def pair_reliability(odd: np.ndarray, even: np.ndarray) -> float | None:

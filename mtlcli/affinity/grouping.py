@@ -112,11 +112,11 @@ def _add_group(
 def task_values(affinity: np.ndarray) -> np.ndarray:
     """Return the value of every task in every subset (2^k, k): the mean of what the other members do for it; 0 alone."""
     k = len(affinity)
-    known = np.where(np.isfinite(affinity), affinity, 0.0)
-    known[np.diag_indices(k)] = 0.0
+    gains = np.where(np.isfinite(affinity), affinity, 0.0)
+    gains[np.diag_indices(k)] = 0.0
     members = (np.arange(1 << k)[:, None] >> np.arange(k)) & 1
     others = np.maximum(members.sum(1) - 1, 1)
-    values: np.ndarray = members @ known / others[:, None] * members
+    values: np.ndarray = members @ gains / others[:, None] * members
     return values
 
 
@@ -144,12 +144,12 @@ def _bit_counts(k: int) -> np.ndarray:
 
 def _subsets(mask: int) -> np.ndarray:
     """Return all subsets of a set of bits, as numbers."""
-    found = np.zeros(1, dtype=np.int64)
+    subsets = np.zeros(1, dtype=np.int64)
     while mask:
         bit = mask & -mask
-        found = np.concatenate([found, found | bit])
+        subsets = np.concatenate([subsets, subsets | bit])
         mask ^= bit
-    return found
+    return subsets
 
 
 def _tasks(mask: int) -> tuple[int, ...]:
@@ -158,11 +158,11 @@ def _tasks(mask: int) -> tuple[int, ...]:
 
 def value_of(affinity: np.ndarray, groups: Sequence[Sequence[int]]) -> float:
     """Return the sum over the tasks of their value in their best group, of groups that hold every task."""
-    known = np.where(np.isfinite(affinity), affinity, 0.0)
+    gains = np.where(np.isfinite(affinity), affinity, 0.0)
     total = 0.0
-    for task in range(len(known)):
+    for task in range(len(gains)):
         values = [
-            float(np.mean([known[other, task] for other in group if other != task])) if len(group) > 1 else 0.0
+            float(np.mean([gains[other, task] for other in group if other != task])) if len(group) > 1 else 0.0
             for group in groups
             if task in group
         ]
@@ -175,9 +175,9 @@ def stability(draws: Sequence[np.ndarray], models: int, proposed: Grouping) -> S
     k = len(draws[0])
     together, same = np.zeros((k, k)), 0
     for affinity in draws:
-        found = group_tasks(affinity, models)
-        same += set(found.groups) == set(proposed.groups)
-        pairs = {pair for group in found.groups for pair in combinations(group, 2)}
+        grouping = group_tasks(affinity, models)
+        same += set(grouping.groups) == set(proposed.groups)
+        pairs = {pair for group in grouping.groups for pair in combinations(group, 2)}
         for i, j in pairs:
             together[i, j] += 1
             together[j, i] += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtlcli.tasks.targets import Arrays, Score, Target
+from mtlcli.tasks.targets import Arrays, Target
 
 SMALLEST = 1e-12
 """Variance of shares or scores below which the kurtosis is 0/0."""
@@ -39,10 +39,10 @@ class LabelStatistics:
 def label_statistics(target: Target, gold: Arrays) -> LabelStatistics:
     """Return the statistics of labels as a task reads them: of rows, or of words for tags."""
     rows = int((target.units(gold) > 0).sum())
-    if isinstance(target, Score):
-        values = gold["value"][np.asarray(target.known(gold))]
-        return LabelStatistics(rows, score_kurtosis=excess_kurtosis(values))
     counts = target.class_counts(gold)
+    numbers = target.as_numbers(gold)
+    if counts is None and numbers is not None:
+        return LabelStatistics(rows, score_kurtosis=excess_kurtosis(numbers[np.isfinite(numbers)]))
     if counts is None or not counts.sum():
         return LabelStatistics(rows)
     entropy = entropy_of(counts / counts.sum())

@@ -19,7 +19,6 @@ import torch
 from mtlcli.affinity.rows import make_batch
 from mtlcli.facts import seed_for
 from mtlcli.model.predict import evaluating
-from mtlcli.tasks.targets import Classes, Score, Tags
 from mtlcli.training.setup import TrainingRun
 
 MOST_ROWS = 2000
@@ -66,15 +65,13 @@ def targets_of(run: TrainingRun, task: int) -> tuple[np.ndarray, np.ndarray] | N
     None for a task whose labels are not one class or score a row.
     """
     split = run.tasks[task].splits["train"]
-    target, gold = split.target, split.gold
-    if isinstance(target, Tags) or not isinstance(target, Classes | Score):
+    numbers = split.target.as_numbers(split.gold)
+    if numbers is None:
         return None
-    known = np.flatnonzero(np.asarray(target.known(gold)))
+    labeled = np.flatnonzero(np.isfinite(numbers).all(1))
     seed = seed_for(run.config.training.seed, "logme", run.facts[task].name)
-    rows = np.sort(np.random.default_rng(seed).permutation(known)[:MOST_ROWS])
-    if isinstance(target, Classes):
-        return rows, np.eye(len(target.labels))[gold["index"][rows]]
-    return rows, gold["value"][rows][:, None]
+    rows = np.sort(np.random.default_rng(seed).permutation(labeled)[:MOST_ROWS])
+    return rows, numbers[rows]
 
 
 @torch.no_grad()

@@ -36,20 +36,20 @@ def of_data(names: Sequence[str], units: Units) -> list[Measure]:
             shared[i, j] = Cell(line["sharing"] / line["dev_rows"] if line["dev_rows"] else None, n=line["dev_rows"])
             if i < j:
                 words[i, j] = Cell(line["jaccard"])
-                found = line["labels"]
+                overlap = line["labels"]
                 labels[i, j] = (
                     Cell(None, why="no class or score for each row, or no word in both")
-                    if found is None
+                    if overlap is None
                     else Cell(
-                        found["value"] - found["null"],
-                        found["value"] - found["null"] - 1.96 * found["deviation"],
-                        found["value"] - found["null"] + 1.96 * found["deviation"],
-                        found["words"],
+                        overlap["value"] - overlap["null"],
+                        overlap["value"] - overlap["null"] - 1.96 * overlap["deviation"],
+                        overlap["value"] - overlap["null"] + 1.96 * overlap["deviation"],
+                        overlap["words"],
                         details={
-                            "nmi": found["value"],
-                            "null": found["null"],
-                            "z": found["z"],
-                            "by_sum": found["by_sum"],
+                            "nmi": overlap["value"],
+                            "null": overlap["null"],
+                            "z": overlap["z"],
+                            "by_sum": overlap["by_sum"],
                         },
                     )
                 )
@@ -78,13 +78,13 @@ def of_gradients(names: Sequence[str], units: Units, warnings: list[str]) -> lis
         cells: Cells = {}
         for i in range(len(names)):
             for j in range(i + 1, len(names)):
-                known = [at for at, value in enumerate(values) if np.isfinite(value[i, j])]
+                measured = [at for at, value in enumerate(values) if np.isfinite(value[i, j])]
                 batches = min(int(line["batches"][names[task]]) for line in lines for task in (i, j))
-                if not known:
+                if not measured:
                     cells[i, j] = Cell(None, n=batches, why=NO_DIRECTION)
                     continue
-                mean = float(np.mean([values[at][i, j] for at in known]))
-                reach = 1.96 * float(np.sqrt(sum(errors[at][i, j] ** 2 for at in known))) / len(known)
+                mean = float(np.mean([values[at][i, j] for at in measured]))
+                reach = 1.96 * float(np.sqrt(sum(errors[at][i, j] ** 2 for at in measured))) / len(measured)
                 low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (None, None)
                 details: dict[str, float | None] = {
                     f"after {line['unit']} updates": float(value[i, j]) if np.isfinite(value[i, j]) else None
@@ -104,9 +104,9 @@ def of_gradients(names: Sequence[str], units: Units, warnings: list[str]) -> lis
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
     """Return the mean over the first axis of what is not NaN; NaN where all are."""
-    known = np.isfinite(values)
-    counts = known.sum(0)
-    mean: np.ndarray = np.where(counts > 0, np.where(known, values, 0.0).sum(0) / np.maximum(counts, 1), np.nan)
+    finite = np.isfinite(values)
+    counts = finite.sum(0)
+    mean: np.ndarray = np.where(counts > 0, np.where(finite, values, 0.0).sum(0) / np.maximum(counts, 1), np.nan)
     return mean
 
 
@@ -125,14 +125,16 @@ def of_lookahead(names: Sequence[str], units: Units, plan: AffinityPlan, warning
         ("lookahead", "affinity", "fall of column's loss by a step for row (TAG)"),
         ("lookahead-first-order", "first_order", "the same, first-order"),
     ):
-        found = average(np.array([line[key] for line in lines], dtype=float), rates, seed=seed)
+        averaged = average(np.array([line[key] for line in lines], dtype=float), rates, seed=seed)
         cells = {
-            (i, j): Cell(float(found.value[i, j]), _known(found.low[i, j]), _known(found.high[i, j]), found.count)
+            (i, j): Cell(
+                float(averaged.value[i, j]), _known(averaged.low[i, j]), _known(averaged.high[i, j]), averaged.count
+            )
             for i in range(len(names))
             for j in range(len(names))
             if i != j
         }
-        measures.append(Measure(name, title, directed(names, cells), False, found.reliability))
+        measures.append(Measure(name, title, directed(names, cells), False, averaged.reliability))
     if len(lines) < ENOUGH_MEASUREMENTS:
         warnings.append(f"lookahead: {len(lines)} measurements; a usable matrix needs {ENOUGH_MEASUREMENTS}: --updates")
     off = ~np.eye(len(names), dtype=bool)
@@ -201,12 +203,12 @@ def of_gains(
         )
     if plan.gains is not None and any(leaked.values()):
         without = measured_gains.gains_without(plan.gains, runs, plan.run, leaked, gains.seeds)
-        if found := measured_gains.cells_of(without):
+        if clean := measured_gains.cells_of(without):
             measures.append(
                 Measure(
                     "gain-without-leaks",
                     "gain without dev rows that row trains on, at the selected checkpoints, %",
-                    directed(names, found),
+                    directed(names, clean),
                 )
             )
     return measures

@@ -15,15 +15,12 @@ import numpy as np
 
 from mtlcli.data.splits import Split
 from mtlcli.facts import seed_for
-from mtlcli.tasks.targets import Classes, Score, Tags
 from mtlcli.tasks.words import WORD, Words
 
 PERMUTATIONS = 20
 """Permutations of the labels under which the null value is computed."""
 FEWEST = 5
 """Rows of each data set in which a word must occur; labels of rarer words are noise, which raises the null."""
-BINS = 5
-"""Quantile bins of scores, which then serve as labels."""
 _NOT_LETTERS = re.compile(r"[\W_]+")
 
 
@@ -35,14 +32,14 @@ class TaskWords:
         vocabulary: words that occur, case folded.
         words: (m,) int64, number of a word in the vocabulary, once for each row or for each tagged word that holds it.
         owners: (m,) int64, number of the row or tagged word whose label the word has.
-        labels: (n,) int64, label of each owner, -1 for an unknown one; None for a task whose labels are not one class a row or word.
+        clusters: (n,) int64, label of each owner, -1 for an unknown one; None for a task whose labels are not one class a row or word.
         classes: number of labels.
     """
 
     vocabulary: tuple[str, ...]
     words: np.ndarray
     owners: np.ndarray
-    labels: np.ndarray | None
+    clusters: np.ndarray | None
     classes: int
 
 
@@ -87,14 +84,14 @@ class Leaks:
 
 def words_of(split: Split) -> TaskWords:
     """Return the words of a split, case folded, with the labels that they carry."""
-    tagged = isinstance(split.target, Tags)
-    labels, classes = row_labels(split)
+    clusters = split.target.clusters(split.gold)
+    labels, classes = (None, 0) if clusters is None else clusters
     numbers: dict[str, int] = {}
     words: list[int] = []
     owners: list[int] = []
     position = 0
     for row, texts in enumerate(split.texts()):
-        if tagged:
+        if split.target.unit == "word":
             for text in texts:
                 for word in text.words if isinstance(text, Words) else WORD.findall(str(text)):
                     words.append(numbers.setdefault(word.casefold(), len(numbers)))
@@ -106,24 +103,6 @@ def words_of(split: Split) -> TaskWords:
             words.append(numbers.setdefault(word, len(numbers)))
             owners.append(row)
     return TaskWords(tuple(numbers), np.array(words, dtype=np.int64), np.array(owners, dtype=np.int64), labels, classes)
-
-
-def row_labels(split: Split) -> tuple[np.ndarray | None, int]:
-    """Return one label for each row, or for each word of a tagging task (n,), and the number of labels.
-
-    Scores are cut into `BINS` quantile bins. None for a target that gives a row several labels, or none.
-    """
-    target, gold = split.target, split.gold
-    known = np.asarray(target.known(gold))
-    if isinstance(target, Tags):
-        return np.where(known, gold["tag"], -1), len(target.labels)
-    if isinstance(target, Classes):
-        return np.where(known, gold["index"], -1), len(target.labels)
-    if isinstance(target, Score):
-        values = gold["value"]
-        edges = np.unique(np.quantile(values[known], np.arange(1, BINS) / BINS)) if known.any() else np.zeros(0)
-        return np.where(known, np.searchsorted(edges, values, side="right"), -1), len(edges) + 1
-    return None, 0
 
 
 def mutual_information(table: np.ndarray) -> tuple[float, float, float]:
@@ -153,29 +132,29 @@ def label_overlap(
     Returns:
         None if a task has no labels of this kind, or no word is frequent enough in both.
     """
-    if first.labels is None or second.labels is None:
+    if first.clusters is None or second.clusters is None:
         return None
     places = {word: place for place, word in enumerate(second.vocabulary)}
-    shared = [(own, places[word]) for own, word in enumerate(first.vocabulary) if word in places]
+    shared = [(place, places[word]) for place, word in enumerate(first.vocabulary) if word in places]
     if not shared:
         return None
-    own, other = (np.array(side, dtype=np.int64) for side in zip(*shared, strict=True))
-    left, right = _Counts(first, own), _Counts(second, other)
-    of_first, of_second = left.of(first.labels), right.of(second.labels)
-    kept = (of_first.sum(1) >= fewest) & (of_second.sum(1) >= fewest)
-    if not kept.any():
+    left_words, right_words = (np.array(side, dtype=np.int64) for side in zip(*shared, strict=True))
+    left, right = _Counts(first, left_words), _Counts(second, right_words)
+    of_first, of_second = left.of(first.clusters), right.of(second.clusters)
+    frequent = (of_first.sum(1) >= fewest) & (of_second.sum(1) >= fewest)
+    if not frequent.any():
         return None
-    fixed = _shares(of_second[kept])
-    value, by_sum, _ = mutual_information(_shares(of_first[kept]).T @ fixed)
+    fixed = _shares(of_second[frequent])
+    value, by_sum, _ = mutual_information(_shares(of_first[frequent]).T @ fixed)
     generator = np.random.default_rng(seed_for(seed, "label overlap"))
-    known = np.flatnonzero(first.labels >= 0)
+    labeled = np.flatnonzero(first.clusters >= 0)
     nulls = []
     for _ in range(permutations):
-        labels = first.labels.copy()
-        labels[known] = labels[generator.permutation(known)]
-        nulls.append(mutual_information(_shares(left.of(labels)[kept]).T @ fixed)[0])
+        labels = first.clusters.copy()
+        labels[labeled] = labels[generator.permutation(labeled)]
+        nulls.append(mutual_information(_shares(left.of(labels)[frequent]).T @ fixed)[0])
     deviation = float(np.std(nulls, ddof=1)) if len(nulls) > 1 else 0.0
-    return LabelOverlap(value, float(np.mean(nulls)) if nulls else 0.0, deviation, int(kept.sum()), by_sum)
+    return LabelOverlap(value, float(np.mean(nulls)) if nulls else 0.0, deviation, int(frequent.sum()), by_sum)
 
 
 class _Counts:
@@ -185,15 +164,15 @@ class _Counts:
         places = np.full(len(words.vocabulary), -1, dtype=np.int64)
         places[wanted] = np.arange(len(wanted))
         of_word = places[words.words]
-        kept = of_word >= 0
-        self.words, self.owners = of_word[kept], words.owners[kept]
+        wanted_words = of_word >= 0
+        self.words, self.owners = of_word[wanted_words], words.owners[wanted_words]
         self.rows, self.classes = len(wanted), words.classes
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         """Return how often each word has each label (words, C)."""
-        own = labels[self.owners]
-        known = own >= 0
-        cells = self.words[known] * self.classes + own[known]
+        of_words = labels[self.owners]
+        labeled = of_words >= 0
+        cells = self.words[labeled] * self.classes + of_words[labeled]
         return np.bincount(cells, minlength=self.rows * self.classes).reshape(self.rows, self.classes)
 
 

@@ -37,7 +37,7 @@ class Prediction:
         over_tasks: rho with the interval from redrawing tasks, which accounts for pairs that share a task; None under 6 tasks.
         pairs: number of pairs with both numbers.
         ceiling: largest rho that a predictor with this measure's reliability can reach; None where the reliability of the gains is
-            not known.
+            not finite.
     """
 
     measure: str
@@ -82,13 +82,13 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
 
 def within_receivers(x: np.ndarray, y: np.ndarray) -> float | None:
     """Return the mean over the columns of rho within a column, of matrices (k, k) with NaN where there is no number."""
-    found = []
+    correlations = []
     for column in range(len(x)):
-        kept = np.isfinite(x[:, column]) & np.isfinite(y[:, column])
-        rho = spearman(x[kept, column], y[kept, column])
+        both = np.isfinite(x[:, column]) & np.isfinite(y[:, column])
+        rho = spearman(x[both, column], y[both, column])
         if rho is not None:
-            found.append(rho)
-    return float(np.mean(found)) if found else None
+            correlations.append(rho)
+    return float(np.mean(correlations)) if correlations else None
 
 
 def predictions(
@@ -107,7 +107,7 @@ def predictions(
     Args:
         measures: (k, k) each, NaN where there is no number.
         gains: (S, k, k), by seed; NaN on the diagonal.
-        reliabilities: of the measures, where known; they lower the ceiling.
+        reliabilities: of the measures, where finite; they lower the ceiling.
 
     Returns:
         Nothing for fewer than `FEWEST_TASKS` tasks.
@@ -127,32 +127,32 @@ def predictions(
         of_pairs = generator.choice(pairs, size=len(pairs))
         tasks = generator.integers(k, size=k)
         for name, x in measures.items():
-            chosen = of_pairs[np.isfinite(x.ravel()[of_pairs])]
-            _append(drawn[name], spearman(x.ravel()[chosen], moved.ravel()[chosen]))
+            pairs_of_measure = of_pairs[np.isfinite(x.ravel()[of_pairs])]
+            _append(drawn[name], spearman(x.ravel()[pairs_of_measure], moved.ravel()[pairs_of_measure]))
             _append(drawn_within[name], within_receivers(x, moved))
             if k >= ENOUGH_TASKS:
                 _append(drawn_tasks[name], _over(x[np.ix_(tasks, tasks)], moved[np.ix_(tasks, tasks)]))
-    found = []
+    rows = []
     for name, x in measures.items():
-        kept = np.isfinite(x) & np.isfinite(mean)
-        rho = spearman(x[kept], mean[kept])
-        own = None if reliabilities is None else reliabilities.get(name)
+        both = np.isfinite(x) & np.isfinite(mean)
+        rho = spearman(x[both], mean[both])
+        of_measure = None if reliabilities is None else reliabilities.get(name)
         ceiling = (
             None
             if reliability is None
-            else float(np.sqrt(max(0.0, reliability.value) * (1.0 if own is None else max(0.0, own))))
+            else float(np.sqrt(max(0.0, reliability.value) * (1.0 if of_measure is None else max(0.0, of_measure))))
         )
-        found.append(
+        rows.append(
             Prediction(
                 name,
                 _interval(rho, drawn[name]),
                 _interval(within_receivers(x, mean), drawn_within[name]),
                 _interval(rho, drawn_tasks[name]) if k >= ENOUGH_TASKS else None,
-                int(kept.sum()),
+                int(both.sum()),
                 ceiling,
             )
         )
-    return found, {name: np.array(values) for name, values in drawn.items()}
+    return rows, {name: np.array(values) for name, values in drawn.items()}
 
 
 def _moved(gains: np.ndarray, mean: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -164,8 +164,8 @@ def _moved(gains: np.ndarray, mean: np.ndarray, seeds: np.ndarray) -> np.ndarray
 
 
 def _over(x: np.ndarray, y: np.ndarray) -> float | None:
-    kept = np.isfinite(x) & np.isfinite(y)
-    return spearman(x[kept], y[kept])
+    both = np.isfinite(x) & np.isfinite(y)
+    return spearman(x[both], y[both])
 
 
 def _append(values: list[float], value: float | None) -> None:
@@ -174,10 +174,10 @@ def _append(values: list[float], value: float | None) -> None:
 
 
 def _interval(value: float | None, drawn: Sequence[float]) -> Interval:
-    known = np.array(drawn)[np.isfinite(drawn)]
-    if value is None or not len(known):
+    finite = np.array(drawn)[np.isfinite(drawn)]
+    if value is None or not len(finite):
         return Interval(value)
-    low, high = np.quantile(known, [0.025, 0.975])
+    low, high = np.quantile(finite, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 
 
@@ -199,9 +199,9 @@ def gain_reliability(gains: np.ndarray, *, seed: int = 0, resamples: int = RESAM
     splits = [(half, np.setdiff1d(np.arange(count), half)) for half in halves]
 
     def of(columns: np.ndarray) -> float:
-        found = [spearman(columns[a].mean(0), columns[b].mean(0)) for a, b in splits]
-        known = [rho for rho in found if rho is not None]
-        return spearman_brown(float(np.mean(known)), len(splits[0][0]), len(splits[0][1])) if known else 0.0
+        correlations = [spearman(columns[a].mean(0), columns[b].mean(0)) for a, b in splits]
+        defined = [rho for rho in correlations if rho is not None]
+        return spearman_brown(float(np.mean(defined)), len(splits[0][0]), len(splits[0][1])) if defined else 0.0
 
     generator = np.random.default_rng(seed)
     drawn = [of(flat[:, generator.integers(flat.shape[1], size=flat.shape[1])]) for _ in range(resamples // 10)]
@@ -229,16 +229,16 @@ def _of_mean(single: float, count: int) -> float:
     return count * single / (1 + (count - 1) * single)
 
 
-def winner(drawn: Mapping[str, np.ndarray], found: Sequence[Prediction]) -> str | None:
+def winner(drawn: Mapping[str, np.ndarray], rows: Sequence[Prediction]) -> str | None:
     """Return the measure whose rho exceeds that of every other one with an interval that excludes 0; None if there is none."""
     best = max(
-        (p for p in found if p.rho.value is not None),
+        (p for p in rows if p.rho.value is not None),
         key=lambda prediction: prediction.rho.value or 0.0,
         default=None,
     )
     if best is None:
         return None
-    for other in found:
+    for other in rows:
         if other.measure != best.measure and other.rho.value is not None:
             differences = drawn[best.measure] - drawn[other.measure]
             if np.nanquantile(differences, 0.025) <= 0:

@@ -100,15 +100,15 @@ class HeadFit:
 
 def fit_head(run: TrainingRun, task: int) -> HeadFit:
     """Fit the head of a task on features of the encoder as it is, and keep it at its lowest held-out loss."""
-    model, own, config = run.model, run.train[task], run.config
+    model, source, config = run.model, run.train[task], run.config
     made = TaskBatches(
-        own.tokenized,
+        source.tokenized,
         task=task,
-        name=own.name,
-        batch_size=own.batch_size,
-        seed=own.seed,
-        composition=composition_of(config, own.name),
-        order_name=f"affinity heads {own.name}",
+        name=source.name,
+        batch_size=source.batch_size,
+        seed=source.seed,
+        composition=composition_of(config, source.name),
+        order_name=f"affinity heads {source.name}",
     )
     count = min(made.per_pass, -(-HEAD_ROWS // made.batch_size))
     batches = [batch for batch in (made.next().to(run.device) for _ in range(count)) if batch.units]
@@ -125,7 +125,7 @@ def fit_head(run: TrainingRun, task: int) -> HeadFit:
         devices = [run.device] if run.device.type == "cuda" else []
         # The head's dropout must not depend on what was drawn before, or a resumed measurement would differ.
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed_for(own.seed, "affinity heads", own.name))
+            torch.manual_seed(seed_for(source.seed, "affinity heads", source.name))
             for step in range(1, min(HEAD_STEPS, HEAD_PASSES * len(training)) + 1):
                 batch, states = training[(step - 1) % len(training)]
                 model.eval()

@@ -88,7 +88,6 @@ class Proposal:
         share: how often drawn affinities give the same groups.
         together: how often each pair stands together (k, k).
         draws: number of drawn affinities.
-        confirmed: the mean measured gain in percent of the groups, of one model, and of single-task training, if it was trained.
     """
 
     source: str
@@ -100,7 +99,6 @@ class Proposal:
     share: float | None = None
     together: list[list[float]] | None = None
     draws: int = 0
-    confirmed: dict[str, Cell] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -59,29 +59,29 @@ def measured_batches(run: TrainingRun, task: int, purpose: str, most: int) -> Me
     parts of them, or the noise of shared rows would count as similarity. A task whose loss prescribes the composition of a
     batch gets such batches.
     """
-    own = run.train[task]
-    order_name = f"{purpose} {own.order_name}"
-    composition = composition_of(run.config, own.name)
+    source = run.train[task]
+    order_name = f"{purpose} {source.order_name}"
+    composition = composition_of(run.config, source.name)
     if composition is not None:
         made = TaskBatches(
-            own.tokenized,
+            source.tokenized,
             task=task,
-            name=own.name,
-            batch_size=own.batch_size,
-            seed=own.seed,
+            name=source.name,
+            batch_size=source.batch_size,
+            seed=source.seed,
             composition=composition,
             order_name=order_name,
         )
         return MeasuredBatches(tuple(made.next().rows for _ in range(min(most, made.per_pass))))
-    generator = np.random.Generator(np.random.PCG64(seed_for(own.seed, "affinity", order_name)))
-    order = generator.permutation(len(own.tokenized))
-    if own.group is not None:
-        members = [other for other, batches in enumerate(run.train) if batches.group == own.group]
+    generator = np.random.Generator(np.random.PCG64(seed_for(source.seed, "affinity", order_name)))
+    order = generator.permutation(len(source.tokenized))
+    if source.group is not None:
+        members = [other for other, batches in enumerate(run.train) if batches.group == source.group]
         order = order[members.index(task) :: len(members)]
     split = run.tasks[task].splits["train"]
     order = order[split.target.units(split.gold)[order] > 0]
-    count = min(most, len(order) // own.batch_size)
-    return MeasuredBatches(tuple(order[: count * own.batch_size].reshape(count, own.batch_size)))
+    count = min(most, len(order) // source.batch_size)
+    return MeasuredBatches(tuple(order[: count * source.batch_size].reshape(count, source.batch_size)))
 
 
 def make_batch(run: TrainingRun, task: int, rows: np.ndarray) -> Batch:

@@ -47,7 +47,7 @@ def summarize(plan: AffinityPlan, folder: Path, units: Units) -> Affinity:
         cells = measured_gains.cells_of(transfer.best, transfer.last)
         measures.append(Measure("transfer", "gain of column after row, %", directed(names, cells)))
     proposal = _proposal(plan, names, measures, warnings)
-    rows, verdict, reliability = _predictions(run, labels, measures, gains)
+    rows, verdict, reliability = predict_gains(run, labels, measures, gains)
     heads = units.get("heads", "all")
     return Affinity(
         names,
@@ -104,14 +104,14 @@ def _proposal(
         )
         return None
     values = source.values()
-    found = group_tasks(values, plan.options.models)
+    grouping = group_tasks(values, plan.options.models)
     low, high = source.ends()
     share, together, draws = None, None, 0
     if np.isfinite(low).any():
         stable = stability(
             draw_affinities(np.nan_to_num(values), low, high, seed_for(plan.run.config.training.seed, "grouping")),
             plan.options.models,
-            found,
+            grouping,
         )
         share, together, draws = stable.share, stable.together.tolist(), stable.draws
     if share is None or share < USABLE:
@@ -124,9 +124,9 @@ def _proposal(
     return Proposal(
         source.name,
         plan.options.models,
-        [[names[task] for task in group] for group in found.groups],
-        [[names[task] for task in part] for part in found.served],
-        found.value,
+        [[names[task] for task in group] for group in grouping.groups],
+        [[names[task] for task in part] for part in grouping.served],
+        grouping.value,
         value_of(values, [range(len(names))]),
         share,
         together,
@@ -143,7 +143,7 @@ def baselines(run: TrainingRun, labels: Mapping[str, LabelStatistics], gains: Ga
     k, names = len(run.tasks), run.model.names
     rows = np.array([float(fact.rows) for fact in run.facts])
     kinds = [(task.target.kind, run.config.tasks[task.task.name].encoding) for task in run.tasks]
-    found = {
+    predictors = {
         "rows of source": np.repeat(rows[:, None], k, 1),
         "fewer rows of receiver": np.repeat(-rows[None], k, 0),
         "same kind of task": np.array([[float(kinds[i] == kinds[j]) for j in range(k)] for i in range(k)]),
@@ -154,18 +154,18 @@ def baselines(run: TrainingRun, labels: Mapping[str, LabelStatistics], gains: Ga
     ):
         values = np.array([np.nan if (value := getattr(labels[name], key)) is None else value for name in names])
         if np.isfinite(values).sum() > 1:
-            found[title] = np.repeat(values[:, None], k, 1)
+            predictors[title] = np.repeat(values[:, None], k, 1)
     if gains is not None:
-        found["lower metric of receiver alone"] = np.repeat(-gains.alone.mean(0)[None], k, 0)
-    for matrix in found.values():
+        predictors["lower metric of receiver alone"] = np.repeat(-gains.alone.mean(0)[None], k, 0)
+    for matrix in predictors.values():
         matrix[np.diag_indices(k)] = np.nan
-    return found
+    return predictors
 
 
 NOT_PREDICTORS = ("gain", "gain-without-leaks", "transfer")
 
 
-def _predictions(
+def predict_gains(
     run: TrainingRun, labels: Mapping[str, LabelStatistics], measures: Sequence[Measure], gains: Gains | None
 ) -> tuple[list[PredictionRow], str, list[float] | None]:
     """Return how well every measure predicts the gains, a sentence about it, and the reliability of the gains."""
@@ -251,9 +251,9 @@ def _directions(names: Sequence[str], units: Units) -> dict[str, dict[str, float
     lines = units.of("gradients")
     if not lines:
         return {}
-    found: dict[str, dict[str, float | None]] = {}
+    directions: dict[str, dict[str, float | None]] = {}
     for task, name in enumerate(names):
-        found[name] = {
+        directions[name] = {
             "share": float(np.mean([line["blocks"][TOTAL]["share"][task] for line in lines])),
             "reliability": float(np.mean([line["blocks"][TOTAL]["reliability"][task] for line in lines])),
             "batches": float(np.mean([line["batches"][name] for line in lines])),
@@ -261,7 +261,7 @@ def _directions(names: Sequence[str], units: Units) -> dict[str, dict[str, float
             if WORDS in lines[0]["blocks"]
             else None,
         }
-    return found
+    return directions
 
 
 def _curves(plan: AffinityPlan, runs: Path) -> dict[str, dict[str, list[list[float]]]]:

@@ -58,7 +58,7 @@ def test_a_word_that_is_rare_in_one_data_set_does_not_count():
     first, second = words(labels, seed=1), words(labels, seed=2)
     kept = second.words != 0
     kept[np.flatnonzero(second.words == 0)[:4]] = True  # four rows are left of the first word, and five are needed
-    rare = TaskWords(second.vocabulary, second.words[kept], second.owners[kept], second.labels, 2)
+    rare = TaskWords(second.vocabulary, second.words[kept], second.owners[kept], second.clusters, 2)
     assert label_overlap(first, rare, seed=3).words == 11
     assert label_overlap(first, rare, seed=3, fewest=4).words == 12
 
