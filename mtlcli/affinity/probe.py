@@ -194,7 +194,6 @@ def joint_run(
         yield "fitting the heads on features of the frozen encoder"
         fits = {name: fit_head(run, task) for task, name in enumerate(run.model.names)}
         fitted({name: asdict(fit) for name, fit in fits.items()})
-        torch.manual_seed(run.config.training.seed)
         progress = Progress(cursors=[0] * len(run.tasks))
         save(run, folder, progress)
     else:

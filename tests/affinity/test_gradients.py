@@ -100,3 +100,9 @@ def test_a_sketch_keeps_small_blocks_exactly_and_inner_products_on_average():
         errors.append((float(folded[0][large] @ folded[1][large]) - exact) / norms)
     assert np.std(errors) == pytest.approx(1 / np.sqrt(1009), rel=0.5)
     assert abs(np.mean(errors)) < 3 / np.sqrt(20 * 1009)
+
+
+def test_every_parameter_of_a_block_enters_its_sketch_once():
+    sketch = Sketch([("block", slice(0, 7))], 1, width=3)
+    # The signs themselves fold to how many parameters each number holds.
+    assert sketch.fold(sketch._signs["block"].float()).tolist() == [3.0, 2.0, 2.0]

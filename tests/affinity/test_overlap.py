@@ -1,9 +1,20 @@
 """Words, labels of words, and rows that two tasks have in common."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from mtlcli.affinity.overlap import RowTexts, TaskWords, jaccard, label_overlap, leaks, mutual_information, normalized
+from mtlcli.affinity.overlap import (
+    RowTexts,
+    TaskWords,
+    jaccard,
+    label_overlap,
+    leaks,
+    mutual_information,
+    normalized,
+    texts_of,
+)
 
 TABLES = [
     # Worked by hand, and a table of the authors' unit tests with all three of their normalizations.
@@ -93,3 +104,11 @@ def test_a_pair_is_found_in_either_order_and_a_single_text_counts_as_shared():
     assert found.rows == (0, 3)
     assert (found.sharing, found.total) == (3, 4)
     assert leaks(rows(), [dev]).sharing == 0
+
+
+def test_rows_are_compared_by_normalized_texts_in_any_order():
+    train = SimpleNamespace(texts=lambda: iter([("A dog.", "Two cats"), ("alone",)]))
+    dev = SimpleNamespace(texts=lambda: iter([("two cats!", "a  DOG"), ("Alone",), ("a dog", "three cats")]))
+    found = leaks(texts_of(train), [texts_of(dev)])
+    assert found.rows == (0, 1)
+    assert found.sharing == 3

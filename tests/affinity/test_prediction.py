@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from mtlcli.affinity.prediction import (
+    _moved,
     gain_reliability,
     predictions,
     ranks,
@@ -64,6 +65,15 @@ def test_intervals_of_unrelated_measures_hold_zero_in_most_cases():
         found, _ = predictions({"x": truth}, gains, resamples=100, seed=seed)
         covered += found[0].rho.low <= 0 <= found[0].rho.high
     assert 34 <= covered <= 40
+
+
+def test_redrawn_means_spread_as_much_as_means_of_new_seeds_would():
+    generator = np.random.default_rng(1)
+    gains = generator.standard_normal((3, 1, 400))
+    mean = gains.mean(0)
+    drawn = np.stack([_moved(gains, mean, generator.integers(3, size=(3,))) for _ in range(400)])
+    # The variance of a mean of three values of variance 1; without the correction it would be 2/3 of that.
+    assert drawn.var(0).mean() == pytest.approx(1 / 3, rel=0.12)
 
 
 def test_the_interval_over_tasks_is_given_from_six_tasks_on():

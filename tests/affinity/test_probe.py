@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtlcli.affinity import probe
 from mtlcli.affinity.lookahead import LookaheadRows, _denominators, average, lookahead_steps, measure_lookahead
 from mtlcli.affinity.plan import Options, open_units, plan_affinity
 from mtlcli.affinity.probe import fit_head, joint_config
@@ -124,7 +125,7 @@ def test_the_lookahead_is_the_fall_of_the_loss_after_a_step_for_one_task(files):
             gradient = part.view_as(parameter)
             moment = (beta * state["exp_avg_sq"] + (1 - beta) * gradient**2) / (1 - beta ** (float(state["step"]) + 1))
             parameter -= found.rate * gradient / (moment.sqrt() + run.config.optimizer.eps)
-    assert found.affinity[source, receiver] == pytest.approx(1 - loss() / first, abs=1e-5)
+    assert found.affinity[source, receiver] == pytest.approx(1 - loss() / first, abs=6e-7)
     # For a step this small, the first-order value is near.
     assert found.first_order[source, receiver] == pytest.approx(
         found.affinity[source, receiver], abs=0.3 * abs(found.affinity).max()
@@ -162,7 +163,7 @@ def test_batches_of_tasks_that_read_the_same_rows_are_disjoint(files, tmp_path):
     assert not np.array_equal(first, np.concatenate(measured_batches(run, 0, "y", 99).batches))
 
 
-def test_a_head_is_fitted_without_moving_the_encoder_and_never_gets_worse(files):
+def test_a_head_is_fitted_without_moving_the_encoder_and_never_gets_worse(files, monkeypatch):
     run = set_up(joint_config(small_config(files), 10))
     encoder = copy.deepcopy(run.model.architecture.state_dict())
     random = torch.get_rng_state()
@@ -171,8 +172,10 @@ def test_a_head_is_fitted_without_moving_the_encoder_and_never_gets_worse(files)
     assert torch.equal(random, torch.get_rng_state())
     again = set_up(joint_config(small_config(files), 10))
     assert [fit_head(again, task) for task in range(3)] == fits
-    # A second fit starts from the kept head, whose loss is that of step 0.
-    assert all(fit_head(run, task).loss <= fit.loss for task, fit in enumerate(fits))
+    assert any(fit.steps for fit in fits)
+    # Without updates, the loss is that of the kept head.
+    monkeypatch.setattr(probe, "HEAD_PASSES", 0)
+    assert [fit_head(run, task).loss for task in range(3)] == [fit.loss for fit in fits]
     assert fits[0].guess == pytest.approx(np.log(2))
 
 
