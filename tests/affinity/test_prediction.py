@@ -59,12 +59,12 @@ def test_three_tasks_have_no_correlation():
 
 def test_intervals_of_unrelated_measures_hold_zero_in_most_cases():
     covered = 0
-    for seed in range(40):
+    for seed in range(25):
         truth, _ = matrices(seed)
         _, gains = matrices(1000 + seed)
-        found, _ = predictions({"x": truth}, gains, resamples=100, seed=seed)
+        found, _ = predictions({"x": truth}, gains, resamples=60, seed=seed)
         covered += found[0].rho.low <= 0 <= found[0].rho.high
-    assert 34 <= covered <= 40
+    assert 20 <= covered <= 25
 
 
 def test_redrawn_means_spread_as_much_as_means_of_new_seeds_would():
