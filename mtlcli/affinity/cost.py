@@ -91,8 +91,13 @@ def estimate_cost(
     times: Mapping[str, float],
     *,
     keep_models: bool,
+    confirm: int = 0,
 ) -> Cost:
-    """Return the cost of measures. Gradients are counted with the most batches that their precision can ask for."""
+    """Return the cost of measures. Gradients are counted with the most batches that their precision can ask for.
+
+    Args:
+        confirm: number of groups to train anew; 0 for none.
+    """
     k, total = len(times), sum(times.values())
     lines = []
     if "data" in measures:
@@ -123,6 +128,10 @@ def estimate_cost(
     if "gain" in measures:
         count = seeds * k * (k - 1) // 2
         lines.append(CostLine("pairs", count, count * lengths.together, seeds * (k - 1) * together))
+    if confirm:
+        # Alone, in one model of all, and in the group that serves the task.
+        count = seeds * (k + confirm + 1)
+        lines.append(CostLine("confirm (about)", count, count * lengths.together, seeds * 3 * together))
     if "transfer" in measures:
         count = seeds * k * (k - 1)
         lines.append(CostLine("transfer", count, count * lengths.alone, seeds * (k - 1) * alone))

@@ -316,3 +316,70 @@ def _metric_without(
     predicted, gold = Predictions(path).read(target)
     kept = np.setdiff1d(np.arange(len(gold)), np.array(rows, dtype=np.int64))
     return metric.value(predicted.take(kept), gold.take(kept)) if len(kept) else None
+
+
+def fresh_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """Return as many seeds as these, larger than all of them."""
+    return tuple(max(seeds) + 1 + number for number in range(len(seeds)))
+
+
+def group_place(tasks: Sequence[str], seed: int) -> str:
+    """Return the folder of a run of a proposed group within the study."""
+    return f"group/{'+'.join(sorted(tasks))}/seed-{seed}"
+
+
+def plan_confirmation(
+    plan: GainPlan, groups: Sequence[Sequence[str]], seeds: Sequence[int], budget: Budget
+) -> StudyPlan:
+    """Plan the proposed groups, one model of all tasks, and every task alone, with seeds that measured no gain.
+
+    The seeds that chose the groups favor them, so they cannot confirm them.
+    """
+    study, jobs = plan.study.study, []
+    several = dict.fromkeys(tuple(sorted(group)) for group in [*groups, plan.tasks] if len(group) > 1)
+    for seed in fresh_seeds(seeds):
+        for tasks in [*((name,) for name in plan.tasks), *several]:
+            fraction = 1 if budget == "rows" else len(tasks)
+            length = max(1, study.steps // fraction), max(1, study.steps_per_epoch // fraction)
+            config = seeded(_of_length(only(plan.study.base, tasks), *length), seed)
+            if len(tasks) == 1:
+                jobs.append(Job(single_place(tasks[0], seed), SINGLE, "single-task", seed, config))
+            else:
+                jobs.append(Job(group_place(tasks, seed), "group", "group", seed, config))
+    return StudyPlan(study, tuple(jobs), plan.study.base, ())
+
+
+def confirmed_gains(
+    plan: GainPlan, folder: Path, groups: Sequence[Sequence[str]], served: Sequence[Sequence[str]], seeds: Sequence[int]
+) -> dict[str, Cell]:
+    """Return the mean gain over the tasks of the proposed groups, and of one model of all, over the seeds whose runs are finished.
+
+    A task is read from the run of the group that serves it; alone it gains 0.
+    """
+    done = {record.place for record in plan.study.study.records if not record.error}
+    choices: dict[str, list[tuple[Sequence[str], Sequence[str]]]] = {
+        "these groups": list(zip(groups, served, strict=True)),
+        "one model": [(plan.tasks, plan.tasks)],
+    }
+    cells = {}
+    for title, parts in choices.items():
+        means = []
+        for seed in fresh_seeds(seeds):
+            gains = []
+            for group, members in parts:
+                for name in members:
+                    place = group_place(group, seed) if len(group) > 1 else single_place(name, seed)
+                    if not {place, single_place(name, seed)} <= done:
+                        continue
+                    metric = plan.metrics[name]
+                    values = [
+                        best_of(curve(folder / run, name, metric), metric) for run in (place, single_place(name, seed))
+                    ]
+                    if values[0] is not None and values[1] is not None:
+                        gains.append(relative(values[0], values[1], metric))
+            if len(gains) == len(plan.tasks):
+                means.append(fmean(gains))
+        if means:
+            low, high = t_interval(means) or (None, None)
+            cells[title] = Cell(fmean(means), low, high, len(means))
+    return cells

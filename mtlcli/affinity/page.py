@@ -86,6 +86,10 @@ def _groups(affinity: Affinity) -> Section:
                 f"{number(proposal.value)} {unit}; one model for all {number(proposal.one_model)}; every task alone 0",
             ),
             ("same groups in", stable),
+            *(
+                (f"trained anew, {name}", f"mean gain over the tasks {interval([cell.value, cell.low, cell.high])} %")
+                for name, cell in proposal.confirmed.items()
+            ),
         ]
     )
     return section(

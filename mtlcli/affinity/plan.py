@@ -34,6 +34,7 @@ class Options:
         models: number of models to propose groups for.
         budget: what runs of a pair have in common with those of a task alone, see `plan_gains`.
         keep_models: keep the weights of runs on pairs, which nothing reads.
+        confirm: train the proposed groups anew.
     """
 
     measures: tuple[str, ...] = DEFAULT
@@ -43,6 +44,7 @@ class Options:
     models: int = 2
     budget: Budget = "rows"
     keep_models: bool = False
+    confirm: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def plan_affinity(
     if len(base.tasks) < 2:
         names = one_of(base.tasks) if base.tasks else "none"
         raise MtlError(f"an affinity is between tasks: expected two tasks or more, found {names}; add one with --task")
+    if options.confirm and "gain" not in options.measures:
+        raise MtlError("--confirm: compares gains, so --measures must have gain")
     of_gradients = [name for name in options.measures if name in ("gradients", "lookahead")]
     if of_gradients:
         check_shared(base, None, of_gradients)
@@ -114,7 +118,13 @@ def plan_affinity(
     lengths = Lengths(options.updates, options.batches, alone, together, evaluations, seconds)
     tell("timing a few updates of each task")
     cost = estimate_cost(
-        run, options.measures, len(options.seeds), lengths, step_times(run), keep_models=options.keep_models
+        run,
+        options.measures,
+        len(options.seeds),
+        lengths,
+        step_times(run),
+        keep_models=options.keep_models,
+        confirm=options.models if options.confirm else 0,
     )
     settings = {
         "recipe": base.plain(),

@@ -88,6 +88,7 @@ class Proposal:
         share: how often drawn affinities give the same groups.
         together: how often each pair stands together (k, k).
         draws: number of drawn affinities.
+        confirmed: mean gain over the tasks in percent, of the groups and of one model, trained anew with other seeds; empty without.
     """
 
     source: str
@@ -99,6 +100,7 @@ class Proposal:
     share: float | None = None
     together: list[list[float]] | None = None
     draws: int = 0
+    confirmed: dict[str, Cell] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlcli.affinity.gains import RUNS, single_place, transferred
+from mtlcli.affinity.gains import RUNS, plan_confirmation, single_place, transferred
 from mtlcli.affinity.gradients import TOTAL, WORDS, Sketch, cosines_of, direction
 from mtlcli.affinity.logme import features_of, log_me, targets_of
 from mtlcli.affinity.lookahead import FLOOR, LookaheadRows, lookahead_steps, measure_lookahead
@@ -20,6 +20,7 @@ from mtlcli.affinity.plan import AffinityPlan
 from mtlcli.affinity.probe import JOINT, joint_run
 from mtlcli.affinity.results import Units
 from mtlcli.affinity.rows import encoder_blocks, gradient_row, in_rounds, make_batch, measured_batches, shared_encoder
+from mtlcli.errors import MtlError
 from mtlcli.files import discard, write_whole
 from mtlcli.model.predict import evaluating
 from mtlcli.runs.names import ENCODER, HEADS
@@ -73,11 +74,33 @@ def measure_affinity(
             yield Stopped()
 
 
+def confirm_groups(
+    plan: AffinityPlan,
+    folder: Path,
+    groups: Sequence[Sequence[str]],
+    *,
+    command: str = "",
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train proposed groups, one model of all tasks and every task alone anew, with other seeds, and yield the events of the runs.
+
+    Raises:
+        MtlError: the plan has no runs to compare with.
+    """
+    if plan.gains is None:
+        raise MtlError("--confirm: compares gains, so --measures must have gain")
+    study = plan_confirmation(plan.gains, groups, plan.options.seeds, plan.options.budget)
+    yield Doing(f"training the proposed groups anew: {len(study.jobs)} runs")
+    for event in run_study(study, folder / RUNS, command=command, stop=stop):
+        yield event
+        _drop_models(plan, folder / RUNS, event)
+
+
 def _drop_models(plan: AffinityPlan, runs: Path, event: StudyEvent) -> None:
     """Remove the weights of a finished run on a pair or after another task: only single-task encoders are read again."""
     if plan.options.keep_models or not isinstance(event, RunEnded) or event.record.error:
         return
-    if event.record.kind in ("pair", "transfer"):
+    if event.record.kind in ("pair", "transfer", "group"):
         for name in (ENCODER, HEADS):
             discard(runs / event.record.place / name)
 

@@ -46,7 +46,7 @@ def summarize(plan: AffinityPlan, folder: Path, units: Units) -> Affinity:
     if transfer is not None:
         cells = measured_gains.cells_of(transfer.best, transfer.last)
         measures.append(Measure("transfer", "gain of column after row, %", directed(names, cells)))
-    proposal = _proposal(plan, names, measures, warnings)
+    proposal = _proposal(plan, folder, names, measures, warnings)
     rows, verdict, reliability = predict_gains(run, labels, measures, gains)
     heads = units.get("heads", "all")
     return Affinity(
@@ -84,7 +84,7 @@ def _leaks(names: Sequence[str], units: Units) -> tuple[dict[tuple[int, int], li
 
 
 def _proposal(
-    plan: AffinityPlan, names: list[str], measures: Sequence[Measure], warnings: list[str]
+    plan: AffinityPlan, folder: Path, names: list[str], measures: Sequence[Measure], warnings: list[str]
 ) -> Proposal | None:
     """Return the proposed groups by measured gains, else by a lookahead that repeats; None without either."""
     by_name = {measure.name: measure for measure in measures}
@@ -121,16 +121,22 @@ def _proposal(
         warnings.append(
             f"grouping: no grouping is supported ({reason}); one model for all, or one per task, may be as good"
         )
+    groups = [[names[task] for task in group] for group in grouping.groups]
+    served = [[names[task] for task in part] for part in grouping.served]
+    confirmed = {}
+    if plan.gains is not None:
+        confirmed = measured_gains.confirmed_gains(plan.gains, folder / RUNS, groups, served, plan.options.seeds)
     return Proposal(
         source.name,
         plan.options.models,
-        [[names[task] for task in group] for group in grouping.groups],
-        [[names[task] for task in part] for part in grouping.served],
+        groups,
+        served,
         grouping.value,
         value_of(values, [range(len(names))]),
         share,
         together,
         draws,
+        confirmed,
     )
 
 

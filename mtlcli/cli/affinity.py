@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from mtlcli.errors import MtlError, one_of
 if TYPE_CHECKING:
     from mtlcli.affinity.plan import AffinityPlan
     from mtlcli.affinity.results import Affinity
+    from mtlcli.affinity.run import Event
 
 NOT_OF_AN_AFFINITY = (
     "balancer",
@@ -53,6 +55,10 @@ def affinity(
     budget: Annotated[
         str, typer.Option(help="Length of a run on two tasks: rows (updates as alone) or compute (batches as alone)")
     ] = "rows",
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm", help="Train the proposed groups, one model and single tasks anew, with other seeds"),
+    ] = False,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep the weights of runs on pairs")] = False,
     cost_only: Annotated[bool, typer.Option("--cost", help="Print the cost and stop")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes")] = False,
@@ -84,6 +90,7 @@ def affinity(
         models,
         "rows" if budget == "rows" else "compute",
         keep_models,
+        confirm,
     )
     config = run.configure()
     # Before locking, so that a rejected folder is not touched. A locked folder is reported by the lock.
@@ -135,14 +142,22 @@ def _measure(plan: "AffinityPlan", folder: Path, quiet: bool) -> None:
     from mtlcli.affinity.page import affinity_page
     from mtlcli.affinity.plan import open_units
     from mtlcli.affinity.results import PAGE, SUMMARY, write_affinity
+    from mtlcli.affinity.run import confirm_groups, measure_affinity
     from mtlcli.affinity.summary import summarize
-    from mtlcli.cli.session import make_interrupts
+    from mtlcli.cli.session import command_line, make_interrupts
     from mtlcli.files import write_whole
 
     units = open_units(plan, folder)
     with make_interrupts() as interrupts:
-        failed = _follow(plan, folder, units, quiet, interrupts.requested)
-    result = summarize(plan, folder, units)
+        events = measure_affinity(plan, folder, units, command=command_line(), stop=interrupts.requested)
+        failed = _follow(events, quiet)
+        result = summarize(plan, folder, units)
+        if plan.options.confirm and result.proposal is not None and not interrupts.requested():
+            events = confirm_groups(
+                plan, folder, result.proposal.groups, command=command_line(), stop=interrupts.requested
+            )
+            failed += _follow(events, quiet)
+            result = summarize(plan, folder, units)
     write_affinity(result, folder)
     write_whole(folder / PAGE, affinity_page(result))
     if interrupts.signal is not None:
@@ -154,20 +169,16 @@ def _measure(plan: "AffinityPlan", folder: Path, quiet: bool) -> None:
         raise MtlError(*failed)
 
 
-def _follow(plan: "AffinityPlan", folder: Path, units: object, quiet: bool, stop: object) -> list[str]:
+def _follow(events: Iterable["Event"], quiet: bool) -> list[str]:
     """Print what is measured; return a line for each run that failed."""
-    from mtlcli.affinity.results import Units
-    from mtlcli.affinity.run import Doing, measure_affinity
-    from mtlcli.cli.session import command_line
+    from mtlcli.affinity.run import Doing
     from mtlcli.studies.run import RunEnded, RunStarted
     from mtlcli.training.events import Notice, Started, Stepped
 
-    if not isinstance(units, Units) or not callable(stop):
-        raise TypeError("expected units and a function")
     view: TrainingView | None = None
     failed = []
     try:
-        for event in measure_affinity(plan, folder, units, command=command_line(), stop=stop):
+        for event in events:
             match event:
                 case Doing(text=text) if not quiet:
                     say(text, err)
@@ -230,6 +241,8 @@ def _show(result: "Affinity") -> None:
         )
         share = "" if proposal.share is None else f", the same in {100 * proposal.share:.0f} % of draws"
         explain(f"groups for {proposal.models} models by {proposal.source}: {groups}{share}")
+        for name, cell in proposal.confirmed.items():
+            explain(f"trained anew, {name}: mean gain {interval([cell.value, cell.low, cell.high], 1)} %")
     if result.predictions:
         table(
             "Spearman's rho with the measured gains",

@@ -9,8 +9,10 @@ from mtlcli.affinity.gains import (
     RUNS,
     best_of,
     cells_of,
+    confirmed_gains,
     curve,
     pair_place,
+    plan_confirmation,
     plan_gains,
     read_gains,
     relative,
@@ -139,6 +141,36 @@ def test_a_task_without_dev_rows_cannot_be_gained_on(files, tmp_path):
     config.tasks["near"].auxiliary = True
     with pytest.raises(MtlError, match="gain need dev rows of every task, and near has none"):
         plan_affinity(config, Options(("gain",)), tmp_path)
+
+
+def test_groups_are_confirmed_with_other_seeds_by_the_runs_that_serve_each_task(files, run, tmp_path):
+    plan = plan_gains(small_config(files), run, tmp_path, ("gain",), (1, 2), "rows")
+    groups, served = [["tone", "same"], ["near"]], [["tone", "same"], ["near"]]
+    study = plan_confirmation(plan, groups, (1, 2), "rows")
+    places = [job.place for job in study.jobs]
+    # of seeds 3 and 4: three alone, one group of two, and one model of all
+    assert len(places) == 2 * (3 + 1 + 1)
+    assert {job.seed for job in study.jobs} == {3, 4}
+    metrics = {name: plan.metrics[name].metric for name in plan.tasks}
+    for job in study.jobs:
+        value = {1: 0.5, 2: 0.6, 3: 0.4}[len(job.config.tasks)]
+        write_curve(tmp_path / job.place, {(name, metrics[name]): [value] for name in job.config.tasks})
+        plan.study.study.add(Record(job.place, job.method, job.kind, job.seed))
+    cells = confirmed_gains(plan, tmp_path, groups, served, (1, 2))
+    # two tasks gain 20 %, and one is alone
+    assert cells["these groups"].value == pytest.approx(40 / 3)
+    assert cells["one model"].value == pytest.approx(-20.0)
+    assert cells["one model"].n == 2
+    assert confirmed_gains(plan, tmp_path, groups, served, (5,)) == {}
+
+
+def test_with_equal_compute_a_model_of_three_tasks_makes_a_third_of_the_updates(files, run, tmp_path):
+    plan = plan_gains(small_config(files), run, tmp_path, ("gain",), (1,), "compute")
+    steps = {
+        len(job.config.tasks): job.config.training.steps
+        for job in plan_confirmation(plan, [["tone", "same"]], (1,), "compute").jobs
+    }
+    assert steps == {1: 12, 2: 6, 3: 4}
 
 
 @pytest.mark.slow

@@ -99,10 +99,15 @@ def test_gains_are_measured_stopped_and_extended_by_a_seed(mtl, recipe, tmp_path
     assert two.code == 0
     assert two.err.count("seed-2") == 12
     assert "seed-1" not in two.err
+    confirmed = mtl(*arguments(recipe, folder, *measures, "--seeds", "1,2", "--confirm"))
+    assert confirmed.code == 0
+    assert "trained anew, one model: mean gain" in confirmed.out
+    assert read_affinity(folder).proposal.confirmed["these groups"].n == 2
     cell = read_affinity(folder).measure("gain").cells[0][1]
     assert (cell.n, cell.low is not None) == (2, True)
     assert not list((folder / "runs" / "pair").glob("*/*/encoder"))
-    assert len(list((folder / "runs" / "single-task").glob("*/*/encoder"))) == 6
+    assert len(list((folder / "runs" / "single-task").glob("*/seed-[12]/encoder"))) == 6
+    assert not list((folder / "runs" / "group").glob("*/*/encoder"))
 
 
 def test_a_folder_of_other_settings_is_refused_and_can_be_replaced(mtl, recipe, tmp_path):
@@ -140,6 +145,7 @@ def test_a_half_written_line_is_made_again_and_a_damaged_summary_is_named(mtl, r
         (("--measures", "gradient"), '"gradient" is not a measure; did you mean "gradients"?'),
         (("--budget", "time"), '--budget: found "time"; expected rows or compute'),
         (("-t", "tone"), "expected two tasks or more, found tone"),
+        (("--measures", "data", "--confirm"), "--confirm: compares gains, so --measures must have gain"),
         (("--seeds", "1,1"), "--seeds 1,1: seed 1 is listed twice"),
         (
             ("--set", "architecture=soft-sharing"),
