@@ -33,7 +33,7 @@ class Prediction:
     Attributes:
         measure: its name.
         rho: Spearman's rho over all directed pairs, with the interval from redrawing pairs and seeds.
-        within: mean of rho within receivers.
+        within: mean of rho within receivers, with the interval from redrawing sources and seeds.
         over_tasks: rho with the interval from redrawing tasks, which accounts for pairs that share a task; None under 6 tasks.
         pairs: number of pairs with both numbers.
         ceiling: largest rho that a predictor with this measure's reliability can reach; None where the reliability of the gains is
@@ -81,9 +81,9 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def within_receivers(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Return the mean over the columns of rho within a column, of matrices (k, k) with NaN where there is no number."""
+    """Return the mean over the columns of rho within a column, of matrices (n, k) with NaN where there is no number."""
     correlations = []
-    for column in range(len(x)):
+    for column in range(x.shape[1]):
         both = np.isfinite(x[:, column]) & np.isfinite(y[:, column])
         rho = spearman(x[both, column], y[both, column])
         if rho is not None:
@@ -126,10 +126,11 @@ def predictions(
         moved = _moved(gains, mean, generator.integers(count, size=(count,)))
         of_pairs = generator.choice(pairs, size=len(pairs))
         tasks = generator.integers(k, size=k)
+        sources = generator.integers(k, size=k)
         for name, x in measures.items():
             pairs_of_measure = of_pairs[np.isfinite(x.ravel()[of_pairs])]
             _append(drawn[name], spearman(x.ravel()[pairs_of_measure], moved.ravel()[pairs_of_measure]))
-            _append(drawn_within[name], within_receivers(x, moved))
+            _append(drawn_within[name], within_receivers(x[sources], moved[sources]))
             if k >= ENOUGH_TASKS:
                 _append(drawn_tasks[name], _over(x[np.ix_(tasks, tasks)], moved[np.ix_(tasks, tasks)]))
     rows = []

@@ -52,6 +52,14 @@ def test_gains_that_are_the_measure_are_predicted_perfectly():
     assert found[0].ceiling == pytest.approx(1.0)
 
 
+def test_the_interval_within_receivers_accounts_for_the_choice_of_sources():
+    truth, _ = matrices(3, k=6)
+    other, _ = matrices(4, k=6)
+    # Gains without noise: seeds alone would give an interval without width.
+    found, _ = predictions({"x": other}, np.stack([truth] * 2), resamples=100)
+    assert found[0].within.high - found[0].within.low > 0.2
+
+
 def test_three_tasks_have_no_correlation():
     truth, gains = matrices(3, k=3)
     assert predictions({"x": truth}, gains) == ([], {})
