@@ -174,8 +174,8 @@ def _predicted(affinity: Affinity) -> Section:
     reliability = affinity.gain_reliability
     shown = "" if reliability is None else f"Reliability of the gains: {interval(reliability)}."
     note = (
-        "Spearman's rho of each measure with the measured gains, with the 95 % interval from redrawing pairs (sources within receivers) and seeds; within receivers: "
-        "the mean over the tasks of rho among the others, which answers whom to add to a task; ceiling: the most that a measure of its "
+        "Spearman's rho of each measure with the measured gains, with the 95 % interval from redrawing pairs (within receivers: "
+        "sources) and seeds; within receivers: the mean over the tasks of rho among the others, which answers whom to add to a task; ceiling: the most that a measure of its "
         "reliability can reach. The last rows need no measurement."
         if rows
         else ""
