@@ -175,7 +175,8 @@ def _predicted(affinity: Affinity) -> Section:
     shown = "" if reliability is None else f"Reliability of the gains: {interval(reliability)}."
     note = (
         "Spearman's rho of each measure with the measured gains, with the 95 % interval from redrawing pairs (within receivers: "
-        "sources) and seeds; within receivers: the mean over the tasks of rho among the others, which answers whom to add to a task; ceiling: the most that a measure of its "
+        "sources) and seeds; within receivers: the mean over the tasks of rho among the others, which answers "
+        "whom to add to a task; ceiling: the most that a measure of its "
         "reliability can reach. The last rows need no measurement."
         if rows
         else ""
