@@ -8,6 +8,7 @@ import time
 import typer
 
 from mtlcli.cli import (
+    affinity,
     check,
     compare,
     ensemble,
@@ -58,6 +59,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("study")(study.study)
 app.command("sweep")(sweep.sweep)
+app.command("affinity")(affinity.affinity)
 app.command("compare")(compare.compare)
 app.command("table")(table.table)
 app.command("ensemble")(ensemble.ensemble)

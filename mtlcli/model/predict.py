@@ -52,7 +52,7 @@ def predict_rows(
     own = len(mine)
     if world is not None and model.is_sharded and own < -(-len(batches) // world.size):
         mine = [*mine, batches[-1]]  # the layers are gathered for every pass, so all processes run the same number
-    with _evaluating(model), torch.inference_mode(), autocast:
+    with evaluating(model), torch.inference_mode(), autocast:
         parts = [_predict_batch(model, splits, groups, rows, device, features) for rows in mine][:own]
     if world is not None:
         parts = world.in_order(parts, len(batches))
@@ -96,7 +96,7 @@ def uncertainty_of(
     model: MultiTaskModel, batch: Batch, autocast: AbstractContextManager[object]
 ) -> torch.Tensor | None:
     """Return how unsure the model is of each row (n,) on the CPU, without dropout; see `Target.uncertainty`."""
-    with _evaluating(model), autocast:
+    with evaluating(model), autocast:
         predicted = model.decode(batch.task, model(batch.task, batch), batch)
     return model.head(batch.task).facts.task.target.uncertainty(predicted.numpy().tensors())
 
@@ -104,7 +104,7 @@ def uncertainty_of(
 @torch.inference_mode()
 def loss_on(model: MultiTaskModel, batch: Batch, autocast: AbstractContextManager[object]) -> float:
     """Return the loss per unit over what has a known label in a batch, without dropout; NaN where nothing has."""
-    with _evaluating(model), autocast:
+    with evaluating(model), autocast:
         output = model(batch.task, batch)
         if batch.gold is None or not batch.units:
             return float("nan")
@@ -112,7 +112,7 @@ def loss_on(model: MultiTaskModel, batch: Batch, autocast: AbstractContextManage
 
 
 @contextmanager
-def _evaluating(model: MultiTaskModel) -> Iterator[None]:
+def evaluating(model: MultiTaskModel) -> Iterator[None]:
     """Switch dropout off, and afterwards put the model back into its mode."""
     was_training = model.training
     model.eval()

@@ -40,7 +40,7 @@ svg { display: block; width: 100%; height: auto; }
 svg text { font-size: 11px; fill: var(--soft); } svg text.on { fill: var(--on); } .grid { stroke: var(--line); }
 .line { fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linejoin: round; }
 .rule { stroke: var(--soft); stroke-dasharray: 4 3; } .fill { fill: currentColor; } .dot { fill: currentColor; fill-opacity: .75; }
-.cell { fill: var(--c0); stroke: var(--line); stroke-width: .5; }
+.cell { fill: var(--c0); stroke: var(--line); stroke-width: .5; } .heat { stroke: var(--line); stroke-width: .5; }
 details { margin: .4em 0; } summary { cursor: pointer; color: var(--c0); font-size: .9rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2em 1em; list-style: none; margin: .4em 0 0; padding: 0; font-size: .8rem; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; background: currentColor; }

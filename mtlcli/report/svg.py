@@ -169,6 +169,49 @@ def matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -
     return _figure(title, "".join(body), height, [])
 
 
+def heat(
+    title: str, names: Sequence[str], values: Sequence[Sequence[float | None]], notes: Sequence[Sequence[str]], *, digits: int = 2,
+) -> str:  # fmt: skip
+    """Draw a square matrix of numbers: blue above 0, orange below, as dark as the number is far from 0; None is an empty cell.
+
+    Args:
+        values: (k, k), rows first.
+        notes: what the tooltip of each cell says below its names, such as an interval.
+    """
+    known = [abs(value) for row in values for value in row if value is not None]
+    if not known:
+        return ""
+    most, size, left, right = max(known) or 1.0, len(names), 84, 8.0
+    slanted = max(map(len, names)) * 6.2 > (WIDTH - left - right) / size - 4
+    reach = min(max(map(len, names)), 18) * 4.6 + 8 if slanted else 8.0
+    right = max(8.0, reach - (WIDTH - left - 8) / size / 2) if slanted else 8.0
+    cell, top = (WIDTH - left - right) / size, 10 + reach
+    tall = min(cell, 40)
+    body = []
+    for number, name in enumerate(names):
+        body.append(_text(left - 6, top + tall * (number + 0.5) + 4, _cut(name, 13), "end"))
+        x, y = left + cell * (number + 0.5), top - 6
+        body.append(_text(x, y, _cut(name, 18), "start", turn=-45) if slanted else _text(x, y, name, "middle"))
+    for row, of_row in enumerate(values):
+        for column, value in enumerate(of_row):
+            x, y = left + cell * column, top + tall * row
+            words = escape(f"{names[row]}, {names[column]}: {notes[row][column]}")
+            share = 0.0 if value is None else abs(value) / most
+            color = "c1" if value is not None and value < 0 else "c0"
+            body.append(
+                f'<rect class="{color} fill heat" x="{x:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" height="{tall - 1:.1f}" '
+                f'fill-opacity="{0.85 * share:.3f}"><title>{words}</title></rect>'
+            )
+            if value is not None:
+                # A rounded -0.00 would claim a direction.
+                shown = f"{round(value, digits) + 0.0:.{digits}f}"
+                tone = "on" if share > 0.6 else "axis"
+                body.append(
+                    f'<text class="{tone}" x="{x + cell / 2:.1f}" y="{y + tall / 2 + 4:.1f}" text-anchor="middle">{shown}</text>'
+                )
+    return _figure(title, "".join(body), top + tall * size + 8, [])
+
+
 def reliability(title: str, bins: Sequence[tuple[float, float, float]], note: str) -> str:
     """Draw a reliability diagram: accuracy as a bar for each bin of confidence, and how many rows the bin has below it.
 

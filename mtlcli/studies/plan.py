@@ -81,20 +81,20 @@ def plan_study(
         raise MtlError(*errors)
     make_trackers(base.trackers)  # every run makes its own; a missing package is an error of the study
 
-    prepared = set_up(_over(base, _weighted(None)), cache=cache)
+    prepared = set_up(over(base, weighted(None)), cache=cache)
     steps, per_epoch = prepared.plan.steps, prepared.plan.steps_per_epoch
-    tasks = {name: _measured(prepared, name) for name in prepared.dev}
+    tasks = {name: task_metric(prepared, name) for name in prepared.dev}
     if not tasks:
         raise MtlError(
             "no task that counts has dev rows to compare methods on; set tasks.NAME.dev for at least one task"
         )
     # Early stopping would give methods different numbers of updates.
     fixed = {"steps": steps, "epochs": None, "steps_per_epoch": per_epoch, "patience": None}
-    base = _over(base, Layer({"training": fixed}))
+    base = over(base, Layer({"training": fixed}))
     configs: dict[str, Config] = {}
     for method in methods:
         try:
-            configs[method.label] = _over(base, _joined(base, method), Layer({"training": dict(fixed)}))
+            configs[method.label] = over(base, _joined(base, method), Layer({"training": dict(fixed)}))
             _try(configs[method.label], prepared.facts)
         except MtlError as error:
             errors += [line if line.startswith("method ") else f"{method.label}: {line}" for line in error.lines]
@@ -106,13 +106,13 @@ def plan_study(
     for seed in seeds:
         if single_task:
             jobs += [
-                Job(f"{SINGLE}/{name}/seed-{seed}", SINGLE, "single-task", seed, _seeded(_alone(base, name), seed))
+                Job(f"{SINGLE}/{name}/seed-{seed}", SINGLE, "single-task", seed, seeded(only(base, [name]), seed))
                 for name in tasks
             ]
         if any(job.kind == "trial" for job in jobs):
             jobs.append(Job(f"{STATIC}/seed-{seed}", STATIC, "static", seed, None))
         jobs += [
-            Job(f"{label}/seed-{seed}", label, "method", seed, _seeded(config, seed))
+            Job(f"{label}/seed-{seed}", label, "method", seed, seeded(config, seed))
             for label, config in configs.items()
         ]
     return StudyPlan(study, tuple(jobs), base, tuple(_notes(prepared, methods)))
@@ -131,16 +131,16 @@ def _notes(prepared: TrainingRun, methods: Sequence[Method]) -> list[str]:
     return notes
 
 
-def _over(base: Config, *layers: Layer) -> Config:
+def over(base: Config, *layers: Layer) -> Config:
     """Resolve the recipe with more layers on top. Copies, because resolving changes the layers."""
     return resolve([Layer(copy.deepcopy(base.plain())), *copy.deepcopy(layers)])
 
 
-def _seeded(config: Config, seed: int) -> Config:
+def seeded(config: Config, seed: int) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
 
 
-def _weighted(weights: Mapping[str, float] | None) -> Layer:
+def weighted(weights: Mapping[str, float] | None) -> Layer:
     """Return a layer with static weights of the losses, or equal ones, and no gradient regularizer."""
     balancer = (
         {"name": FAMILIES["balancers"].default} if weights is None else {"name": "static", "weights": dict(weights)}
@@ -148,12 +148,12 @@ def _weighted(weights: Mapping[str, float] | None) -> Layer:
     return Layer({"balancer": balancer, "gradient_regularizer": None})
 
 
-def _alone(base: Config, task: str) -> Config:
-    """Return the recipe with this task alone and one batch of it in every step."""
+def only(base: Config, tasks: Sequence[str]) -> Config:
+    """Return the recipe with these tasks alone, equal weights, and one batch of each in every step."""
     values = base.plain()
-    values["tasks"] = {task: values["tasks"][task]}
+    values["tasks"] = {task: values["tasks"][task] for task in tasks}
     values["training"]["select_by"] = "mean"  # the recipe may name a metric of another task
-    return resolve([Layer(values), _weighted(None), Layer({"scheduler": {"name": FAMILIES["schedulers"].default}})])
+    return resolve([Layer(values), weighted(None), Layer({"scheduler": {"name": FAMILIES["schedulers"].default}})])
 
 
 def _joined(base: Config, method: Method) -> Layer:
@@ -174,12 +174,12 @@ def _trials(base: Config, names: Sequence[str], seed: int, count: int) -> list[J
         drawn = [4 ** random.uniform(-1, 1) if number else 1.0 for _ in names]
         # A mean of 1 keeps the learning rate comparable between trials.
         weights = {name: round(len(names) * weight / sum(drawn), 4) for name, weight in zip(names, drawn, strict=True)}
-        config = _seeded(_over(base, _weighted(weights)), seed)
+        config = seeded(over(base, weighted(weights)), seed)
         jobs.append(Job(f"trials/{number}/seed-{seed}", STATIC, "trial", seed, config, weights))
     return jobs
 
 
-def _measured(prepared: TrainingRun, task: str) -> TaskMetric:
+def task_metric(prepared: TrainingRun, task: str) -> TaskMetric:
     name, metric = next(iter(prepared.metrics[task].items()))
     return TaskMetric(name, metric.higher_is_better)
 
@@ -212,4 +212,4 @@ def with_best_weights(plan: StudyPlan, job: Job) -> Job:
     if not trials:
         raise MtlError("every trial of static weights failed")
     best = max(trials, key=lambda record: record.score or 0.0)
-    return replace(job, config=_seeded(_over(plan.base, _weighted(best.weights)), job.seed), weights=best.weights)
+    return replace(job, config=seeded(over(plan.base, weighted(best.weights)), job.seed), weights=best.weights)

@@ -18,7 +18,8 @@ FORMAT = 2
 SINGLE, STATIC = "single-task", "static-tuned"
 """Names of the two baselines in the table."""
 
-Kind = Literal["method", "single-task", "trial", "static"]
+Kind = Literal["method", "single-task", "trial", "static", "pair", "transfer", "group"]
+"""`pair`, `transfer` and `group` are runs of `mtl affinity`; a table of methods leaves them out."""
 
 
 @dataclass(frozen=True)

@@ -307,6 +307,16 @@ class Classes(Target):
         """Return the class indices."""
         return gold["index"]
 
+    def clusters(self, gold: Arrays) -> tuple[np.ndarray, int] | None:
+        """Return the class indices."""
+        return np.where(self.known(gold), gold["index"], -1), len(self.labels)
+
+    def as_numbers(self, gold: Arrays) -> np.ndarray | None:
+        """Return a column a class, 1 where the row has it and 0 elsewhere."""
+        numbers: np.ndarray = np.eye(len(self.labels))[gold["index"]]
+        numbers[~np.asarray(self.known(gold))] = np.nan
+        return numbers
+
     def class_counts(self, gold: Arrays) -> np.ndarray | None:
         """Return the rows of each class."""
         return np.bincount(gold["index"][self.known(gold)], minlength=len(self.labels))

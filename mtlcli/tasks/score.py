@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BINS = 5
-"""Groups of rows in a plot: equal parts of the range."""
+"""Groups of rows in a plot, equal parts of the range, and in `clusters`, equal parts of the rows."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,16 @@ class Score(Target):
         return self.pack(np.linspace(*self.range, n).tolist())
 
     # Losses
+
+    def clusters(self, gold: Arrays) -> tuple[np.ndarray, int] | None:
+        """Return bins of equally many rows, fewer where many scores are equal."""
+        values, known = gold["value"], np.asarray(self.known(gold))
+        edges = np.unique(np.quantile(values[known], np.arange(1, BINS) / BINS)) if known.any() else np.zeros(0)
+        return np.where(known, np.searchsorted(edges, values, side="right"), -1), len(edges) + 1
+
+    def as_numbers(self, gold: Arrays) -> np.ndarray | None:
+        """Return the scores in one column."""
+        return np.where(self.known(gold), gold["value"], np.nan)[:, None]
 
     @property
     def guess(self) -> float:

@@ -306,6 +306,10 @@ class Tags(Target):
         """Return the number of tags."""
         return len(self.labels)
 
+    def clusters(self, gold: Arrays) -> tuple[np.ndarray, int] | None:
+        """Return the tag indices of all words."""
+        return np.where(self.known(gold), gold["tag"], -1), len(self.labels)
+
     def class_counts(self, gold: Arrays) -> np.ndarray:
         """Return the words with each tag."""
         return np.bincount(gold["tag"][self.known(gold)], minlength=len(self.labels))

@@ -226,6 +226,20 @@ class Target(ABC):
         """
         return None
 
+    def clusters(self, gold: Arrays) -> tuple[np.ndarray, int] | None:
+        """Return one label for each item (m,) int64, -1 for an unknown one, and the number of labels, to compare data sets by.
+
+        None where an item has several labels, or none.
+        """
+        return None
+
+    def as_numbers(self, gold: Arrays) -> np.ndarray | None:
+        """Return the labels of rows as numbers (n, C) float64 that a linear model can be fitted to, NaN for an unknown label.
+
+        None for labels that are not one class or one score a row.
+        """
+        return None
+
     def perfect(self, gold: Arrays) -> Arrays:
         """Return the predictions of a model that is right about every label."""
         return gold

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlcli.distributed.sharding import local
 from mtlcli.model.multitask import MultiTaskModel
@@ -18,9 +18,14 @@ def blocks(model: MultiTaskModel, granularity: str) -> list[tuple[str, slice]]:
     A block is a `tensor` or a `layer`. A layer holds the parameters whose names share a prefix up to the first number
     (`encoder.layer.3`), or up to the third part if they have no number.
     """
+    return blocks_of(model.named_shared_parameters(), granularity)
+
+
+def blocks_of(parameters: Sequence[tuple[str, nn.Parameter]], granularity: str) -> list[tuple[str, slice]]:
+    """Return the blocks of named parameters, in their order, as (name, columns of a row of all of them); see `blocks`."""
     parts: list[tuple[str, slice]] = []
     end = 0
-    for name, parameter in model.named_shared_parameters():
+    for name, parameter in parameters:
         start, end = end, end + local(parameter).numel()
         block = name if granularity == "tensor" else _layer_of(name)
         if parts and parts[-1][0] == block:
