@@ -16,7 +16,7 @@ UNEVEN = {"tone": 7, "same": 7, "near": 1}
 
 
 def case(
-    name: str, files: Path, *, sizes: dict[str, int] = UNEVEN, cut: bool = False, **sections: object
+    name: str, files: Path, *, sizes: dict[str, int] = UNEVEN, cut: int = 0, **sections: object
 ) -> dict[str, object]:
     tasks = {task: {"batch_size": rows} for task, rows in sizes.items()}
     values = small_values(files)["tasks"]
@@ -132,14 +132,19 @@ def test_an_encoder_that_is_divided_over_two_processes_trains_as_a_whole_one(tmp
 
 @pytest.mark.slow
 def test_smart_differs_no_more_than_by_rounding(tmp_path):
-    # Its normalized inner gradient enlarges rounding, so the distance is compared with that of one process in two passes.
+    # Its normalized inner gradient enlarges rounding, so the distance is compared with that of one process in several passes.
     files = write_files(tmp_path / "files")
-    sections = {"regularizers": [{"name": "smart", "form": "mtdnn"}]}
-    smart = case("smart", files, **sections)
-    (whole,) = run([smart], 1, tmp_path)
-    (cut,) = run([case("cut", files, cut=True, **sections)], 1, tmp_path)
-    floor = distance(cut["cut"]["state"], whole["smart"]["state"])
-    assert 0 < floor < 1e-3
+
+    def smart(seed: int, cut: int = 0) -> dict[str, object]:
+        sections = {"regularizers": [{"name": "smart", "form": "mtdnn"}], "training": {"seed": seed}}
+        return case(f"{seed}-{cut}", files, cut=cut, **sections)
+
+    seeds = (1, 3)
+    (alone,) = run([smart(seed, cut) for seed in seeds for cut in (0, 2, 3)], 1, tmp_path)
     for size in (2, 3):
-        found = run([smart], size, tmp_path)[0]["smart"]
-        assert distance(found["state"], whole["smart"]["state"]) < 3 * floor
+        found = run([smart(seed) for seed in seeds], size, tmp_path)[0]
+        for seed in seeds:
+            whole = alone[f"{seed}-0"]["state"]
+            floor = max(distance(alone[f"{seed}-{cut}"]["state"], whole) for cut in (2, 3))
+            assert 0 < floor < 1e-4
+            assert distance(found[f"{seed}-0"]["state"], whole) < 3 * floor, (size, seed)

@@ -21,17 +21,17 @@ from mtlcli.training.step import enter_stage, take_step
 from small import small_config
 
 
-def cut_in_two(run, parts: list[TaskLoss]) -> list[TaskLoss]:
-    """Run every batch in two passes: the distance to the run in one pass is rounding."""
-    cut = []
+def cut(run, pieces: int, parts: list[TaskLoss]) -> list[TaskLoss]:
+    """Run every batch in several passes: the distance to the run in one pass is rounding."""
+    steps = []
     for part in parts:
         whole = (part.count, part.units)
         batches = []
         for batch in part.batches:
-            halves = [rows for rows in (batch.rows[::2], batch.rows[1::2]) if len(rows)]
-            batches += [run.train[part.task].batch(rows, batch.noise) for rows in halves]
-        cut.append(TaskLoss(part.task, tuple(batches), part.weight, whole))
-    return cut
+            of_pieces = [rows for at in range(pieces) if len(rows := batch.rows[at::pieces])]
+            batches += [run.train[part.task].batch(rows, batch.noise) for rows in of_pieces]
+        steps.append(TaskLoss(part.task, tuple(batches), part.weight, whole))
+    return steps
 
 
 def train(case: dict) -> dict:
@@ -42,7 +42,7 @@ def train(case: dict) -> dict:
     torch.manual_seed(config.training.seed)
     draw = stepping._draw
     if case.get("cut"):
-        stepping._draw = lambda *arguments: cut_in_two(run, draw(*arguments))
+        stepping._draw = lambda *arguments: cut(run, case["cut"], draw(*arguments))
     if case.get("overlaps") and run.engine.exchange is not None:
         run.engine.exchange.overlaps = True
     losses, norms, log = [], [], io.StringIO()
