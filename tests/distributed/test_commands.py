@@ -57,7 +57,7 @@ def test_predictions_and_metrics_are_those_of_one_process_byte_for_byte(runs, tm
         "".join(f"the small cat sees house number {number} {'tree ' * (number % 7)}\n" for number in range(700))
     )
     found = []
-    for size in (1, 2, 3):
+    for size in (1, 3):
         environment = {"MTL_RANKS": "off"} if size == 1 else {}
         output = tmp_path / f"{size}.jsonl"
         ends = together(
@@ -68,7 +68,7 @@ def test_predictions_and_metrics_are_those_of_one_process_byte_for_byte(runs, tm
         assert all(code == 0 for code, _, _ in of_eval), of_eval
         assert all(out == "" for _, out, _ in of_eval[1:])
         found.append((output.read_bytes(), of_eval[0][1]))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
     assert len(found[0][0].splitlines()) == 700
     piped = together([*MTL, "predict", str(folder / "one"), "-t", "tone"], 2)[0]
     assert piped[0] == 2 and "use one process" in piped[2]

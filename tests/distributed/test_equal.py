@@ -58,10 +58,12 @@ def run(cases: list[dict[str, object]], size: int, folder: Path) -> list[dict[st
     path.write_text(json.dumps(cases))
     ends = processes.together([WORKER, str(path), str(folder)], size, MTL_RANKS="off" if size == 1 else "")
     assert all(code == 0 for code, _, _ in ends), ends
-    return [
-        {str(each["name"]): torch.load(folder / f"{each['name']}-{size}-{rank}.pt") for each in cases}
-        for rank in range(size)
-    ]
+    return [results(cases, size, rank, folder) for rank in range(size)]
+
+
+def results(cases: list[dict[str, object]], size: int, rank: int, folder: Path) -> dict[str, dict]:
+    """What a process had at the end, by case."""
+    return {str(each["name"]): torch.load(folder / f"{each['name']}-{size}-{rank}.pt") for each in cases}
 
 
 def distance(found: dict, expected: dict) -> float:
@@ -75,8 +77,10 @@ def distance(found: dict, expected: dict) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def must_be_equal(cases: list[dict[str, object]], sizes: tuple[int, ...], folder: Path) -> None:
-    (alone,) = run(cases, 1, folder)
+def must_be_equal(
+    cases: list[dict[str, object]], sizes: tuple[int, ...], folder: Path, *, starts_alone: bool = True
+) -> None:
+    (alone,) = run(cases, 1, folder) if starts_alone else [results(cases, 1, 0, folder)]
     for size in sizes:
         of_ranks = run(cases, size, folder)
         for name, expected in alone.items():
@@ -94,20 +98,6 @@ def test_two_processes_train_as_one(tmp_path):
     must_be_equal([case(name, files, **METHODS[name]) for name in QUICK], (2,), tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("names", [tuple(METHODS)[at : at + 5] for at in range(0, len(METHODS), 5)])
-def test_two_and_three_processes_train_as_one_with_every_method(tmp_path, names):
-    files = write_files(tmp_path / "files")
-    must_be_equal([case(name, files, **METHODS[name]) for name in names], (2, 3), tmp_path)
-
-
-@pytest.mark.slow
-def test_rows_that_are_summed_while_the_next_task_is_computed_are_the_same(tmp_path):
-    files = write_files(tmp_path / "files")
-    cases = [case(name, files, **METHODS[name]) for name in ("pcgrad", "micro-batches", "equal")]
-    must_be_equal([{**each, "overlaps": True} for each in cases], (2,), tmp_path)
-
-
 SHARDED = {
     "equal": {},
     "pcgrad": {"balancer": "uncertainty", "gradient_regularizer": "pcgrad"},
@@ -119,15 +109,23 @@ SHARDED = {
 }
 
 
+OVERLAPPED = ("pcgrad", "micro-batches", "equal")
+"""Methods of runs in which a row is summed while the next task is computed."""
+OF_THREE = ("pcgrad", "gradvac", "stages", "entropy", "task-moe")
+"""Methods that three processes run too."""
+
+
 @pytest.mark.slow
-def test_an_encoder_that_is_divided_over_two_processes_trains_as_a_whole_one(tmp_path):
-    # A vocabulary that does not divide evenly, and a task that the second process has no row of.
+def test_two_and_three_processes_train_as_one_with_every_method(tmp_path):
+    # One start of the processes for all cases, because it takes longer than most of them.
     files = write_files(tmp_path / "files")
-    cases = []
+    cases = {name: case(name, files, **sections) for name, sections in METHODS.items()}
+    further = [{**case(f"overlapped-{name}", files, **METHODS[name]), "overlaps": True} for name in OVERLAPPED]
     for name, sections in SHARDED.items():
         training = {**sections.get("training", {}), "sharding": "full"}
-        cases.append(case(name, files, **{**sections, "training": training}))
-    must_be_equal(cases, (2,), tmp_path)
+        further.append(case(f"sharded-{name}", files, **{**sections, "training": training}))
+    must_be_equal([*cases.values(), *further], (2,), tmp_path)
+    must_be_equal([cases[name] for name in OF_THREE], (3,), tmp_path, starts_alone=False)
 
 
 @pytest.mark.slow
