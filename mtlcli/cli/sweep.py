@@ -75,7 +75,7 @@ def sweep(
     if space is None:
         raise MtlError("--space: name the file of the keys that vary, such as --space space.yaml")
     if sampler not in SAMPLERS:
-        raise MtlError(f'--sampler: found "{sampler}": expected one of {one_of(SAMPLERS)}')
+        raise MtlError(f'--sampler: searched "{sampler}": expected one of {one_of(SAMPLERS)}')
     if resume and output is None:
         raise MtlError("--resume: name the folder of the sweep with --output")
     from mtlcli.sweeps.run import SweepWorker, plan_sweep
@@ -96,11 +96,11 @@ def sweep(
         for note in plan.notes:
             explain(f"note: {note}")
     _run(worker, run.quiet)
-    found = worker.write()
-    _show(found)
+    searched = worker.write()
+    _show(searched)
     if confirm_seeds:
-        _confirm(found, plan, confirm_seeds, best, run.quiet)
-    if failed := [trial for trial in found.trials if trial.state == "failed"]:
+        _confirm(searched, plan, confirm_seeds, best, run.quiet)
+    if failed := [trial for trial in searched.trials if trial.state == "failed"]:
         raise MtlError(*(f"{folder / trial.place}: {trial.error}" for trial in failed))
 
 
@@ -177,21 +177,22 @@ def _run(worker: "SweepWorker", quiet: bool) -> None:
             raise typer.Exit(128 + interrupts.signal)
 
 
-def _show(found: "Sweep") -> None:
+def _show(searched: "Sweep") -> None:
     """Print the best trials, and what is known of the keys."""
     from mtlcli.sweeps.results import BEST, cells
 
-    columns, rows = cells(found, SHOWN)
+    columns, rows = cells(searched, SHOWN)
     table("", columns, rows)
-    if len(found.trials) > SHOWN:
-        explain(f"{len(found.trials) - SHOWN} more trials: mtl report {found.folder}")
-    if found.importance:
-        explain("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in found.importance.items()))
-    if len(found.objectives) > 1:
-        say(f"front: {one_of(trial.place for trial in found.front())}")
-    if found.done:
+    if len(searched.trials) > SHOWN:
+        explain(f"{len(searched.trials) - SHOWN} more trials: mtl report {searched.folder}")
+    if searched.importance:
+        explain("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in searched.importance.items()))
+    if len(searched.objectives) > 1:
+        say(f"front: {one_of(trial.place for trial in searched.front())}")
+    if searched.done:
+        best = searched.done[0]
         say(
-            f"best: {found.done[0].place}, {found.objectives[0]} {found.done[0].scores[0]:.4f}; its recipe is {found.folder / BEST}"
+            f"best: {best.place}, {searched.objectives[0]} {best.scores[0]:.4f}; its recipe is {searched.folder / BEST}"
         )
         explain(
             "these dev rows have chosen the best of several trials, so its score on them is too high; --confirm-seeds trains it anew on "
@@ -199,7 +200,7 @@ def _show(found: "Sweep") -> None:
         )
 
 
-def _confirm(found: "Sweep", plan: "SweepPlan", seeds: int, best: int, quiet: bool) -> None:
+def _confirm(searched: "Sweep", plan: "SweepPlan", seeds: int, best: int, quiet: bool) -> None:
     from mtlcli.cli.compare import show_comparison
     from mtlcli.cli.session import command_line, make_interrupts
     from mtlcli.evaluation.compare import compare
@@ -209,7 +210,7 @@ def _confirm(found: "Sweep", plan: "SweepPlan", seeds: int, best: int, quiet: bo
     places: Confirmed | None = None
     with make_interrupts() as interrupts:
         for event in confirm(
-            found, plan.base, plan.space, seeds=seeds, best=best, command=command_line(), stop=interrupts.requested
+            searched, plan.base, plan.space, seeds=seeds, best=best, command=command_line(), stop=interrupts.requested
         ):
             if isinstance(event, Confirmed):
                 places = event

@@ -48,12 +48,15 @@ def predict_rows(
     batches = by_length(first.lengths())
     if not batches:
         raise ValueError("no rows to predict")
-    mine = batches if world is None else batches[world.share(len(batches))]
-    own = len(mine)
-    if world is not None and model.is_sharded and own < -(-len(batches) // world.size):
-        mine = [*mine, batches[-1]]  # the layers are gathered for every pass, so all processes run the same number
+    batches_here = batches if world is None else batches[world.share(len(batches))]
+    count = len(batches_here)
+    if world is not None and model.is_sharded and count < -(-len(batches) // world.size):
+        batches_here = [
+            *batches_here,
+            batches[-1],
+        ]  # the layers are gathered for every pass, so all processes run the same number
     with evaluating(model), torch.inference_mode(), autocast:
-        parts = [_predict_batch(model, splits, groups, rows, device, features) for rows in mine][:own]
+        parts = [_predict_batch(model, splits, groups, rows, device, features) for rows in batches_here][:count]
     if world is not None:
         parts = world.in_order(parts, len(batches))
     finite = [part for part in parts if not isinstance(part, str)]

@@ -87,16 +87,16 @@ class RowDropout(nn.Dropout):
         super().__init__(p)
         self.number = number
 
-    def forward(self, given: Tensor) -> Tensor:
+    def forward(self, numbers: Tensor) -> Tensor:
         """Return the numbers that remain, times 1 / (1 - p)."""
         rows = _passes[-1] if _passes and self.training and self.p else None
-        keys = rows.of(len(given)) if rows is not None and given.dim() > 1 else None
+        keys = rows.of(len(numbers)) if rows is not None and numbers.dim() > 1 else None
         if rows is None or keys is None:
-            return nn.functional.dropout(given, self.p, self.training)
+            return nn.functional.dropout(numbers, self.p, self.training)
         call = rows.call(self.number)
         keys = _mixed(keys ^ _signed(self.number * LAYER + call * CALL))
-        dropped = _hash(keys, given.shape, given.device) < _threshold(self.p)
-        return given.masked_fill(dropped, 0) * (1 / (1 - self.p))
+        dropped = _hash(keys, numbers.shape, numbers.device) < _threshold(self.p)
+        return numbers.masked_fill(dropped, 0) * (1 / (1 - self.p))
 
 
 def use_row_dropout(model: nn.Module) -> None:

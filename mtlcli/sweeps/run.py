@@ -268,9 +268,9 @@ class SweepWorker:
         for attempt in range(IMPOSSIBLE_IN_A_ROW):
             with locked(self.folder / ".ask.lock"):
                 self._take_up_lost()
-                known = repeated(lambda: self.study.get_trials(deepcopy=False))
-                waiting = [one for one in known if one.state.name == "WAITING"]
-                places = {one.user_attrs[PLACE] for one in known if PLACE in one.user_attrs}
+                records = repeated(lambda: self.study.get_trials(deepcopy=False))
+                waiting = [record for record in records if record.state.name == "WAITING"]
+                places = {record.user_attrs[PLACE] for record in records if PLACE in record.user_attrs}
                 if not waiting and len(places) >= self.plan.trials:
                     return None
                 if attempt == IMPOSSIBLE_IN_A_ROW // 2:
@@ -411,22 +411,22 @@ class SweepWorker:
 
     def trials(self) -> list[Trial]:
         """Return the trials of the storage, without those that another one goes on with and proposals that cannot be trained."""
-        found = repeated(lambda: self.study.get_trials(deepcopy=False))
-        continued = {one.user_attrs[GOES_ON] for one in found if GOES_ON in one.user_attrs}
+        records = repeated(lambda: self.study.get_trials(deepcopy=False))
+        continued = {record.user_attrs[GOES_ON] for record in records if GOES_ON in record.user_attrs}
         by_key = {dimension.key: dimension for dimension in self.plan.space.dimensions}
         states = {"COMPLETE": DONE, "PRUNED": PRUNED, "FAIL": FAILED, "RUNNING": RUNNING, "WAITING": WAITING}
         trials = []
-        for one in found:
-            if one.number in continued or (one.state.name == "FAIL" and PLACE not in one.user_attrs):
+        for record in records:
+            if record.number in continued or (record.state.name == "FAIL" and PLACE not in record.user_attrs):
                 continue
-            curve = tuple(sorted(one.intermediate_values.items()))
+            curve = tuple(sorted(record.intermediate_values.items()))
             trials.append(
                 Trial(
-                    one.number, one.user_attrs.get(PLACE, ""), states[one.state.name],
-                    {key: by_key[key].value(value) for key, value in one.params.items()},
-                    tuple(one.values or ()) if one.state.name == "COMPLETE" else (), curve, one.user_attrs.get(METRICS, {}),
-                    one.user_attrs.get(TIME), one.user_attrs.get(WORKER, ""), one.user_attrs.get(ATTEMPT, 1),
-                    one.user_attrs.get(ERROR, ""),
+                    record.number, record.user_attrs.get(PLACE, ""), states[record.state.name],
+                    {key: by_key[key].value(value) for key, value in record.params.items()},
+                    tuple(record.values or ()) if record.state.name == "COMPLETE" else (), curve, record.user_attrs.get(METRICS, {}),
+                    record.user_attrs.get(TIME), record.user_attrs.get(WORKER, ""), record.user_attrs.get(ATTEMPT, 1),
+                    record.user_attrs.get(ERROR, ""),
                 )
             )  # fmt: skip
         return trials

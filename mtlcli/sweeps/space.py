@@ -134,7 +134,7 @@ def lookup(values: Mapping[str, Any], key: str) -> Any:
 
 
 def _name_of(value: Any) -> Any:
-    """Return the name of a plugin that is given with options, another value as it is."""
+    """Return the name of a plugin that is entry with options, another value as it is."""
     return value.get("name", value) if isinstance(value, Mapping) else value
 
 
@@ -149,10 +149,10 @@ def read_space(path: Path, base: Config) -> Space:
         raise MtlError(f"{path}: no keys; expected lines such as `optimizer.lr: {{log: [1e-5, 2e-4]}}`")
     dimensions: list[Dimension] = []
     errors: list[str] = []
-    for key, given in layer.values.items():
+    for key, entry in layer.values.items():
         place = layer.places.get((key,), str(path))
         try:
-            dimension = _dimension(str(key), given, place)
+            dimension = _dimension(str(key), entry, place)
             _check_conditions(dimension, [other.key for other in dimensions], base)
             dimensions.append(dimension)
         except MtlError as error:
@@ -231,15 +231,15 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _dimension(key: str, given: Any, place: str) -> Dimension:
+def _dimension(key: str, entry: Any, place: str) -> Dimension:
     def wrong(expected: str) -> MtlError:
-        return MtlError(f"{place}: {key}: found {shown(given)}: expected {expected}")
+        return MtlError(f"{place}: {key}: found {shown(entry)}: expected {expected}")
 
-    if isinstance(given, list):
-        given = {"choices": given}
-    if not isinstance(given, dict):
+    if isinstance(entry, list):
+        entry = {"choices": entry}
+    if not isinstance(entry, dict):
         raise wrong(FORMS)
-    rest = dict(given)
+    rest = dict(entry)
     when = tuple((str(name), tuple(_listed(wanted))) for name, wanted in (rest.pop("when", None) or {}).items())
     known = {"choices", "log", "from", "to", "step", "int"}
     if unknown := [name for name in rest if name not in known]:

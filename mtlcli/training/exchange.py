@@ -35,10 +35,16 @@ class Exchange:
         Args:
             parameters: number of shared parameters.
         """
-        own = [parameter for of_task in self.private for parameter in of_task]
+        private_parameters = [parameter for of_task in self.private for parameter in of_task]
         tasks = len(self.private)
-        rest = 2 * tasks + count * parameters + len(own) + 1 + sum(parameter.numel() for parameter in own)
-        self._buffer = torch.empty(count * size + rest, device=device, dtype=torch.float32)
+        tail = (
+            2 * tasks
+            + count * parameters
+            + len(private_parameters)
+            + 1
+            + sum(parameter.numel() for parameter in private_parameters)
+        )
+        self._buffer = torch.empty(count * size + tail, device=device, dtype=torch.float32)
         return self._buffer[: count * size].view(count, size)
 
     def start(self, row: Tensor) -> None:
@@ -57,44 +63,49 @@ class Exchange:
             sums_rows: whether the rows are sums of this process alone.
         """
         tasks = dict.fromkeys(task_loss.task for task_loss in step)
-        own = [parameter for task in tasks for parameter in self.private[task]]
+        private_parameters = [parameter for task in tasks for parameter in self.private[task]]
         flags = torch.zeros(len(rows), parameters)
         for row, of_row in enumerate(touched):
             flags[row, list(of_row)] = 1.0
-        small = torch.cat(
+        flags_and_stop = torch.cat(
             [
                 flags.flatten(),
-                torch.tensor([float(parameter.grad is not None) for parameter in own]),
+                torch.tensor([float(parameter.grad is not None) for parameter in private_parameters]),
                 torch.tensor([float(self.wants_to_stop())]),
             ]
         ).to(rows.device)
         gradients = [
             parameter.new_zeros(parameter.numel()) if parameter.grad is None else parameter.grad.flatten()
-            for parameter in own
+            for parameter in private_parameters
         ]
-        travels = torch.cat([losses, totals, small, *gradients])
-        rest = self._buffer[rows.numel() : rows.numel() + len(travels)]
-        rest.copy_(travels)
+        travels = torch.cat([losses, totals, flags_and_stop, *gradients])
+        tail = self._buffer[rows.numel() : rows.numel() + len(travels)]
+        tail.copy_(travels)
         if self._started or not sums_rows:
-            self.world.sum_(rest, in_step=True)
+            self.world.sum_(tail, in_step=True)
             for wait in self._started:
                 wait()
             self._started.clear()
         else:
             self.world.sum_(self._buffer[: rows.numel() + len(travels)], in_step=True)
-        return self._unpack(rest, len(step), touched, parameters, own)
+        return self._unpack(tail, len(step), touched, parameters, private_parameters)
 
     def _unpack(
-        self, summed: Tensor, k: int, touched: list[set[int]], parameters: int, own: Sequence[nn.Parameter]
+        self,
+        summed: Tensor,
+        k: int,
+        touched: list[set[int]],
+        parameters: int,
+        private_parameters: Sequence[nn.Parameter],
     ) -> tuple[Tensor, Tensor]:
         flags = len(touched) * parameters
-        losses, totals, of_rows, of_own, stop, gradients = summed.split(
-            [k, k, flags, len(own), 1, len(summed) - 2 * k - flags - len(own) - 1]
+        losses, totals, of_rows, private_flags, stop, gradients = summed.split(
+            [k, k, flags, len(private_parameters), 1, len(summed) - 2 * k - flags - len(private_parameters) - 1]
         )
         for row, of_row in enumerate(of_rows.view(len(touched), parameters).cpu()):
             touched[row] = set(of_row.nonzero().flatten().tolist())
-        parts = gradients.split([parameter.numel() for parameter in own])
-        for parameter, has_gradient, gradient in zip(own, of_own.tolist(), parts, strict=True):
+        parts = gradients.split([parameter.numel() for parameter in private_parameters])
+        for parameter, has_gradient, gradient in zip(private_parameters, private_flags.tolist(), parts, strict=True):
             parameter.grad = gradient.view_as(parameter) if has_gradient else None
         self.stops = bool(stop > 0)
         return losses.clone(), totals.clone()

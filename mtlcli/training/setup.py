@@ -261,8 +261,8 @@ def set_up(
         TaskInputs(task, batches, fact.dev_rows or 0, sum(p.numel() for p in model.private_parameters(index)))
         for index, (task, fact, batches) in enumerate(zip(tasks, facts, train, strict=True))
     ]
-    own = sum(p.numel() for index in range(len(tasks)) for p in model.private_parameters(index))
-    travels = 4 * (own + (0 if engine.is_sharded else engine.size * (most if engine.needs_rows() else 1)))
+    private_size = sum(p.numel() for index in range(len(tasks)) for p in model.private_parameters(index))
+    travels = 4 * (private_size + (0 if engine.is_sharded else engine.size * (most if engine.needs_rows() else 1)))
     plan = make_plan(
         config, scheduler, inputs, visits,
         sizes=model_sizes(model), device=device, precision=precision,

@@ -182,15 +182,15 @@ def _task_loss(
     batches = []
     for number, rows in enumerate(micro_batches):
         if run.coupling_of(task) == "rows":
-            own = rows[run.world.share(len(rows))]
+            part = rows[run.world.share(len(rows))]
         else:
             # A loss that compares rows needs them all, so micro-batches take turns.
-            own = rows if (task + number) % run.world.size == run.world.rank else rows[:0]
+            part = rows if (task + number) % run.world.size == run.world.rank else rows[:0]
         # The layers of an encoder that is divided are gathered for every pass, so all processes run the same number.
-        is_idle = not len(own) and run.engine.is_sharded
-        if len(own) or is_idle:
+        is_idle = not len(part) and run.engine.is_sharded
+        if len(part) or is_idle:
             noise = seed_for(seed, "noise", position.step, source.order_name, number)
-            batch = source.batch(rows[:1] if is_idle else own, noise).to(run.device)
+            batch = source.batch(rows[:1] if is_idle else part, noise).to(run.device)
             batches.append(replace(batch, is_idle=is_idle))
     if run.world.is_alone:
         return TaskLoss(task, tuple(batches), weight)
@@ -232,18 +232,17 @@ def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Positio
 
 def _uncertainty(run: TrainingRun, task: int, rows: np.ndarray) -> torch.Tensor | None:
     """Return how unsure the model is of each row (n,), see `uncertainty_of`; each process computes a part."""
-    own = rows[run.world.share(len(rows))]
+    part = rows[run.world.share(len(rows))]
     values: list[float] | None = []
-    if len(own) or run.engine.is_sharded:
-        batch = run.train[task].batch(own if len(own) else rows[:1]).to(run.device)
-        found = uncertainty_of(run.model, batch, run.autocast)
-        values = None if found is None else found.tolist()[: len(own)]
-    of_all = run.world.gather(values)
-    if any(part is None for part in of_all):
-        return None
+    if len(part) or run.engine.is_sharded:
+        batch = run.train[task].batch(part if len(part) else rows[:1]).to(run.device)
+        of_batch = uncertainty_of(run.model, batch, run.autocast)
+        values = None if of_batch is None else of_batch.tolist()[: len(part)]
     uncertainty = torch.zeros(len(rows), dtype=torch.float64)
-    for rank, part in enumerate(of_all):
-        uncertainty[rank :: run.world.size] = torch.tensor(part, dtype=torch.float64)
+    for rank, of_process in enumerate(run.world.gather(values)):
+        if of_process is None:
+            return None
+        uncertainty[rank :: run.world.size] = torch.tensor(of_process, dtype=torch.float64)
     return uncertainty
 
 
