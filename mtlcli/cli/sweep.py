@@ -75,7 +75,7 @@ def sweep(
     if space is None:
         raise MtlError("--space: name the file of the keys that vary, such as --space space.yaml")
     if sampler not in SAMPLERS:
-        raise MtlError(f'--sampler: searched "{sampler}": expected one of {one_of(SAMPLERS)}')
+        raise MtlError(f'--sampler: found "{sampler}": expected one of {one_of(SAMPLERS)}')
     if resume and output is None:
         raise MtlError("--resume: name the folder of the sweep with --output")
     from mtlcli.sweeps.run import SweepWorker, plan_sweep
