@@ -200,6 +200,7 @@ class Architecture(nn.Module, ABC):
         needs: `several-tasks` if a step of one task would train something wrong.
         adds_loss: whether `features` adds a loss, from which tasks without labels can learn.
         reverses: whether it reverses gradients, so that the tasks' gradients oppose each other on purpose.
+        why_no_graph: why it cannot be exported as a graph of tensor operations, such as ONNX, as the rest of a sentence; "" if it can.
     """
 
     loads_from: ClassVar[tuple[str, ...]] = ()
@@ -207,6 +208,7 @@ class Architecture(nn.Module, ABC):
     needs: ClassVar[frozenset[Literal["several-tasks"]]] = frozenset()
     adds_loss: ClassVar[bool] = False
     reverses: ClassVar[bool] = False
+    why_no_graph: str = ""
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the features of a batch of one task. Subclasses define `states` and `features` instead."""
