@@ -9,14 +9,18 @@ from mtlcli.cli import options
 from mtlcli.cli.console import err, say, size
 from mtlcli.errors import MtlError, one_of
 
-FORMS = ("encoder", "peft", "onnx")
+FORMS = ("encoder", "peft", "onnx", "sentence-transformers")
 
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The folder to write. [default: for onnx, the folder onnx of the run]"),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder to write. [default: for onnx and sentence-transformers, a folder of this name in the run]",
+        ),
     ] = None,
     task: Annotated[
         list[str] | None,
@@ -32,7 +36,7 @@ def export(
         typer.Option(
             "--format",
             help="encoder, a plain model; peft, the changes of LoRA alone for the package peft; onnx, encoder, head and decoding in "
-            "one graph for each task.",
+            "one graph for each task; sentence-transformers, the encoder of a task whose head compares texts, with its layers.",
         ),
     ] = "encoder",
     joint: Annotated[
@@ -56,7 +60,7 @@ def export(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write a run in another form: a plain encoder, an adapter of the package peft, or graphs of ONNX.
+    """Write a run in another form: a plain encoder, an adapter of the package peft, graphs of ONNX, or vectors of texts.
 
     A plain encoder has the changes of the run's architecture merged into the weights; it loads in transformers and in
     sentence-transformers, and as --encoder of another run. A graph of ONNX is compared with PyTorch on rows of the dev split before
@@ -74,6 +78,8 @@ def export(
     given = {"--joint": joint, "--no-decoding": not decoding, "--data": data is not None}
     if wrong := [flag for flag, is_given in given.items() if is_given]:
         raise MtlError(f"{wrong[0]}: is for --format onnx; remove it")
+    if output is None and form == "sentence-transformers":
+        output = run / form
     if output is None:
         raise MtlError("--output: name a folder")
     if len(task or ()) > 1:
@@ -85,8 +91,16 @@ def export(
     if not quiet:
         for warning in warnings:
             say(f"warning: {warning}", err)
-    write = export_peft if form == "peft" else export_encoder
-    write(saved, saved.task(task[0]) if task else None, output, overwrite=overwrite)
+    index = saved.task(task[0]) if task else None
+    if form == "sentence-transformers":
+        from mtlcli.export.sentence_transformers import export_sentence_transformers
+
+        name = export_sentence_transformers(saved, index, output, overwrite=overwrite)
+        if task is None and not quiet:
+            say(f"task {name}")
+    else:
+        write = export_peft if form == "peft" else export_encoder
+        write(saved, index, output, overwrite=overwrite)
     if not quiet:
         say(f"saved in {output}")
 

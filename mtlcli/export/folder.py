@@ -1,17 +1,15 @@
 """Export folders: written whole, and replaced only on request."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mtlcli import __version__
 from mtlcli.errors import MtlError, one_of
 from mtlcli.files import sha256, share, sync, sync_folder
+from mtlcli.runs.names import MANIFEST, RECORD
 from mtlcli.runs.saved_model import scratch_in
-
-MANIFEST = "export.json"
-"""Lists the files of an export that is made of several parts, with their sha256."""
 
 
 def check_output(folder: Path, mark: str, content: str, *, overwrite: bool) -> None:
@@ -59,10 +57,11 @@ def replace_folder(
         sync_folder(folder.parent)
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any], files: Iterable[Path]) -> None:
-    """Write export.json with these facts, the version of mtlcli, and the sha256 of the files below the folder."""
+def write_manifest(folder: Path, run: Path, facts: Mapping[str, Any]) -> None:
+    """Write export.json: these facts, the version of mtlcli, and the sha256 of the run's record and of all files in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     listed = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    content = {"mtlcli": __version__, **facts, "files": listed}
+    content = {"mtlcli": __version__, **facts, "run": sha256(run / RECORD), "files": listed}
     (folder / MANIFEST).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 

@@ -18,11 +18,11 @@ from mtlcli import __version__
 from mtlcli.data.tokenizer import Tokenizer
 from mtlcli.errors import MtlError, one_of
 from mtlcli.export.check import ROWS, Checked, check_graph, rows_of_tasks, some_rows, tokenized
-from mtlcli.export.folder import MANIFEST, check_output, replace_folder, write_manifest
+from mtlcli.export.folder import check_output, replace_folder, write_manifest
 from mtlcli.export.graph import Graph, graph_of
 from mtlcli.files import sha256
 from mtlcli.inference.predictor import open_run
-from mtlcli.runs.names import RECORD
+from mtlcli.runs.names import MANIFEST, RECORD
 from mtlcli.runs.saved_model import SavedRun, load_run
 from mtlcli.tasks.targets import Score
 
@@ -95,8 +95,7 @@ def export_onnx(
     def write(place: Path) -> None:
         exported.extend(_write_graph(saved, group, rows, settings, place, tell) for group in groups)
         tokenizer_file(saved).save(str(place / "tokenizer.json"))
-        facts = {"format": "onnx", "graphs": [graph.name for graph in exported], "run": sha256(run / RECORD)}
-        write_manifest(place, facts, sorted(path for path in place.iterdir()))
+        write_manifest(place, run, {"format": "onnx", "graphs": [graph.name for graph in exported]})
 
     replace_folder(folder, MANIFEST, CONTENT, write, overwrite=settings.overwrite)
     return exported

@@ -149,6 +149,13 @@ class Head(nn.Module, ABC):
         """
         return ""
 
+    def compared_by_cosine(self) -> nn.Sequential | None:
+        """Return the layers between the encoding of a text and the vectors whose cosine the head uses; None for other heads.
+
+        They are dropout, linear layers and activations, so that sentence-transformers can hold them.
+        """
+        return None
+
     @classmethod
     def reads_any_text(cls, sides: int, target: Target) -> bool:
         """Return whether this head of a task can predict something for any text, so that an architecture can run it on the texts
