@@ -7,6 +7,7 @@ import sys
 import typer
 
 from mtlcli.cli import (
+    card,
     check,
     compare,
     ensemble,
@@ -53,6 +54,7 @@ app.command("table")(table.table)
 app.command("ensemble")(ensemble.ensemble)
 app.command("merge")(merge.merge)
 app.command("export")(export.export)
+app.command("card")(card.card)
 app.command("report")(report.report)
 app.command("schema")(schema.schema)
 app.add_typer(plugins.app, name="plugins")

@@ -13,6 +13,7 @@ from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError
 from mtlcli.files import SCRATCH, discard, remove_abandoned, write_whole
 from mtlcli.runs import checkpoint
+from mtlcli.runs.card_file import CARD, is_unchanged
 from mtlcli.runs.checkpoint import Checkpoint
 from mtlcli.runs.lock import FolderLock, check_writable, holder_of, lock_folder, make_folder
 from mtlcli.runs.names import (
@@ -309,6 +310,8 @@ def remove_run(folder: Path) -> list[str]:
         discard(folder / name)
     for path in (folder / PREDICTIONS).glob("*.jsonl"):
         discard(path)
+    if is_unchanged(folder):
+        discard(folder / CARD)
     for path in (*listed, *_files_of_exports(folder)):
         discard(path)
     for step in checkpoint.steps(folder / CHECKPOINTS):

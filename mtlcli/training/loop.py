@@ -20,10 +20,12 @@ from mtlcli.devices import describe_environment
 from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.measure import measure
 from mtlcli.evaluation.sets import mean_values, with_means
+from mtlcli.export.card import write_card
 from mtlcli.model.frozen import Features
 from mtlcli.model.predict import NotFinite
 from mtlcli.plugin import EvaluationResult
 from mtlcli.registry import plugin_call
+from mtlcli.runs.card_file import CARD
 from mtlcli.runs.checkpoint import Checkpoint
 from mtlcli.runs.environment import write_environment
 from mtlcli.runs.folder import RunFolder, add_command, claim, write_config
@@ -334,4 +336,7 @@ def _finish(
             progress.skipped,
         ),
     )  # fmt: skip
-    return results, predictions.notes()
+    notes = predictions.notes()
+    if not write_card(folder):
+        notes.append(f"{folder / CARD}: kept, because it was changed by hand; mtl card --overwrite replaces it")
+    return results, notes
