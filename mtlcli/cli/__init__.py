@@ -16,6 +16,7 @@ from mtlcli.cli import (
     merge,
     plugins,
     predict,
+    push,
     report,
     schema,
     study,
@@ -55,6 +56,7 @@ app.command("ensemble")(ensemble.ensemble)
 app.command("merge")(merge.merge)
 app.command("export")(export.export)
 app.command("card")(card.card)
+app.command("push")(push.push)
 app.command("report")(report.report)
 app.command("schema")(schema.schema)
 app.add_typer(plugins.app, name="plugins")

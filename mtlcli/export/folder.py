@@ -8,7 +8,8 @@ from typing import Any
 from mtlcli import __version__
 from mtlcli.errors import MtlError, one_of
 from mtlcli.files import sha256, share, sync, sync_folder
-from mtlcli.runs.names import MANIFEST, RECORD
+from mtlcli.runs.names import MANIFEST
+from mtlcli.runs.record import model_digest, read_record
 from mtlcli.runs.saved_model import scratch_in
 
 
@@ -58,10 +59,10 @@ def replace_folder(
 
 
 def write_manifest(folder: Path, run: Path, facts: Mapping[str, Any]) -> None:
-    """Write export.json: these facts, the version of mtlcli, and the sha256 of the run's record and of all files in the folder."""
+    """Write export.json: these facts, the version of mtlcli, and digests of the run's model and of all files in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     listed = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    content = {"mtlcli": __version__, **facts, "run": sha256(run / RECORD), "files": listed}
+    content = {"mtlcli": __version__, **facts, "run": model_digest(read_record(run)), "files": listed}
     (folder / MANIFEST).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 

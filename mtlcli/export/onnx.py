@@ -20,9 +20,9 @@ from mtlcli.errors import MtlError, one_of
 from mtlcli.export.check import ROWS, Checked, check_graph, rows_of_tasks, some_rows, tokenized
 from mtlcli.export.folder import check_output, replace_folder, write_manifest
 from mtlcli.export.graph import Graph, graph_of
-from mtlcli.files import sha256
 from mtlcli.inference.predictor import open_run
-from mtlcli.runs.names import MANIFEST, RECORD
+from mtlcli.runs.names import MANIFEST
+from mtlcli.runs.record import model_digest
 from mtlcli.runs.saved_model import SavedRun, load_run
 from mtlcli.tasks.targets import Score
 
@@ -163,7 +163,7 @@ def _write_graph(
     tell(f"{name}: exporting, which takes 10 s to a minute")
     started = time.monotonic()
     path = place / f"{name}.onnx"
-    export_graph(graph, path, f"{saved.folder}: {name}", {"mtlcli": __version__, "run": sha256(saved.folder / RECORD)})
+    export_graph(graph, path, f"{saved.folder}: {name}", {"mtlcli": __version__, "run": model_digest(saved.record)})
     seconds = time.monotonic() - started
     run = session(path)
     checked = {}
@@ -280,7 +280,7 @@ def facts_of(saved: SavedRun, graph: Graph, names: Sequence[str]) -> dict[str, A
         "max_length": saved.config.encoder.max_length,
         "pad_id": pad,
         "pad_token": saved.encoder.tokenizer.convert_ids_to_tokens(pad),
-        "run": sha256(saved.folder / RECORD),
+        "run": model_digest(saved.record),
         "mtlcli": __version__,
     }
 

@@ -19,7 +19,7 @@ ONNX = "onnx"
 SENTENCE_TRANSFORMERS = "sentence-transformers"
 """Folders of exports in the run."""
 MANIFEST = "export.json"
-"""Lists the files of an export, and the sha256 of the run.json that it was made from."""
+"""Lists the files of an export, and the digest of the model that it was made from."""
 
 SEEDS = "seeds.json"
 ENSEMBLE = "ensemble.json"
