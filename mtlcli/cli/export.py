@@ -1,13 +1,16 @@
 """`mtl export`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mtlcli.cli import options
 from mtlcli.cli.console import err, say, size
 from mtlcli.errors import MtlError, one_of
+
+if TYPE_CHECKING:
+    from mtlcli.export.onnx import OnnxSettings
 
 FORMS = ("encoder", "peft", "onnx", "sentence-transformers")
 
@@ -56,6 +59,18 @@ def export(
             help="For onnx: folder with the tasks' files, for the comparison with PyTorch. [default: the run's own rows]",
         ),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="For onnx: also write graphs with weights of 8 bits, and measure what that changes."
+        ),
+    ] = False,
+    reduce_range: Annotated[
+        bool, typer.Option("--reduce-range", help="For --int8: weights of 7 bits, for CPUs without VNNI.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="For --int8: keep graphs of 8 bits that agree on fewer than 90 % of rows.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was exported to --output.")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -73,9 +88,12 @@ def export(
     if form not in FORMS:
         raise MtlError(f'--format: found "{form}"; expected {one_of(FORMS)}')
     if form == "onnx":
-        _onnx(run, output, tuple(task or ()), data, joint=joint, decoding=decoding, overwrite=overwrite, quiet=quiet)
+        from mtlcli.export.onnx import OnnxSettings
+
+        settings = OnnxSettings(tuple(task or ()), data, joint, decoding, overwrite, int8, reduce_range, force)
+        _onnx(run, output or run / "onnx", settings, quiet=quiet)
         return
-    given = {"--joint": joint, "--no-decoding": not decoding, "--data": data is not None}
+    given = {"--joint": joint, "--no-decoding": not decoding, "--data": data is not None, "--int8": int8}
     if wrong := [flag for flag, is_given in given.items() if is_given]:
         raise MtlError(f"{wrong[0]}: is for --format onnx; remove it")
     if output is None and form == "sentence-transformers":
@@ -105,15 +123,10 @@ def export(
         say(f"saved in {output}")
 
 
-def _onnx(
-    run: Path, output: Path | None, tasks: tuple[str, ...], data: str | None, *, joint: bool, decoding: bool, overwrite: bool,
-    quiet: bool,
-) -> None:  # fmt: skip
+def _onnx(run: Path, folder: Path, settings: "OnnxSettings", *, quiet: bool) -> None:
     """Export graphs, and print how each compares with PyTorch."""
-    from mtlcli.export.onnx import OnnxSettings, export_onnx
+    from mtlcli.export.onnx import export_onnx
 
-    folder = output or run / "onnx"
-    settings = OnnxSettings(tasks, data, joint, decoding, overwrite)
     graphs = export_onnx(run, folder, settings, (lambda _: None) if quiet else (lambda line: say(line, err)))
     if quiet:
         return
@@ -122,5 +135,12 @@ def _onnx(
         for name, checked in graph.checked.items():
             say(
                 f"  {name}: {checked.rows} rows of {checked.split}, largest difference from PyTorch {checked.difference:.1e}"
+            )
+        for name, int8 in graph.int8.items():
+            metric, value = next(iter(int8.metrics.items()))
+            before = int8.float_metrics[metric]
+            say(
+                f"  {name} with 8 bits: {size(int8.size)}, {100 * int8.agreement:.1f} % of {int8.rows} rows as with floats; {metric} "
+                f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f}), with floats {before.value:.4f}"
             )
     say(f"saved in {folder}")

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mtlcli.errors import MtlError, one_of
 from mtlcli.export.check import ROWS, Checked, check_graph, rows_of_tasks, some_rows, tokenized
 from mtlcli.export.folder import check_output, replace_folder, write_manifest
 from mtlcli.export.graph import Graph, graph_of
+from mtlcli.export.int8 import SUFFIX, Int8, measure_int8, must_agree, quantize
 from mtlcli.inference.predictor import open_run
 from mtlcli.runs.names import MANIFEST
 from mtlcli.runs.record import model_digest
@@ -44,6 +45,9 @@ class OnnxSettings:
         joint: one graph for all tasks that read one sequence a row in the same way, in place of one for each task.
         decoding: whether predictions are outputs; otherwise what the heads compute.
         overwrite: whether to replace an earlier export.
+        int8: also write a graph with weights of 8 bits, see `int8.quantize`.
+        reduce_range: give these weights 7 bits.
+        force: keep it even if it decides otherwise too often.
     """
 
     tasks: tuple[str, ...] = ()
@@ -51,6 +55,9 @@ class OnnxSettings:
     joint: bool = False
     decoding: bool = True
     overwrite: bool = False
+    int8: bool = False
+    reduce_range: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Exported:
     size: int
     seconds: float
     checked: dict[str, Checked]
+    int8: dict[str, Int8] = field(default_factory=dict)
 
 
 def export_onnx(
@@ -80,6 +88,10 @@ def export_onnx(
     Raises:
         MtlError: a package is missing, a graph cannot hold a task, rows cannot be read, or a graph differs from PyTorch.
     """
+    if settings.int8 and not settings.decoding:
+        raise MtlError(
+            "--int8: is measured by decisions, which a graph without decoding does not make; remove --no-decoding"
+        )
     _check_packages()
     check_output(folder, MANIFEST, CONTENT, overwrite=settings.overwrite)
     saved, notes = load_run(run)
@@ -170,13 +182,24 @@ def _write_graph(
     for task, task_name in zip(tasks, names, strict=True):
         split = some_rows(rows[task_name].split, ROWS)
         checked[task_name] = check_graph(graph, run, task, split, tokenized(saved, split))
-    files = sorted(file for file in place.glob(f"{name}.onnx*"))
+    int8: dict[str, Int8] = {}
+    if settings.int8:
+        tell(f"{name}: quantizing, and comparing on up to 2,000 rows")
+        small = quantize(path, reduce_range=settings.reduce_range)
+        for task, task_name in zip(tasks, names, strict=True):
+            int8[task_name] = measure_int8(
+                saved, graph, task, rows[task_name], run, session(small), small.stat().st_size
+            )
+            must_agree(task_name, int8[task_name], force=settings.force)
+    files = sorted(file for file in place.glob(f"{name}.*onnx*"))
     facts = facts_of(saved, graph, names) | {
         "files": [file.name for file in files],
         "checked": {task: result.as_json() for task, result in checked.items()},
+        **({"int8": {task: result.as_json() for task, result in int8.items()}} if int8 else {}),
     }
     (place / f"{name}.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
-    return Exported(name, names, sum(file.stat().st_size for file in files), seconds, checked)
+    weights = sum(file.stat().st_size for file in files if not file.name.endswith(SUFFIX))
+    return Exported(name, names, weights, seconds, checked, int8)
 
 
 def graph_for(saved: SavedRun, tasks: Sequence[int], *, decoding: bool = True) -> Graph:
