@@ -201,6 +201,7 @@ class Architecture(nn.Module, ABC):
         adds_loss: whether `features` adds a loss, from which tasks without labels can learn.
         reverses: whether it reverses gradients, so that the tasks' gradients oppose each other on purpose.
         coupling: what the loss that it adds to a text depends on.
+        why_no_graph: why it cannot be exported as a graph of tensor operations, such as ONNX, as the rest of a sentence; "" if it can.
     """
 
     loads_from: ClassVar[tuple[str, ...]] = ()
@@ -209,6 +210,7 @@ class Architecture(nn.Module, ABC):
     adds_loss: ClassVar[bool] = False
     reverses: ClassVar[bool] = False
     coupling: Coupling = "rows"
+    why_no_graph: str = ""
 
     def forward(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the features of a batch of one task. Subclasses define `states` and `features` instead."""

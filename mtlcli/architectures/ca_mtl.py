@@ -133,6 +133,9 @@ class CAMTL(Modular):
             modules["alignment"] = FiLM(d, d)
         if attention:
             self._check_attention()
+            self.why_no_graph = (
+                "biases the scores of the encoder's attention (architecture.attention), which PyTorch cannot trace"
+            )
             modules["attention"] = nn.ModuleList(
                 BlockDiagonal(d, length, blocks or max(1, d // length)) for _ in self.layers
             )

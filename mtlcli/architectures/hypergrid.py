@@ -105,7 +105,7 @@ class HyperGrid(Modular):
 
         def keep(call: Call, output: Tensor) -> Tensor:
             if call.index == 0:
-                read[call.depth] = call.given[torch.arange(len(first), device=first.device), first]
+                read[call.depth] = call.given[torch.arange(first.shape[0], device=first.device), first]
             return output
 
         def scale(call: Call, output: Tensor) -> Tensor:

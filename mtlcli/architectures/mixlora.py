@@ -45,6 +45,7 @@ class MixLoRA(LoRA):
     """
 
     default_per = "both"
+    why_no_graph = "sends each token through the experts that its values choose, which PyTorch cannot trace"
 
     def __init__(
         self,

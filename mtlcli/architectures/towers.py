@@ -63,7 +63,7 @@ class Towers(Architecture):
 
     def states(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the states of all tasks side by side, from the first copied layer on."""
-        n = len(inputs.tokens)
+        n = inputs.tokens.shape[0]
         layers = {
             name: _in_chunks(self.copies(index), n, self._meeting(index)) for index, name in enumerate(self.copied)
         }
@@ -84,7 +84,7 @@ class Towers(Architecture):
 
     def _side_by_side(self, states: Tensor, n: int) -> Tensor:
         """Return states (T n, length, dim) as (n, length, T dim)."""
-        return torch.cat(states.split(n), dim=-1) if self.copied else states
+        return torch.cat(states.unflatten(0, (self.count, n)).unbind(), dim=-1) if self.copied else states
 
     def of_tasks(self, states: Tensor) -> tuple[Tensor, ...]:
         """Return the states of each task from those side by side."""
@@ -127,7 +127,8 @@ def _in_chunks(
 
     def forward(*given: Any, **named: Any) -> Any:
         states = given[0] if given else next(value for value in named.values() if isinstance(value, Tensor))
-        chunks = states.split(n) if len(states) > n else (states,) * len(forwards)
+        is_split = states.shape[0] != n
+        chunks = states.unflatten(0, (len(forwards), n)).unbind() if is_split else (states,) * len(forwards)
 
         def value_for(index: int, value: Any) -> Any:
             if value is states:

@@ -9,6 +9,7 @@ import typer
 
 from mtlcli.cli import (
     affinity,
+    card,
     check,
     compare,
     ensemble,
@@ -17,6 +18,7 @@ from mtlcli.cli import (
     merge,
     plugins,
     predict,
+    push,
     report,
     schema,
     study,
@@ -65,6 +67,8 @@ app.command("table")(table.table)
 app.command("ensemble")(ensemble.ensemble)
 app.command("merge")(merge.merge)
 app.command("export")(export.export)
+app.command("card")(card.card)
+app.command("push")(push.push)
 app.command("report")(report.report)
 app.command("track")(track.track)
 app.command("schema")(schema.schema)

@@ -101,7 +101,7 @@ def evaluate(
     precision = find_precision(precision, place)
     context = autocast(place, precision)
     outline.check_installed()
-    evaluated, notes = _read_rows(outline, tasks, data, splits, changes, precision)
+    evaluated, notes = read_rows(outline, tasks, data, splits, changes, precision)
     predictor, warnings = outline.load(place, {rows.task for rows in evaluated})
     notes = [*outline.notes, *warnings, *notes]
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
@@ -156,11 +156,11 @@ def evaluate(
     return Evaluation(results, tuple(notes), classes)
 
 
-def _read_rows(
+def read_rows(
     outline: RunInfo, tasks: Sequence[tuple[str, list[str]]], data: str | None, splits: Sequence[str] | None,
     changes: Sequence[tuple[Sequence[Any], Any]], precision: str,
 ) -> tuple[list[EvaluationRows], list[str]]:  # fmt: skip
-    """Return the rows of all tasks, and notes about them.
+    """Return the rows of all tasks, and notes about them. The arguments are those of `evaluate`, and the precision of predictions.
 
     Raises:
         MtlError: the errors of all tasks at once.

@@ -40,6 +40,11 @@ class EncoderOutput:
     layers: tuple[Tensor, ...] = ()
     items: Items | None = None
 
+    def part(self, rows: slice) -> "EncoderOutput":
+        """Return the encodings of some of the sequences, with the same items."""
+        layers = tuple(state[rows] for state in self.layers)
+        return EncoderOutput(self.tokens[rows], self.mask[rows], self.pooled[rows], layers, self.items)
+
 
 MakeShared = Callable[[str, Callable[[], nn.Module]], nn.Module]
 
@@ -138,6 +143,20 @@ class Head(nn.Module, ABC):
         Override it where the output carries more, because the loss needs more.
         """
         return output
+
+    def why_no_graph(self) -> str:
+        """Return why `decode` cannot be part of a graph of tensor operations, such as ONNX, as the rest of a sentence; "" if it can.
+
+        `forward` has to be such operations in any case, without branches on the values of tensors and without `len` of a tensor.
+        """
+        return ""
+
+    def compared_by_cosine(self) -> nn.Sequential | None:
+        """Return the layers between the encoding of a text and the vectors whose cosine the head uses; None for other heads.
+
+        They are dropout, linear layers and activations, so that sentence-transformers can hold them.
+        """
+        return None
 
     @classmethod
     def reads_any_text(cls, sides: int, target: Target) -> bool:

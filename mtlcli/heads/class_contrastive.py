@@ -4,7 +4,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from mtlcli.errors import MtlError
@@ -91,6 +91,10 @@ class ClassContrastive(Head):
         keep = torch.where(counts > 0, keep, torch.ones_like(keep))[:, None]
         self.centroids.copy_(keep * self.centroids + (1 - keep) * means)
         self.seen += counts > 0
+
+    def compared_by_cosine(self) -> nn.Sequential:
+        """Return no layers: the encodings themselves are compared, with centroids of classes."""
+        return nn.Sequential()
 
     def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
         """Return the class of the nearest centroid, for ordered classes see `Ranks.decode`, and the softmax over all of them."""

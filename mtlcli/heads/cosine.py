@@ -58,6 +58,10 @@ class Cosine(Head):
         """Return the loss (n,) of the error in standard deviations of the training rows."""
         return self.kind.error_loss((output - gold["value"].float()) / self.std, gold)
 
+    def compared_by_cosine(self) -> nn.Sequential:
+        """Return no layers: the encodings themselves are compared."""
+        return nn.Sequential()
+
     def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
         """Return scores clamped to the range of the task."""
         return self.kind.clamped(output.double())

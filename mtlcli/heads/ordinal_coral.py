@@ -72,5 +72,5 @@ def class_probabilities(output: Tensor) -> Tensor:
     P(y > k) > 1/2 as it is and makes no class probability negative.
     """
     above = torch.sigmoid(output.float()).sort(dim=1, descending=True).values
-    ones = above.new_ones(len(above), 1)
+    ones = torch.ones_like(above[:, :1])
     return torch.cat([ones, above], dim=1) - torch.cat([above, ones - 1], dim=1)

@@ -114,8 +114,10 @@ class LabelSetOutput(Output, nn.Module):
 
     def decode(self, output: Tensor) -> Tensors:
         """Return the sigmoids, and the labels whose threshold they reach."""
-        probabilities = torch.sigmoid(output.detach().float())
-        return self.target.decide(Ragged({"probabilities": probabilities.cpu().numpy()})).tensors()
+        probabilities = torch.sigmoid(output.detach().float()).cpu()
+        # In float64, as `LabelSets.decide` compares them; by tensor operations, which a graph can hold.
+        holds = probabilities.double() >= torch.tensor(self.target.levels, dtype=torch.float64)
+        return Ragged({"set": holds.to(torch.uint8), "probabilities": probabilities})
 
 
 @dataclass(frozen=True)

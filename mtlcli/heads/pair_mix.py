@@ -119,6 +119,12 @@ class PairMix(Head):
         low, high = self.score.range
         return (low + (high - low) * cosine - self.score.mean) / self.score.std
 
+    def compared_by_cosine(self) -> nn.Sequential | None:
+        """Return the hidden layers, unless the mapping alone counts."""
+        if self.fixed_alpha == 1:
+            return None
+        return self.hidden if isinstance(self.hidden, nn.Sequential) else None
+
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         return 1 - cosine_similarity(a, b, dim=-1) if self.distance == "cosine" else pairwise_distance(a, b)
 

@@ -45,6 +45,15 @@ def log_odds_above(target: Ranks) -> list[float]:
 
 
 def decoded(target: Ranks, probabilities: Tensor) -> Tensors:
-    """Return the class, see `Ranks.decode`, and the probabilities of classes (n, C) that it is decided by."""
-    index = target.decided(probabilities.detach().cpu().double().numpy())
-    return Ragged({"index": torch.from_numpy(index).to(probabilities.device), "probabilities": probabilities})
+    """Return the class as `Ranks.decided` does, by tensor operations, which a graph can hold, and the probabilities (n, C)."""
+    # On the CPU, because not every device has float64.
+    p = probabilities.detach().cpu().double()
+    if target.decode == "argmax":
+        index = p.argmax(dim=1)
+    elif target.decode == "mean":
+        numbers = p @ torch.arange(p.shape[1], dtype=p.dtype)
+        index = torch.floor(numbers + 0.5).clamp(0, p.shape[1] - 1).long()
+    else:
+        # Through float64, because the rounding of float32 must not decide a tie of exactly one half.
+        index = (1 - p[:, :-1].cumsum(dim=1) > 0.5 + 1e-6).long().sum(dim=1)
+    return Ragged({"index": index.to(probabilities.device), "probabilities": probabilities})

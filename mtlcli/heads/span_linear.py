@@ -85,6 +85,10 @@ class SpanLinear(Head):
         zero = torch.zeros_like(start)
         return Ragged({"start": torch.where(found, start, zero), "end": torch.where(found, end, zero), "score": best})
 
+    def why_no_graph(self) -> str:
+        """Return that the windows of a row are compared."""
+        return "it searches the best span of all windows of a text"
+
     def _best(self, output: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return score, first and last place of the best span of each window (w,); of equal ones, the shortest, then the first."""
         begins, ends = (padded(output[:, side], starts, NEVER) for side in range(2))

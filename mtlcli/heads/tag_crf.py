@@ -88,6 +88,10 @@ class TagCRF(Head):
         )  # fmt: skip
         return Ragged({"tag": torch.from_numpy(tags), "probabilities": probabilities.cpu()}, items.starts.cpu())
 
+    def why_no_graph(self) -> str:
+        """Return that Viterbi's algorithm goes from word to word."""
+        return "it searches the best sequence of tags word by word"
+
     def _scores(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the scores of transitions, beginnings and ends, with those that the scheme forbids."""
         barriers = (self.get_buffer(f"{name}_barrier") for name in ("follow", "begin", "end"))

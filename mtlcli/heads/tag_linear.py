@@ -65,6 +65,10 @@ class TagLinear(Head):
             return Ragged({"tag": probabilities.argmax(-1), "probabilities": probabilities}, items.starts)
         return self.target.decoded(probabilities.cpu().numpy(), items.starts.cpu().numpy()).tensors()
 
+    def why_no_graph(self) -> str:
+        """Return that the best sequence is found word by word; `decode: argmax` is plain operations."""
+        return "" if self.decoding == "argmax" else "it searches the best allowed sequence of tags word by word"
+
 
 def tags_of(facts: HeadFacts) -> Tags:
     """Return the task's target.

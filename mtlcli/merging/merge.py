@@ -15,6 +15,7 @@ from mtlcli.devices import describe_environment, find_device
 from mtlcli.encoders.load import LoadedEncoder
 from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.evaluate import evaluate
+from mtlcli.export.card import write_card
 from mtlcli.facts import TaskFacts
 from mtlcli.files import load_tensors, scratch_folder
 from mtlcli.merging.configuration import merged_config
@@ -317,4 +318,5 @@ def _write(
         folder,
         Results(plain_results, auxiliary or None, "merged", 0, 0, record.select_by, record.score, round(seconds, 1), 0),
     )
+    write_card(folder)
     return results

@@ -233,17 +233,26 @@ class MultiTaskModel(nn.Module):
 
     def output(self, task: int, batch: Batch, hidden: HiddenStates) -> Tensor:
         """Return the head's output for hidden states (s, length, dim) of the batch's sequences."""
-        head, layer, mask = self.head(task), self.layer_of(task), batch.mask
+        whole = self.encoder_output(task, hidden, batch.mask, batch.items)
+        if batch.sides == 1:
+            return self.head_output(task, (whole,))
+        n = len(whole.tokens) // batch.sides
+        parts = (slice(side * n, (side + 1) * n) for side in range(batch.sides))
+        return self.head_output(task, tuple(whole.part(rows) for rows in parts))
+
+    def encoder_output(
+        self, task: int, hidden: HiddenStates, mask: Tensor | None, items: Items | None = None
+    ) -> EncoderOutput:
+        """Return what a task's head reads of hidden states (s, length, dim)."""
+        layer = self.layer_of(task)
         tokens = hidden.last if layer == -1 else hidden.layers[layer]
-        pooled = self.pooled(task, hidden, mask)
         full = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
-        layers = hidden.layers if head.all_layers else ()
-        n = len(tokens) // batch.sides
-        encodings = tuple(
-            EncoderOutput(tokens[part], full[part], pooled[part], tuple(state[part] for state in layers), batch.items)
-            for part in (slice(side * n, (side + 1) * n) for side in range(batch.sides))
-        )
-        output = head(encodings)
+        layers = hidden.layers if self.head(task).all_layers else ()
+        return EncoderOutput(tokens, full, self.pooled(task, hidden, mask), layers, items)
+
+    def head_output(self, task: int, encodings: tuple[EncoderOutput, ...]) -> Tensor:
+        """Return the head's output for the encodings of one or two sides."""
+        output = self.head(task)(encodings)
         if not isinstance(output, Tensor):
             raise TypeError("a head returns a tensor")
         return output

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from mtlcli.config.schema import Config
 from mtlcli.errors import MtlError
 from mtlcli.files import SCRATCH, discard, remove_abandoned, write_whole
 from mtlcli.runs import checkpoint
+from mtlcli.runs.card_file import CARD, is_unchanged
 from mtlcli.runs.checkpoint import Checkpoint
 from mtlcli.runs.lock import FolderLock, check_writable, holder_of, lock_folder, make_folder
 from mtlcli.runs.names import (
@@ -21,12 +23,15 @@ from mtlcli.runs.names import (
     CONFIG,
     ENCODER,
     LOCK,
+    MANIFEST,
     MERGE,
+    ONNX,
     PREDICTIONS,
     RECORD,
     RESULTS,
     RUN_FILES,
     RUN_FOLDERS,
+    SENTENCE_TRANSFORMERS,
     TRACKER_FILES,
 )
 from mtlcli.runs.record import must_be_as_written, read_record
@@ -312,7 +317,9 @@ def remove_run(folder: Path) -> list[str]:
         discard(folder / name)
     for path in (folder / PREDICTIONS).glob("*.jsonl"):
         discard(path)
-    for path in listed:
+    if is_unchanged(folder):
+        discard(folder / CARD)
+    for path in (*listed, *_files_of_exports(folder)):
         discard(path)
     for step in checkpoint.steps(folder / CHECKPOINTS):
         discard(folder / CHECKPOINTS / f"step-{step}")
@@ -330,6 +337,18 @@ def _files_of_model(folder: Path) -> list[Path]:
         return [folder / name for name in read_record(folder)["files"]]
     except MtlError:
         return [path for path in (folder / ENCODER).rglob("*") if path.suffix in ENCODER_SUFFIXES and path.is_file()]
+
+
+def _files_of_exports(folder: Path) -> list[Path]:
+    """Return the files of exports in a run, which are those of its model."""
+    files = []
+    for place in (folder / ONNX, folder / SENTENCE_TRANSFORMERS):
+        try:
+            names = [*json.loads((place / MANIFEST).read_text(encoding="utf-8"))["files"], MANIFEST]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        files += [place / name for name in names if ".." not in Path(name).parts and not Path(name).is_absolute()]
+    return files
 
 
 def _remove_empty(folder: Path) -> None:

@@ -15,6 +15,11 @@ RECORD = "run.json"
 PREDICTIONS = "predictions"
 RESULTS = "results.json"
 LOCK = ".lock"
+ONNX = "onnx"
+SENTENCE_TRANSFORMERS = "sentence-transformers"
+"""Folders of exports in the run."""
+MANIFEST = "export.json"
+"""Lists the files of an export, and the digest of the model that it was made from."""
 
 SEEDS = "seeds.json"
 ENSEMBLE = "ensemble.json"
@@ -24,7 +29,7 @@ TRACKER_FILES = "trackers"
 STUDY = "study.json"
 
 RUN_FILES = (CONFIG, COMMAND, ENVIRONMENT, PLAN, METRICS, LOG, HEADS, RECORD, RESULTS, MERGE, TRACKERS)
-RUN_FOLDERS = (CHECKPOINTS, ENCODER, PREDICTIONS)
+RUN_FOLDERS = (CHECKPOINTS, ENCODER, PREDICTIONS, ONNX, SENTENCE_TRANSFORMERS)
 
 
 def predictions_path(folder: Path, task: str, split: str) -> Path:

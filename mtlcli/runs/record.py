@@ -1,5 +1,7 @@
 """run.json: what is needed to use a trained model."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -155,6 +157,11 @@ def must_be_as_written(folder: Path, record: RunRecord) -> None:
         if not path.is_file() or sha256(path) != digest:
             state = "is not as it was written (sha256 differs)" if path.is_file() else "is missing"
             raise MtlError(f"{path}: {state}; {_cure(folder)}")
+
+
+def model_digest(record: RunRecord) -> str:
+    """Return a digest of the weights and the tokenizer of a run, which does not depend on where the run is."""
+    return hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode("ascii")).hexdigest()
 
 
 def is_auxiliary(task: Mapping[str, Any]) -> bool:

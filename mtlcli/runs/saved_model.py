@@ -1,16 +1,15 @@
 """The saved model of a run: an encoder that transformers loads, the heads beside it, and the record to use both."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from mtlcli.architectures import peft_files
 from mtlcli.config.schema import Config
 from mtlcli.encoders.load import LoadedEncoder, load_encoder
 from mtlcli.errors import MtlError, one_of, suggest
@@ -87,10 +86,10 @@ def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: Mapp
     Raises:
         MtlError: a file cannot be written.
     """
-    with _scratch(run) as scratch:
+    with scratch_in(run) as scratch:
         place = scratch / ENCODER
         place.mkdir(parents=True)
-        _write_encoder(place, encoder, model.pooling, facts["max_length"])
+        write_encoder(place, encoder, model.pooling, facts["max_length"])
         alone, ways = why_not_alone(model, facts["architecture"]["name"]) or (None, "")
         if alone is not None:
             (place / "README.md").write_text(README.format(reason=alone, ways=ways), encoding="utf-8")
@@ -113,75 +112,7 @@ def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: Mapp
         sync_folder(run)
 
 
-def export_encoder(run: "SavedRun", task: int | None, folder: Path, *, overwrite: bool = False) -> None:
-    """Write a plain encoder with the features of a task, or of all tasks (None), as a folder for transformers.
-
-    Raises:
-        MtlError: the architecture has no such encoder, the folder exists, or it cannot be written.
-    """
-    with _named(run):
-        merged = run.model.architecture.merged(task)
-    section = run.config.encoder
-
-    def write(place: Path) -> None:
-        _write_encoder(place, replace(run.encoder, model=merged), section.pooling, section.max_length)
-
-    _replace_folder(folder, "modules.json", "an encoder", write, overwrite=overwrite)
-
-
-def export_peft(run: "SavedRun", task: int | None, folder: Path, *, overwrite: bool = False) -> None:
-    """Write the changes of a LoRA run for a task, or for all tasks (None), as the package peft reads them.
-
-    Raises:
-        MtlError: the run has no LoRA, the folder exists, or it cannot be written.
-    """
-    with _named(run):
-        lora = run.model.architecture.to_peft(task)
-    config = peft_files.config_of(lora, run.config.encoder.name)
-
-    def write(place: Path) -> None:
-        (place / peft_files.CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
-        save_file(peft_files.tensors_of(lora), place / peft_files.WEIGHTS)
-
-    _replace_folder(folder, peft_files.CONFIG, "an adapter", write, overwrite=overwrite)
-
-
-@contextmanager
-def _named(run: "SavedRun") -> Iterator[None]:
-    """Complete the sentences of an architecture with its name."""
-    try:
-        yield
-    except MtlError as error:
-        raise MtlError(f"{run.folder}: the architecture {run.config.architecture.name} {error}") from error
-
-
-def _replace_folder(
-    folder: Path, mark: str, content: str, write: Callable[[Path], None], *, overwrite: bool
-) -> None:  # fmt: skip
-    """Write a folder whole, in place of one with the same content, known by the file `mark`, only if asked."""
-    if folder.exists() and not folder.is_dir():
-        raise MtlError(f"--output: {folder} is a file; expected a folder")
-    existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if existing and mark not in existing:
-        raise MtlError(f"--output: {folder} holds something else than {content}; choose another folder")
-    if existing and not overwrite:
-        raise MtlError(f"--output: {folder} holds {content}: add --overwrite to replace it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch(folder.parent) as scratch:
-        place = scratch / ENCODER
-        place.mkdir()
-        write(place)
-        if others := sorted(existing - {path.name for path in place.iterdir()}):
-            raise MtlError(f"--output: {folder} holds other files too ({one_of(others[:3])}); choose another folder")
-        share(scratch)
-        sync(scratch)
-        if folder.exists():
-            folder.rename(scratch / "replaced")
-        place.rename(folder)
-        sync_folder(folder.parent)
-
-
-def _write_encoder(folder: Path, encoder: LoadedEncoder, pooling: str, max_length: int) -> None:
+def write_encoder(folder: Path, encoder: LoadedEncoder, pooling: str, max_length: int) -> None:
     """Write an encoder and its tokenizer for transformers and sentence-transformers."""
     encoder.model.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
@@ -189,7 +120,12 @@ def _write_encoder(folder: Path, encoder: LoadedEncoder, pooling: str, max_lengt
 
 
 @contextmanager
-def _scratch(run: Path) -> Iterator[Path]:
+def scratch_in(run: Path) -> Iterator[Path]:
+    """Make a scratch folder in a folder, with its permissions, and remove it at the end.
+
+    Raises:
+        MtlError: something cannot be written.
+    """
     try:
         with scratch_folder(run) as scratch:
             scratch.chmod(run.stat().st_mode & 0o777)

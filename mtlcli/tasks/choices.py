@@ -258,6 +258,15 @@ class Choices(Target):
             cells["probability"] = f"{values['probabilities'][values['choice']]:.6f}"
         return cells
 
+    def is_close(self, predicted: Arrays, margin: float) -> np.ndarray:
+        """Return which choices (m,) are in a row whose most probable choice is that near to the next one."""
+        starts, probabilities = _starts(predicted), predicted["probabilities"]
+        close = np.zeros(len(probabilities), dtype=bool)
+        for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            best = np.sort(probabilities[start:end])[-2:]
+            close[start:end] = len(best) == 2 and best[1] - best[0] <= margin
+        return close
+
     def uncertainty(self, predicted: Tensors) -> "Tensor | None":
         """Return the entropy of each row's probabilities over log k (n,)."""
         import torch

@@ -79,10 +79,15 @@ class LabelSets(Target):
         """Index of a label by the plain form of its name."""
         return {plain_form(name): number for name, number in reversed(self._indices.items())}
 
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The thresholds of all labels, those that are not tuned included."""
+        return tuple(self.thresholds or [HALF] * len(self.labels))
+
     @cached_property
     def _levels(self) -> np.ndarray:
         """The thresholds (C,) float64."""
-        return np.array(self.thresholds or [HALF] * len(self.labels), dtype=np.float64)
+        return np.array(self.levels, dtype=np.float64)
 
     def describe(self) -> str:
         """Return `any of praise, speed`."""
@@ -393,6 +398,11 @@ class LabelSets(Target):
             return predicted
         probabilities = predicted["probabilities"]
         return Ragged({"set": (probabilities >= self._levels).astype(np.uint8), "probabilities": probabilities})
+
+    def is_close(self, predicted: Arrays, margin: float) -> np.ndarray:
+        """Return which probabilities (n, C) are that near to the threshold of their label."""
+        close: np.ndarray = np.abs(predicted["probabilities"] - self._levels) <= margin
+        return close
 
     def with_threshold(self, threshold: float, where: str) -> "LabelSets":
         """Return the target with the same threshold for every label."""

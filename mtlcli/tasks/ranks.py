@@ -105,6 +105,21 @@ class Ranks(Classes):
         # The rounding of float32 must not decide a tie of exactly one half.
         return (above > 0.5 + 1e-6).sum(axis=1)
 
+    def is_close(self, predicted: Arrays, margin: float) -> np.ndarray:
+        """Return which classes an error of `margin` in each probability could change."""
+        if self.decode == "argmax":
+            return super().is_close(predicted, margin)
+        probabilities = predicted["probabilities"]
+        classes = probabilities.shape[1]
+        if self.decode == "mean":
+            numbers = probabilities @ np.arange(classes)
+            # The error of a mean is at most that of all its terms.
+            near: np.ndarray = np.abs(numbers - np.floor(numbers) - 0.5) <= margin * classes * (classes - 1) / 2
+            return near
+        above = 1 - probabilities[:, :-1].cumsum(axis=1, dtype=np.float64)
+        close: np.ndarray = (np.abs(above - 0.5) <= margin * classes).any(axis=1)
+        return close
+
     def average(self, votes: Sequence[Arrays], owners: Sequence[Target]) -> Arrays:
         """Return the mean of the probabilities (n, C), so that of P(y > k) too, and the class that it gives."""
         mean = super().average(votes, owners)

@@ -375,6 +375,18 @@ class Target(ABC):
         """Return predictions as this target decides them, from the numbers behind them; as they are where nothing is tuned."""
         return predicted
 
+    def is_close(self, predicted: Arrays, margin: float) -> np.ndarray:
+        """Return which decisions an error of `margin` in the probabilities could change, in the shape of the decisions.
+
+        By default the most probable class is predicted, and its probability is compared with the next one.
+        """
+        probabilities = predicted["probabilities"]
+        if probabilities.shape[-1] < 2:
+            return np.zeros(len(probabilities), dtype=bool)
+        best = np.partition(probabilities, -2, axis=-1)
+        close: np.ndarray = best[..., -1] - best[..., -2] <= margin
+        return close
+
     def with_threshold(self, threshold: float, where: str) -> "Self":
         """Return the target with the same threshold for every decision, in place of those that are tuned.
 

@@ -18,10 +18,12 @@ from mtlcli.config.evaluation_sets import in_words
 from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.measure import measure
 from mtlcli.evaluation.sets import mean_values, with_means
+from mtlcli.export.card import write_card
 from mtlcli.model.frozen import Features
 from mtlcli.model.predict import NotFinite
 from mtlcli.plugin import EvaluationResult
 from mtlcli.registry import plugin_call
+from mtlcli.runs.card_file import CARD
 from mtlcli.runs.checkpoint import Checkpoint
 from mtlcli.runs.folder import RunFolder, claim
 from mtlcli.runs.names import METRICS
@@ -287,4 +289,7 @@ def _finish(
             progress.skipped,
         ),
     )  # fmt: skip
-    return results, predictions.notes()
+    notes = predictions.notes()
+    if not write_card(files.folder):
+        notes.append(f"{files.folder / CARD}: kept, because it was changed by hand; mtl card --overwrite replaces it")
+    return results, notes

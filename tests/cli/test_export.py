@@ -115,11 +115,23 @@ def test_an_adapter_of_peft_is_written_and_read_again(runs, tmp_path, mtl):
             started(**options)
 
 
+@pytest.mark.slow
+def test_a_graph_of_onnx_is_written_into_the_run(runs, mtl):
+    pytest.importorskip("onnxruntime")
+    code, out, err = mtl("export", runs / "lora", "--format", "onnx", "--task", "tone")
+    assert (code, err.strip()) == (0, "tone: exporting, which takes 10 s to a minute")
+    assert "tone: 20 rows of dev, largest difference from PyTorch" in out
+    assert (runs / "lora" / "onnx" / "tone.onnx").is_file()
+
+
 def test_what_peft_cannot_hold_is_one_sentence(runs, tmp_path, mtl):
     out = ["--output", tmp_path / "out"]
     assert "the architecture adapters is no LoRA" in " ".join(
         mtl("export", runs / "adapters", "--format", "peft", *out).err.split()
     )
     assert "export one task" in mtl("export", runs / "lora", "--format", "peft", *out).err
-    assert 'found "onnx"; expected encoder or peft' in mtl("export", runs / "lora", "--format", "onnx", *out).err
+    assert 'found "gguf"; expected encoder, peft, onnx' in mtl("export", runs / "lora", "--format", "gguf", *out).err
+    assert "--joint: is for --format onnx; remove it" in mtl("export", runs / "lora", "--joint", *out).err
+    assert "exports one task" in mtl("export", runs / "lora", "-t", "tone", "-t", "near", *out).err
+    assert "--output: name a folder" in mtl("export", runs / "lora", "-t", "tone").err
     assert not (tmp_path / "out").exists()
