@@ -17,7 +17,9 @@ from mtlcli.devices import find_precision
 from mtlcli.tasks import sample
 
 ROOT = Path(__file__).parent.parent
-PAGES = {path.parent.name: path for path in sorted((ROOT / "examples").rglob("README.md"))}
+PAGES = {
+    path.parent.name: path for path in sorted((ROOT / "examples").rglob("README.md")) if any(path.parent.glob("*.yaml"))
+}
 RECIPES = sorted(recipe for page in PAGES.values() for recipe in page.parent.glob("*.yaml"))
 PUBLISHED = sorted((ROOT / "examples" / "papers").rglob("*.csv"))
 TINY = ["dim=16", "layers=2", "attention_heads=2", "intermediate=16", "vocabulary=200", "max_length=32"]

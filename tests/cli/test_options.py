@@ -55,11 +55,12 @@ def test_every_layer_wins_over_the_one_before(run):
 def test_every_flag_sets_the_key_that_it_names(run, flag):
     path, name = FLAGS[flag]
     value = {"scheduler": "temperature", "encoder": "./model", "pooling": "max", "select_by": "sst.accuracy", "precision": "fp32",
-             "device": "cpu", "data": "/data", "regularizer": ["smart", "l2-sp"], "lr": 0.5, "head_lr": 0.5}.get(flag, 7)  # fmt: skip
+             "device": "cpu", "data": "/data", "regularizer": ["smart", "l2-sp"],
+             "tracker": ["tensorboard"], "lr": 0.5, "head_lr": 0.5}.get(flag, 7)  # fmt: skip
     found = run(task=["sst"], **{flag: value}).plain()
     for key in path:
         found = found[key]
-    if flag == "regularizer":
+    if flag in ("regularizer", "tracker"):
         found = [one["name"] for one in found]
     assert found == (str(Path.cwd() / "model") if flag == "encoder" else value)
     assert name == "--" + flag.replace("_", "-")

@@ -19,6 +19,7 @@ from small import small_values, write_files
 
 pytest.importorskip("optuna")
 
+ROOT = Path(__file__).parent.parent.parent
 SPACE = """
 optimizer.lr: {log: [1e-4, 1e-2]}
 balancer: [equal, uncertainty]
@@ -73,6 +74,24 @@ def test_a_sweep_its_table_its_page_and_its_best_recipe(place, tmp_path, mtl):
     (tmp_path / "other.yaml").write_text(SPACE.replace("1e-2", "2e-2"))
     refused = mtl(*command(place, output, "--resume", "--space", str(tmp_path / "other.yaml")))
     assert refused.code == 2 and "differs from the space" in refused.err and "optimizer.lr" in refused.err
+
+
+@pytest.mark.slow
+def test_the_command_of_the_example(tmp_path, mtl, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = (ROOT / "examples/sweep/recipe.yaml").read_text().splitlines()[0].removeprefix("# mtl ").split()
+    short = [
+        "--trials",
+        "2",
+        "--steps",
+        "2",
+        "--set",
+        "training.steps_per_epoch=2",
+        "--output",
+        str(tmp_path / "sweep"),
+    ]
+    code, out, error = mtl(*words, *short)
+    assert code == 0 and "best: trials/" in out, error
 
 
 def start(place: Path, output: Path, *flags: str) -> subprocess.Popen[str]:

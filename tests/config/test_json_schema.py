@@ -16,7 +16,7 @@ from mtlcli.registry import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "recipe.schema.json"
-EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if path.stem != "space")
 SCHEMA = json.loads(DOCUMENT.read_text(encoding="utf-8"))
 
 
