@@ -40,7 +40,9 @@ def test_scores_agree_within_a_twentieth_of_their_range(model):
 
 def test_too_little_agreement_is_refused_unless_forced():
     result = Int8(1000, 200, 0.875, {}, {})
-    with pytest.raises(MtlError, match=r"tone: with 8 bits only 87.5 % of 200 rows .* try --reduce-range, or add --force"):
+    with pytest.raises(
+        MtlError, match=r"tone: with 8 bits only 87.5 % of 200 rows .* try --reduce-range, or add --force"
+    ):
         must_agree("tone", result, force=False)
     must_agree("tone", result, force=True)
     must_agree("tone", Int8(1000, 200, 0.9, {}, {}), force=False)
