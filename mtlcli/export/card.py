@@ -15,12 +15,8 @@ from mtlcli.runs.names import ENVIRONMENT, ONNX
 from mtlcli.runs.record import RunRecord, read_record, stored_facts
 from mtlcli.runs.results import Results, read_results
 from mtlcli.statistics.bootstrap import Estimate
-from mtlcli.tasks.targets import Answers, Choices, Score, Tags
 
 LICENSE = "other"
-HUB_TASKS = {Tags.kind: "token-classification", Answers.kind: "question-answering", Choices.kind: "multiple-choice"}
-"""The Hub's name of what tasks do, by kind of target; the others classify texts."""
-
 BODY = """
 # {name}
 
@@ -93,12 +89,12 @@ def _metadata(name: str, record: RunRecord, results: Results) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     measured = []
-    kinds = {facts.name: facts.target.kind for facts in stored_facts(record)}
+    targets = {facts.name: facts.target for facts in stored_facts(record)}
     for task, split, metric, estimate in _primary(results):
-        is_similarity = kinds[task] == Score.kind and len(record["tasks"][task]["text"]) == 2
+        is_similarity = targets[task].bounds is not None and len(record["tasks"][task]["text"]) == 2
         measured.append(
             EvalResult(
-                task_type="sentence-similarity" if is_similarity else HUB_TASKS.get(kinds[task], "text-classification"),
+                task_type="sentence-similarity" if is_similarity else targets[task].hub_task,
                 task_name=task,
                 dataset_type=task,
                 dataset_name=f"{task} ({in_words(split)}, {estimate.n:,} rows)",

@@ -19,7 +19,7 @@ from mtlcli.export.graph import LOGITS, OUTPUT_NAMES, Graph
 from mtlcli.inference.predictor import RunInfo
 from mtlcli.model.predict import predict_rows
 from mtlcli.runs.saved_model import SavedRun
-from mtlcli.tasks.targets import Arrays, Ragged, Score, Target, concat
+from mtlcli.tasks.targets import Arrays, Ragged, Target, concat
 
 TOLERANCE = 1e-4
 """Largest difference of a probability, of a score as a share of its range, and of logits as a share of the largest one above 1."""
@@ -168,8 +168,8 @@ def _compare(graph: Graph, task: int, split: Split, expected: Arrays, found: Arr
 
 
 def _scale(target: Target, name: str, values: np.ndarray) -> float:
-    if isinstance(target, Score) and name == "value":
-        return (target.range[1] - target.range[0]) or 1.0
+    if target.bounds is not None and name == "value":
+        return (target.bounds[1] - target.bounds[0]) or 1.0
     if name == LOGITS:
         finite = np.abs(values[np.isfinite(values)])
         return max(1.0, float(finite.max(initial=0.0)))

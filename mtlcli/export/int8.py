@@ -15,7 +15,7 @@ from mtlcli.export.check import Run, run_rows, some_rows, tokenized
 from mtlcli.export.graph import Graph
 from mtlcli.runs.saved_model import SavedRun
 from mtlcli.statistics.bootstrap import Estimate
-from mtlcli.tasks.targets import Arrays, Score
+from mtlcli.tasks.targets import Arrays
 
 SUFFIX = ".int8.onnx"
 ROWS = 2000
@@ -83,8 +83,8 @@ def measure_int8(
 def agreement(graph: Graph, task: int, expected: Arrays, found: Arrays) -> float:
     """Return the share of rows (of words for tags) with the same decision, or with scores that are close."""
     target = graph.model.head(task).facts.task.target
-    if isinstance(target, Score):
-        width = (target.range[1] - target.range[0]) or 1.0
+    if target.bounds is not None:
+        width = (target.bounds[1] - target.bounds[0]) or 1.0
         return float((np.abs(expected["value"] - found["value"]) <= CLOSE * width).mean())
     decisions = [name for name in graph.fields(task) if np.issubdtype(expected[name].dtype, np.integer)]
     same = np.ones(len(expected[decisions[0]]), dtype=bool)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -25,7 +26,6 @@ from mtlcli.inference.predictor import open_run
 from mtlcli.runs.names import MANIFEST
 from mtlcli.runs.record import model_digest
 from mtlcli.runs.saved_model import SavedRun, load_run
-from mtlcli.tasks.targets import Score
 
 CONTENT = "ONNX graphs"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -248,6 +248,7 @@ def export_graph(graph: Graph, path: Path, where: str, metadata: dict[str, str])
             raise MtlError(
                 f"{where} cannot be exported: PyTorch cannot trace it ({reason[0] if reason else 'unknown'})"
             ) from error
+        _fold_transposes(program.model)
         _forget_sources(program.model)
         program.model.metadata_props.update(metadata)
         size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
@@ -255,6 +256,34 @@ def export_graph(graph: Graph, path: Path, where: str, metadata: dict[str, str])
     for value in program.model.graph.inputs:
         if fixed := [axis for axis in value.shape if not isinstance(getattr(axis, "value", axis), str)]:
             raise MtlError(f"{where} cannot be exported: the graph reads {value.name} with an axis of {fixed[0]} alone")
+
+
+def _fold_transposes(model: Any) -> None:
+    """Store weights as they are multiplied, in place of transposing them whenever the graph runs.
+
+    The exporter does so for weights with one use alone, not for those of an encoder that reads both texts of a pair; quantization
+    leaves out what is not stored.
+    """
+    import onnx_ir
+
+    graph = model.graph
+    stored: dict[tuple[str, tuple[int, ...]], Any] = {}
+    for node in list(graph):
+        weight = node.inputs[0] if node.op_type == "Transpose" else None
+        if weight is None or weight.name not in graph.initializers or "perm" not in node.attributes:
+            continue
+        order = tuple(node.attributes["perm"].as_ints())
+        key = (weight.name, order)
+        if key not in stored:
+            array = np.ascontiguousarray(weight.const_value.numpy().transpose(order))
+            name = f"{weight.name}_{'_'.join(map(str, order))}"
+            stored[key] = onnx_ir.val(name, const_value=onnx_ir.tensor(array, name=name))
+            graph.register_initializer(stored[key])
+        onnx_ir.convenience.replace_all_uses_with(node.outputs[0], stored[key])
+        graph.remove(node, safe=True)
+    for name in {name for name, _ in stored}:
+        if not graph.initializers[name].uses():
+            del graph.initializers[name]
 
 
 def _forget_sources(model: Any) -> None:
@@ -290,8 +319,8 @@ def facts_of(saved: SavedRun, graph: Graph, names: Sequence[str]) -> dict[str, A
         tasks[name] = {"kind": saved.record["tasks"][name]["kind"], "predicts": target.describe()}
         if target.labels:
             tasks[name]["labels"] = list(target.labels)
-        if isinstance(target, Score):
-            tasks[name]["range"] = list(target.range)
+        if target.bounds is not None:
+            tasks[name]["range"] = list(target.bounds)
     # Of a graph with one task, the facts of the task stand beside the others.
     whole = {"task": names[0], **tasks[names[0]]} if len(names) == 1 else {"tasks": tasks}
     return {

@@ -12,7 +12,6 @@ from mtlcli.errors import MtlError, one_of
 from mtlcli.export.encoder import named
 from mtlcli.export.folder import check_output, replace_folder, write_manifest
 from mtlcli.runs.saved_model import SavedRun, write_encoder
-from mtlcli.tasks.targets import Score
 
 MODULES = "modules.json"
 CONTENT = "an encoder"
@@ -126,9 +125,9 @@ def _write_dense(folder: Path, layers: Sequence[nn.Module]) -> None:
 def _readme(saved: SavedRun, task: int, *, has_dense: bool) -> str:
     facts = saved.facts[task]
     meaning = ""
-    if isinstance(facts.target, Score) and saved.config.head_of(facts.name).name == "cosine":
-        low, high = facts.target.range
-        meaning = f"\nA cosine of 0 is the score {low:g} of the task, a cosine of 1 the score {high:g}; predictions stay in this range.\n"
+    if facts.target.bounds is not None:
+        low, high = facts.target.bounds
+        meaning = f"\nThe head of the task takes a cosine of 0 for the score {low:g} and a cosine of 1 for {high:g}, the ends of its range.\n"
     return README.format(
         task=facts.name, version=saved.record["mtlcli"], meaning=meaning,
         dense=" and the layers of its head" if has_dense else "",

@@ -50,6 +50,7 @@ class Answers(Target):
     """
 
     kind = "answers"
+    hub_task = "question-answering"
     unit = "query"
     columns = ("label", "texts")
     forms = frozenset({"nested", "columns"})

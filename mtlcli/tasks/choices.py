@@ -35,6 +35,7 @@ class Choices(Target):
     """
 
     kind = "choice"
+    hub_task = "multiple-choice"
     columns = ("label", "texts")
     noise = "softmax"
 

@@ -51,6 +51,11 @@ class Score(Target):
             raise ValueError("the range of a score is not known before it is fitted on training rows")
         return self.low, self.high
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The range."""
+        return self.range
+
     def describe(self) -> str:
         """Return `a score from 0 to 5`."""
         if self.low is None or self.high is None:

@@ -61,6 +61,7 @@ class Tags(Target):
     """
 
     kind = "tags"
+    hub_task = "token-classification"
     unit = "word"
     columns = ("label", "texts")
     forms = frozenset({"nested"})

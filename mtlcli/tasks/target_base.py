@@ -57,6 +57,7 @@ class Target(ABC):
         unit: what one item is.
         columns: names of what `parse` reads of a row: `label`, and `texts` where it needs those too; empty for rows without labels.
         forms: what a label can be, besides the text of a cell.
+        hub_task: name of such tasks on the Hugging Face Hub.
         noise: which of the two objectives of uncertainty weighting (Kendall et al. 2018, equations 7 and 10) fits the loss.
     """
 
@@ -64,11 +65,17 @@ class Target(ABC):
     unit: ClassVar[Literal["row", "word", "token", "query"]] = "row"
     columns: ClassVar[tuple[str, ...]] = ("label",)
     forms: ClassVar[frozenset[Form]] = frozenset()
+    hub_task: ClassVar[str] = "text-classification"
     noise: ClassVar[Literal["softmax", "gaussian"]]
 
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes in index order; None for a target without classes."""
+        return None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Lowest and highest prediction of a fitted score; None for a target that is no score."""
         return None
 
     @property

@@ -86,6 +86,11 @@ def test_a_graph_is_checked_written_and_used_without_pytorch(runs):
     facts = json.loads((folder / "tone.json").read_text())
     assert (facts["labels"], facts["max_length"], facts["files"]) == (["bad", "good"], 32, ["tone.onnx"])
     assert facts["checked"]["tone"]["largest_difference"] < 1e-5
+    # The encoder of a pair reads both texts, and its weights are stored once, as they are multiplied.
+    graph = pytest.importorskip("onnx").load(folder / "near.onnx").graph
+    stored = {tensor.name for tensor in graph.initializer}
+    assert not [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in stored]
+    assert (folder / "near.onnx").stat().st_size < 1.5 * (folder / "tone.onnx").stat().st_size
     # No path of this machine is in a graph.
     assert not any(
         str(part).encode() in path.read_bytes() for path in folder.iterdir() for part in (ROOT, sys.prefix, runs)

@@ -59,7 +59,7 @@ def test_the_page_says_what_a_cosine_means(saved, tmp_path):
     export_sentence_transformers(saved, saved.task("near"), tmp_path / "out")
     low, high = saved.facts[saved.task("near")].target.range
     assert (
-        f"A cosine of 0 is the score {low:g} of the task, a cosine of 1 the score {high:g}"
+        f"takes a cosine of 0 for the score {low:g} and a cosine of 1 for {high:g}"
         in (tmp_path / "out" / "README.md").read_text()
     )
 
