@@ -37,6 +37,8 @@ SEAL = "sha256"
 T = TypeVar("T")
 
 _numbers = itertools.count()
+_held: set[Path] = set()
+"""Paths of the locks that this process holds."""
 
 
 @dataclass(frozen=True)
@@ -333,17 +335,20 @@ def sync_folder(folder: Path) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Wait until no other process of this machine holds the lock of this path, and hold it within the block.
 
-    The system releases the lock of a process that ends, however it ends. Where a file system has no locks, nothing waits.
+    The system releases the lock of a process that ends, however it ends. Where a file system has no locks, nothing waits, and a process
+    never waits for itself.
     """
     file = None
-    if fcntl is not None:
+    if fcntl is not None and path not in _held:
         with suppress(OSError):
             file = path.open("ab")
             fcntl.flock(file, fcntl.LOCK_EX)
+            _held.add(path)
     try:
         yield
     finally:
         if file is not None:
+            _held.discard(path)
             # Those that wait hold the file that is removed here: they go on one after the other, and later ones make a new file.
             path.unlink(missing_ok=True)
             file.close()
