@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest import mock
+
+from huggingface_hub import constants
 
 LARGEST_REGULAR = 20_000
 """Bytes above which a file goes to the storage of large files."""
@@ -123,11 +126,14 @@ def hub_server() -> Iterator[Hub]:
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that has not waited for the answer
     hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield hub
+        # The library reads the environment when it is imported, perhaps by a test that forbids the network.
+        with mock.patch.object(constants, "HF_HUB_OFFLINE", False):
+            yield hub
     finally:
         server.shutdown()
         server.server_close()

@@ -127,7 +127,7 @@ def _readme(saved: SavedRun, task: int, *, has_dense: bool) -> str:
     meaning = ""
     if facts.target.bounds is not None:
         low, high = facts.target.bounds
-        meaning = f"\nThe head of the task takes a cosine of 0 for the score {low:g} and a cosine of 1 for {high:g}, its ends.\n"
+        meaning = f"\nThe head of the task takes a cosine of 0 for the score {low:g} and a cosine of 1 for {high:g}, its range.\n"
     return README.format(
         task=facts.name, version=saved.record["mtlcli"], meaning=meaning,
         dense=" and the layers of its head" if has_dense else "",

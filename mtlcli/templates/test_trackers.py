@@ -14,4 +14,4 @@ def test_every_number_is_a_row(tmp_path: Path) -> None:
     tracker.start(TrackedRun(tmp_path, tmp_path, "demo", "", {}))
     tracker.scalars(7, {"train/sst/loss": 1.5, "lr": 0.001})
     tracker.finish("finished")
-    assert (tmp_path / "numbers.csv").read_text().splitlines() == ["7,train/sst/loss,1.5", "7,lr,0.001"]
+    assert (tmp_path / "numbers.csv").read_text(encoding="utf-8").splitlines() == ["7,train/sst/loss,1.5", "7,lr,0.001"]

@@ -153,7 +153,7 @@ def test_the_files_of_a_finished_run_are_offered(files, tmp_path, monkeypatch):
     monkeypatch.setattr(Recorder, "calls", [])
     run(files, tmp_path / "run", {"name": "bad_trackers:Recorder"})
     assert Recorder.calls[-2:] == [
-        ("files", ["config.yaml", "plan.json", "run.json", "results.json"]), ("finish", "finished"),
+        ("files", ["config.yaml", "plan.json", "run.json", "results.json", "README.md"]), ("finish", "finished"),
     ]  # fmt: skip
 
 
