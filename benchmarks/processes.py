@@ -86,7 +86,7 @@ def _step(run: TrainingRun, engine: StepEngine, rows: list[np.ndarray], parts: W
     for task, of_task in enumerate(rows):
         source = run.train[task]
         batch = replace(source.batch(of_task[parts.share(len(of_task))]), noise=len(rows))
-        step.append(TaskLoss(task, (batch.to(run.device),), 1.0, (len(of_task), source.units(of_task))))
+        step.append(TaskLoss(task, (batch.to(run.device),), 1.0, (len(of_task), float(source.units(of_task).sum()))))
     combined = engine.run(step)
     clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], engine.norm(), 1.0)
     run.optimizer.step()

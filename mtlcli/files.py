@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from mtlcli import __version__
 from mtlcli.errors import MtlError
@@ -341,14 +341,24 @@ def locked(path: Path) -> Iterator[None]:
     file = None
     if fcntl is not None and path not in _held:
         with suppress(OSError):
-            file = path.open("ab")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            file = _locked_file(path)
             _held.add(path)
     try:
         yield
     finally:
         if file is not None:
             _held.discard(path)
-            # Those that wait hold the file that is removed here: they go on one after the other, and later ones make a new file.
             path.unlink(missing_ok=True)
             file.close()
+
+
+def _locked_file(path: Path) -> BinaryIO:
+    """Return the file of this path with a lock on it."""
+    while True:
+        file = path.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # The holder before removes its file, and whoever comes then makes a new one, whose lock is the one that counts.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()

@@ -96,6 +96,7 @@ def main() -> None:
         code = app(standalone_mode=False, prog_name="mtl")
         sys.stdout.flush()  # a full disk shows here, not when Python ends
         world().leave()
+        _leave_at_once(code, seconds=0.0)
     except typer.Abort:
         code = 130
     except UsageMistake as error:
@@ -110,7 +111,8 @@ def main() -> None:
     except ProcessLost as error:
         # Without cleanup: it would wait for the process that is gone.
         print(f"error: {printable(error.lines[0])}", file=sys.stderr)
-        _leave_at_once(1)
+        code = 1
+        _leave_at_once(code)
     except MtlError as error:
         if "--debug" in sys.argv:
             raise
@@ -160,13 +162,18 @@ def _report(error: MtlError) -> None:
             print(f"error: {printable(line)}", file=sys.stderr)
 
 
-def _leave_at_once(code: int) -> None:
-    """End this process where it is connected to others, without a cleanup that would wait for them."""
+def _leave_at_once(code: object, seconds: float = 0.5) -> None:
+    """End this process where it is connected to others, without a cleanup that would wait for them or end while they disconnect.
+
+    Args:
+        code: exit code, 0 where it is no number.
+        seconds: time in which the others may still ask the first process whether to report the same error.
+    """
     if is_connected():
-        time.sleep(0.5)  # the others may still ask the first process whether to report the same error
+        time.sleep(seconds)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(code if isinstance(code, int) else 0)
 
 
 def _refuse_processes(arguments: list[str]) -> None:

@@ -76,10 +76,8 @@ def affinity(
     if budget not in BUDGETS:
         raise MtlError(f'--budget: found "{budget}"; expected {" or ".join(BUDGETS)}')
     from mtlcli.affinity.plan import Options, check_folder, parse_measures, plan_affinity, remove_affinity
+    from mtlcli.cli.session import own_folder
     from mtlcli.data.tokens import cache_folder
-    from mtlcli.files import remove_abandoned
-    from mtlcli.runs.folder import lock_new, takeover
-    from mtlcli.runs.lock import holder_of, lock_folder
     from mtlcli.runs.seeds import parse_seeds
 
     wanted = Options(
@@ -93,17 +91,8 @@ def affinity(
         confirm,
     )
     config = run.configure()
-    # Before locking, so that a rejected folder is not touched. A locked folder is reported by the lock.
-    if output is not None and holder_of(output) is None:
-        check_folder(output)
     new = Path("affinity") / f"{'-'.join(config.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with lock_new(new) if output is None else lock_folder(output) as lock:
-        folder = lock.folder
-        for line in takeover(lock):
-            say(f"warning: {line}", err)
-        # Again under the lock, because another process may have written to the folder.
-        check_folder(folder)
-        remove_abandoned(folder)
+    with own_folder(output, new, check_folder) as folder:
         plan = plan_affinity(
             config, wanted, folder, cache=cache_folder(), tell=lambda line: None if run.quiet else say(line, err)
         )

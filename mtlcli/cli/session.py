@@ -5,7 +5,8 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import typer
@@ -13,6 +14,9 @@ from rich.console import Console
 
 from mtlcli.cli.console import TrainingView, err, say, show_plan, show_results, show_spreads
 from mtlcli.distributed.world import world
+from mtlcli.files import remove_abandoned
+from mtlcli.runs.folder import lock_new, takeover
+from mtlcli.runs.lock import holder_of, lock_folder
 from mtlcli.training.events import Evaluated, Event, Finished, Notice, Ready, Stepped
 from mtlcli.training.interrupts import Interrupts
 from mtlcli.training.run import OpenedRun, run_training
@@ -38,6 +42,24 @@ def make_interrupts() -> Interrupts:
         first=announce,
         again=lambda number: os._exit(128 + number),  # without cleanup, which could hang
     )
+
+
+@contextmanager
+def own_folder(output: Path | None, new: Path, check: Callable[[Path], None]) -> Iterator[Path]:
+    """Lock the folder of a command that writes several runs, and yield it: `output`, or one of the name `new` without it.
+
+    `check` raises MtlError for a folder that the command must not write to.
+    """
+    # Before locking, so that a rejected folder is not touched. A locked folder is reported by the lock.
+    if output is not None and holder_of(output) is None:
+        check(output)
+    with lock_new(new) if output is None else lock_folder(output) as lock:
+        for line in takeover(lock):
+            say(f"warning: {line}", err)
+        # Again under the lock, because another process may have written to the folder.
+        check(lock.folder)
+        remove_abandoned(lock.folder)
+        yield lock.folder
 
 
 class RunScreen:

@@ -64,27 +64,16 @@ def study(
         return
     if not methods:
         raise MtlError("METHODS: name at least one: mtl study equal pcgrad uncertainty+gradvac scheduler:annealed")
+    from mtlcli.cli.session import own_folder
     from mtlcli.data.tokens import cache_folder
-    from mtlcli.files import remove_abandoned
-    from mtlcli.runs.folder import lock_new, takeover
-    from mtlcli.runs.lock import holder_of, lock_folder
     from mtlcli.runs.seeds import parse_seeds
     from mtlcli.studies.methods import find_methods
     from mtlcli.studies.plan import plan_study
     from mtlcli.studies.run import check_study_folder, open_study
 
     config = run.configure()
-    # Before locking, so that a rejected folder is not touched. A locked folder is reported by the lock.
-    if output is not None and holder_of(output) is None:
-        check_study_folder(output)
     new = Path("studies") / f"{'-'.join(config.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with lock_new(new) if output is None else lock_folder(output) as lock:
-        folder = lock.folder
-        for line in takeover(lock):
-            say(f"warning: {line}", err)
-        # Again under the lock, because another process may have written to the folder.
-        check_study_folder(folder)
-        remove_abandoned(folder)
+    with own_folder(output, new, check_study_folder) as folder:
         plan = plan_study(
             config, find_methods(methods), parse_seeds(seeds), single_task=single_task, trials=trials if tuned else 0,
             cache=cache_folder(),

@@ -98,8 +98,10 @@ def sweep(
     _run(worker, run.quiet)
     searched = worker.write()
     _show(searched)
-    if confirm_seeds:
+    if confirm_seeds and worker.is_last():
         _confirm(searched, plan, confirm_seeds, best, run.quiet)
+    elif confirm_seeds:
+        say("other workers still train; the last one trains the best trials anew")
     if failed := [trial for trial in searched.trials if trial.state == "failed"]:
         raise MtlError(*(f"{folder / trial.place}: {trial.error}" for trial in failed))
 

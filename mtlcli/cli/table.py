@@ -52,10 +52,12 @@ def table(
     Example: mtl table runs/equal runs/pcgrad --format markdown
     """  # fmt: skip
     from mtlcli.evaluation import table as results_table
+    from mtlcli.sweeps.results import trial_folders
 
     if output not in FORMATS:
         raise MtlError(f'--format: found "{output}"; expected text, markdown or csv')
     numbers = results_table.read_published(published) if published is not None else None
+    runs = [run for folder in runs or () for run in trial_folders(folder) or [folder]]
     if not runs and numbers is None:
         raise MtlError("expected one or more run folders, or --published")
     folders = runs or [Path(name) for name in (numbers.rows if numbers else ())]

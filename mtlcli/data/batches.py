@@ -243,20 +243,11 @@ class TaskBatches:
         self.cursor += 1
         return self._order[1][index]
 
-    def units(self, rows: np.ndarray) -> float:
-        """Return the loss units of rows together, see `Target.units`; 0 where no label is known."""
-        tokenized = self.tokenized
-        if tokenized.target is None or tokenized.gold is None:
-            return 0.0
-        return float(tokenized.target.units(tokenized.gold.take(rows)).sum())
-
-    def labeled(self, rows: np.ndarray) -> np.ndarray:
-        """Return which rows have a known label (n,) bool; all, where rows have no labels."""
-        tokenized = self.tokenized
-        if tokenized.target is None or tokenized.gold is None:
-            return np.ones(len(rows), dtype=bool)
-        known: np.ndarray = tokenized.target.units(tokenized.gold.take(rows)) > 0
-        return known
+    def units(self, rows: np.ndarray) -> np.ndarray:
+        """Return the loss units of each row (n,), see `Target.units`; 0 where its label is not known."""
+        if self.tokenized.target is None or self.tokenized.gold is None:
+            return np.zeros(len(rows))
+        return self.tokenized.target.units(self.tokenized.gold.take(rows))
 
     def _pass(self, number: int) -> list[np.ndarray]:
         if self._pairs is not None:

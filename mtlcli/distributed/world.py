@@ -208,10 +208,10 @@ class World:
         return True
 
     def leave(self) -> None:
-        """Wait until every process has come to its end, and disconnect: the first one holds what the others still use."""
+        """Wait until every process has come to its end: the first one holds what the others still use."""
         if self.size > 1 and self._store is not None:
             self.gather(None)
-            self._disconnect()
+            self._ended.set()
 
     def _disconnect(self) -> None:
         """End the thread and the connections; the interpreter must not end while they are in use."""

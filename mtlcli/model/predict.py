@@ -51,10 +51,8 @@ def predict_rows(
     batches_here = batches if world is None else batches[world.share(len(batches))]
     count = len(batches_here)
     if world is not None and model.is_sharded and count < -(-len(batches) // world.size):
-        batches_here = [
-            *batches_here,
-            batches[-1],
-        ]  # the layers are gathered for every pass, so all processes run the same number
+        # The layers are gathered for every pass, so all processes run the same number.
+        batches_here = [*batches_here, batches[-1]]
     with evaluating(model), torch.inference_mode(), autocast:
         parts = [_predict_batch(model, splits, groups, rows, device, features) for rows in batches_here][:count]
     if world is not None:

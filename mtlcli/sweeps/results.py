@@ -113,6 +113,11 @@ def read_sweep(folder: Path) -> Sweep:
         raise MtlError(f"{folder}: {SWEEP} or {TRIALS} is damaged ({error})") from error
 
 
+def trial_folders(folder: Path) -> list[Path]:
+    """Return the runs of the trials of a sweep that were trained to the end, the best first; none for any other folder."""
+    return [folder / trial.place for trial in read_sweep(folder).done] if (folder / SWEEP).is_file() else []
+
+
 def cells(sweep: Sweep, most: int | None = None) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """Return columns (name, side to align to) and rows of a table: trials that are done, the best first, then the others."""
     names = list(sweep.objectives)

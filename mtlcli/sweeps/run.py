@@ -431,6 +431,10 @@ class SweepWorker:
             )  # fmt: skip
         return trials
 
+    def is_last(self) -> bool:
+        """Return whether no other worker is in a trial."""
+        return not any(trial.state == RUNNING for trial in self.trials())
+
     def write(self) -> Sweep:
         """Write trials.json and best.yaml, and return the sweep."""
         with locked(self.folder / ".write.lock"):

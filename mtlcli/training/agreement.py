@@ -43,11 +43,12 @@ def check_equal_weights(run: TrainingRun) -> None:
     for name, plugin in run.plugins().items():
         tensors |= {f"{name}.{key}": value for key, value in plugin.state_dict().items()}
     sums = {name: _digest_of(value) for name, value in tensors.items()}
-    for rank, of_rank in enumerate(run.world.gather(sums)):
-        different = [name for name, value in of_rank.items() if sums[name] != value]
+    first, *others = run.world.gather(sums)
+    for rank, of_rank in enumerate(others, start=1):
+        different = [name for name, value in of_rank.items() if first[name] != value]
         if different:
             raise MtlError(
-                f"process {rank}: {different[0]} differs from that of process {run.world.rank}, and {len(different) - 1} more; a method "
+                f"process {rank}: {different[0]} and {len(different) - 1} more tensors differ from those of process 0; a method "
                 "depends on rows or random numbers of its own process. This is a bug of mtlcli or of a plugin"
             )
 

@@ -11,7 +11,6 @@ If the weights are known before the losses and no method reads the rows, the bac
 same numbers without the buffer.
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -98,7 +97,8 @@ class StepEngine:
         self._views: list[list[Tensor]] = []
         self._row: int | None = None
         self._touched: list[set[int]] = []
-        self._complete, self._missing = 0, list[float]()
+        # Rows that are complete, and of each task the passes that are still to come.
+        self._complete, self._missing = 0, list[int]()
         self.exchange = (
             None if self.world.is_alone else Exchange(self.world, self.private, overlaps=self.device.type == "cuda")
         )
@@ -185,8 +185,7 @@ class StepEngine:
         count = len(step) if factors is None else 1
         rows = self._buffer(count)[:count]
         self._touched, self._complete = [set() for _ in rows], 0
-        # A row that takes all tasks is complete at the end.
-        self._missing = [len(task_loss.batches) for task_loss in step] if factors is None else [math.inf]
+        self._missing = [len(task_loss.batches) for task_loss in step]
         losses, totals = self._run_passes(step, factors)
         self._complete_rows(count)
         if self.exchange is None:

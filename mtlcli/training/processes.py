@@ -80,6 +80,18 @@ def _sharding_errors(config: Config) -> list[str]:
     return errors
 
 
+def check_couplings(model: MultiTaskModel, size: int) -> None:
+    """Raise MtlError if a head, by its options, remembers earlier batches, which several processes do not have together."""
+    errors = [
+        f"tasks.{name}.head: remembers earlier batches with these options, which processes do not have together; train in one process, "
+        "or choose other options"
+        for task, name in enumerate(model.names)
+        if size > 1 and model.head(task).coupling == "memory"
+    ]
+    if errors:
+        raise MtlError(*errors)
+
+
 def check_layers_read(model: MultiTaskModel) -> None:
     """Raise MtlError if a head of an encoder that is to be divided reads anything but its last layer, or shares layers."""
     for task, name in enumerate(model.names):

@@ -49,7 +49,13 @@ from mtlcli.training.engine import StepEngine
 from mtlcli.training.gradient_rows import blocks
 from mtlcli.training.optimizer import make_optimizer
 from mtlcli.training.plan import Plan, TaskInputs, make_plan, model_sizes, run_lengths, visits_by_stage
-from mtlcli.training.processes import check_layers_read, check_processes, notes_on_processes, same_folder
+from mtlcli.training.processes import (
+    check_couplings,
+    check_layers_read,
+    check_processes,
+    notes_on_processes,
+    same_folder,
+)
 from mtlcli.training.teacher import teacher_predictions
 from mtlcli.training.warm_start import architecture_tensors, open_origin, warm_start
 
@@ -217,6 +223,7 @@ def set_up(
     )
     model = build_model(config, encoder, facts)
     check_heads(model, config)
+    check_couplings(model, together.size)
     started_from = () if origin is None else warm_start(origin, model, config, facts)
     if encoder_from is None:
         with plugin_call(model.architecture, "start", "nothing in return, or MtlError where it cannot be loaded"):

@@ -194,7 +194,7 @@ def _task_loss(
             batches.append(replace(batch, is_idle=is_idle))
     if run.world.is_alone:
         return TaskLoss(task, tuple(batches), weight)
-    whole = (sum(map(len, micro_batches)), sum(map(source.units, micro_batches)))
+    whole = (sum(map(len, micro_batches)), sum(float(source.units(rows).sum()) for rows in micro_batches))
     return TaskLoss(task, tuple(batches), weight, whole)
 
 
@@ -205,7 +205,7 @@ def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Positio
         batches = [run.train[visit.task].next_rows() for _ in range(visit.micro_batches)]
         parts = [_uncertainty(run, visit.task, numbers) for numbers in batches]
         offered = np.concatenate(batches)
-        labeled = run.train[visit.task].labeled(offered)
+        labeled = run.train[visit.task].units(offered) > 0
         if not labeled.any():
             continue
         uncertainties = [part for part in parts if part is not None]

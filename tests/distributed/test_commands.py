@@ -153,6 +153,9 @@ def test_what_several_processes_cannot_do_is_one_line(files, tmp_path):
     ends = train(path, tmp_path / "b", 2, "--set", "regularizers=representation-alignment", code=2)
     assert "representation-alignment compares a batch with earlier ones" in ends[0][2] + ends[1][2]
     assert not (tmp_path / "b").exists()
+    pair_mix = "tasks.same.head={name: pair-mix, triplet_loss: 1}"
+    ends = train(path, tmp_path / "c", 2, "--set", pair_mix, "--set", "tasks.same.encoding=bi", code=2)
+    assert "tasks.same.head: remembers earlier batches with these options" in ends[0][2] + ends[1][2]
     ends = together([*MTL, "study", "--config", path], 2)
     assert ends[0][0] == 2 and "runs in one process" in ends[0][2] and ends[1][2] == ""
 
