@@ -96,7 +96,7 @@ def estimate_cost(
     """Return the cost of measures. Gradients are counted with the most batches that their precision can ask for.
 
     Args:
-        confirm: number of groups to train anew; 0 for none.
+        confirm: number of groups to train again; 0 for none.
     """
     k, total = len(times), sum(times.values())
     lines = []

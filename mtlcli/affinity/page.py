@@ -87,7 +87,7 @@ def _groups(affinity: Affinity) -> Section:
             ),
             ("same groups in", stable),
             *(
-                (f"trained anew, {name}", f"mean gain over the tasks {interval([cell.value, cell.low, cell.high])} %")
+                (f"trained again, {name}", f"mean gain over the tasks {interval([cell.value, cell.low, cell.high])} %")
                 for name, cell in proposal.confirmed.items()
             ),
         ]

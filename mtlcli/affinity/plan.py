@@ -34,7 +34,7 @@ class Options:
         models: number of models to propose groups for.
         budget: what runs of a pair have in common with those of a task alone, see `plan_gains`.
         keep_models: keep the weights of runs on pairs, which nothing reads.
-        confirm: train the proposed groups anew.
+        confirm: train the proposed groups again.
     """
 
     measures: tuple[str, ...] = DEFAULT

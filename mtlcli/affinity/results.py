@@ -88,7 +88,7 @@ class Proposal:
         share: how often drawn affinities give the same groups.
         together: how often each pair stands together (k, k).
         draws: number of drawn affinities.
-        confirmed: mean gain over the tasks in percent, of the groups and of one model, trained anew with other seeds; empty without.
+        confirmed: mean gain over the tasks in percent, of the groups and of one model, trained again with other seeds; empty without.
     """
 
     source: str

@@ -1,7 +1,7 @@
 """`mtl affinity` from its plan to finished units.
 
 Every finished unit is a line of affinity.jsonl or a run of the study in runs/, so a call that is stopped goes on where it was; the
-summary is always made anew from these.
+summary is always made again from these.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +82,7 @@ def confirm_groups(
     command: str = "",
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Train proposed groups, one model of all tasks and every task alone anew, with other seeds, and yield the events of the runs.
+    """Train proposed groups, one model of all tasks and every task alone again, with other seeds, and yield the events of the runs.
 
     Raises:
         MtlError: the plan has no runs to compare with.
@@ -90,7 +90,7 @@ def confirm_groups(
     if plan.gains is None:
         raise MtlError("--confirm: compares gains, so --measures must have gain")
     study = plan_confirmation(plan.gains, groups, plan.options.seeds, plan.options.budget)
-    yield Doing(f"training the proposed groups anew: {len(study.jobs)} runs")
+    yield Doing(f"training the proposed groups again: {len(study.jobs)} runs")
     for event in run_study(study, folder / RUNS, command=command, stop=stop):
         yield event
         _drop_models(plan, folder / RUNS, event)

@@ -57,7 +57,7 @@ def affinity(
     ] = "rows",
     confirm: Annotated[
         bool,
-        typer.Option("--confirm", help="Train the proposed groups, one model and single tasks anew, with other seeds"),
+        typer.Option("--confirm", help="Train the proposed groups, one model and single tasks again, with other seeds"),
     ] = False,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep the weights of runs on pairs")] = False,
     cost_only: Annotated[bool, typer.Option("--cost", help="Print the cost and stop")] = False,
@@ -231,7 +231,7 @@ def _show(result: "Affinity") -> None:
         share = "" if proposal.share is None else f", the same in {100 * proposal.share:.0f} % of draws"
         explain(f"groups for {proposal.models} models by {proposal.source}: {groups}{share}")
         for name, cell in proposal.confirmed.items():
-            explain(f"trained anew, {name}: mean gain {interval([cell.value, cell.low, cell.high], 1)} %")
+            explain(f"trained again, {name}: mean gain {interval([cell.value, cell.low, cell.high], 1)} %")
     if result.predictions:
         table(
             "Spearman's rho with the measured gains",

@@ -52,9 +52,12 @@ def sweep(
         bool, typer.Option("--pruning/--no-pruning", help="Stop trials that fall behind after an evaluation")
     ] = True,
     confirm_seeds: Annotated[
-        int, typer.Option(min=0, help="Train the best trials and the recipe anew on so many seeds, and compare them")
+        int,
+        typer.Option(
+            min=0, help="Train the best trials and the recipe again with so many other seeds, and compare them"
+        ),
     ] = 0,
-    best: Annotated[int, typer.Option(min=1, help="Trials to train anew with --confirm-seeds")] = 3,
+    best: Annotated[int, typer.Option(min=1, help="Trials to train again with --confirm-seeds")] = 3,
     show: Annotated[
         Path | None, typer.Option("--table", metavar="SWEEP", help="Print the table of this folder without training")
     ] = None,
@@ -62,7 +65,7 @@ def sweep(
     """Search over the settings of a recipe: each trial is an ordinary run.
 
     Several workers, also on several machines with a common disk, run the same command with the same --output and --resume. A worker that
-    ends loses nothing: its trial goes on from its last checkpoint. best.yaml in the folder is the recipe of the best trial.
+    ends loses nothing: its trial resumes from its last checkpoint. best.yaml in the folder is the recipe of the best trial.
 
     Example: mtl sweep --config recipe.yaml --space space.yaml --trials 40 -o sweeps/first
     """
@@ -101,7 +104,7 @@ def sweep(
     if confirm_seeds and worker.is_last():
         _confirm(searched, plan, confirm_seeds, best, run.quiet)
     elif confirm_seeds:
-        say("other workers still train; the last one trains the best trials anew")
+        say("other workers still train; the last one trains the best trials again")
     if failed := [trial for trial in searched.trials if trial.state == "failed"]:
         raise MtlError(*(f"{folder / trial.place}: {trial.error}" for trial in failed))
 
@@ -197,7 +200,7 @@ def _show(searched: "Sweep") -> None:
             f"best: {best.place}, {searched.objectives[0]} {best.scores[0]:.4f}; its recipe is {searched.folder / BEST}"
         )
         explain(
-            "these dev rows have chosen the best of several trials, so its score on them is too high; --confirm-seeds trains it anew on "
+            "these dev rows have chosen the best of several trials, so its score on them is too high; --confirm-seeds trains it again on "
             "other seeds and compares it with the recipe"
         )
 

@@ -28,7 +28,7 @@ def sections(sweep: Sweep) -> list[Section]:
     )
     warning = page.paragraph(
         "The rows of dev have chosen the best trial, so its score on them is too high, the more so the more trials there were. "
-        "mtl sweep --confirm-seeds trains the best anew on other seeds and compares them with the recipe."
+        "mtl sweep --confirm-seeds trains the best again with other seeds and compares them with the recipe."
     )
     return [
         page.section(

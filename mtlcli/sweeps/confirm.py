@@ -1,4 +1,4 @@
-"""Train the best trials and the recipe anew on other seeds: the dev rows that chose the winner overrate it."""
+"""Train the best trials and the recipe again with other seeds: the dev rows that chose the winner overrate it."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy

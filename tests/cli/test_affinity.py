@@ -101,7 +101,7 @@ def test_gains_are_measured_stopped_and_extended_by_a_seed(mtl, recipe, tmp_path
     assert "seed-1" not in two.err
     confirmed = mtl(*arguments(recipe, folder, *measures, "--seeds", "1,2", "--confirm"))
     assert confirmed.code == 0
-    assert "trained anew, one model: mean gain" in confirmed.out
+    assert "trained again, one model: mean gain" in confirmed.out
     assert read_affinity(folder).proposal.confirmed["these groups"].n == 2
     cell = read_affinity(folder).measure("gain").cells[0][1]
     assert (cell.n, cell.low is not None) == (2, True)

@@ -126,10 +126,10 @@ def test_the_size_is_known_before(files):
 
 def test_a_run_comes_out_the_same_and_reads_every_text_once(files, tmp_path):
     with_, events, passes, _ = run(frozen(files), tmp_path / "with")
-    without, silent, anew, _ = run(frozen(files, memory=0), tmp_path / "without")
+    without, silent, again, _ = run(frozen(files, memory=0), tmp_path / "without")
     assert [text.split(":")[0] for text in notices(events)] == ["tone", "same", "near"] and not notices(silent)
     assert set(passes) == {passes[0]}, "no pass after the first step's preparation, not even for dev"
-    assert anew[-1] > anew[0]
+    assert again[-1] > again[0]
     for one, other in zip(steps(tmp_path / "with"), steps(tmp_path / "without"), strict=True):
         assert numbers(one) == pytest.approx(numbers(other), rel=1e-4, abs=1e-6, nan_ok=True)
     for (name, a), b in zip(with_.model.state_dict().items(), without.model.state_dict().values(), strict=True):

@@ -1,4 +1,4 @@
-"""`files.locked`: one process at a time, also where the file of the lock is made anew meanwhile."""
+"""`files.locked`: one process at a time, also where the file of the lock is made again meanwhile."""
 
 import subprocess
 import sys

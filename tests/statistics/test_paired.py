@@ -173,7 +173,7 @@ def test_where_seeds_do_not_matter_the_rows_are_left():
 
 
 def test_what_row_and_seed_do_together_is_not_counted_twice():
-    """Every run moves on its own when rows are drawn anew: that is already in the spread of the values, here 0."""
+    """Every run moves on its own when rows are drawn again: that is already in the spread of the values, here 0."""
     drawn = np.random.default_rng(0).normal(size=(4, 100_000))
     found = over_seeds(np.zeros(4), drawn, 2, np.random.default_rng(1))
     assert found.std() < 0.15  # 1 if it were counted

@@ -443,7 +443,7 @@ def test_known_weights_that_are_not_those_of_forward_are_refused():
 
 def test_known_weights_that_change_from_call_to_call_are_refused():
     class Draws(Balancer):
-        """Draws its weights anew at each call, so that the engine uses others than it reports."""
+        """Draws its weights again at each call, so that the engine uses others than it reports."""
 
         def known_weights(self, tasks):
             return torch.rand(len(tasks), generator=self.generator)

@@ -34,7 +34,7 @@ def files(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded(files, tmp_path_factory) -> list[Event]:
-    """The events of a run without a tracker, to pass on without training anew."""
+    """The events of a run without a tracker, to pass on without training again."""
     return run(files, tmp_path_factory.mktemp("runs") / "run")
 
 
