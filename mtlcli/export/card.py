@@ -52,28 +52,33 @@ Files are named without their folders.
 """
 
 
-def write_card(run: Path, *, overwrite: bool = False) -> bool:
+def write_card(run: Path, results: Results | None = None, *, overwrite: bool = False) -> bool:
     """Write README.md of a run, and return whether it was; a card that a person has changed stays unless `overwrite` is set.
+
+    Args:
+        run: The folder of the run.
+        results: The results of a run that ends now; None to read those in the folder.
+        overwrite: Whether to replace a card that a person has changed.
 
     Raises:
         MtlError: the folder holds no finished run, or cannot be written.
     """
-    text = card_text(run)
+    text = card_text(run, results)
     if (run / CARD).exists() and not is_unchanged(run) and not overwrite:
         return False
     write_whole(run / CARD, text)
     return True
 
 
-def card_text(run: Path) -> str:
-    """Return the model card of a finished run: metadata of the Hub, and a page.
+def card_text(run: Path, results: Results | None = None) -> str:
+    """Return the model card of a finished run: metadata of the Hub, and a page. `results` are read from the folder if None.
 
     It holds no folders, commands, users or hosts.
 
     Raises:
         MtlError: the folder holds no finished run.
     """
-    record, results = read_record(run), read_results(run)
+    record, results = read_record(run), results or read_results(run)
     name = run.resolve().name
     body = BODY.format(
         name=name, count=len(record["tasks"]), plural="" if len(record["tasks"]) == 1 else "s",
