@@ -1,18 +1,17 @@
 """The JSON Schema of a recipe: the committed file is current, every example fits it, and it finds what `mtl check` finds."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from json_schema import errors
+from mtlcli.cli import app
 from mtlcli.config.json_schema import recipe_schema
 from mtlcli.config.layers import _read, read_recipe
 from mtlcli.config.schema import Config
-from mtlcli.registry import FAMILIES
+from mtlcli.registry import FAMILIES, lookup
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "recipe.schema.json"
@@ -25,11 +24,8 @@ def problems(text: str) -> list[str]:
 
 
 def test_the_document_is_what_the_command_prints():
-    done = subprocess.run(
-        [sys.executable, "-m", "mtlcli", "schema", "--built-in"], capture_output=True, text=True, check=True,
-        encoding="utf-8", env=os.environ | {"PYTHONUTF8": "1"},
-    )  # fmt: skip
-    assert DOCUMENT.read_text(encoding="utf-8") == done.stdout, (
+    printed = CliRunner().invoke(app, ["schema", "--built-in"], catch_exceptions=False).stdout
+    assert DOCUMENT.read_text(encoding="utf-8") == printed, (
         "write it again: mtl schema --built-in > docs/recipe.schema.json"
     )
 
@@ -109,12 +105,13 @@ def test_a_third_partys_options_are_in_the_schema_of_its_user(tmp_path, monkeypa
         "class Third(Balancer):\n    def __init__(self, run, *, strength: float = 1.0):\n        super().__init__(run)\n",
         encoding="utf-8",
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "mtlcli", "schema"], capture_output=True, text=True, check=True,
-        env={key: value for key, value in os.environ.items() if key != "MTL_NO_PLUGINS"}
-        | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
-    )  # fmt: skip
-    schema = json.loads(done.stdout)
+    monkeypatch.delenv("MTL_NO_PLUGINS", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    lookup._installed.cache_clear()
+    try:
+        schema = json.loads(CliRunner().invoke(app, ["schema"], catch_exceptions=False).stdout)
+    finally:
+        lookup._installed.cache_clear()
     assert not list(errors({"balancer": {"name": "third", "strength": 2}}, schema, schema))
     assert list(errors({"balancer": {"name": "third", "strenght": 2}}, schema, schema))
     assert not list(errors({"balancer": {"name": "broken", "whatever": 2}}, schema, schema))

@@ -335,9 +335,9 @@ def test_a_text_column_taken_for_the_label_is_noticed(load):
     assert warnings(load(train=rows(list(range(50)) * 8))) == []
 
 
-def test_a_hundred_thousand_classes_take_no_longer_than_their_rows(load):
-    loaded = load(train=rows(range(100_000)))  # seconds if labels were looked up one by one
-    assert loaded.splits["train"].gold["index"][-1] == 99_999
+def test_thirty_thousand_classes_take_no_longer_than_their_rows(load):
+    loaded = load(train=rows(range(30_000)))  # seconds if labels were looked up one by one
+    assert loaded.splits["train"].gold["index"][-1] == 29_999
 
 
 # Scores
