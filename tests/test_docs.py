@@ -1,11 +1,13 @@
 """The documentation: generated files are up to date, links lead somewhere, the README is short, and pictures are small."""
 
+import contextlib
 import re
 import runpy
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -24,29 +26,36 @@ HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 README_LINES, PICTURE_BYTES = 120, 200_000
 
 
-def test_every_generated_file_is_up_to_date(monkeypatch):
-    # In this process, which has imported PyTorch and transformers already; a slow test runs the script as a user does.
+@contextlib.contextmanager
+def generator(docs: Path, monkeypatch) -> Iterator[dict[str, Any]]:
+    """The script docs/generate.py in this process, which has imported PyTorch and transformers already."""
     monkeypatch.setenv("MTL_NO_PLUGINS", "1")
     monkeypatch.setattr(sys, "path", list(sys.path))
     lookup._installed.cache_clear()
     try:
-        generated = runpy.run_path(str(DOCS / "generate.py"))["GENERATED"]
-        stale = [name for name, make in generated.items() if (DOCS / name).read_text(encoding="utf-8") != make()]
+        yield runpy.run_path(str(docs / "generate.py"))
     finally:
         lookup._installed.cache_clear()
+
+
+def test_every_generated_file_is_up_to_date(monkeypatch):
+    with generator(DOCS, monkeypatch) as generate:
+        made = {name: make() for name, make in generate["GENERATED"].items()}
+    stale = [name for name, text in made.items() if (DOCS / name).read_text(encoding="utf-8") != text]
     assert not stale, "run `make docs`"
 
 
 @pytest.mark.slow
-def test_a_stale_generated_file_is_named(tmp_path):
+def test_a_stale_generated_file_is_named(tmp_path, monkeypatch, capsys):
     for folder in ("docs", "mtlcli", "examples", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
     page = tmp_path / "docs" / "recipes.md"
     page.write_text(page.read_text(encoding="utf-8") + "changed by hand\n", encoding="utf-8")
-    command = [sys.executable, str(tmp_path / "docs" / "generate.py"), "--check"]
-    ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    assert ended.returncode == 1
-    assert ended.stdout == "docs/recipes.md is stale: run `make docs`\n"
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    with pytest.raises(SystemExit) as ended, generator(tmp_path / "docs", monkeypatch) as generate:
+        generate["main"]()
+    assert ended.value.code == 1
+    assert capsys.readouterr().out == "docs/recipes.md is stale: run `make docs`\n"
 
 
 def anchors(page: Path) -> set[str]:

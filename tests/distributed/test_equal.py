@@ -139,12 +139,10 @@ def test_smart_differs_no_more_than_by_rounding(tmp_path):
         sections = {"regularizers": [{"name": "smart", "form": "mtdnn"}], "training": {"seed": seed}}
         return case(f"{seed}-{cut}", files, cut=cut, **sections)
 
-    seeds = (1, 3)
-    (alone,) = run([smart(seed, cut) for seed in seeds for cut in (0, 2, 3)], 1, tmp_path)
-    for size in (2, 3):
-        found = run([smart(seed) for seed in seeds], size, tmp_path)[0]
-        for seed in seeds:
-            whole = alone[f"{seed}-0"]["state"]
-            floor = max(distance(alone[f"{seed}-{cut}"]["state"], whole) for cut in (2, 3))
-            assert 0 < floor < 1e-4
-            assert distance(found[f"{seed}-0"]["state"], whole) < 3 * floor, (size, seed)
+    for size, seed in ((2, 1), (3, 3)):
+        (alone,) = run([smart(seed, cut) for cut in (0, 2, 3)], 1, tmp_path)
+        found = run([smart(seed)], size, tmp_path)[0]
+        whole = alone[f"{seed}-0"]["state"]
+        floor = max(distance(alone[f"{seed}-{cut}"]["state"], whole) for cut in (2, 3))
+        assert 0 < floor < 1e-4
+        assert distance(found[f"{seed}-0"]["state"], whole) < 3 * floor, (size, seed)

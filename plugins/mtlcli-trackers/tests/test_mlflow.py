@@ -42,7 +42,7 @@ def test_a_killed_and_resumed_run_is_one_run_with_every_number(train, tmp_path):
     assert run.data.params["optimizer.lr"] == "0.00175" and run.data.params["tasks.tone_home.kind"] == "classification"
     assert run.data.tags["mlflow.note.content"].startswith("| task |")
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert names == {"plan.md", "recipe.md", "config.yaml", "plan.json", "run.json", "results.json"}
+    assert names == {"plan.md", "recipe.md", "config.yaml", "plan.json", "run.json", "results.json", "README.md"}
 
 
 def test_names_that_mlflow_refuses_are_changed_and_stay_apart(tmp_path):
