@@ -100,6 +100,7 @@ class ModelSizes:
         trainable: of the whole model, heads included.
         everything: of the whole model, frozen ones included.
         encoder_passes: passes of the encoder that one batch costs.
+        products: matrix products of a step over those of hard sharing, see `relative_products`; None if they are not counted.
     """
 
     shared: int
@@ -108,6 +109,7 @@ class ModelSizes:
     trainable: int
     everything: int
     encoder_passes: float
+    products: float | None = None
 
 
 def make_plan(
@@ -254,6 +256,8 @@ def _notes_on_sizes(architecture: str, sizes: ModelSizes, names: Sequence[str]) 
         )
     if sizes.encoder_passes != 1:
         notes.append(f"{architecture}: every batch costs {sizes.encoder_passes:g} passes of the encoder")
+    if sizes.products is not None and round(sizes.products, 2) != 1:
+        notes.append(f"{architecture}: a step computes {sizes.products:.2f} times the matrix products of hard sharing")
     return notes
 
 

@@ -45,10 +45,11 @@ from mtlcli.runs.names import ENCODER
 from mtlcli.schedulers.base import Scheduler, fewest_and_most
 from mtlcli.training.class_options import check_class_options, check_heads, class_loss_of
 from mtlcli.training.compatibility import check_combination, composition_of
+from mtlcli.training.cost import sizes_and_products
 from mtlcli.training.engine import StepEngine
 from mtlcli.training.gradient_rows import blocks
 from mtlcli.training.optimizer import make_optimizer
-from mtlcli.training.plan import Plan, TaskInputs, make_plan, model_sizes, run_lengths, visits_by_stage
+from mtlcli.training.plan import Plan, TaskInputs, make_plan, run_lengths, visits_by_stage
 from mtlcli.training.processes import (
     check_couplings,
     check_layers_read,
@@ -272,7 +273,7 @@ def set_up(
     travels = 4 * (private_size + (0 if engine.is_sharded else engine.size * (most if engine.needs_rows() else 1)))
     plan = make_plan(
         config, scheduler, inputs, visits,
-        sizes=model_sizes(model), device=device, precision=precision,
+        sizes=sizes_and_products(model, train[0], device), device=device, precision=precision,
         rows_buffer_bytes=engine.buffer_bytes(), regularizers=regularizers, first_step=first_step,
         started_from=started_from, passes=[model.pass_of(task) for task in range(len(tasks))],
         apart=reasons_apart(tasks, sizes, own_order, groups), of_architecture=model.architecture.notes(),
