@@ -36,12 +36,17 @@ def table(
     """Print a table. Columns are (name, `left` or `right`), with `gap` spaces between them."""
     if title:
         console.print(Text(title, style="bold"), soft_wrap=True)
-    grid = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    console.print(grid(columns, rows, gap))
+
+
+def grid(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], gap: int = 2) -> Table:
+    """Return a table without lines. Columns are (name, `left` or `right`), with `gap` spaces between them."""
+    made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for name, side in columns:
-        grid.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
+        made.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    console.print(grid)
+        made.add_row(*(Text(cell) for cell in row))
+    return made
 
 
 PLAN_COLUMNS = {

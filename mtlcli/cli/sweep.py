@@ -14,8 +14,9 @@ from mtlcli.errors import MtlError, one_of
 
 if TYPE_CHECKING:
     from mtlcli.config.schema import Config
+    from mtlcli.sweeps.plan import SweepPlan
     from mtlcli.sweeps.results import Sweep
-    from mtlcli.sweeps.run import SweepPlan, SweepWorker
+    from mtlcli.sweeps.run import SweepWorker
 
 NOT_OF_A_SWEEP = ("seeds", "output", "resume", "overwrite")
 """Options that the sweep itself sets."""
@@ -69,8 +70,8 @@ def sweep(
 
     Example: mtl sweep --config recipe.yaml --space space.yaml --trials 40 -o sweeps/first
     """
+    from mtlcli.sweeps.plan import SAMPLERS, plan_sweep
     from mtlcli.sweeps.results import read_sweep
-    from mtlcli.sweeps.run import SAMPLERS
 
     if show is not None:
         _show(read_sweep(show))
@@ -81,7 +82,7 @@ def sweep(
         raise MtlError(f'--sampler: found "{sampler}": expected one of {one_of(SAMPLERS)}')
     if resume and output is None:
         raise MtlError("--resume: name the folder of the sweep with --output")
-    from mtlcli.sweeps.run import SweepWorker, plan_sweep
+    from mtlcli.sweeps.run import SweepWorker
     from mtlcli.sweeps.space import read_space
 
     base = run.configure()
@@ -147,36 +148,19 @@ def _check_folder(folder: Path, *, resume: bool) -> None:
 
 
 def _run(worker: "SweepWorker", quiet: bool) -> None:
-    """Run the trials of this worker and print a line for each. Exit with 128 + signal if interrupted."""
+    """Run the trials of this worker. Exit with 128 + signal if interrupted."""
     from mtlcli.cli.session import command_line, make_interrupts
-    from mtlcli.sweeps.run import SweepInterrupted, TrialEnded, TrialStarted
-    from mtlcli.sweeps.space import in_words
-    from mtlcli.training.events import Notice
+    from mtlcli.cli.sweep_view import SweepView
 
     with make_interrupts() as interrupts:
-        for event in worker.run(command=command_line(), stop=interrupts.requested):
-            match event:
-                case TrialStarted() if not quiet:
-                    say(f"{event.place}: {'goes on' if event.resumed else 'starts'}: {in_words(event.values)}", err)
-                case TrialEnded(trial=trial):
-                    best = max((other.scores[0] for other in worker.trials() if other.scores), default=None)
-                    score = (
-                        f" {trial.scores[0]:.4f}"
-                        if trial.scores
-                        else f" at {trial.curve[-1][1]:.4f}"
-                        if trial.curve
-                        else ""
-                    )
-                    so_far = "" if best is None else f"; best {best:.4f}"
-                    if not quiet:
-                        say(f"{event.ended}/{event.total} {trial.place}: {trial.state}{score}{so_far}", err)
-                case Notice(text=text, is_warning=True):
-                    say(f"warning: {text}", err)
-                case SweepInterrupted(ended=ended, total=total):
-                    say(
-                        f"stopped with {ended} of {total} trials ended; go on with the same command, --resume and --output "
-                        f"{worker.folder}"
-                    )
+        with SweepView(worker, quiet) as view:
+            for event in worker.run(command=command_line(), stop=interrupts.requested):
+                view.show(event)
+        if view.stopped is not None:
+            say(
+                f"stopped with {view.stopped.ended} of {view.stopped.total} trials ended; go on with the same command, --resume and "
+                f"--output {worker.folder}"
+            )
         if interrupts.signal is not None:
             worker.write()
             raise typer.Exit(128 + interrupts.signal)
