@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +59,7 @@ def open_storage(url: str | None, folder: Path) -> Any:
 
     def connect() -> None:
         try:
-            outcome.append(optuna.storages.RDBStorage(url, engine_kwargs=arguments))
+            outcome.append(_patient(optuna.storages.RDBStorage)(url, engine_kwargs=arguments))
         except Exception as error:  # of the driver, whichever it is
             outcome.append(error)
 
@@ -99,21 +100,38 @@ def _journal(optuna: Any, path: Path) -> Any:
     )
 
 
-def repeated(call: Callable[[], T]) -> T:
-    """Return what a call to the storage returns; where the database has gone away, repeat it for some minutes.
+def _patient(storage: Any) -> Any:
+    """Return a subclass of a storage that repeats every call while the database is away.
+
+    A call whose answer was lost is made twice. That does no harm: a trial that nobody trains counts as failed after a minute, and the
+    end of a trial is stored once.
+    """
+    optuna = import_optuna()
+    # The tables are made by the constructor, which must not wait for a database that was never there.
+    names = [name for name in optuna.storages.BaseStorage.__abstractmethods__ if hasattr(storage, name)]
+    return type(storage.__name__, (storage,), {name: _repeating(getattr(storage, name)) for name in names})
+
+
+def _repeating(call: Callable[..., T]) -> Callable[..., T]:
+    """Return a method of a storage that is repeated for some minutes where the database has gone away.
 
     Raises:
         MtlError: the database stays away.
     """
-    optuna = import_optuna()
-    deadline, wait = time.monotonic() + RETRY_SECONDS, 1.0
-    while True:
-        try:
-            return call()
-        except optuna.exceptions.StorageInternalError as error:
-            if time.monotonic() + wait > deadline:
-                raise MtlError(
-                    f"--storage: has not answered for {RETRY_SECONDS:.0f} seconds; resume with the same command and --resume"
-                ) from error
-            time.sleep(wait)
-            wait = min(2 * wait, 30.0)
+    unanswered = import_optuna().exceptions.StorageInternalError
+
+    @wraps(call)
+    def patient(*arguments: Any, **more: Any) -> T:
+        deadline, wait = time.monotonic() + RETRY_SECONDS, 1.0
+        while True:
+            try:
+                return call(*arguments, **more)
+            except unanswered as error:
+                if time.monotonic() + wait > deadline:
+                    raise MtlError(
+                        f"--storage: has not answered for {RETRY_SECONDS:.0f} seconds; resume with the same command and --resume"
+                    ) from error
+                time.sleep(wait)
+                wait = min(2 * wait, 30.0)
+
+    return patient

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from mtlcli.files import locked
 from mtlcli.sweeps import leases
 from mtlcli.sweeps.plan import SweepPlan, startup_trials
 from mtlcli.sweeps.results import DONE, FAILED, PRUNED, RUNNING, WAITING, Trial
-from mtlcli.sweeps.storage import import_optuna, open_storage, repeated
+from mtlcli.sweeps.storage import import_optuna, open_storage
 
 ATTEMPTS = 3
 """Workers that may end in one trial before it counts as failed."""
@@ -134,14 +133,14 @@ class TrialStudy:
         for attempt in range(IMPOSSIBLE_IN_A_ROW):
             with locked(self.folder / ".ask.lock"):
                 self._take_up_lost()
-                records = repeated(lambda: self._study.get_trials(deepcopy=False))
+                records = self._study.get_trials(deepcopy=False)
                 waiting = [record for record in records if record.state.name == "WAITING"]
                 places = {record.user_attrs[PLACE] for record in records if PLACE in record.user_attrs}
                 if not waiting and len(places) >= self.plan.trials:
                     return None
                 if attempt == IMPOSSIBLE_IN_A_ROW // 2:
                     self._study.sampler = self._optuna.samplers.RandomSampler()
-                trial = repeated(self._study.ask)
+                trial = self._study.ask()
                 values = self._suggest(trial)
                 try:
                     config = self.plan.space.config(self.plan.base, values, f"trial {trial.number}")
@@ -162,7 +161,7 @@ class TrialStudy:
         )
 
     def _fail(self, number: int) -> None:
-        repeated(partial(self._study.tell, number, state=self._state("FAIL")))
+        self._study.tell(number, state=self._state("FAIL"))
 
     def _state(self, name: str) -> Any:
         return self._optuna.trial.TrialState[name]
@@ -186,7 +185,7 @@ class TrialStudy:
 
     def _take_up_lost(self) -> None:
         """Ask again for trials whose worker has ended: they go on from their last checkpoint, in the same folder."""
-        for lost in repeated(lambda: self._study.get_trials(deepcopy=False, states=(self._state("RUNNING"),))):
+        for lost in self._study.get_trials(deepcopy=False, states=(self._state("RUNNING"),)):
             place = lost.user_attrs.get(PLACE)
             age = time.time() - lost.datetime_start.timestamp() if lost.datetime_start is not None else 0.0
             if place is None:
@@ -214,11 +213,11 @@ class TrialStudy:
 
     def report(self, asked: Asked, score: float, evaluation: int) -> None:
         """Store the score of an evaluation, counted from 1."""
-        repeated(partial(asked.trial.report, score, evaluation))
+        asked.trial.report(score, evaluation)
 
     def should_prune(self, asked: Asked) -> bool:
         """Return whether the trial has fallen behind the others."""
-        return bool(repeated(asked.trial.should_prune))
+        return bool(asked.trial.should_prune())
 
     def tell(
         self, asked: Asked, state: str, *, values: Sequence[float | None] = (), seconds: float | None = None,
@@ -229,28 +228,23 @@ class TrialStudy:
         Args:
             state: COMPLETE, PRUNED or FAIL.
         """
-        trial = asked.trial
-
-        def tell() -> None:
-            for name, value in ((TIME, seconds), (METRICS, metrics), (ERROR, error)):
-                if value:
-                    trial.set_user_attr(name, value)
-            self._study.tell(trial.number, list(values) or None, state=self._state(state))
-
-        current = repeated(lambda: self._study.get_trials(deepcopy=False))[trial.number]
-        if current.state.is_finished():
+        if self._study.get_trials(deepcopy=False)[asked.trial.number].state.is_finished():
             return
+        for name, value in ((TIME, seconds), (METRICS, metrics), (ERROR, error)):
+            if value:
+                asked.trial.set_user_attr(name, value)
         try:
-            repeated(tell)
+            self._study.tell(asked.trial.number, list(values) or None, state=self._state(state))
         except (ValueError, RuntimeError, AssertionError):
-            if not repeated(lambda: self._study.get_trials(deepcopy=False))[trial.number].state.is_finished():
+            # Ended meanwhile, or by a first call whose answer was lost.
+            if not self._study.get_trials(deepcopy=False)[asked.trial.number].state.is_finished():
                 raise
 
     # Reading
 
     def trials(self) -> list[Trial]:
         """Return the trials of the storage, without those that another one goes on with and proposals that cannot be trained."""
-        records = repeated(lambda: self._study.get_trials(deepcopy=False))
+        records = self._study.get_trials(deepcopy=False)
         continued = {record.user_attrs[GOES_ON] for record in records if GOES_ON in record.user_attrs}
         by_key = {dimension.key: dimension for dimension in self.plan.space.dimensions}
         states = {"COMPLETE": DONE, "PRUNED": PRUNED, "FAIL": FAILED, "RUNNING": RUNNING, "WAITING": WAITING}
