@@ -96,6 +96,11 @@ class MultiTaskModel(nn.Module):
         modules = self.architecture.below()
         return not any(parameter.requires_grad for module in modules for parameter in module.parameters())
 
+    def frozen_names(self) -> frozenset[str]:
+        """Return the names of the parameters that no stage of a run trains; buffers are not among them."""
+        trainable = {name for name, _ in self._trainable}
+        return frozenset(name for name, _ in self.named_parameters() if name not in trainable)
+
     def is_trainable(self, task: int) -> bool:
         """Return whether a parameter that this task uses is trainable."""
         tasks_of = self.tasks_of_parameters()

@@ -1,6 +1,7 @@
 """Checkpoints: safetensors and JSON, written whole or not at all, with the sha256 of every file."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -26,6 +27,8 @@ from mtlcli.files import (
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+MODEL, FROZEN = "model", "frozen"
+"""Parts of a checkpoint with weights: those that may be trained and buffers, and those that never are, where there are some."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Checkpoint:
     def tensors(self, part: str) -> dict[str, Tensor]:
         """Return the tensors saved under a part's name, on the CPU."""
         return load_tensors(self.folder / f"{part}.safetensors")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of the model, those that are never trained included."""
+        is_divided = (self.folder / f"{FROZEN}.safetensors").is_file()
+        return self.tensors(MODEL) | (self.tensors(FROZEN) if is_divided else {})
 
     def state(self) -> dict[str, Any]:
         """Return the plain values."""
@@ -56,16 +64,21 @@ class Checkpoint:
 
 def save(
     folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any],
-    extra: Callable[[Path], None],
+    extra: Callable[[Path], None], digests: dict[str, str] | None = None,
 ) -> Path:  # fmt: skip
     """Write `folder/step-N` under a temporary name, force it to disk and rename it.
 
-    `extra` may write further files into it.
+    Args:
+        extra: writes further files into a folder.
+        digests: sha256 of the file of `FROZEN` that this process has written, by its name, which is added. An older checkpoint's file
+            with this digest becomes a file of the new one too, by a hard link.
 
     Raises:
         MtlError: the disk is full, or the files cannot be written; older checkpoints are untouched.
     """
-    needed = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
+    digests = {} if digests is None else digests
+    written = [name for name in parts if f"{name}.safetensors" not in digests]
+    needed = sum(tensor.nbytes for name in written for tensor in parts[name].values())
     done = folder / f"step-{step}"
     scratch = scratch_path(folder)
     try:
@@ -78,14 +91,19 @@ def save(
             )
         scratch.mkdir()
         for name, tensors in parts.items():
-            # safetensors requires each tensor in memory of its own, so views of one buffer are copied.
-            save_file(
-                {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
-                scratch / f"{name}.safetensors",
-            )
+            file = f"{name}.safetensors"
+            if file not in digests or not _link(folder, file, scratch / file):
+                _write(tensors, scratch / file)
         (scratch / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         extra(scratch)
-        (scratch / MANIFEST).write_text(json.dumps(hashes(scratch), indent=1), encoding="utf-8")
+        manifest = hashes(scratch)
+        for file in digests:
+            if manifest[file] != digests[file]:  # the older one has been damaged
+                (scratch / file).unlink()
+                _write(parts[FROZEN], scratch / file)
+                manifest[file] = sha256(scratch / file)
+        digests.update({name: digest for name, digest in manifest.items() if name == f"{FROZEN}.safetensors"})
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         share(scratch)
         sync(scratch)
         _remove(done)
@@ -95,6 +113,22 @@ def save(
         discard(scratch)
         raise MtlError(f"{done}: cannot be written ({error.strerror}); the older checkpoints are complete") from error
     return done
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # safetensors requires each tensor in memory of its own, so views of one buffer are copied.
+    save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, path)
+
+
+def _link(folder: Path, name: str, path: Path) -> bool:
+    """Make a file of the newest older checkpoint that has it a file of the new one; return whether that was possible."""
+    for step in reversed(steps(folder)):
+        try:
+            os.link(folder / f"step-{step}" / name, path)
+            return True
+        except OSError:  # no such file, or a file system without links
+            continue
+    return False
 
 
 def _remove(folder: Path) -> None:

@@ -32,6 +32,7 @@ class RunFiles:
     def __init__(self, run: TrainingRun, place: RunFolder) -> None:
         self.run, self.place, self.folder = run, place, place.path
         self.writes = run.world.is_main
+        self._digests: dict[str, str] = {}
         self.log: TextIO
 
     def start(self, progress: Progress, command: str) -> tuple[list[str], int]:
@@ -92,7 +93,7 @@ class RunFiles:
             # The log must reach the disk before the checkpoint: on resuming, lines after the checkpoint are dropped.
             if not self.log.closed:
                 flush_log(self.log)
-            return save(self.run, self.folder, progress, parts)
+            return save(self.run, self.folder, progress, parts, self._digests)
 
         return self.run.world.same(write)
 

@@ -48,7 +48,7 @@ def best_checkpoint(folder: Path, step: int) -> Checkpoint:
 
 def load_best(run: TrainingRun, folder: Path, step: int) -> None:
     """Load the weights of the best checkpoint. Raise MtlError if it is damaged."""
-    load_whole(run.model, run.world.same_tensors(lambda: best_checkpoint(folder, step).tensors("model")))
+    load_whole(run.model, run.world.same_tensors(lambda: best_checkpoint(folder, step).weights()))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 def tensors_of(run: TrainingRun) -> dict[str, Mapping[str, Tensor]]:
     """Return all tensors of a run by the part of a checkpoint that holds them. Every process calls it, since parts are gathered."""
     return {
-        "model": {name: whole(value) for name, value in run.model.state_dict().items()},
+        **_weights_of(run),
         "optimizer": optimizer_tensors(run.optimizer),
         "random": random_state(),
         "plugins": {
@@ -89,13 +89,25 @@ def tensors_of(run: TrainingRun) -> dict[str, Mapping[str, Tensor]]:
     }
 
 
+def _weights_of(run: TrainingRun) -> dict[str, Mapping[str, Tensor]]:
+    """Return the weights of a run, apart those that are never trained, such as an encoder below adapters."""
+    frozen = run.model.frozen_names()
+    tensors = {name: whole(value) for name, value in run.model.state_dict().items()}
+    parts: dict[str, Mapping[str, Tensor]] = {
+        checkpoint.MODEL: {name: value for name, value in tensors.items() if name not in frozen}
+    }
+    return parts | ({checkpoint.FROZEN: {name: tensors[name] for name in frozen}} if frozen else {})
+
+
 def save(
-    run: TrainingRun, folder: Path, progress: Progress, parts: Mapping[str, Mapping[str, Tensor]] | None = None
-) -> Path:
+    run: TrainingRun, folder: Path, progress: Progress, parts: Mapping[str, Mapping[str, Tensor]] | None = None,
+    digests: dict[str, str] | None = None,
+) -> Path:  # fmt: skip
     """Write a checkpoint from which the run can be resumed, remove those no longer needed, and return its folder.
 
     Args:
         parts: what `tensors_of` returned; None: call it.
+        digests: see `checkpoint.save`.
 
     Raises:
         MtlError: the checkpoint cannot be written.
@@ -106,7 +118,7 @@ def save(
     }  # fmt: skip
     place = checkpoint.save(
         folder / CHECKPOINTS, progress.step, parts, state,
-        lambda scratch: save_tokenizer_and_config(run.encoder, scratch / ENCODER),
+        lambda scratch: save_tokenizer_and_config(run.encoder, scratch / ENCODER), digests,
     )  # fmt: skip
     # Only after the new checkpoint is complete, so that a crash never leaves the run without one.
     prune(run, folder, progress)
@@ -167,7 +179,7 @@ def _restore(run: TrainingRun, saved: Checkpoint, values: Mapping[str, Any]) -> 
     def part(name: str) -> Mapping[str, Tensor]:
         return run.world.same_tensors(lambda: saved.tensors(name))
 
-    load_whole(run.model, part("model"))
+    load_whole(run.model, run.world.same_tensors(saved.weights))
     restore_optimizer(run.optimizer, part("optimizer"))
     tensors = part("plugins")
     for name, plugin in run.plugins().items():

@@ -80,7 +80,7 @@ def test_a_run_killed_at_random_ends_like_the_unbroken_one(tmp_path):
 
 # A kill before every file operation
 
-OPERATIONS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
+OPERATIONS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "link")
 
 
 def kill_before(number: int, count: Path) -> None:
