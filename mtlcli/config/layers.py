@@ -252,6 +252,8 @@ def merge(
         survivors = survivors_of(path)
         if survivors is not None:
             old, value = ({"name": choice} if isinstance(choice, str) else choice for choice in (old, value))
+        if isinstance(old, str) and isinstance(value, dict) and set(value) == {"0"}:
+            old = [old]  # a list may be written as its only item
         if isinstance(old, list) and isinstance(value, dict) and all(_is_index(index, old) for index in value):
             items = {str(index): {"name": item} if isinstance(item, str) else item for index, item in enumerate(old)}
             merged[key] = list(merge(items, value, lambda _: None, path).values())

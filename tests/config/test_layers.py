@@ -239,6 +239,12 @@ def test_an_item_of_a_list_is_changed_by_its_number():
     }
 
 
+def test_the_only_item_of_a_list_may_stand_without_brackets():
+    assert merge({"regularizers": "a"}, {"regularizers": {"0": {"weight": 3}}}, no_choice) == {
+        "regularizers": [{"name": "a", "weight": 3}]
+    }
+
+
 def test_merging_changes_neither_side():
     below, above = {"a": {"x": 1}}, {"a": {"y": 2}, "b": {"z": 3}}
     found = merge(below, above, no_choice)
