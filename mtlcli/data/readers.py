@@ -48,6 +48,7 @@ from mtlcli.data.records import (
 )
 from mtlcli.data.row_filter import RowFilter
 from mtlcli.data.squad import begins_squad, questions
+from mtlcli.data.tacred import with_spans
 from mtlcli.errors import MtlError, did_you_mean, quotable
 
 __all__ = ["BadRows", "FileSource", "Format", "FormatName", "TextRow", "format_of", "iterate"]
@@ -237,7 +238,7 @@ class FileSource:
         keys: dict[str, None] = {}
         for _, raw in self._open_records():
             with suppress(BadRecord):
-                keys |= dict.fromkeys(json_object(text_of(raw)))
+                keys |= dict.fromkeys(_json_row(raw))
             if wanted in keys:
                 break
         return tuple(keys)
@@ -385,14 +386,27 @@ def _first_columns(source: FileSource, delimiter: str, ahead: list[Record]) -> t
     line, raw = ahead[0]
     try:
         if source.format.is_json:
-            return tuple(json_object(text_of(raw)))
+            return tuple(_json_row(raw))
         text = text_of(raw)
         fields = fields_of(text, delimiter, source.format.quoting)
         return names_of(text, fields, delimiter) if source.format.has_header else tuple(map(str, range(len(fields))))
     except BadRecord as error:
-        if source.format.is_json:
-            return ()  # reported when its turn comes
+        if source.format.is_json:  # the row is reported when its turn comes
+            return () if source._once else _columns_of_a_good_row(source)
         raise MtlError(f"{source.name}:{line + error.line}: {error}") from None
+
+
+def _columns_of_a_good_row(source: FileSource) -> tuple[str, ...]:
+    """Return the keys of the first object in a file of JSON that can be read, none if there is no such object."""
+    lines = source._json_records() if source.format.name == "json" else _records(source, "", source._lines())
+    for _, raw in lines:
+        with suppress(BadRecord):
+            return tuple(_json_row(raw))
+    return ()
+
+
+def _json_row(raw: bytes) -> dict[str, Any]:
+    return with_spans(json_object(text_of(raw)))
 
 
 def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
@@ -404,7 +418,7 @@ def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
         return TextRow(line, {"text": text_of(raw)})
 
     def json(line: int, raw: bytes) -> TextRow:
-        row = json_object(text_of(raw))
+        row = _json_row(raw)
         return TextRow(line, empty | cells_of(row, requested), row)
 
     def parquet(line: int, row: dict[str, Any]) -> TextRow:

@@ -69,4 +69,8 @@ def is_empty(source: Source) -> bool:
     """Return whether a file has neither a header nor a row."""
     if not isinstance(source, FileSource):
         return False
-    return (source.path.is_file() and source.path.stat().st_size == 0) or not source.columns
+    if source.path.is_file() and source.path.stat().st_size == 0:
+        return True
+    if not source.columns:
+        list(source)  # a file of JSON whose rows are all bad has no columns either, and says so here
+    return not source.columns
