@@ -230,10 +230,10 @@ class TrialStudy:
         """
         if self._study.get_trials(deepcopy=False)[asked.trial.number].state.is_finished():
             return
-        for name, value in ((TIME, seconds), (METRICS, metrics), (ERROR, error)):
-            if value:
-                asked.trial.set_user_attr(name, value)
         try:
+            for name, value in ((TIME, seconds), (METRICS, metrics), (ERROR, error)):
+                if value:
+                    asked.trial.set_user_attr(name, value)
             self._study.tell(asked.trial.number, list(values) or None, state=self._state(state))
         except (ValueError, RuntimeError, AssertionError):
             # Ended meanwhile, or by a first call whose answer was lost.
