@@ -54,9 +54,7 @@ def sweep(
     ] = True,
     confirm_seeds: Annotated[
         int,
-        typer.Option(
-            min=0, help="Train the best trials and the recipe again with so many other seeds, and compare them"
-        ),
+        typer.Option(min=0, help="Number of new seeds to train the best trials and the recipe with, for a comparison"),
     ] = 0,
     best: Annotated[int, typer.Option(min=1, help="Trials to train again with --confirm-seeds")] = 3,
     show: Annotated[

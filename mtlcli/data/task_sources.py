@@ -66,7 +66,11 @@ def _find_source(config: TaskConfig, task: Task, split: str, *, data: str | None
 
 
 def is_empty(source: Source) -> bool:
-    """Return whether a file has neither a header nor a row."""
+    """Return whether a file has neither a header nor a row.
+
+    Raises:
+        MtlError: it is a file of JSON in which no row can be read.
+    """
     if not isinstance(source, FileSource):
         return False
     if source.path.is_file() and source.path.stat().st_size == 0:

@@ -29,7 +29,7 @@ from mtlcli.sweeps.results import (
     write_trials,
 )
 from mtlcli.sweeps.space import in_words
-from mtlcli.sweeps.storage import import_optuna, masked
+from mtlcli.sweeps.storage import masked
 from mtlcli.sweeps.study import Asked, TrialStudy, digest
 from mtlcli.training.events import Evaluated, Event, Finished, Started
 from mtlcli.training.run import open_or_restart, run_training
@@ -73,7 +73,6 @@ class SweepWorker:
 
     def __init__(self, plan: SweepPlan, folder: Path, *, resume: bool = False) -> None:
         self.plan, self.folder = plan, folder
-        import_optuna()
         described = (folder / SWEEP).is_file()
         if described:
             self._must_be_same()

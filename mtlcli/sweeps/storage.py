@@ -103,8 +103,8 @@ def _journal(optuna: Any, path: Path) -> Any:
 def _patient(storage: Any) -> Any:
     """Return a subclass of a storage that repeats every call while the database is away.
 
-    A call whose answer was lost is made twice. That does no harm: a trial that nobody trains counts as failed after a minute, and the
-    end of a trial is stored once.
+    A call whose answer is lost runs twice, which is harmless: a trial without a worker fails after a minute, and the end of a trial is
+    stored once.
     """
     optuna = import_optuna()
     # The tables are made by the constructor, which must not wait for a database that was never there.

@@ -89,17 +89,10 @@ class TrialStudy:
         )
         name = digest([plan.base.plain(), plan.space.canonical(), plan.objectives])[:16] if plan.storage else "sweep"
 
-        def create() -> Any:
-            return optuna.create_study(
-                storage=self._storage, study_name=f"mtl-{name}", directions=list(plan.directions), pruner=pruner, load_if_exists=True,
-                sampler=self._sampler(0),
-            )  # fmt: skip
-
-        try:
-            return create()
-        except Exception:  # two workers made the tables of a new database at the same time
-            time.sleep(1)
-            return create()
+        return optuna.create_study(
+            storage=self._storage, study_name=f"mtl-{name}", directions=list(plan.directions), pruner=pruner, load_if_exists=True,
+            sampler=self._sampler(0),
+        )  # fmt: skip
 
     def _sampler(self, seed: int) -> Any:
         if self.plan.sampler == "random":
@@ -184,7 +177,7 @@ class TrialStudy:
         return values
 
     def _take_up_lost(self) -> None:
-        """Ask again for trials whose worker has ended: they go on from their last checkpoint, in the same folder."""
+        """Enqueue the trials of workers that have ended; they resume from their last checkpoint in the same folder."""
         for lost in self._study.get_trials(deepcopy=False, states=(self._state("RUNNING"),)):
             place = lost.user_attrs.get(PLACE)
             age = time.time() - lost.datetime_start.timestamp() if lost.datetime_start is not None else 0.0
@@ -243,7 +236,7 @@ class TrialStudy:
     # Reading
 
     def trials(self) -> list[Trial]:
-        """Return the trials of the storage, without those that another one goes on with and proposals that cannot be trained."""
+        """Return the trials of the storage, except those that another trial resumes and proposals that cannot be trained."""
         records = self._study.get_trials(deepcopy=False)
         continued = {record.user_attrs[GOES_ON] for record in records if GOES_ON in record.user_attrs}
         by_key = {dimension.key: dimension for dimension in self.plan.space.dimensions}

@@ -282,14 +282,14 @@ def _finish(
         files.write_predictions(name, predictions)
         groups = {split_name: split.groups for split_name, split in splits.items()}
         results[name] = with_means(measured, groups, run.config.tasks[name].selecting_splits())
-    ending = Results(
+    summary = Results(
         results, tuple(name for name, section in run.config.tasks.items() if section.auxiliary) or None, why,
         progress.step, ended.step, run.config.training.select_by, progress.best_score, round(progress.seconds, 1),
         progress.skipped,
     )  # fmt: skip
     notes = predictions.notes()
     # The results come last: a run that has them is complete, and nothing is written when it is resumed.
-    if not write_card(files.folder, ending):
+    if not write_card(files.folder, summary):
         notes.append(f"{files.folder / CARD}: kept, because it was changed by hand; mtl card --overwrite replaces it")
-    files.write_results(ending)
+    files.write_results(summary)
     return results, notes
