@@ -1,6 +1,7 @@
 """What several tests need: the real data where it is, small runs, and no cache or plugins of the machine."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch: the tests run in two processes, on models that one core suits
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# A shell that starts the tests in the background ignores the signals of Ctrl-C, and its processes inherit this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 

@@ -4,12 +4,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import preloaded
 from small import small_values
 
 ROOT = Path(__file__).parent.parent
@@ -36,23 +36,44 @@ def environment(rank: int, size: int, port: int, starter: str, **further: str) -
             "MASTER_PORT": port,
         }
     )  # fmt: skip
-    paths = os.pathsep.join([str(ROOT), str(TESTS)])
+    paths = os.pathsep.join([str(ROOT), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     own = {name: str(value) for name, value in names.items()}
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **own, **further}
 
 
+def start_one(
+    command: list[str],
+    rank: int,
+    size: int,
+    port: int,
+    starter: str = "torchrun",
+    folder: Path | None = None,
+    python: list[str] | None = None,
+    **further: str,
+) -> subprocess.Popen[str]:
+    """Start the process of one rank."""
+    return subprocess.Popen(
+        [*(python or preloaded.python()), *command], env=environment(rank, size, port, starter, **further), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=folder,
+    )  # fmt: skip
+
+
 def start(
-    command: list[str], size: int, starter: str = "torchrun", folders: list[Path] | None = None, **further: str
+    command: list[str],
+    size: int,
+    starter: str = "torchrun",
+    folders: list[Path] | None = None,
+    python: list[str] | None = None,
+    **further: str,
 ) -> list[subprocess.Popen[str]]:
-    """Start one process for each rank, in its folder; their output is read by `ended`."""
+    """Start one process for each rank, in its folder; their output is read by `ended`.
+
+    Args:
+        python: the interpreter, where a process is to be stopped or must be gone as soon as it is killed.
+    """
     port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, *command], env=environment(rank, size, port, starter, **further), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, cwd=None if folders is None else folders[rank],
-        )
-        for rank in range(size)
-    ]  # fmt: skip
+    each_in = [None] * size if folders is None else folders
+    return [start_one(command, rank, size, port, starter, each_in[rank], python, **further) for rank in range(size)]
 
 
 def ended(processes: list[subprocess.Popen[str]], seconds: float = SECONDS) -> list[tuple[int, str, str]]:

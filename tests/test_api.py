@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import mtlcli
+import preloaded
 from mtlcli.config.layers import dump
 from mtlcli.errors import MtlError
 from mtlcli.training.events import Evaluated, Finished, Ready, Started, Stepped
@@ -208,7 +209,7 @@ def test_a_finished_run_without_checkpoints_is_left_alone(files, tmp_path):
 
 def by_command(tmp_path: Path, run: Path, table: str, task: str) -> list[dict]:
     (tmp_path / "in.tsv").write_text(table)
-    command = [sys.executable, "-m", "mtlcli", "predict", str(run), str(tmp_path / "in.tsv"), "--task", task, "-q"]
+    command = [*preloaded.python(), "-m", "mtlcli", "predict", str(run), str(tmp_path / "in.tsv"), "--task", task, "-q"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line)[task] for line in ended.stdout.splitlines()]
 
@@ -367,7 +368,7 @@ def test_evaluate_and_compare_return_what_the_commands_print(tmp_path):
     first, second = copy_of(trained(), tmp_path / "a"), copy_of(other(), tmp_path / "b")
     evaluation = mtlcli.evaluate(first, split="test", tasks=["tone"], resamples=100)
     command = [
-        sys.executable,
+        *preloaded.python(),
         "-m",
         "mtlcli",
         "eval",

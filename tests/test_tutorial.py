@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import preloaded
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -22,7 +24,8 @@ def shell(tmp_path):
     programs, folder = tmp_path / "programs", tmp_path / "folder"
     for directory in (programs, folder):
         directory.mkdir()
-    for name, command in (("mtl", f'"{sys.executable}" -m mtlcli'), ("python", f'"{sys.executable}"')):
+    python = shlex.join(preloaded.python())
+    for name, command in (("mtl", f"{python} -m mtlcli"), ("python", python)):
         (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
         (programs / name).chmod(0o755)
     path = os.pathsep.join([str(programs), os.environ["PATH"]])

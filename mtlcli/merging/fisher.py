@@ -39,8 +39,8 @@ def fisher_information(
         parameter.requires_grad_(False)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     model.eval().to(device)
+    total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     for name, of_task in tasks.items():
         tokenized = of_task.tokenized["train"]
         chance = np.random.default_rng(seed_for(seed, "fisher", name))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -17,7 +18,7 @@ from mtlcli.training.plan import ModelSizes, model_sizes
 
 
 class _Counter(TorchDispatchMode):
-    """Count the floating-point operations of the matrix products within a block.
+    """Count the floating-point operations of the matrix products within a block, with those of attention.
 
     PyTorch's FlopCounterMode has hooks on every module, which `torch.autograd.grad` refuses and which take longer than the products.
     """
@@ -25,6 +26,16 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        # Some fused kernels of attention are counted, others not; in plain operations it is two products everywhere.
+        self._plain_attention = sdpa_kernel(SDPBackend.MATH)
+
+    def __enter__(self) -> "_Counter":
+        self._plain_attention.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._plain_attention.__exit__(*error)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -53,7 +53,7 @@ def test_every_kind_of_task_takes_two_steps_and_is_decoded(name, example, monkey
     flags = Layer({"architecture": name, "training": {"device": "cpu"}})
     run = set_up(resolve([read_recipe(ROOT / "examples" / f"{example}.yaml"), flags]))
     for _ in range(2):
-        step = [TaskLoss(task, (source.next(),)) for task, source in enumerate(run.train)]
+        step = [TaskLoss(task, (source.next().to(run.device),)) for task, source in enumerate(run.train)]
         combined = run.engine.run(step)
         assert combined.losses.isfinite().all()
         run.optimizer.step()

@@ -5,11 +5,11 @@ import io
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import preloaded
 from trained import other
 
 LINES = b"the fine lamp\nthe poor stool pie\n"
@@ -142,7 +142,7 @@ def test_tables_out_have_a_column_per_label(mtl, ensemble, kind, mark):
 
 @pytest.mark.slow
 def test_a_slow_pipe_is_answered_line_by_line(ensemble):
-    command = [sys.executable, "-m", "mtlcli", "predict", str(ensemble), "-t", "tone", "-q"]
+    command = [*preloaded.python(), "-m", "mtlcli", "predict", str(ensemble), "-t", "tone", "-q"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ) as process:
         for text in (b"the pie\n", b"the fine lamp\n"):
             process.stdin.write(text)

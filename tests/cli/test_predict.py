@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import preloaded
 from sealed import edit
 from trained import copy_of
 
@@ -272,7 +273,7 @@ def test_standard_output_may_not_be_the_input_either(run, tmp_path):
     (tmp_path / "rows.csv").write_text(QUOTED)
     with (tmp_path / "rows.csv").open("ab") as file:
         done = subprocess.run(
-            [sys.executable, "-m", "mtlcli", "predict", run, tmp_path / "rows.csv"],
+            [*preloaded.python(), "-m", "mtlcli", "predict", run, tmp_path / "rows.csv"],
             stdout=file, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert done.returncode == 2 and "is the input and the output" in done.stderr
@@ -411,7 +412,7 @@ def test_a_bad_row_of_a_pipe_loses_no_row_before_it(mtl, run, tmp_path):
 
 
 def test_a_slow_pipe_is_answered_line_by_line_and_who_stops_reading_ends_it_quietly(run):
-    command = [sys.executable, "-m", "mtlcli", "predict", str(run), "-t", "tone", "-q"]
+    command = [*preloaded.python(), "-m", "mtlcli", "predict", str(run), "-t", "tone", "-q"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         for text in (b"the pie\n", b"the fine lamp\n"):
             process.stdin.write(text)

@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+import preloaded
 from mtlcli.config.layers import read_recipe
 from mtlcli.config.resolve import resolve
 from mtlcli.runs import checkpoint
@@ -98,7 +98,7 @@ def test_the_command_of_the_example(tmp_path, mtl, monkeypatch):
 
 def start(place: Path, output: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "mtlcli", *command(place, output, *flags)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*preloaded.python(), "-m", "mtlcli", *command(place, output, *flags)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -106,7 +107,8 @@ def stopped_and_saved(arguments: list[str], output: Path, size: int, after: int)
 def test_a_process_that_is_killed_or_hangs_ends_the_others_with_a_line_that_names_it(files, tmp_path, number):
     path = recipe(files, tmp_path, save_every=1, steps=4000)
     output = tmp_path / "run"
-    running = start([*MTL, "train", "--config", path, "--output", str(output), "-q"], 3, MTL_STEP_SECONDS="5")
+    command = [*MTL, "train", "--config", path, "--output", str(output), "-q"]
+    running = start(command, 3, python=[sys.executable], MTL_STEP_SECONDS="5")
     while not checkpoint.steps(output / "checkpoints"):
         assert all(process.poll() is None for process in running)
         time.sleep(0.05)

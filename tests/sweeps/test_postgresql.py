@@ -6,7 +6,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import preloaded
 from mtlcli.runs import checkpoint
 from small import small_values, write_files
 
@@ -83,7 +83,7 @@ def command_of(server: Server, folder: Path, trials: int) -> list[str]:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     (folder / "space.yaml").write_text("optimizer.lr: {log: [1e-4, 1e-2]}\nbalancer: [equal, uncertainty]\n")
     return [
-        sys.executable, "-m", "mtlcli", "sweep", "--config", str(folder / "recipe.yaml"), "--space", str(folder / "space.yaml"), "-o",
+        *preloaded.python(), "-m", "mtlcli", "sweep", "--config", str(folder / "recipe.yaml"), "--space", str(folder / "space.yaml"), "-o",
         str(folder / "sweep"), "--trials", str(trials), "--no-pruning", "--storage", server.url,
     ]  # fmt: skip
 
