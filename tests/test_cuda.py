@@ -8,6 +8,10 @@ import torch
 from mtlcli.config.layers import Layer, read_recipe
 from mtlcli.config.resolve import resolve
 from mtlcli.evaluation.evaluate import evaluate
+from mtlcli.merging.fisher import fisher_information
+from mtlcli.merging.rows import read_rows
+from mtlcli.registry import FAMILIES
+from mtlcli.runs.saved_model import load_run
 from mtlcli.training.events import Finished, Stepped
 from mtlcli.training.loop import train
 from mtlcli.training.passes import TaskLoss
@@ -46,6 +50,27 @@ def test_every_kind_of_task_has_the_losses_of_the_cpu(name, method, monkeypatch)
                 decoded = run.model.decode(index, run.model(index, batch), batch)
             assert len(decoded) == batch.count
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES["architectures"].built_in))
+def test_every_architecture_has_the_losses_of_the_cpu(files, name):
+    losses = []
+    for device in ("cpu", "cuda"):
+        run, combined = step(small_config(files, architecture=name, training={"device": device, "precision": "fp32"}))
+        run.optimizer.step()
+        losses.append(combined.losses.cpu())
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+
+
+def test_fisher_information_is_that_of_the_cpu(files, tmp_path):
+    list(train(set_up(small_config(files, training={"steps": 2})), tmp_path / "run"))
+    found = []
+    for device in ("cpu", "cuda"):
+        run, _ = load_run(tmp_path / "run")
+        rows = read_rows(run.config, run.facts, run.encoder, "train")
+        found.append(fisher_information(run.model, rows, rows=3, seed=1, device=torch.device(device)))
+    for name, values in found[0].items():
+        torch.testing.assert_close(found[1][name].cpu(), values, rtol=1e-3, atol=1e-3)
 
 
 def step(config):

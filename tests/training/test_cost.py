@@ -27,7 +27,9 @@ def test_the_products_of_lora_are_those_worked_out_by_hand(files):
     layer, attention, pooler = 4096, 448, 512 / 7
     forward = 2 * (layer + attention + 1024) + pooler
     backward = (layer + 896 + 2048) + (layer - 1536 + 672 + 2048 - 512)
-    assert ratio(files, "lora") == pytest.approx((forward + backward) / (3 * (2 * (layer + attention) + pooler)), rel=1e-6)
+    assert ratio(files, "lora") == pytest.approx(
+        (forward + backward) / (3 * (2 * (layer + attention) + pooler)), rel=1e-6
+    )
 
 
 def test_every_task_runs_the_towers_of_all_and_a_copy_of_an_encoder_costs_nothing(files):
