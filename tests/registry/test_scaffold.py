@@ -2,11 +2,11 @@
 
 import os
 import subprocess
+import sys
 import tomllib
 
 import pytest
 
-import preloaded
 from mtlcli import registry
 from mtlcli.errors import MtlError
 from mtlcli.registry.scaffold import add_plugin, make_distribution
@@ -20,7 +20,7 @@ def test_the_plugin_of_every_family_passes_its_own_tests(tmp_path):
     paths = [*map(str, places.values()), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
-        [*preloaded.python(), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", tmp_path, *places.values()],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", tmp_path, *places.values()],
         env=environment, capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -75,7 +75,7 @@ def test_plugins_of_every_family_fit_into_one_distribution_and_pass_their_tests(
     assert balancers[f"my-balancers-{last}"] == f"mtlcli_my_first.my_balancers_{last}:MyBalancers{last}"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
-        [*preloaded.python(), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", place, place],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", place, place],
         env=environment, capture_output=True, text=True, cwd=place,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
