@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.architectures.adapters import Bottleneck
-from mtlcli.architectures.adversary import Adversarial, Hidden, Schedule, similarity
+from mtlcli.architectures.adversary import Adversarial, Gate, Hidden, Schedule, similarity
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part
 from mtlcli.architectures.modules import mean_over_tokens, zero_linear
 from mtlcli.architectures.options import RateOfHeads
@@ -25,7 +25,10 @@ class AdversarialSharedPrivate(Adversarial):
 
     Each task minimizes ``L + adversarial * L_adv + difference * L_diff``, lambda following `schedule`. With `weight_on: features`
     the discriminator trains at its full rate, and `adversarial` only weighs what reaches the encoder. U and W start at 0 and g at 1/2,
-    so that every task starts with the encoder's states. The terms join the loss of a task before the balancer weighs it, and are left out
+    so that every task starts with the encoder's states. With `gate: 0.9` the reversed gradient reaches the encoder only in batches where
+    L_adv is above 0.9 ln(T), as in the adversarial form of the Tchebycheff procedure (Mao et al., ACL 2020,
+    doi 10.18653/v1/2020.acl-main.388; a review of the paper was read, not the paper, so that its threshold may be another); `balancer:
+    tchebycheff` is the rest of that procedure. The terms join the loss of a task before the balancer weighs it, and are left out
     in evaluation.
 
     Parameters: ``T (d + 1)`` for D without a hidden layer; for each task ``2 d m + m + d`` and ``2 d^2 + d``, m = d / 4.
@@ -59,12 +62,14 @@ class AdversarialSharedPrivate(Adversarial):
             int | None, Field(ge=1, description="width of the private modules; the default is that of the encoder / 4")
         ] = None,
         hidden: Hidden = 0,
+        gate: Gate = None,
         lr: RateOfHeads = None,
     ) -> None:
-        super().__init__(facts, range(len(facts.tasks)), hidden=hidden, schedule=schedule, lr=lr)
+        super().__init__(facts, range(len(facts.tasks)), hidden=hidden, schedule=schedule, lr=lr, gate=gate)
         self.adversarial, self.difference, self.weight_on = adversarial, difference, weight_on
         self.similarity_form, self.combine = similarity_form, combine
-        self.coupling = "batch" if difference else "rows"
+        if difference:
+            self.coupling = "batch"
         dim, m = facts.width, width or max(1, facts.width // 4)
         self.private = facts.task_modules("private", lambda _: Bottleneck(dim, m, activation="relu"))
         self.join = facts.task_modules("join", lambda _: zero_linear(2 * dim, dim))

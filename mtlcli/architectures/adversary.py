@@ -19,12 +19,20 @@ Schedule = Annotated[
 ]
 Hidden = Annotated[int, Field(ge=0, description="width of the discriminator's hidden layer; 0 for a linear one")]
 
+Gate = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="the encoder learns from the discriminator only in batches where its loss is above this share of ln(classes)",
+    ),
+]
+
 
 class _Reversal(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a negative factor."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
+    def forward(ctx: Any, values: Tensor, factor: float | Tensor) -> Tensor:
         ctx.factor = factor
         return values.view_as(values)
 
@@ -33,8 +41,8 @@ class _Reversal(torch.autograd.Function):
         return -ctx.factor * gradients[0], None
 
 
-def reverse(values: Tensor, factor: float) -> Tensor:
-    """Return the values; their gradient is multiplied by -factor."""
+def reverse(values: Tensor, factor: float | Tensor) -> Tensor:
+    """Return the values; their gradient is multiplied by -factor, a number or a tensor of no dimension."""
     reversed_values: Tensor = _Reversal.apply(values, factor)
     return reversed_values
 
@@ -69,6 +77,7 @@ class Adversarial(Architecture):
     Attributes:
         classes: for each task the class that the discriminator should guess, None for a task without one.
         share: the share of the run's steps that is done.
+        gate: the share of the loss of a guess below which a batch's reversed gradient is 0; None for no such limit.
     """
 
     needs: ClassVar[frozenset[Literal["several-tasks"]]] = frozenset(("several-tasks",))
@@ -76,14 +85,23 @@ class Adversarial(Architecture):
     reverses: ClassVar[bool] = True
 
     def __init__(
-        self, facts: ArchitectureFacts, classes: Sequence[int | None], *, hidden: int, schedule: str, lr: float | None
+        self,
+        facts: ArchitectureFacts,
+        classes: Sequence[int | None],
+        *,
+        hidden: int,
+        schedule: str,
+        lr: float | None,
+        gate: float | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.names, self.classes = facts.encoder, facts.names, tuple(classes)
-        self.schedule, self.share = schedule, 0.0
+        self.schedule, self.share, self.gate = schedule, 0.0, gate
+        self.coupling = "rows" if gate is None else "batch"
         self.lr: float | Literal["head"] = "head" if lr is None else lr
         count = 1 + max((number for number in classes if number is not None), default=0)
         self.discriminator = discriminator(facts.width, hidden, count)
+        self._loss_of_a_guess = math.log(count)
         self._right: list[Tensor] = []
 
     def set_progress(self, share: float) -> None:
@@ -100,15 +118,26 @@ class Adversarial(Architecture):
         return run_encoder(self.encoder, inputs)
 
     def adversarial_loss(self, task: int, states: Tensor, inputs: Inputs, factor: float) -> Tensor:
-        """Return the discriminator's cross-entropy of each text (n,) float32, whose gradient reaches the states times -factor."""
+        """Return the discriminator's cross-entropy of each text (n,) float32, whose gradient reaches the states times -factor.
+
+        With `gate`, it does not reach them where the mean over the texts is not above the limit.
+        """
         number = self.classes[task]
         if number is None:
             raise ValueError(f"{self.names[task]} has no class")
         with torch.autocast(states.device.type, enabled=False):
-            logits = self.discriminator(reverse(mean_over_tokens(states.float(), inputs.full_mask), factor))
-        gold = torch.full((len(logits),), number, device=logits.device)
+            pooled = mean_over_tokens(states.float(), inputs.full_mask)
+            gold = torch.full((len(pooled),), number, device=pooled.device)
+            applied = factor if self.gate is None else factor * self._is_confused(pooled, gold)
+            logits = self.discriminator(reverse(pooled, applied))
         self._right.append((logits.detach().argmax(-1) == gold).float())
         return cross_entropy(logits, gold, reduction="none")
+
+    @torch.no_grad()
+    def _is_confused(self, pooled: Tensor, gold: Tensor) -> Tensor:
+        """Return 1 where the discriminator's loss is above the limit, else 0. A tensor, so that a GPU is not waited for."""
+        limit = (self.gate or 0.0) * self._loss_of_a_guess
+        return (cross_entropy(self.discriminator(pooled), gold) > limit).float()
 
     def measures(self) -> Mapping[str, float]:
         """Return lambda, and how often the discriminator was right in the last step."""

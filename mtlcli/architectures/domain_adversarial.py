@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from mtlcli.architectures.adversary import Adversarial, Hidden, Schedule
+from mtlcli.architectures.adversary import Adversarial, Gate, Hidden, Schedule
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs
 from mtlcli.architectures.hierarchy import check_names
 from mtlcli.architectures.options import RateOfHeads
@@ -41,12 +41,13 @@ class DomainAdversarial(Adversarial):
         weight: Annotated[float, Field(ge=0, description="factor of the reversed gradient, times lambda")] = 1.0,
         schedule: Schedule = "rising",
         hidden: Hidden = 100,
+        gate: Gate = None,
         lr: RateOfHeads = None,
     ) -> None:
         self.check_tasks({"domains": domains}, facts.readable_targets)
         numbers = {name: number for number, tasks in enumerate(domains.values()) for name in tasks}
         classes = [numbers.get(name) if domains else task for task, name in enumerate(facts.names)]
-        super().__init__(facts, classes, hidden=hidden, schedule=schedule, lr=lr)
+        super().__init__(facts, classes, hidden=hidden, schedule=schedule, lr=lr, gate=gate)
         self.weight = weight
 
     @classmethod

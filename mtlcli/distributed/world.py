@@ -7,6 +7,7 @@ position, so that neither data order nor plan depends on their number.
 import atexit
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,6 +57,7 @@ class World:
         self._beats: threading.Thread | None = None
         self._ended = threading.Event()
         self._where = "before the first step"
+        self._waits, self._patience = False, WAIT_SECONDS
 
     @property
     def is_main(self) -> bool:
@@ -233,10 +235,13 @@ class World:
         """
         if self._store is None:
             self._connect()
+        self._waits = True
         try:
             yield
         except RuntimeError as error:
             raise ProcessLost(f"{self._who()} at {self._where} ({_first_line(error)})") from error
+        finally:
+            self._waits = False
 
     def _connect(self) -> None:
         import torch
@@ -271,6 +276,7 @@ class World:
             )
             seconds = float(os.environ.get("MTL_STEP_SECONDS") or STEP_SECONDS)
             self._step_group = dist.new_group(timeout=timedelta(seconds=seconds))
+            self._patience = seconds + 2 * NO_BEAT_SECONDS
         except (RuntimeError, ValueError) as error:
             raise ProcessLost(
                 f"process {place.rank}: cannot reach the others at {place.address}:{place.port} ({_first_line(error)}); on "
@@ -284,10 +290,41 @@ class World:
         atexit.register(self._disconnect)
 
     def _beat(self) -> None:
-        """Count up a number in the common store, as a sign of life."""
+        """Count up a number in the common store, as a sign of life, and look for those of the others."""
+        last: dict[int, tuple[int, float]] = {}
         with suppress(Exception):  # the store ends with the run
             while not self._ended.wait(BEAT_SECONDS):
                 self._store.add(f"beat/{self.rank}", 1)
+                self._look_for_the_others(last)
+
+    def _look_for_the_others(self, last: dict[int, tuple[int, float]]) -> None:
+        """End this process where it waits for one that gives no sign of life.
+
+        Between steps a process may rightly wait for long, such as for an evaluation, so that exchanges have no timeout of use there,
+        and a thread that waits in one cannot be interrupted.
+
+        Args:
+            last: the last new number of each process and when it was seen, since this process began to wait; is updated.
+        """
+        beats = self._beats_of_all() if self._waits else None
+        if beats is None:
+            last.clear()
+            return
+        now = time.monotonic()
+        for rank, beat in enumerate(beats):
+            if rank not in last or last[rank][0] != beat:
+                last[rank] = (beat, now)
+        silent = [rank for rank, (_, since) in last.items() if rank != self.rank and now - since > self._patience]
+        if silent and self._waits:
+            print(
+                f"error: {self._silent(silent)} at {self._where}, and process {self.rank} waits for it",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
+
+    def _silent(self, ranks: list[int]) -> str:
+        return f"{', '.join(map(self._name, ranks))} ended or does not answer"
 
     def _who(self) -> str:
         """Say which processes give no sign of life."""
@@ -298,7 +335,7 @@ class World:
             if later is not None:
                 silent = [rank for rank in range(self.size) if rank != self.rank and beats[rank] == later[rank]]
                 if silent:
-                    return f"{', '.join(map(self._name, silent))} ended or does not answer"
+                    return self._silent(silent)
         return "another process ended or does not answer"
 
     def _beats_of_all(self) -> list[int] | None:

@@ -59,6 +59,27 @@ def test_padding_does_not_enter_the_discriminator():
     assert mean_over_tokens(torch.tensor([[[1.0], [3.0], [100.0]]]), mask).tolist() == [[2.0]]
 
 
+@pytest.mark.parametrize(("gate", "factor"), [(0.9, -1.0), (1.1, 0.0)])
+def test_a_gate_is_open_while_the_discriminator_is_confused(gate, factor):
+    # A discriminator of zeros has the loss of a guess, ln 3.
+    architecture = DomainAdversarial(facts(), gate=gate, hidden=0, schedule="constant").train()
+    assert architecture.coupling == "batch"
+    layer = architecture.discriminator[0]
+    torch.nn.init.zeros_(layer.bias)
+    torch.nn.init.constant_(layer.weight, 1.0)  # each class has the same logit, and the loss still has gradients
+    layer.weight.data[1] += 1e-4
+    hidden = states()
+    extra = architecture.features(1, hidden, INPUTS).extra
+    gradients = torch.autograd.grad(extra.sum(), [hidden.last, layer.weight])
+    plain = torch.nn.functional.cross_entropy(
+        layer(mean_over_tokens(hidden.last, INPUTS.mask)), torch.tensor([1, 1]), reduction="sum"
+    )
+    expected = torch.autograd.grad(plain, [hidden.last, layer.weight])
+    torch.testing.assert_close(gradients[0], factor * expected[0])
+    torch.testing.assert_close(gradients[1], expected[1])
+    assert expected[0].abs().max() > 0
+
+
 @pytest.mark.parametrize("weight_on", ["features", "both"])
 def test_the_discriminator_descends_and_the_encoder_ascends(weight_on):
     architecture = AdversarialSharedPrivate(

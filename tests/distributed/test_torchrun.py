@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_unbroken(files
     finally:
         agent.kill()
     assert agent.returncode == 0, text
-    assert "process 1" in text and "ended or does not answer" in text
+    # Either the other process notices first, or torchrun, which then ends it.
+    assert re.search(r"process 1 .*ended or does not answer|local_rank: 1", text), text
     same_numbers(output, tmp_path / "one")
     assert (output / "results.json").is_file()
 
