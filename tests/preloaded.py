@@ -18,7 +18,9 @@ FOLDER = Path(__file__).parent / "preloading"
 
 @cache
 def python() -> list[str]:
-    """Return the command, and start the server at the first call."""
+    """Return the command, and start the server at the first call. Where the system cannot do this, it is the interpreter."""
+    if not hasattr(os, "pidfd_open"):
+        return [sys.executable]
     folder = tempfile.mkdtemp(prefix="python-")
     socket = f"{folder}/socket"
     # The server ends with the pipe, so with this process, however it ends.
