@@ -6,6 +6,7 @@ folder, standard streams, signals and exit code. mtlcli itself is imported anew 
 """
 
 import atexit
+import os
 import shutil
 import subprocess
 import sys

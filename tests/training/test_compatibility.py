@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from mtlcli.cli import main
+from mtlcli.config.layers import Layer
+from mtlcli.config.resolve import resolve
 from mtlcli.errors import MtlError
 from mtlcli.registry import FAMILIES, METHODS
 from mtlcli.training.compatibility import (
@@ -25,7 +27,7 @@ from mtlcli.training.loop import train
 from mtlcli.training.setup import set_up
 from mtlcli.training.state import Progress
 from mtlcli.training.step import enter_stage, take_step
-from small import small_config, write_files
+from small import small_config, small_values, write_files
 
 BUILT_IN = {family: list(FAMILIES[family].built_in) for family in METHODS}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "combinations.md"
@@ -107,8 +109,11 @@ def test_two_steps_of_every_allowed_pair(files, teacher, tmp_path, scheduler):
     for micro_batches, run in RUNS:
         if run.get("schedulers", FAMILIES["schedulers"].default) != scheduler:
             continue
-        training = {"micro_batches": micro_batches, "steps": 2, "batch_size": 4}
-        prepared = set_up(small_config(files, training=training, **sections(run, teacher)))
+        values = small_values(files) | sections(run, teacher)
+        values["training"] |= {"micro_batches": micro_batches, "steps": 2, "batch_size": 4}
+        # The folder of the teacher's encoder, because making one takes longer than these steps.
+        values["encoder"] = {"name": f"{teacher}/encoder", "max_length": 32}
+        prepared = set_up(resolve([Layer(values)]))
         progress, log = Progress(cursors=[0, 0, 0]), io.StringIO()
         before = [parameter.clone() for parameter in prepared.model.parameters()]
         assert not list(enter_stage(prepared, tmp_path, progress))
