@@ -74,8 +74,10 @@ def check_gains(run: TrainingRun, config: Config, measures: Sequence[str]) -> No
             f"--measures: {one_of(measures)} need dev rows of every task, and {one_of(lacking)} has none; set "
             f"tasks.{lacking[0]}.dev, remove the task, or choose among data, gradients and lookahead"
         )
-    own = [name for name, _ in run.model.named_parameters() if not name.startswith(("architecture.encoder.", "heads."))]
-    if own and (wrong := [measure for measure in measures if measure in ("transfer", "logme")]):
+    modules = [
+        name for name, _ in run.model.named_parameters() if not name.startswith(("architecture.encoder.", "heads."))
+    ]
+    if modules and (wrong := [measure for measure in measures if measure in ("transfer", "logme")]):
         raise MtlError(
             f'--measures: {one_of(wrong)} start from the encoder of a run, but architecture "{config.architecture.name}" has modules '
             "beside it; leave them out, or choose the architecture hard-sharing"

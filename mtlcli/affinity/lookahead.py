@@ -80,8 +80,8 @@ class LookaheadRows:
         wanted = min(STEP_BATCHES + for_loss, len(batches))
         for_step = max(1, min(STEP_BATCHES, wanted // 2))
         start = number * wanted % len(batches)
-        chosen = [batches[(start + place) % len(batches)] for place in range(wanted)]
-        return (chosen[:for_step], chosen[for_step:]) if wanted > 1 else (chosen, chosen)
+        next_batches = [batches[(start + place) % len(batches)] for place in range(wanted)]
+        return (next_batches[:for_step], next_batches[for_step:]) if wanted > 1 else (next_batches, next_batches)
 
 
 def measure_lookahead(
@@ -97,10 +97,10 @@ def measure_lookahead(
     parameters = [parameter for _, parameter in shared_encoder(model)]
     rate = rate_factor(run.config.optimizer, step, run.plan.steps) * run.config.optimizer.lr
     with evaluating(model):
-        chosen = [rows.of(number, task) for task in range(k)]
-        gradients = [_mean_gradient(run, task, chosen[task][0], parameters) for task in range(k)]
+        batches_of_step = [rows.of(number, task) for task in range(k)]
+        gradients = [_mean_gradient(run, task, batches_of_step[task][0], parameters) for task in range(k)]
         with torch.no_grad():
-            before = torch.tensor([_loss(run, task, chosen[task][1]) for task in range(k)])
+            before = torch.tensor([_loss(run, task, batches_of_step[task][1]) for task in range(k)])
             divisors = torch.maximum(before, torch.tensor(list(floors), dtype=before.dtype))
             original = [parameter.detach().clone() for parameter in parameters]
             affinity, first_order = torch.zeros(k, k), torch.zeros(k, k)
@@ -110,7 +110,7 @@ def measure_lookahead(
                     for j in range(k):
                         first_order[i, j] = rate * (direction @ gradients[j]) / divisors[j]
                     _put(parameters, original, direction, rate)
-                    after = torch.tensor([_loss(run, task, chosen[task][1]) for task in range(k)])
+                    after = torch.tensor([_loss(run, task, batches_of_step[task][1]) for task in range(k)])
                     affinity[i] = (before - after) / divisors
             finally:
                 # By copying: adding the step again would leave rounding behind.

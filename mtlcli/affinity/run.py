@@ -120,8 +120,8 @@ def _measure_data(plan: AffinityPlan, units: Units) -> Iterator[Event]:
         unit = [names[i], names[j]]
         if units.get("data", unit) is not None:
             continue
-        found = leaks(train[i], dev[j])
-        values: dict[str, Any] = {"leaked": list(found.rows), "sharing": found.sharing, "dev_rows": found.total}
+        leaked = leaks(train[i], dev[j])
+        values: dict[str, Any] = {"leaked": list(leaked.rows), "sharing": leaked.sharing, "dev_rows": leaked.total}
         if i < j:
             values["jaccard"] = jaccard(words[i].vocabulary, words[j].vocabulary)
             overlap = label_overlap(words[i], words[j], seed=run.config.training.seed)
@@ -241,8 +241,8 @@ def _summarize_gradients(
 ) -> None:
     stacked = [np.stack(task) if task else np.zeros((0, sketch.size), dtype=np.float32) for task in rows]
     total = np.concatenate([np.arange(part.start, part.stop) for name, part in sketch.columns.items() if name != WORDS])
-    found = [cosines_of(TOTAL, [task[:, total] for task in stacked])]
-    found += [cosines_of(name, [task[:, part] for task in stacked]) for name, part in sketch.columns.items()]
+    measured = [cosines_of(TOTAL, [task[:, total] for task in stacked])]
+    measured += [cosines_of(name, [task[:, part] for task in stacked]) for name, part in sketch.columns.items()]
     odd, even = (cosines_of(TOTAL, [task[half::2][:, total] for task in stacked]).cosines for half in (0, 1))
     units.add(
         "gradients",
@@ -255,7 +255,7 @@ def _summarize_gradients(
                 "share": [own.share for own in block.directions],
                 "reliability": [own.reliability for own in block.directions],
             }
-            for block in found
+            for block in measured
         },
         odd=_plain(odd),
         even=_plain(even),

@@ -98,5 +98,5 @@ class AdversarialSharedPrivate(Adversarial):
 
     def parts(self) -> dict[str, Part]:
         """Return the discriminator, and the private modules of each task."""
-        own = (self.private.parts("private", lr=self.lr), self.join.parts("join", lr=self.lr))
-        return {**super().parts(), **own[0], **own[1]}
+        modules = (self.private.parts("private", lr=self.lr), self.join.parts("join", lr=self.lr))
+        return {**super().parts(), **modules[0], **modules[1]}

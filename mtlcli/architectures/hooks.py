@@ -125,12 +125,12 @@ def replaced(encoder: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> 
 
 def _modules(layers: Sequence[EncoderLayer], place: Place) -> list[tuple[str, int]]:
     """Return the names of the modules of a place, each with its number within the place, without repeats."""
-    found: dict[tuple[str, int], None] = {}
+    numbered: dict[tuple[str, int], None] = {}
     for layer in layers:
         names = getattr(layer, place)
         for index, name in enumerate((names,) if isinstance(names, str) else names or ()):
-            found[name, index] = None
-    return list(found)
+            numbered[name, index] = None
+    return list(numbered)
 
 
 def _states(given: tuple[Any, ...], named: dict[str, Any]) -> Tensor:

@@ -79,10 +79,10 @@ class LeakyUnits(Towers):
 
     def leak(self, unit: LeakyUnit, task: int, features: list[Tensor]) -> Tensor:
         """Return the features (n, length, dim) of a task, from those of all tasks before."""
-        own = features[task]
-        pairs = [unit(own, other) for index, other in enumerate(features) if index != task]
+        features_of_task = features[task]
+        pairs = [unit(features_of_task, other) for index, other in enumerate(features) if index != task]
         if self.divide == "survey":
-            pairs.append(own)
+            pairs.append(features_of_task)
         return torch.stack(pairs).mean(0)
 
     def meet(self, index: int, states: list[Tensor]) -> list[Tensor]:
@@ -96,15 +96,15 @@ class LeakyUnits(Towers):
 
     def features(self, task: int, hidden: HiddenStates, inputs: Inputs) -> HiddenStates:
         """Return the task's features with what leaks from the others, as the last layer."""
-        own = self.own(task, hidden)
+        states = self.own(task, hidden)
         if self.private is None:
             features = list(self.of_tasks(hidden.last))
         else:
             features = [hidden.last + self.private.of(other)(hidden.last) for other in range(self.count)]
         if not self.units:
-            return own.with_last(features[task])
+            return states.with_last(features[task])
         unit: LeakyUnit = list(self.units.values())[-1]  # type: ignore[assignment]
-        return own.with_last(self.leak(unit, task, features))
+        return states.with_last(self.leak(unit, task, features))
 
     def below(self) -> tuple[nn.Module, ...]:
         """Return the encoder, the copies, and the units between them."""

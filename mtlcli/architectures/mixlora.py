@@ -121,18 +121,18 @@ class MixLoRA(LoRA):
                     run_short_text(self.encoder)
             finally:
                 self.encoder.train(was_training)
-            found = [
+            activations = [
                 (name, form)
                 for name in candidates
                 for form in ("plain", "gated", "halves")
                 if self._makes(self.encoder.get_submodule(name), form, read, given[0])
             ]
-            if not found:
+            if not activations:
                 raise MtlError(
                     "architecture: no activation of this encoder makes the hidden state of its feed-forward network"
                 )
-            names.append(found[0][0])
-            forms.add(found[0][1])
+            names.append(activations[0][0])
+            forms.add(activations[0][1])
         return tuple(names), forms.pop()
 
     def _makes(self, activation: nn.Module, form: str, read: Mapping[int, Tensor], hidden: Tensor) -> bool:

@@ -64,14 +64,14 @@ class TaskGroups(Architecture):
     def _depth(self, depth: int | dict[str, int] | None, group: str) -> int:
         """Return how many layers of the trunk a group uses."""
         layers = len(self.blocks)
-        chosen = depth.get(group) if isinstance(depth, dict) else depth
-        if chosen is None:
+        depth_of_group = depth.get(group) if isinstance(depth, dict) else depth
+        if depth_of_group is None:
             return max(layers - 2, layers // 2)
-        if not 0 <= chosen <= layers:
+        if not 0 <= depth_of_group <= layers:
             raise MtlError(
-                f"architecture.depth: found {chosen}; expected 0 to {layers}, the number of layers of this encoder"
+                f"architecture.depth: found {depth_of_group}; expected 0 to {layers}, the number of layers of this encoder"
             )
-        return chosen
+        return depth_of_group
 
     def _branch(self, names: tuple[str, ...]) -> nn.ModuleDict:
         """Return copies of layers, named as in the encoder, so that `freeze: layer.4` and methods for each layer find them."""
@@ -89,8 +89,8 @@ class TaskGroups(Architecture):
 
     def states(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the states of the trunk and the branch of the task's group."""
-        own = self._own_blocks(task)
-        with replaced(self.encoder, {name: block.forward for name, block in own.items()}):
+        blocks = self._own_blocks(task)
+        with replaced(self.encoder, {name: block.forward for name, block in blocks.items()}):
             return run_encoder(self.encoder, inputs)
 
     def parts(self) -> dict[str, Part]:
@@ -121,11 +121,11 @@ class TaskGroups(Architecture):
             if self.branches:
                 raise MtlError("has one encoder per group of tasks; export one task")
             return self.encoder
-        own = self._own_blocks(task)
-        if not own:
+        blocks = self._own_blocks(task)
+        if not blocks:
             return self.encoder
         merged = deepcopy(self.encoder)
-        for name, block in own.items():
+        for name, block in blocks.items():
             merged.get_submodule(name).load_state_dict(block.state_dict())
         return merged
 

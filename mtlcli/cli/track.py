@@ -48,9 +48,9 @@ def track(
                 f"--set {text}: expected NAME.KEY=VALUE with the name of a tracker, such as tensorboard.every=10"
             )
         values.setdefault(path[0], {})[path[1]] = value
-    found = [runs_in(folder) for folder in runs]
+    groups = [runs_in(folder) for folder in runs]
     errors = []
-    for folders, group in found:
+    for folders, group in groups:
         for folder in folders:
             replayed = replay(folder, names, values, group)
             errors += [f"{folder}: tracker {name}: {problem}" for name, problem in replayed.problems.items()]

@@ -106,8 +106,8 @@ def check_graph(graph: Graph, run: Run, task: int, split: Split, tokens: Tokeniz
     expected = reference(graph, task, tokens)
     largest = 0.0
     for size in BATCHES:
-        found = run_rows(graph, run, task, tokens, size)
-        largest = max(largest, _compare(graph, task, split, expected, found, size))
+        outputs = run_rows(graph, run, task, tokens, size)
+        largest = max(largest, _compare(graph, task, split, expected, outputs, size))
     return Checked(split.name, len(split), largest)
 
 

@@ -316,9 +316,9 @@ class ChoiceGraph(Graph):
         exists = np.arange(counts.max()) < counts[:, None]
         if not self.decoded:
             return Ragged({LOGITS: outputs[LOGITS][exists]}, starts)
-        chosen = np.arange(counts.max()) == outputs["choice"][:, None]
+        is_choice = np.arange(counts.max()) == outputs["choice"][:, None]
         return Ragged(
-            {"chosen": chosen[exists].astype(np.int8), "probabilities": outputs["probabilities"][exists]}, starts
+            {"chosen": is_choice[exists].astype(np.int8), "probabilities": outputs["probabilities"][exists]}, starts
         )
 
 

@@ -81,9 +81,11 @@ class SpanLinear(Head):
         where = windows[:-1] + place
         start = items.spans[(starts[:-1] + first)[where], 0]
         end = items.spans[(starts[:-1] + last)[where], 1]
-        found = best > NEVER
+        has_span = best > NEVER
         zero = torch.zeros_like(start)
-        return Ragged({"start": torch.where(found, start, zero), "end": torch.where(found, end, zero), "score": best})
+        return Ragged(
+            {"start": torch.where(has_span, start, zero), "end": torch.where(has_span, end, zero), "score": best}
+        )
 
     def why_no_graph(self) -> str:
         """Return that the windows of a row are compared."""

@@ -269,8 +269,8 @@ def predict_rows(
 
     # Each process predicts one window of a round, and all receive all.
     for chunks in _rounds(_windows(rows, window, ready), together.size):
-        own = predict_window(chunks[together.rank]) if together.rank < len(chunks) else None
-        for number, (chunk, done) in enumerate(zip(chunks, together.gather(own), strict=False)):
+        part = predict_window(chunks[together.rank]) if together.rank < len(chunks) else None
+        for number, (chunk, done) in enumerate(zip(chunks, together.gather(part), strict=False)):
             if isinstance(done, MtlError) or done is None:
                 raise done or RuntimeError("a process has no predictions of its window")
             if number != together.rank:

@@ -73,8 +73,8 @@ class ClassMetric(Metric):
         """Count the positive class in each row, or sort the rows by class."""
         if self.average != "binary":
             return AveragedRatio(self, counts_of(predicted, gold))
-        chosen, true = predicted["index"] == self.positive, gold["index"] == self.positive
-        counts = np.stack([chosen & true, chosen & ~true, ~chosen & true], axis=1)
+        predicted_positive, true = predicted["index"] == self.positive, gold["index"] == self.positive
+        counts = np.stack([predicted_positive & true, predicted_positive & ~true, ~predicted_positive & true], axis=1)
         return Statistics(counts.astype(np.float64), self.score)
 
 

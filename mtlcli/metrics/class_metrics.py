@@ -68,10 +68,10 @@ def counts_of(predicted: Arrays, gold: Arrays) -> ClassCounts:
 def _counts_of_sets(predicted: Arrays, gold: Arrays) -> ClassCounts:
     """Return the counts of every label in the rows that say something of it, and of labels that training never saw as one more."""
     sets = gold["set"]
-    chosen, holds = (predicted["set"] == 1) & (sets != UNKNOWN), sets == 1
+    predicted_labels, holds = (predicted["set"] == 1) & (sets != UNKNOWN), sets == 1
     unseen = np.flatnonzero(gold["unseen"] > 0)
     more = pairs(unseen, np.full(len(unseen), sets.shape[1]))
-    parts = [np.argwhere(holds), np.argwhere(chosen), np.argwhere(chosen & holds)]
+    parts = [np.argwhere(holds), np.argwhere(predicted_labels), np.argwhere(predicted_labels & holds)]
     names = tuple(map(str, range(sets.shape[1] + 1)))
     return ClassCounts.of(ClassMatches(names, np.concatenate([parts[0], more]), parts[1], parts[2]))
 

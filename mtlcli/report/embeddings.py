@@ -38,7 +38,7 @@ def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
     before = set_up(config, cache=cache_folder())
     after, _ = load_run(folder)
     methods = ["PCA", "t-SNE"] if _has_tsne() else ["PCA"]
-    found = []
+    drawings = []
     for index, task in enumerate(before.facts):
         splits = before.selecting(task.name)
         if not splits or splits[0].gold is None:
@@ -54,13 +54,13 @@ def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
         for method in methods:
             for when, features in zip(("before", "after"), pair, strict=True):
                 places = project(features, method, config.training.seed)
-                found.append(Cloud(task.name, when, method, places, groups, names))
+                drawings.append(Cloud(task.name, when, method, places, groups, names))
     text = "One point for each row; of a pair that is encoded apart, the difference of its two encodings."
     if any(len(splits) > 1 for splits in before.dev.values()):
         text += " Of several dev sets, the first that selects checkpoints."
     if len(methods) == 1:
         text += " For t-SNE as well: pip install 'mtlcli[report]'."
-    return found, text
+    return drawings, text
 
 
 def project(features: np.ndarray, method: str, seed: int) -> list[tuple[float, float]]:
@@ -90,16 +90,16 @@ def _has_tsne() -> bool:
 def _features(model: MultiTaskModel, task: int, tokenized: TokenizedSplit, rows: np.ndarray) -> np.ndarray:
     """What the task's head reads of these rows (n, dim); of two encodings, the absolute difference."""
     model.eval()
-    found = np.empty((len(rows), 0), dtype=np.float32)
+    features = np.empty((len(rows), 0), dtype=np.float32)
     for part in _batches(tokenized, rows):
         batch = collate(tokenized, task, rows[part])
         pooled = model.pooled(task, model.hidden(task, model.inputs(task, batch)), batch.mask).float()
         if batch.sides == 2:
             pooled = (pooled[: len(part)] - pooled[len(part) :]).abs()
-        if found.shape[1] == 0:
-            found = np.empty((len(rows), pooled.shape[1]), dtype=np.float32)
-        found[part] = pooled.cpu().numpy()
-    return found
+        if features.shape[1] == 0:
+            features = np.empty((len(rows), pooled.shape[1]), dtype=np.float32)
+        features[part] = pooled.cpu().numpy()
+    return features
 
 
 def _batches(tokenized: TokenizedSplit, rows: np.ndarray) -> Iterator[np.ndarray]:

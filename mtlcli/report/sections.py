@@ -158,11 +158,11 @@ def _merge(merge: MergeRecord) -> str:
     rows = [(run.folder, f"{run.weight:g}", ", ".join(run.heads)) for run in merge.runs]
     options = ", ".join(f"{name} {value:g}" for name, value in merge.options.items())
     scaling = "" if merge.scaling is None else f", scaling {merge.scaling:g}"
-    chosen = (
+    summary = (
         f" The coefficients are the best of {len(merge.trials)} by {merge.select_by} on dev." if merge.trials else ""
     )
     text = (
-        f"Merged by {merge.method}{scaling}{f' ({options})' if options else ''}, from the start {merge.start}.{chosen}"
+        f"Merged by {merge.method}{scaling}{f' ({options})' if options else ''}, from the start {merge.start}.{summary}"
     )
     return page.table(("run", "weight", "heads"), rows) + page.paragraph(text)
 

@@ -124,8 +124,8 @@ def _choose(runs: Sequence[EnsembleMember], name: str, threshold: float | None, 
     must_agree(list(having.values()), name)
     first = next(iter(having.values()))
     metric: str = first.record["tasks"][name]["metrics"][0]
-    found = {index: dev_result(run, name, metric) for index, run in having.items()}
-    values = {index: None if one is None else one[0] for index, one in found.items()}
+    results = {index: dev_result(run, name, metric) for index, run in having.items()}
+    values = {index: None if one is None else one[0] for index, one in results.items()}
     problems = _other_rows([run.folder for run in having.values()], name)
     if problems and threshold is not None:
         raise MtlError(*(f"--threshold {name}={threshold:g}: {problem}" for problem in problems))
@@ -277,8 +277,8 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _place(folder: Path, name: str) -> Path:
-    found = Path(os.path.normpath(folder.resolve() / name))
-    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    path = Path(os.path.normpath(folder.resolve() / name))
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def read(folder: Path) -> tuple[tuple[EnsembleMember, ...], dict[str, tuple[int, ...]]]:

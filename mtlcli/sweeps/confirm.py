@@ -39,13 +39,13 @@ def confirm(
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event | Confirmed]:
     """Train the recipe and the best trials on new seeds; the last event names their folders, none if stopped."""
-    chosen = {DEFAULT: base}
+    configs = {DEFAULT: base}
     for trial in sweep.front() if len(sweep.objectives) > 1 else sweep.done:
         config = space.config(base, trial.values, trial.place)
-        if config.plain() != base.plain() and len(chosen) <= best:
-            chosen[trial.place.rpartition("/")[2]] = config
+        if config.plain() != base.plain() and len(configs) <= best:
+            configs[trial.place.rpartition("/")[2]] = config
     numbers = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
-    for name, config in chosen.items():
+    for name, config in configs.items():
         group = Group(sweep.folder / FOLDER / name, numbers)
         for seed in numbers:
             values = deepcopy(config.plain())
@@ -59,5 +59,5 @@ def confirm(
             if end is None or end.why == "interrupted":
                 return
         write_group(group)
-    places = [sweep.folder / FOLDER / name for name in chosen]
+    places = [sweep.folder / FOLDER / name for name in configs]
     yield Confirmed(places[0], tuple(places[1:]))

@@ -96,14 +96,14 @@ def read_sweep(folder: Path) -> Sweep:
     """
     try:
         values = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
-        found = json.loads((folder / TRIALS).read_text(encoding="utf-8")) if (folder / TRIALS).is_file() else {}
+        record = json.loads((folder / TRIALS).read_text(encoding="utf-8")) if (folder / TRIALS).is_file() else {}
         trials = tuple(
             Trial(**{**trial, "scores": tuple(trial["scores"]), "curve": tuple(map(tuple, trial["curve"]))})
-            for trial in found.get("trials", [])
+            for trial in record.get("trials", [])
         )
         return Sweep(
             folder, values["base"], values["space"], tuple(values["keys"]), tuple(values["objectives"]), tuple(values["directions"]),
-            trials, found.get("importance", {}),
+            trials, record.get("importance", {}),
         )  # fmt: skip
     except FileNotFoundError:
         raise MtlError(

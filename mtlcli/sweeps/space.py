@@ -118,19 +118,19 @@ class Space:
         values: dict[str, Any] = {}
         for dimension in self.active(values, plain):
             value = lookup(plain, dimension.key)
-            found = value if dimension.contains(value) else _name_of(value)
-            if not dimension.contains(found):
+            entry = value if dimension.contains(value) else _name_of(value)
+            if not dimension.contains(entry):
                 return None
-            values[dimension.key] = found
+            values[dimension.key] = entry
         return values
 
 
 def lookup(values: Mapping[str, Any], key: str) -> Any:
     """Return the value of a dotted key, None where there is none."""
-    found: Any = values
+    value: Any = values
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _name_of(value: Any) -> Any:
@@ -201,18 +201,18 @@ def impossible(space: Space, base: Config) -> dict[str, str]:
     else:
         random = Random(0)
         candidates = [tuple(random.choice(part.choices) for part in parts) for _ in range(MOST_CORNERS)]
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for candidate in candidates:
-        chosen = dict(zip((part.key for part in parts), candidate, strict=True))
+        corner = dict(zip((part.key for part in parts), candidate, strict=True))
         values: dict[str, Any] = {}
         for dimension in space.active(values, plain):
-            values[dimension.key] = chosen.get(dimension.key, dimension.corners()[0])
-        text = in_words({key: value for key, value in values.items() if key in chosen})
+            values[dimension.key] = corner.get(dimension.key, dimension.corners()[0])
+        text = in_words({key: value for key, value in values.items() if key in corner})
         try:
             space.config(base, values, text)
         except MtlError as error:
-            found[text] = error.lines[0]
-    return found
+            problems[text] = error.lines[0]
+    return problems
 
 
 def in_words(values: Mapping[str, Any]) -> str:

@@ -264,10 +264,10 @@ class TrialStudy:
             return {}
         try:
             evaluator = self._optuna.importance.PedAnovaImportanceEvaluator()
-            found = self._optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+            importance = self._optuna.importance.get_param_importances(self._study, evaluator=evaluator)
         except (ValueError, RuntimeError):  # all scores are equal
             return {}
-        return {key: float(value) for key, value in found.items()}
+        return {key: float(value) for key, value in importance.items()}
 
 
 def digest(value: Any) -> str:

@@ -110,9 +110,9 @@ class Choices(Target):
         starts = np.zeros(len(items) + 1, dtype=np.int64)
         np.cumsum([count for _, count in items], out=starts[1:])
         index = np.array([index if count else -1 for index, count in items], dtype=np.int64)
-        chosen = np.repeat((index >= 0).astype(np.int8) - 1, np.diff(starts))
-        chosen[(starts[:-1] + index)[index >= 0]] = 1
-        return Ragged({"chosen": chosen}, starts)
+        is_right = np.repeat((index >= 0).astype(np.int8) - 1, np.diff(starts))
+        is_right[(starts[:-1] + index)[index >= 0]] = 1
+        return Ragged({"chosen": is_right}, starts)
 
     def is_constant(self, gold: Arrays) -> bool:
         """Return False: the same number can be another choice in every row."""
@@ -284,14 +284,16 @@ class Choices(Target):
 def decided(probabilities: np.ndarray, starts: np.ndarray) -> Arrays:
     """Return predictions from the probabilities (m,) of the choices of n rows; of equal ones, the first is chosen."""
     lengths = np.diff(starts)
-    chosen = np.zeros(len(probabilities), dtype=np.int8)
+    is_choice = np.zeros(len(probabilities), dtype=np.int8)
     if len(probabilities):
         rows = np.flatnonzero(lengths)
         largest = np.repeat(np.maximum.reduceat(probabilities, starts[:-1][rows]), lengths[rows])
         is_largest = (probabilities >= largest).astype(np.int64)
         before = np.cumsum(is_largest) - is_largest
-        chosen = ((is_largest == 1) & (before == np.repeat(before[starts[:-1][rows]], lengths[rows]))).astype(np.int8)
-    return Ragged({"chosen": chosen, "probabilities": probabilities}, starts)
+        is_choice = ((is_largest == 1) & (before == np.repeat(before[starts[:-1][rows]], lengths[rows]))).astype(
+            np.int8
+        )
+    return Ragged({"chosen": is_choice, "probabilities": probabilities}, starts)
 
 
 def _index_of(label: str, choices: Sequence[str], form: Form, base: int) -> int | None:

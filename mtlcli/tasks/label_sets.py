@@ -508,8 +508,10 @@ class LabelSets(Target):
 
     def class_matches(self, predicted: Arrays, gold: Arrays) -> ClassMatches:
         """Return the labels that hold and those that are predicted, in rows that say whether they hold."""
-        chosen, holds = (predicted["set"] == 1) & (gold["set"] != UNKNOWN), gold["set"] == 1
-        return ClassMatches(self.labels, np.argwhere(holds), np.argwhere(chosen), np.argwhere(chosen & holds))
+        predicted_labels, holds = (predicted["set"] == 1) & (gold["set"] != UNKNOWN), gold["set"] == 1
+        return ClassMatches(
+            self.labels, np.argwhere(holds), np.argwhere(predicted_labels), np.argwhere(predicted_labels & holds)
+        )
 
     def cells(self) -> list[str]:
         """Return `labels`, and `probability.LABEL` of each label."""

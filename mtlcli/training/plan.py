@@ -245,8 +245,8 @@ def _notes_on_sizes(architecture: str, sizes: ModelSizes, names: Sequence[str]) 
     if sizes.added:
         each = set(sizes.added_for)
         by_task = ", ".join(f"{name} {count:,}" for name, count in zip(names, sizes.added_for, strict=True))
-        own = f"{next(iter(each)):,} of each task" if len(each) == 1 else f"of the tasks: {by_task}"
-        of_tasks = f", {own}" if any(each) else ", shared by the tasks"
+        added = f"{next(iter(each)):,} of each task" if len(each) == 1 else f"of the tasks: {by_task}"
+        of_tasks = f", {added}" if any(each) else ", shared by the tasks"
         notes.append(f"{architecture} adds {sizes.added:,} parameters to the encoder{of_tasks}")
     if sizes.trainable < sizes.everything:
         share = 100 * sizes.trainable / sizes.everything
@@ -306,9 +306,9 @@ def _leaks_between_tasks(tasks: Sequence[TaskInputs]) -> list[str]:
     """Return warnings about dev rows of a task whose texts other tasks train on, and the task itself does not."""
     warnings = []
     for task in tasks:
-        own = task.loaded.splits["train"]
+        rows = task.loaded.splits["train"]
         for split_name, split in task.loaded.dev.items():
-            unseen = split.hashes[~np.isin(split.hashes, own.hashes)]
+            unseen = split.hashes[~np.isin(split.hashes, rows.hashes)]
             for other in tasks:
                 train = other.loaded.splits["train"]
                 shared = int(np.isin(unseen, train.hashes).sum())
