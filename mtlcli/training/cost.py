@@ -47,35 +47,29 @@ class _Counter(TorchDispatchMode):
         return result
 
 
-def sizes_and_products(model: MultiTaskModel, batches: TaskBatches, device: torch.device) -> ModelSizes:
-    """Return the numbers of parameters of a model, and what a step costs where the architecture changes that.
-
-    Args:
-        batches: of the first task.
-    """
+def sizes_and_products(model: MultiTaskModel, tasks: Sequence[TaskBatches], device: torch.device) -> ModelSizes:
+    """Return the numbers of parameters of a model, and what a step costs where the architecture changes that."""
     sizes = model_sizes(model)
     # A divided encoder cannot run in one process alone, and states that are cached cost nothing in most steps.
     if not sizes.added or model.is_sharded or model.states_are_frozen:
         return sizes
     with plugin_call(model.architecture, "forward", "HiddenStates"):
-        return replace(sizes, products=relative_products(model, batches, device))
+        return replace(sizes, products=relative_products(model, tasks, device))
 
 
-def relative_products(model: MultiTaskModel, batches: TaskBatches, device: torch.device) -> float:
+def relative_products(model: MultiTaskModel, tasks: Sequence[TaskBatches], device: torch.device) -> float:
     """Return the matrix products of a step, forward and backward, over those of hard sharing with a trainable encoder.
 
-    One row of the first task passes through the architecture and back, without the heads. Matrix products take most of the time of an
+    The first row of each task passes through the architecture and back, without the heads. Matrix products take most of the time of an
     encoder, but many small ones take longer than their number says.
-
-    Args:
-        batches: of the first task.
     """
     was_training = model.training
     # Without dropout, so that no random numbers are drawn; what an architecture measures in training stays as it is.
     model.eval()
-    batch = batches.batch(np.zeros(1, dtype=np.int64)).to(device)
+    rows = [batches.batch(np.zeros(1, dtype=np.int64)).to(device) for batches in tasks]
     # A product of the forward pass has two in the backward pass: for the gradients of its input and of its weight.
-    ratio = _products_of_architecture(model, batch) / max(1, 3 * _products_of_encoder(model, batch))
+    plain = 3 * sum(_products_of_encoder(model, row) for row in rows)
+    ratio = sum(_products_of_architecture(model, row) for row in rows) / max(1, plain)
     model.train(was_training)
     return ratio
 
@@ -84,7 +78,7 @@ def _products_of_architecture(model: MultiTaskModel, batch: Batch) -> int:
     """Count the operations of one batch through the architecture and back."""
     trainable = [parameter for parameter in model.architecture.parameters() if parameter.requires_grad]
     with torch.enable_grad(), _Counter() as counter:
-        hidden = model.hidden(0, model.inputs(0, batch)).last
+        hidden = model.hidden(batch.task, model.inputs(batch.task, batch)).last
         if trainable and hidden.requires_grad:
             torch.autograd.grad(hidden.float().sum(), trainable, allow_unused=True)
     return counter.total
@@ -94,5 +88,5 @@ def _products_of_architecture(model: MultiTaskModel, batch: Batch) -> int:
 def _products_of_encoder(model: MultiTaskModel, batch: Batch) -> int:
     """Count the operations of one batch through the encoder alone."""
     with _Counter() as counter:
-        run_encoder(model.architecture.encoder_of(0), model.inputs(0, batch))
+        run_encoder(model.architecture.encoder_of(batch.task), model.inputs(batch.task, batch))
     return counter.total

@@ -273,7 +273,7 @@ def set_up(
     travels = 4 * (private_size + (0 if engine.is_sharded else engine.size * (most if engine.needs_rows() else 1)))
     plan = make_plan(
         config, scheduler, inputs, visits,
-        sizes=sizes_and_products(model, train[0], device), device=device, precision=precision,
+        sizes=sizes_and_products(model, train, device), device=device, precision=precision,
         rows_buffer_bytes=engine.buffer_bytes(), regularizers=regularizers, first_step=first_step,
         started_from=started_from, passes=[model.pass_of(task) for task in range(len(tasks))],
         apart=reasons_apart(tasks, sizes, own_order, groups), of_architecture=model.architecture.notes(),

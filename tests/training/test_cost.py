@@ -13,9 +13,9 @@ def files(tmp_path_factory):
     return write_files(tmp_path_factory.mktemp("files"))
 
 
-def ratio(files, architecture):
+def ratio(files, architecture, tasks=slice(None)):
     run = set_up(small_config(files, architecture=architecture))
-    return relative_products(run.model, run.train[0], run.device)
+    return relative_products(run.model, run.train[tasks], run.device)
 
 
 def test_the_products_of_lora_are_those_worked_out_by_hand(files):
@@ -27,7 +27,7 @@ def test_the_products_of_lora_are_those_worked_out_by_hand(files):
     layer, attention, pooler = 4096, 448, 512 / 7
     forward = 2 * (layer + attention + 1024) + pooler
     backward = (layer + 896 + 2048) + (layer - 1536 + 672 + 2048 - 512)
-    assert ratio(files, "lora") == pytest.approx(
+    assert ratio(files, "lora", slice(1)) == pytest.approx(
         (forward + backward) / (3 * (2 * (layer + attention) + pooler)), rel=1e-6
     )
 
@@ -37,11 +37,17 @@ def test_every_task_runs_the_towers_of_all_and_a_copy_of_an_encoder_costs_nothin
     assert ratio(files, "soft-sharing") == pytest.approx(1, rel=0.01)
 
 
+def test_higher_tasks_of_a_pipeline_cost_more(files):
+    first, second, third = (ratio(files, "feature-pipeline", slice(task, task + 1)) for task in range(3))
+    assert first < second < third
+    assert first < ratio(files, "feature-pipeline") < third
+
+
 def test_counting_draws_no_random_numbers_and_leaves_gradients_and_mode_as_they_were(files):
     run = set_up(small_config(files, architecture="adversarial"))
     run.model.train()
     before = torch.get_rng_state()
-    relative_products(run.model, run.train[0], run.device)
+    relative_products(run.model, run.train, run.device)
     assert torch.equal(torch.get_rng_state(), before)
     assert run.model.training and all(parameter.grad is None for parameter in run.model.parameters())
 
