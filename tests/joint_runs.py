@@ -5,6 +5,7 @@ import runpy
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 import processes
@@ -80,3 +81,23 @@ def distance(found: dict, expected: dict) -> float:
     kinds = [name for name, value in expected.items() if value.is_floating_point() and not name.endswith("key.bias")]
     ours, theirs = (torch.cat([state[name].double().flatten() for name in kinds]) for state in (found, expected))
     return float((ours - theirs).norm() / theirs.norm())
+
+
+def must_be_equal(
+    alone: dict[str, dict],
+    cases: list[dict[str, object]],
+    size: int,
+    folder: Path,
+    start: Start = processes.together,
+    within: float = 1e-5,
+) -> None:
+    """Compare several processes with one that has trained alone, case by case."""
+    of_ranks = run(cases, size, folder, start)
+    for name, first in of_ranks[0].items():
+        expected = alone[name]
+        # What a wrong divisor changes at once.
+        assert first["losses"][0] == pytest.approx(expected["losses"][0], rel=1e-5), (name, size)
+        assert distance(first["state"], expected["state"]) < within, (name, size)
+        assert first["norms"] == pytest.approx(expected["norms"], rel=100 * within), (name, size)
+        for other in of_ranks[1:]:
+            assert all(torch.equal(value, other[name]["state"][key]) for key, value in first["state"].items()), name

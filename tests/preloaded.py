@@ -2,7 +2,7 @@
 
 The imports take most of the time of a short command, several seconds each. A server makes them once and forks: `python()` is a
 command that takes the place of `sys.executable`, for `-m MODULE ...`, `-c CODE ...` or `SCRIPT ...`, with its own environment,
-folder, standard streams, signals and exit code. mtlcli itself is imported anew in every process.
+folder, standard streams, signals and exit code. Every process imports mtlcli itself.
 """
 
 import atexit

@@ -42,7 +42,7 @@ class _Reversal(torch.autograd.Function):
 
 
 def reverse(values: Tensor, factor: float | Tensor) -> Tensor:
-    """Return the values; their gradient is multiplied by -factor, a number or a tensor of no dimension."""
+    """Return the values; their gradient is multiplied by -factor, a number or a scalar tensor."""
     reversed_values: Tensor = _Reversal.apply(values, factor)
     return reversed_values
 
@@ -77,7 +77,8 @@ class Adversarial(Architecture):
     Attributes:
         classes: for each task the class that the discriminator should guess, None for a task without one.
         share: the share of the run's steps that is done.
-        gate: the share of the loss of a guess below which a batch's reversed gradient is 0; None for no such limit.
+        gate: the share of the loss of a random guess, ln(classes), that the discriminator must exceed in a batch for its reversed
+            gradient to reach the encoder; None for every batch.
     """
 
     needs: ClassVar[frozenset[Literal["several-tasks"]]] = frozenset(("several-tasks",))

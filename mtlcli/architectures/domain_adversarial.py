@@ -20,7 +20,8 @@ class DomainAdversarial(Adversarial):
     With s the mean of H^N over the tokens of a text of domain k: ``L_domain = - log softmax(D(R(s)))_k``, where R is the identity
     whose gradient is multiplied by ``-weight lambda``. Each task of a domain minimizes its loss plus L_domain;
     a task without labels (`kind: unlabeled`) minimizes L_domain alone, as the texts of the target domain do in the paper. Tasks in no
-    domain are left as they are. Heads read H^N.
+    domain are left as they are. Heads read H^N. With `gate: 0.9` the reversed gradient reaches the encoder only in batches where L_domain
+    is above 0.9 ln(K), see `adversarial`.
 
     Parameters: ``h (d + 1) + K (h + 1)`` for K domains and a hidden layer of width h, else ``K (d + 1)``.
 

@@ -137,5 +137,5 @@ def _heads(texts: list[str]) -> dict[str, Path]:
 def _show(record: "MergeRecord") -> None:
     rows = [(run.folder, f"{run.weight:g}", ", ".join(run.heads)) for run in record.runs]
     scaling = "" if record.scaling is None else f", scaling {record.scaling:g}"
-    choice = f", the best of {len(record.trials)} on dev" if record.trials else ""
-    table(f"{record.method}{scaling}{choice}", [("run", ""), ("weight", "right"), ("heads", "")], rows)
+    selection = f", the best of {len(record.trials)} on dev" if record.trials else ""
+    table(f"{record.method}{scaling}{selection}", [("run", ""), ("weight", "right"), ("heads", "")], rows)

@@ -32,6 +32,9 @@ WAIT_SECONDS = 3600.0
 """Seconds that processes wait for each other outside of a step: while one reads data, evaluates or saves."""
 STEP_SECONDS = 25.0
 """Seconds that a process waits for the others within a step, unless MTL_STEP_SECONDS says otherwise."""
+HANG_STEPS = 3
+"""How many times as long, between steps, a process waits for another one that gives no sign of life. It is long because a mistake would
+end a healthy run."""
 BEAT_SECONDS = 0.5
 NO_BEAT_SECONDS = 2.0
 """Seconds without a sign of life after which a process counts as ended, where an exchange has failed."""
@@ -276,7 +279,7 @@ class World:
             )
             seconds = float(os.environ.get("MTL_STEP_SECONDS") or STEP_SECONDS)
             self._step_group = dist.new_group(timeout=timedelta(seconds=seconds))
-            self._patience = seconds + 2 * NO_BEAT_SECONDS
+            self._patience = HANG_STEPS * seconds
         except (RuntimeError, ValueError) as error:
             raise ProcessLost(
                 f"process {place.rank}: cannot reach the others at {place.address}:{place.port} ({_first_line(error)}); on "
@@ -291,30 +294,30 @@ class World:
 
     def _beat(self) -> None:
         """Count up a number in the common store, as a sign of life, and look for those of the others."""
-        last: dict[int, tuple[int, float]] = {}
+        last: dict[int, tuple[int, int]] = {}
         with suppress(Exception):  # the store ends with the run
             while not self._ended.wait(BEAT_SECONDS):
                 self._store.add(f"beat/{self.rank}", 1)
                 self._look_for_the_others(last)
 
-    def _look_for_the_others(self, last: dict[int, tuple[int, float]]) -> None:
-        """End this process where it waits for one that gives no sign of life.
+    def _look_for_the_others(self, last: dict[int, tuple[int, int]]) -> None:
+        """Exit if this process waits for another one that gives no sign of life.
 
-        Between steps a process may rightly wait for long, such as for an evaluation, so that exchanges have no timeout of use there,
-        and a thread that waits in one cannot be interrupted.
+        Between steps a process may have to wait for minutes, such as for an evaluation, so a short timeout of the exchange would be
+        wrong there, and a thread that waits in an exchange cannot be interrupted.
 
         Args:
-            last: the last new number of each process and when it was seen, since this process began to wait; is updated.
+            last: for each process its last number and the checks since that number was new, while this process waits; is updated.
+                Checks are counted, not seconds, because all processes may have been suspended together.
         """
         beats = self._beats_of_all() if self._waits else None
         if beats is None:
             last.clear()
             return
-        now = time.monotonic()
         for rank, beat in enumerate(beats):
-            if rank not in last or last[rank][0] != beat:
-                last[rank] = (beat, now)
-        silent = [rank for rank, (_, since) in last.items() if rank != self.rank and now - since > self._patience]
+            seen, checks = last.get(rank, (beat, 0))
+            last[rank] = (beat, checks + 1 if beat == seen else 0)
+        silent = [rank for rank, (_, checks) in last.items() if checks * BEAT_SECONDS > self._patience]
         if silent and self._waits:
             print(
                 f"error: {self._silent(silent)} at {self._where}, and process {self.rank} waits for it",

@@ -75,9 +75,9 @@ def measure_int8(
     """Compare a graph of 8 bits with the one with floats on up to 2,000 rows."""
     split = some_rows(rows.split, ROWS)
     tokens = tokenized(saved, split)
-    expected, of_small = (run_rows(graph, run, task, tokens, BATCH) for run in (of_float, of_int8))
-    of_both = [measure(rows.metrics, predicted, split.gold, 1000) for predicted in (of_small, expected)]
-    return Int8(size, len(split), agreement(graph, task, expected, of_small), *of_both)
+    expected, outputs = (run_rows(graph, run, task, tokens, BATCH) for run in (of_float, of_int8))
+    of_both = [measure(rows.metrics, predicted, split.gold, 1000) for predicted in (outputs, expected)]
+    return Int8(size, len(split), agreement(graph, task, expected, outputs), *of_both)
 
 
 def agreement(graph: Graph, task: int, expected: Arrays, found: Arrays) -> float:

@@ -38,7 +38,7 @@ def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
     before = set_up(config, cache=cache_folder())
     after, _ = load_run(folder)
     methods = ["PCA", "t-SNE"] if _has_tsne() else ["PCA"]
-    drawings = []
+    projections = []
     for index, task in enumerate(before.facts):
         splits = before.selecting(task.name)
         if not splits or splits[0].gold is None:
@@ -54,13 +54,13 @@ def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
         for method in methods:
             for when, features in zip(("before", "after"), pair, strict=True):
                 places = project(features, method, config.training.seed)
-                drawings.append(Cloud(task.name, when, method, places, groups, names))
+                projections.append(Cloud(task.name, when, method, places, groups, names))
     text = "One point for each row; of a pair that is encoded apart, the difference of its two encodings."
     if any(len(splits) > 1 for splits in before.dev.values()):
         text += " Of several dev sets, the first that selects checkpoints."
     if len(methods) == 1:
         text += " For t-SNE as well: pip install 'mtlcli[report]'."
-    return drawings, text
+    return projections, text
 
 
 def project(features: np.ndarray, method: str, seed: int) -> list[tuple[float, float]]:

@@ -18,7 +18,7 @@ from mtlcli.training.plan import ModelSizes, model_sizes
 
 
 class _Counter(TorchDispatchMode):
-    """Count the floating-point operations of the matrix products within a block, with those of attention.
+    """Count the floating-point operations of the matrix products within a block.
 
     PyTorch's FlopCounterMode has hooks on every module, which `torch.autograd.grad` refuses and which take longer than the products.
     """
@@ -26,16 +26,6 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
-        # Some fused kernels of attention are counted, others not; in plain operations it is two products everywhere.
-        self._plain_attention = sdpa_kernel(SDPBackend.MATH)
-
-    def __enter__(self) -> "_Counter":
-        self._plain_attention.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._plain_attention.__exit__(*error)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -68,8 +58,10 @@ def relative_products(model: MultiTaskModel, tasks: Sequence[TaskBatches], devic
     model.eval()
     rows = [batches.batch(np.zeros(1, dtype=np.int64)).to(device) for batches in tasks]
     # A product of the forward pass has two in the backward pass: for the gradients of its input and of its weight.
-    plain = 3 * sum(_products_of_encoder(model, row) for row in rows)
-    ratio = sum(_products_of_architecture(model, row) for row in rows) / max(1, plain)
+    # Some fused kernels of attention are not counted; without them, attention is two products on every device.
+    with sdpa_kernel(SDPBackend.MATH):
+        plain = 3 * sum(_products_of_encoder(model, row) for row in rows)
+        ratio = sum(_products_of_architecture(model, row) for row in rows) / max(1, plain)
     model.train(was_training)
     return ratio
 

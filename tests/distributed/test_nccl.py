@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import processes
-from joint_runs import METHODS, case, distance, run
+from joint_runs import METHODS, case, must_be_equal, run
 from small import write_files
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -31,8 +31,4 @@ def test_two_processes_train_as_one(tmp_path):
             training = {"device": "cuda", "precision": "fp32", "sharding": sharding, **sections.get("training", {})}
             cases.append(case(f"{name}-{sharding}", files, **{**sections, "training": training}))
     (alone,) = run(cases, 1, tmp_path)
-    first, second = run(cases, 2, tmp_path, together)
-    for name, found in first.items():
-        assert found["losses"][0] == pytest.approx(alone[name]["losses"][0], rel=1e-5), name
-        assert distance(found["state"], alone[name]["state"]) < 1e-4, name
-        assert all(torch.equal(value, second[name]["state"][key]) for key, value in found["state"].items()), name
+    must_be_equal(alone, cases, 2, tmp_path, together, within=1e-4)

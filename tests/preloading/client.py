@@ -17,7 +17,8 @@ with socket.socket(socket.AF_UNIX) as server:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"):
         signal.signal(getattr(signal, name), lambda number, _frame: os.kill(process, number))
     code = int(answers.readline())
-if code < 0:
-    signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+if code < 0:  # ended by a signal, as this process ends now
+    if -code != signal.SIGKILL:  # whose action cannot be set
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 os._exit(code)

@@ -1,7 +1,7 @@
 """Import what takes long, and fork a process for every client: server.py SOCKET, until the standard input ends."""
 
+import atexit
 import gc
-import io
 import json
 import os
 import runpy
@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import traceback
 import types
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast  # no
 
 def main(path: str) -> None:
     """Accept clients, each in a process of its own."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes of clients
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the server does not wait for the processes of clients
     gc.collect()
     gc.freeze()  # so that collections in the processes do not copy the pages of all modules
     with socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as selector:
@@ -91,15 +92,10 @@ def run(request: dict, descriptors: list[int]) -> int:
 
 
 def open_streams() -> None:
-    """Open the standard streams anew, buffered as at the start of a process."""
-    sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), encoding="utf-8")  # noqa: SIM115
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8", line_buffering=os.isatty(1))  # noqa: SIM115
-    sys.stderr = io.TextIOWrapper(
-        open(2, "wb", closefd=False),  # noqa: SIM115
-        encoding="utf-8",
-        errors="backslashreplace",
-        line_buffering=True,
-    )
+    """Replace the standard streams of the server by those of the client, in UTF-8 and buffered as Python does."""
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
 
 
@@ -123,9 +119,6 @@ def run_script(arguments: list[str]) -> None:
 
 def exit_code(program: Callable[[], None]) -> int:
     """Run a program and return the exit code that the interpreter would give."""
-    import atexit
-    import threading
-
     code: object = 0
     try:
         program()
