@@ -93,6 +93,9 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         _refuse_processes(sys.argv[1:])
+        if not world().is_alone:
+            # Where another process ends, PyTorch would log a stack of its own code above our line.
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         code = app(standalone_mode=False, prog_name="mtl")
         sys.stdout.flush()  # a full disk shows here, not when Python ends
         world().leave()

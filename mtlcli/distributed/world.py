@@ -7,9 +7,6 @@ position, so that neither data order nor plan depends on their number.
 import atexit
 import os
 import socket
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -17,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mtlcli.distributed.launch import Launch, find_launch
+from mtlcli.distributed.signs import SignsOfLife
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
@@ -35,9 +33,6 @@ STEP_SECONDS = 25.0
 HANG_STEPS = 3
 """How many times as long, between steps, a process waits for another one that gives no sign of life. It is long because a mistake would
 end a healthy run."""
-BEAT_SECONDS = 0.5
-NO_BEAT_SECONDS = 2.0
-"""Seconds without a sign of life after which a process counts as ended, where an exchange has failed."""
 
 
 class ProcessLost(MtlError):
@@ -57,10 +52,8 @@ class World:
         self.launch, self.rank, self.size = launch, launch.rank, launch.size
         self._store: Any = None
         self._step_group: Any = None
-        self._beats: threading.Thread | None = None
-        self._ended = threading.Event()
+        self._signs: SignsOfLife | None = None
         self._where = "before the first step"
-        self._waits, self._patience = False, WAIT_SECONDS
 
     @property
     def is_main(self) -> bool:
@@ -206,7 +199,7 @@ class World:
 
     def first_to_report(self, text: str) -> bool:
         """Return whether this process is the first one to report an error of this text."""
-        if self.size == 1 or self._store is None:
+        if self._signs is None or self._signs.has_lost:
             return True
         with suppress(Exception):
             return int(self._store.add(f"reported/{hash_of(text)}", 1)) == 1
@@ -214,17 +207,16 @@ class World:
 
     def leave(self) -> None:
         """Wait until every process has come to its end: the first one holds what the others still use."""
-        if self.size > 1 and self._store is not None:
+        if self._signs is not None:
             self.gather(None)
-            self._ended.set()
+            self._signs.end()
 
     def _disconnect(self) -> None:
         """End the thread and the connections; the interpreter must not end while they are in use."""
         import torch.distributed as dist
 
-        self._ended.set()
-        if self._beats is not None:
-            self._beats.join(timeout=5)
+        if self._signs is not None:
+            self._signs.end()
         if dist.is_initialized():
             dist.destroy_process_group()
         atexit.unregister(self._disconnect)
@@ -236,17 +228,14 @@ class World:
         Raises:
             ProcessLost: with the number of the process that ended, as far as it can be found out.
         """
-        if self._store is None:
-            self._connect()
-        self._waits = True
+        signs = self._signs = self._signs or self._connect()
         try:
-            yield
+            with signs.waiting():
+                yield
         except RuntimeError as error:
-            raise ProcessLost(f"{self._who()} at {self._where} ({_first_line(error)})") from error
-        finally:
-            self._waits = False
+            raise ProcessLost(f"{signs.find_lost()} ({_first_line(error)})") from error
 
-    def _connect(self) -> None:
+    def _connect(self) -> SignsOfLife:
         import torch
         import torch.distributed as dist
 
@@ -279,77 +268,26 @@ class World:
             )
             seconds = float(os.environ.get("MTL_STEP_SECONDS") or STEP_SECONDS)
             self._step_group = dist.new_group(timeout=timedelta(seconds=seconds))
-            self._patience = HANG_STEPS * seconds
+            # The first process, or torchrun, listens already. A call to a store blocks another thread's, so the signs have their own.
+            of_signs = dist.TCPStore(place.address, place.port, is_master=False, wait_for_workers=False)
         except (RuntimeError, ValueError) as error:
             raise ProcessLost(
                 f"process {place.rank}: cannot reach the others at {place.address}:{place.port} ({_first_line(error)}); on "
                 "machines with several networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one between them, such as "
                 "eth0"
             ) from error
-        self._store.set(f"host/{self.rank}", socket.gethostname())
-        self._store.add(f"beat/{self.rank}", 1)
-        self._beats = threading.Thread(target=self._beat, daemon=True)
-        self._beats.start()
+        signs = SignsOfLife(
+            dist.PrefixStore(f"signs/{place.restarts}", of_signs),
+            self.rank,
+            self.size,
+            # torchrun holds the store itself.
+            holder=None if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0,
+            patience=HANG_STEPS * seconds,
+            where=lambda: self._where,
+        )
+        signs.start()
         atexit.register(self._disconnect)
-
-    def _beat(self) -> None:
-        """Count up a number in the common store, as a sign of life, and look for those of the others."""
-        last: dict[int, tuple[int, int]] = {}
-        with suppress(Exception):  # the store ends with the run
-            while not self._ended.wait(BEAT_SECONDS):
-                self._store.add(f"beat/{self.rank}", 1)
-                self._look_for_the_others(last)
-
-    def _look_for_the_others(self, last: dict[int, tuple[int, int]]) -> None:
-        """Exit if this process waits for another one that gives no sign of life.
-
-        Between steps a process may have to wait for minutes, such as for an evaluation, so a short timeout of the exchange would be
-        wrong there, and a thread that waits in an exchange cannot be interrupted.
-
-        Args:
-            last: for each process its last number and the checks since that number was new, while this process waits; is updated.
-                Checks are counted, not seconds, because all processes may have been suspended together.
-        """
-        beats = self._beats_of_all() if self._waits else None
-        if beats is None:
-            last.clear()
-            return
-        for rank, beat in enumerate(beats):
-            seen, checks = last.get(rank, (beat, 0))
-            last[rank] = (beat, checks + 1 if beat == seen else 0)
-        silent = [rank for rank, (_, checks) in last.items() if checks * BEAT_SECONDS > self._patience]
-        if silent and self._waits:
-            print(
-                f"error: {self._silent(silent)} at {self._where}, and process {self.rank} waits for it",
-                file=sys.stderr,
-                flush=True,
-            )
-            os._exit(1)
-
-    def _silent(self, ranks: list[int]) -> str:
-        return f"{', '.join(map(self._name, ranks))} ended or does not answer"
-
-    def _who(self) -> str:
-        """Say which processes give no sign of life."""
-        beats = self._beats_of_all()
-        if beats is not None:
-            time.sleep(NO_BEAT_SECONDS)
-            later = self._beats_of_all()
-            if later is not None:
-                silent = [rank for rank in range(self.size) if rank != self.rank and beats[rank] == later[rank]]
-                if silent:
-                    return self._silent(silent)
-        return "another process ended or does not answer"
-
-    def _beats_of_all(self) -> list[int] | None:
-        with suppress(Exception):
-            return [int(self._store.add(f"beat/{rank}", 0)) for rank in range(self.size)]
-        return None
-
-    def _name(self, rank: int) -> str:
-        with suppress(Exception):
-            return f"process {rank} ({self._store.get(f'host/{rank}').decode()})"
-        return f"process {rank}"
+        return signs
 
 
 def hash_of(text: str) -> str:
@@ -376,4 +314,4 @@ def world() -> World:
 
 def is_connected() -> bool:
     """Return whether this process has met the others of its run."""
-    return world.cache_info().currsize == 1 and world()._store is not None
+    return world.cache_info().currsize == 1 and world()._signs is not None

@@ -1,0 +1,154 @@
+"""Signs of life that the processes of a run give each other in a common store, and which process gives none."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BEAT_SECONDS = 0.5
+FAILED_CHECKS = 5
+"""Checks without a sign of life after which a process counts as ended, where an exchange has failed."""
+TELL_SECONDS = 10.0
+"""Seconds that a process waits at most until the others know which ones are lost."""
+
+
+class SignsOfLife:
+    """Count up a number in a common store as a sign of life, and find out whose number stands still.
+
+    Only one thread uses the store, because a call does not return where the process that holds it hangs; a second thread looks at
+    what the first one has read. Checks are counted, not seconds, because all processes may have been suspended together.
+
+    Args:
+        store: a torch.distributed store for these signs alone.
+        rank, size: number of this process, and of all.
+        holder: process that holds the store, None if it is none of them.
+        patience: seconds without a sign of life after which this process ends if it waits for another one between steps. There a
+            short timeout of the exchange would be wrong: an evaluation may take minutes.
+        where: returns what the run is doing, for the message.
+    """
+
+    def __init__(
+        self, store: Any, rank: int, size: int, *, holder: int | None, patience: float, where: Callable[[], str]
+    ) -> None:
+        self._store, self._rank, self._size, self._holder = store, rank, size, holder
+        self._patience, self._where = patience, where
+        self._names = [f"process {number}" for number in range(size)]
+        self._beats, self._rounds = [0] * size, 0
+        self._still, self._rounds_still = [0] * size, 0
+        self._waits = False
+        self._found: list[int] | None = None
+        """What this process has found out, for the others."""
+        self._lost: list[int] | None = None
+        """What all processes know."""
+        self._may_end = False
+        """Whether the store is no longer needed by processes that do not know yet."""
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._exchange, self._watch)]
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._store.set(f"host/{self._rank}", socket.gethostname())
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """End the threads."""
+        self._ended.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread() and thread.is_alive():
+                thread.join(timeout=5)
+
+    @contextmanager
+    def waiting(self) -> "Iterator[None]":
+        """Let this process end while it is in the context if another one gives no sign of life."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
+    @property
+    def has_lost(self) -> bool:
+        """Return whether a process is known to have ended."""
+        return self._found is not None or self._lost is not None
+
+    def find_lost(self) -> str:
+        """Say which processes are lost after an exchange has failed, and see to it that the others know it too."""
+        deadline = time.monotonic() + 3 * FAILED_CHECKS * BEAT_SECONDS
+        while self._lost is None and not self._silent(FAILED_CHECKS) and time.monotonic() < deadline:
+            time.sleep(BEAT_SECONDS / 5)
+        return self._tell(self._silent(FAILED_CHECKS))
+
+    def _tell(self, ranks: list[int]) -> str:
+        """Return the message about lost processes, those that another one has named before if there are some.
+
+        The store may end with this process, so it waits until the others have read it.
+        """
+        if ranks and self._found is None:
+            self._found = ranks
+        deadline = time.monotonic() + TELL_SECONDS
+        while self.has_lost and not self._may_end and not self._stalled(FAILED_CHECKS) and time.monotonic() < deadline:
+            time.sleep(BEAT_SECONDS / 5)
+        names = ", ".join(self._names[rank] for rank in self._lost or self._found or [])
+        return f"{names or 'another process'} ended or does not answer at {self._where()}"
+
+    def _exchange(self) -> None:
+        with suppress(Exception):  # the store ends with the run
+            self._names = [f"process {rank} ({self._store.get(f'host/{rank}').decode()})" for rank in range(self._size)]
+            while not self._ended.wait(BEAT_SECONDS):
+                self._store.add(f"beat/{self._rank}", 1)
+                self._beats = [self._store.add(f"beat/{rank}", 0) for rank in range(self._size)]
+                self._rounds += 1
+                if self._pass_on():
+                    break
+
+    def _pass_on(self) -> bool:
+        """Exchange which processes are lost, and return whether there is nothing left to exchange."""
+        if self._found is not None and self._lost is None and self._store.add("lost/tellers", 1) == 1:
+            self._store.set("lost/ranks", ",".join(map(str, self._found)))
+            self._store.add("lost/known", 1)
+        if self._lost is None and self._store.add("lost/known", 0):
+            self._lost = [int(rank) for rank in self._store.get("lost/ranks").decode().split(",")]
+            self._store.add(f"lost/known/{self._rank}", 1)
+        if self._lost is not None:
+            others = [rank for rank in range(self._size) if rank not in self._lost]
+            self._may_end = self._rank != self._holder or all(
+                self._store.add(f"lost/known/{rank}", 0) for rank in others
+            )
+        return self._may_end
+
+    def _watch(self) -> None:
+        beats, rounds, checks = list(self._beats), 0, 0
+        while not self._ended.wait(BEAT_SECONDS):
+            self._rounds_still = self._rounds_still + 1 if self._rounds == rounds else 0
+            seen, rounds = self._beats, self._rounds
+            if not self._rounds_still:
+                self._still = [
+                    count + 1 if beat == before else 0
+                    for count, beat, before in zip(self._still, seen, beats, strict=True)
+                ]
+                beats = seen
+            checks = checks + 1 if self._waits else 0
+            long = int(self._patience / BEAT_SECONDS)
+            lost = self._silent(long) if checks > long else []
+            # What the others know ends this process sooner, but not before its own exchange may have failed.
+            if self._waits and (lost or (self._lost is not None and checks > 2 * FAILED_CHECKS)):
+                print(f"error: {self._tell(lost)}, and process {self._rank} waits for it", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    def _silent(self, checks: int) -> list[int]:
+        """Return the processes without a sign of life for more than some checks."""
+        if self._stalled(checks):
+            return [] if self._holder in (None, self._rank) else [self._holder]
+        return [rank for rank, count in enumerate(self._still) if count > checks and rank != self._rank]
+
+    def _stalled(self, checks: int) -> bool:
+        """Return whether the store has ended, or has not answered for more than twice some checks: a busy machine delays answers."""
+        return not self._threads[0].is_alive() or self._rounds_still > 2 * checks
