@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 0.5
 FAILED_CHECKS = 5
 """Checks without a sign of life after which a process counts as ended, where an exchange has failed."""
+STALLED_CHECKS = 10
+"""Checks without an answer of the store after which its process counts as ended there: a busy machine delays answers."""
 TELL_SECONDS = 10.0
 """Seconds that a process waits at most until the others know which ones are lost."""
 
@@ -94,7 +96,7 @@ class SignsOfLife:
         if ranks and self._found is None:
             self._found = ranks
         deadline = time.monotonic() + TELL_SECONDS
-        while self.has_lost and not self._may_end and not self._stalled(FAILED_CHECKS) and time.monotonic() < deadline:
+        while self.has_lost and not self._may_end and not self._stalled(STALLED_CHECKS) and time.monotonic() < deadline:
             time.sleep(BEAT_SECONDS / 5)
         names = ", ".join(self._names[rank] for rank in self._lost or self._found or [])
         return f"{names or 'another process'} ended or does not answer at {self._where()}"
@@ -145,10 +147,10 @@ class SignsOfLife:
 
     def _silent(self, checks: int) -> list[int]:
         """Return the processes without a sign of life for more than some checks."""
-        if self._stalled(checks):
+        if self._stalled(max(checks, STALLED_CHECKS)):
             return [] if self._holder in (None, self._rank) else [self._holder]
         return [rank for rank, count in enumerate(self._still) if count > checks and rank != self._rank]
 
     def _stalled(self, checks: int) -> bool:
-        """Return whether the store has ended, or has not answered for more than twice some checks: a busy machine delays answers."""
-        return not self._threads[0].is_alive() or self._rounds_still > 2 * checks
+        """Return whether the store has ended, or has not answered for more than some checks."""
+        return not self._threads[0].is_alive() or self._rounds_still > checks
