@@ -52,6 +52,7 @@ METHODS = {
     "task-moe": {"architecture": {"name": "task-moe", "by": "token"}},
     "lora": {"architecture": {"name": "lora", "per": "both"}},
     "adversarial": {"architecture": "adversarial"},
+    "attention-dropout": {"encoder": {"dropout": 0.2}, "architecture": "ca-mtl"},
 }
 
 

@@ -1,6 +1,6 @@
 """Conditionally adaptive multi-task learning: Pilault et al., ICLR 2021, arXiv 2009.09139."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ IMPLEMENTATION = "mtlcli_bias"
 """The name under which transformers knows an attention with a bias of its scores."""
 
 _BIASES: ContextVar[list[Tensor]] = ContextVar("biases of the attention that are still to be added, one for each layer")
+_ATTEND: ContextVar[Callable[..., Any]] = ContextVar("the attention whose scores get them")
 
 
 def _attention_with_bias(
@@ -33,7 +34,7 @@ def _attention_with_bias(
     bias = _BIASES.get().pop(0).to(query.dtype)
     # An unpadded batch of a bidirectional encoder has no mask.
     mask = bias if attention_mask is None else attention_mask.to(query.dtype) + bias
-    return sdpa_attention_forward(module, query, key, value, mask, **more)
+    return _ATTEND.get()(module, query, key, value, mask, **more)
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention_with_bias)
@@ -47,13 +48,17 @@ def biased(encoder: nn.Module, biases: list[Tensor]) -> Iterator[list[Tensor]]:
     The list holds those that no layer has taken afterwards.
     """
     config: Any = encoder.config
-    before, token = config._attn_implementation, _BIASES.set(biases)
+    before = config._attn_implementation
+    of_biases = _BIASES.set(biases)
+    # A registered attention is that of `training.dropout_by: row`; `eager` is code of each encoder and not registered.
+    of_attend = _ATTEND.set(AttentionInterface().get(before, sdpa_attention_forward))
     config._attn_implementation = IMPLEMENTATION
     try:
         yield biases
     finally:
         config._attn_implementation = before
-        _BIASES.reset(token)
+        _ATTEND.reset(of_attend)
+        _BIASES.reset(of_biases)
 
 
 class FiLM(nn.Module):

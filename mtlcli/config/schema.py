@@ -512,7 +512,8 @@ class TrainingConfig(_Strict):
     dropout_by: Literal["auto", "row", "stream"] = Field(
         "auto",
         description="what decides which numbers dropout zeroes: row (seed, step and row, whatever the batch and the number of "
-        "processes), or stream (torch's generator); auto is row with several processes, else stream",
+        "processes), or stream (torch's generator); auto is stream with one process, and with several row for all but attention "
+        "weights, which a fused kernel drops faster",
     )
     sharding: Literal["none", "full"] = Field(
         "none",

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from mtlcli.data.batches import Batch
 
-PLACE, LAYER, CALL = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D
-"""Odd factors that spread places, modules and calls over 32 bits."""
+PLACE, LAYER, CALL, ATTENTION = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F
+"""Odd factors that spread places, modules, calls and attention modules over 32 bits."""
+MODULE_NUMBER = "_mtlcli_number"
+"""Attribute of the modules of a model that draw by row, their number among all."""
 LONGEST = 1 << 14
 """Positions of a text that attention weights may have; places of longer texts repeat."""
 
@@ -99,11 +101,27 @@ class RowDropout(nn.Dropout):
         return numbers.masked_fill(dropped, 0) * (1 / (1 - self.p))
 
 
+def dropped_by_row(module: nn.Module, p: float, shape: tuple[int, ...]) -> Tensor | None:
+    """Return which attention weights of a shape (n, heads, length, length) a module zeroes with probability p.
+
+    Returns:
+        Booleans of the shape, or None without dropout and where the n rows of the pass are not known.
+    """
+    rows = _passes[-1] if _passes and p else None
+    keys = rows.of(shape[0]) if rows is not None else None
+    if rows is None or keys is None:
+        return None
+    number: int = getattr(module, MODULE_NUMBER, 0)
+    keys = _mixed(keys ^ _signed(number * ATTENTION + rows.call(-number) * CALL))
+    return _hash(keys, torch.Size(shape), keys.device) < _threshold(p)
+
+
 def use_row_dropout(model: nn.Module) -> None:
     """Replace every `nn.Dropout` of a model, so that dropout is a function of the row. Parameters and their names stay the same."""
     numbers = itertools.count(1)
     seen: dict[int, RowDropout] = {}
-    for module in list(model.modules()):
+    for number, module in enumerate(list(model.modules()), start=1):
+        setattr(module, MODULE_NUMBER, number)
         for name, child in list(module.named_children()):
             if type(child) is nn.Dropout:
                 by_row = seen.setdefault(id(child), RowDropout(child.p, next(numbers)))

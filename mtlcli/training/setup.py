@@ -37,6 +37,7 @@ from mtlcli.metrics.base import Metric
 from mtlcli.model.build import build_model
 from mtlcli.model.frozen import FrozenFeatures
 from mtlcli.model.multitask import MultiTaskModel
+from mtlcli.model.row_attention import use_row_attention
 from mtlcli.model.row_noise import use_row_dropout
 from mtlcli.plugin import Plugin, SetupContext
 from mtlcli.registry import plugin_call
@@ -232,6 +233,8 @@ def set_up(
     _check_layers(model, config)
     if config.training.dropout_by == "row" or (config.training.dropout_by == "auto" and not together.is_alone):
         use_row_dropout(model)
+        if config.training.dropout_by == "row":
+            use_row_attention(encoder.model)
     model.to(device)
     # Equal seeds are no proof of equal weights.
     together.copy_(model.state_dict().values())
