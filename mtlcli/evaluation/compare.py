@@ -245,6 +245,7 @@ def _common(
     ]:
         raise MtlError(*errors)
     common, notes = [], []
+    left_out: dict[tuple[str, str], list[str]] = {}
     for key in (key for task in dict.fromkeys(wanted or names) for key in keys if key[0] == task):
         task = key[0]
         lacking = [str(run) for run, by_rows in predictions.items() if key not in by_rows]
@@ -253,9 +254,13 @@ def _common(
                 f"{task}: left out, because it is auxiliary in {auxiliary[task]}; compare it with --task {task}"
             )
         elif lacking:
-            notes.append(f"{task}: left out, because it has no predictions on {in_words(key[1])} in {one_of(lacking)}")
+            left_out.setdefault((in_words(key[1]), one_of(lacking)), []).append(task)
         else:
             common.append(key)
+    for (where, lacking_runs), tasks in left_out.items():
+        tasks = list(dict.fromkeys(tasks))
+        they = "it has" if len(tasks) == 1 else "they have"
+        notes.append(f"{', '.join(tasks)}: left out, because {they} no predictions on {where} in {lacking_runs}")
     if not common:
         raise MtlError(f"nothing to compare: the runs have no task in common on {split}", *notes)
     return common, list(dict.fromkeys(notes))

@@ -4,6 +4,7 @@ The commands `train`, `check` and `study`, `train --seeds` and the Python API al
 is quick and finds most mistakes, and then trained, which yields events; nothing here prints.
 """
 
+import os
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ def open_training(
         if resume:
             raise MtlError("--resume: name the folder of the run with --output")
         config = configure(None, None)
-        return OpenedRun(default_folder(config), config, use="name")
+        return OpenedRun(default_folder(config), config, notes=_notes_on_restarts(), use="name")
     if world().launch.restarts and not resume and world().same(lambda: _was_started(output, overwrite)):
         # The starter repeats the command after a process has ended, so the folder holds the run that it had started.
         resume, overwrite = True, False
@@ -108,6 +109,16 @@ def open_training(
             f"{output}: is finished and has no checkpoint to resume from; keep it as it is, or train again with --overwrite",
         )
     return OpenedRun(output, config, checkpoint, tuple(changes), state.is_complete and not changes, use)
+
+
+def _notes_on_restarts() -> tuple[str, ...]:
+    """Return a note where torchrun would start a command again that names no folder."""
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if world().is_alone or restarts == "0":
+        return ()
+    return (
+        "a restart by torchrun would begin a new run, because no folder is named; with --output it resumes this one",
+    )
 
 
 def _was_started(output: Path, overwrite: bool) -> bool:

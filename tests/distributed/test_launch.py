@@ -1,10 +1,14 @@
 """What the variables of torchrun and Slurm say about a process."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from mtlcli.distributed.launch import Launch, find_launch
 from mtlcli.distributed.world import World
 from mtlcli.errors import MtlError
+from mtlcli.training import run
+from small import small_config, write_files
 
 TORCHRUN = {
     "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "host1", "MASTER_PORT": "29500",
@@ -66,3 +70,12 @@ def test_shares_are_disjoint_complete_and_differ_by_one_row(count, size):
     shares = [list(range(count))[World(Launch(rank, size)).share(count)] for rank in range(size)]
     assert sorted(row for share in shares for row in share) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(("restarts", "alone", "notes"), [("3", False, 1), ("0", False, 0), ("3", True, 0)])
+def test_a_run_that_a_restart_would_not_find_is_noted(tmp_path, monkeypatch, restarts, alone, notes):
+    config = small_config(write_files(tmp_path))
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    monkeypatch.setattr(run, "world", lambda: SimpleNamespace(is_alone=alone))
+    opened = run.open_training(lambda *_: config, None)
+    assert len(opened.notes) == notes and all("--output" in note for note in opened.notes)

@@ -126,6 +126,9 @@ def test_a_task_that_one_run_lacks_is_left_out_with_a_note(twins):
     found = compare(twins, resamples=100)
     assert [one.task for one in found.compared] == ["tone", "stars", "near"]
     assert f"same: left out, because it has no predictions on dev in {twins[1]}" in found.notes
+    (twins[1] / "predictions" / "near.dev.jsonl").unlink()
+    notes = compare(twins, resamples=100).notes
+    assert f"same, near: left out, because they have no predictions on dev in {twins[1]}" in notes
 
 
 def test_a_folder_with_predictions_alone_can_stand_against_a_run(twins, tmp_path):
