@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
 from mtlcli.architectures.modules import mean_over_tokens, normal_linear
+from mtlcli.architectures.options import of_heads
 
 Schedule = Annotated[
     Literal["rising", "constant"],
@@ -99,7 +100,7 @@ class Adversarial(Architecture):
         self.encoder, self.names, self.classes = facts.encoder, facts.names, tuple(classes)
         self.schedule, self.share, self.gate = schedule, 0.0, gate
         self.coupling = "rows" if gate is None else "batch"
-        self.lr: float | Literal["head"] = "head" if lr is None else lr
+        self.lr = of_heads(lr)
         count = 1 + max((number for number in classes if number is not None), default=0)
         self.discriminator = discriminator(facts.width, hidden, count)
         self._loss_of_a_guess = math.log(count)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
 from mtlcli.architectures.hierarchy import Order, check_order
 from mtlcli.architectures.modules import zero_linear
-from mtlcli.architectures.options import RateOfHeads
+from mtlcli.architectures.options import RateOfHeads, of_heads
 from mtlcli.tasks.targets import Target
 
 
@@ -51,7 +51,7 @@ class Cyclic(Architecture):
         self.check_tasks({"order": order}, facts.readable_targets)
         self.encoder = facts.encoder
         self.rounds, self.keep, self.names = rounds, keep, facts.names
-        self.lr: float | Literal["head"] = "head" if lr is None else lr
+        self.lr = of_heads(lr)
         self.order = tuple(facts.names.index(name) for name in order or facts.names)
         dim, self.width = facts.width, width or max(1, facts.width // 4)
         self.layers = facts.task_modules(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtlcli.architectures.adapters import Bottleneck
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
 from mtlcli.architectures.modules import zero_linear
-from mtlcli.architectures.options import RateOfEncoder, Width
+from mtlcli.architectures.options import RateOfHeads, Width, of_heads
 
 
 class Fusion(nn.Module):
@@ -71,10 +71,11 @@ class FeatureFusion(Architecture):
             Field(description="how shared and private features are combined"),
         ] = "gate",
         width: Width = None,
-        lr: RateOfEncoder = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.lr = facts.encoder, lr
+        self.encoder = facts.encoder
+        self.lr = of_heads(lr)
         m = width or max(1, facts.width // 4)
         self.fusions = facts.task_modules("fusion", lambda _: Fusion(facts.width, m, combine))
 

@@ -1,13 +1,14 @@
 """The base of architectures in which tasks have an order, and higher tasks read what the heads of lower ones predict."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor
 
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, run_encoder
 from mtlcli.architectures.modules import mean_over_tokens
+from mtlcli.architectures.options import of_heads
 from mtlcli.errors import MtlError, suggest
 
 Order = Annotated[list[str] | None, Field(description="tasks from low to high; the default is the order of the run")]
@@ -68,7 +69,7 @@ class Hierarchical(Architecture):
         super().__init__()
         self.encoder = facts.encoder
         self.names, self.detach, self.sizes = facts.names, detach, facts.feature_sizes
-        self.lr: float | Literal["head"] = "head" if lr is None else lr
+        self.lr = of_heads(lr)
         ranks = {name: place for place, name in enumerate(facts.names if order is None else order)}
         self.order = tuple(
             sorted((t for t, name in enumerate(facts.names) if name in ranks), key=lambda t: ranks[facts.names[t]])

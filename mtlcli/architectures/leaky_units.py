@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.adapters import Bottleneck
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part, TaskModules
-from mtlcli.architectures.options import RateOfHeads, Width
+from mtlcli.architectures.options import RateOfHeads, Width, of_heads
 from mtlcli.architectures.towers import Towers
 from mtlcli.errors import MtlError
 
@@ -69,7 +69,7 @@ class LeakyUnits(Towers):
     ) -> None:
         super().__init__(facts, layers)
         self.divide, self.every = divide, units == "every" and layers > 1
-        self.lr: float | Literal["head"] = "head" if lr is None else lr
+        self.lr = of_heads(lr)
         m = width or max(1, facts.width // 4)
         self.private: TaskModules | None = None
         if not layers:

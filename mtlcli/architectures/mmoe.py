@@ -7,7 +7,7 @@ from torch import nn
 
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
 from mtlcli.architectures.experts import Expert, Gate, mixture
-from mtlcli.architectures.options import RateOfEncoder, Width
+from mtlcli.architectures.options import RateOfHeads, Width, of_heads
 
 GateOn = Annotated[
     Literal["text", "token"],
@@ -35,10 +35,11 @@ class MMoE(Architecture):
         width: Width = None,
         gate: GateOn = "text",
         gate_dropout: Annotated[float, Field(ge=0, lt=1, description="dropout of the gates' weights")] = 0.1,
-        lr: RateOfEncoder = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.lr = facts.encoder, lr
+        self.encoder = facts.encoder
+        self.lr = of_heads(lr)
         self.experts = nn.ModuleList(Expert(facts.width, width or max(1, facts.width // 4)) for _ in range(experts))
         self.gates = facts.task_modules("gates", lambda _: Gate(facts.width, experts, on=gate, dropout=gate_dropout))
 

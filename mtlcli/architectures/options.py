@@ -24,3 +24,11 @@ RateOfHeads = Annotated[
     float | None, Field(gt=0, description="peak learning rate of the modules; by default optimizer.head_lr")
 ]
 Width = Annotated[int | None, Field(ge=1, description="inner width of a module; by default that of the encoder / 4")]
+
+
+def of_heads(lr: float | None) -> float | Literal["head"]:
+    """Return a rate `RateOfHeads` as `Part` takes it.
+
+    New modules above a pretrained encoder need it: at the encoder's rate, those that start at zero change nothing in hundreds of steps.
+    """
+    return "head" if lr is None else lr

@@ -16,7 +16,7 @@ from mtlcli.architectures.base import (
 )
 from mtlcli.architectures.experts import Expert, Gate, mixture
 from mtlcli.architectures.mmoe import GateOn
-from mtlcli.architectures.options import RateOfEncoder, Width
+from mtlcli.architectures.options import RateOfHeads, Width, of_heads
 
 
 class Level(nn.Module):
@@ -65,10 +65,11 @@ class PLE(Architecture):
         shared_experts: Annotated[int, Field(ge=1, description="experts of all tasks in a level")] = 1,
         width: Width = None,
         gate: GateOn = "text",
-        lr: RateOfEncoder = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.lr, self.count = facts.encoder, lr, len(facts.tasks)
+        self.encoder, self.count = facts.encoder, len(facts.tasks)
+        self.lr = of_heads(lr)
         m = width or max(1, facts.width // 4)
         self.levels = nn.ModuleList(
             Level(facts, number, own=own_experts, shared=shared_experts, width=m, gate=gate, last=number == levels - 1)

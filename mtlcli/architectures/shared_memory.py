@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
 from mtlcli.architectures.modules import zero_linear
-from mtlcli.architectures.options import RateOfEncoder
+from mtlcli.architectures.options import RateOfHeads, of_heads
 
 
 class SharedMemory(Architecture):
     """Share one encoder and a memory, a matrix that every token of every task reads.
 
     ``Z = h + g W_o v`` with ``v = M' softmax(M W_q h / sqrt(d_M))`` and ``g = sigmoid(w [h; v] + b)``, one number for each token. W_o
-    starts at zero, so that the states before step 1 are the encoder's. With `local` every pair of tasks has a memory of its own as
-    well, which its two tasks read together with the global one.
+    starts at zero, so that the states before step 1 are the encoder's. M starts at numbers from N(0, 1): with a deviation of 0.02, v is so
+    small that W_o learns nothing in hundreds of steps.
+
+    With `local` every pair of tasks has a memory of its own as well, which its two tasks read together with the global one.
 
     Parameters: K d_M, 2 d d_M and d + d_M + 1; K d_M for each pair with `local`, and d + d_M + 1 for each task with `gates: own`.
 
@@ -35,14 +37,15 @@ class SharedMemory(Architecture):
         ] = None,
         local: Annotated[bool, Field(description="add a memory for each pair of tasks")] = False,
         gates: Annotated[Literal["shared", "own"], Field(description="one gate, or one for each task")] = "shared",
-        lr: RateOfEncoder = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.lr = facts.encoder, lr
+        self.encoder = facts.encoder
+        self.lr = of_heads(lr)
         d, m = facts.width, width or max(1, facts.width // 4)
 
         def memory() -> nn.Parameter:
-            return nn.Parameter(0.02 * torch.randn(slots, m))
+            return nn.Parameter(torch.randn(slots, m))
 
         self.memory = memory()
         self.query, self.out = nn.Linear(d, m, bias=False), zero_linear(m, d, bias=False)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, Part
 from mtlcli.architectures.layers import trace_layers
 from mtlcli.architectures.lora import weight_of
-from mtlcli.architectures.options import RateOfHeads
+from mtlcli.architectures.options import RateOfHeads, of_heads
 from mtlcli.architectures.towers import Towers
 from mtlcli.errors import MtlError
 
@@ -70,7 +70,7 @@ class Sluice(Towers):
         if facts.width % subspaces:
             raise MtlError(f"architecture.subspaces: the encoder's width {facts.width} is no multiple of {subspaces}")
         self.subspaces, self.orthogonality = subspaces, orthogonality if subspaces > 1 else 0.0
-        self.lr: float | Literal["head"] = "head" if lr is None else lr
+        self.lr = of_heads(lr)
         traced = trace_layers(facts.encoder)[self.depth - len(self.copied) :]
         # Within a layer, to be found in its copies.
         self.outputs = tuple(layer.ffn_out.removeprefix(f"{layer.block}.") for layer in traced)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtlcli.architectures.adapters import Bottleneck
 from mtlcli.architectures.base import Architecture, ArchitectureFacts, HiddenStates, Inputs, Part, run_encoder
 from mtlcli.architectures.modules import zero_linear
-from mtlcli.architectures.options import RateOfEncoder, Width
+from mtlcli.architectures.options import RateOfHeads, Width, of_heads
 
 
 class OwnBlock(nn.Module):
@@ -43,10 +43,11 @@ class TaskRouting(Architecture):
         scale: Annotated[
             Literal["both", "output"], Field(description="what the weights scale: input and output, or output")
         ] = "both",
-        lr: RateOfEncoder = None,
+        lr: RateOfHeads = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.lr, self.scale = facts.encoder, lr, scale
+        self.encoder, self.scale = facts.encoder, scale
+        self.lr = of_heads(lr)
         d, m = facts.width, width or max(1, facts.width // 4)
         self.shared = nn.ModuleList(Bottleneck(d, m, activation="gelu") for _ in range(blocks))
         self.router = zero_linear(d, blocks + 1, bias=False)

@@ -10,7 +10,9 @@ from torch import nn
 from families import FAMILIES, build
 from mtlcli.architectures.base import ArchitectureFacts, HiddenStates, Inputs, run_encoder
 from mtlcli.architectures.feature_fusion import FeatureFusion, Fusion
+from mtlcli.architectures.mmoe import MMoE
 from mtlcli.architectures.multi_level import Level, MultiLevel
+from mtlcli.architectures.ple import PLE
 from mtlcli.architectures.shared_memory import SharedMemory
 from mtlcli.architectures.task_routing import TaskRouting
 from mtlcli.errors import MtlError
@@ -204,3 +206,24 @@ def test_identity_holds_for_every_task(architecture):
 )
 def test_the_parameters_are_those_of_the_formula(architecture, count):
     assert sum(p.numel() for p in made(architecture).parameters()) == count
+
+
+@pytest.mark.parametrize("architecture", [FeatureFusion, SharedMemory, TaskRouting, MMoE, PLE])
+def test_new_modules_above_the_encoder_learn_at_the_rate_of_heads(architecture):
+    assert {part.lr for part in made(architecture).parts().values()} == {"head"}
+    assert {part.lr for part in made(architecture, lr=0.5).parts().values()} == {0.5}
+
+
+def test_a_memory_starts_large_enough_to_be_learned_from():
+    torch.manual_seed(0)
+    architecture = SharedMemory(ArchitectureFacts(Encoder(), RUN.tasks, 1), slots=64, width=8)
+    states = torch.randn(1, 20, 2)
+    optimizer = torch.optim.Adam(architecture.parameters(), 1e-2)
+    for _ in range(30):
+        read = architecture.features(0, HiddenStates(states, ()), TOKENS).last
+        loss = (read - states - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # From 1 at the start to 0.03; a memory with a deviation of 0.02 comes to 0.17.
+    assert loss.item() < 0.1
