@@ -29,6 +29,6 @@ Width = Annotated[int | None, Field(ge=1, description="inner width of a module; 
 def of_heads(lr: float | None) -> float | Literal["head"]:
     """Return a rate `RateOfHeads` as `Part` takes it.
 
-    New modules above a pretrained encoder need it: at the encoder's rate, those that start at zero change nothing in hundreds of steps.
+    New modules above a pretrained encoder need it: those that start at zero change little in hundreds of steps at the encoder's rate.
     """
     return "head" if lr is None else lr

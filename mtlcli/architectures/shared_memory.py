@@ -17,7 +17,7 @@ class SharedMemory(Architecture):
 
     ``Z = h + g W_o v`` with ``v = M' softmax(M W_q h / sqrt(d_M))`` and ``g = sigmoid(w [h; v] + b)``, one number for each token. W_o
     starts at zero, so that the states before step 1 are the encoder's. M starts at numbers from N(0, 1): with a deviation of 0.02, v is so
-    small that W_o learns nothing in hundreds of steps.
+    small that W_o learns almost nothing in 200 steps, also at 1e-3.
 
     With `local` every pair of tasks has a memory of its own as well, which its two tasks read together with the global one.
 

@@ -13,8 +13,8 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mtlcli.distributed.heartbeat import Heartbeat
 from mtlcli.distributed.launch import Launch, find_launch
-from mtlcli.distributed.signs import SignsOfLife
 from mtlcli.errors import MtlError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class World:
         self.launch, self.rank, self.size = launch, launch.rank, launch.size
         self._store: Any = None
         self._step_group: Any = None
-        self._signs: SignsOfLife | None = None
+        self._heartbeat: Heartbeat | None = None
         self._where = "before the first step"
 
     @property
@@ -199,7 +199,7 @@ class World:
 
     def first_to_report(self, text: str) -> bool:
         """Return whether this process is the first one to report an error of this text."""
-        if self._signs is None or self._signs.has_lost:
+        if self._heartbeat is None or self._heartbeat.has_lost:
             return True
         with suppress(Exception):
             return int(self._store.add(f"reported/{hash_of(text)}", 1)) == 1
@@ -207,16 +207,16 @@ class World:
 
     def leave(self) -> None:
         """Wait until every process has come to its end: the first one holds what the others still use."""
-        if self._signs is not None:
+        if self._heartbeat is not None:
             self.gather(None)
-            self._signs.end()
+            self._heartbeat.end()
 
     def _disconnect(self) -> None:
         """End the thread and the connections; the interpreter must not end while they are in use."""
         import torch.distributed as dist
 
-        if self._signs is not None:
-            self._signs.end()
+        if self._heartbeat is not None:
+            self._heartbeat.end()
         if dist.is_initialized():
             dist.destroy_process_group()
         atexit.unregister(self._disconnect)
@@ -228,14 +228,14 @@ class World:
         Raises:
             ProcessLost: with the number of the process that ended, as far as it can be found out.
         """
-        signs = self._signs = self._signs or self._connect()
+        heartbeat = self._heartbeat = self._heartbeat or self._connect()
         try:
-            with signs.waiting():
+            with heartbeat.waiting():
                 yield
         except RuntimeError as error:
-            raise ProcessLost(f"{signs.find_lost()} ({_first_line(error)})") from error
+            raise ProcessLost(f"{heartbeat.find_lost()} ({_first_line(error)})") from error
 
-    def _connect(self) -> SignsOfLife:
+    def _connect(self) -> Heartbeat:
         import torch
         import torch.distributed as dist
 
@@ -268,16 +268,16 @@ class World:
             )
             seconds = float(os.environ.get("MTL_STEP_SECONDS") or STEP_SECONDS)
             self._step_group = dist.new_group(timeout=timedelta(seconds=seconds))
-            # The first process, or torchrun, listens already. A call to a store blocks another thread's, so the signs have their own.
-            of_signs = dist.TCPStore(place.address, place.port, is_master=False, wait_for_workers=False)
+            # The first process, or torchrun, listens already. Calls to a store block each other, so the heartbeats have their own client.
+            of_heartbeat = dist.TCPStore(place.address, place.port, is_master=False, wait_for_workers=False)
         except (RuntimeError, ValueError) as error:
             raise ProcessLost(
                 f"process {place.rank}: cannot reach the others at {place.address}:{place.port} ({_first_line(error)}); on "
                 "machines with several networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one between them, such as "
                 "eth0"
             ) from error
-        signs = SignsOfLife(
-            dist.PrefixStore(f"signs/{place.restarts}", of_signs),
+        heartbeat = Heartbeat(
+            dist.PrefixStore(f"heartbeat/{place.restarts}", of_heartbeat),
             self.rank,
             self.size,
             # torchrun holds the store itself.
@@ -285,9 +285,9 @@ class World:
             patience=HANG_STEPS * seconds,
             where=lambda: self._where,
         )
-        signs.start()
+        heartbeat.start()
         atexit.register(self._disconnect)
-        return signs
+        return heartbeat
 
 
 def hash_of(text: str) -> str:
@@ -314,4 +314,4 @@ def world() -> World:
 
 def is_connected() -> bool:
     """Return whether this process has met the others of its run."""
-    return world.cache_info().currsize == 1 and world()._signs is not None
+    return world.cache_info().currsize == 1 and world()._heartbeat is not None

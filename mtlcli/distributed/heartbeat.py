@@ -1,4 +1,4 @@
-"""Signs of life that the processes of a run give each other in a common store, and which process gives none."""
+"""Heartbeats of the processes of a run in a shared store, and detection of the processes that are lost."""
 
 import os
 import socket
@@ -14,26 +14,27 @@ if TYPE_CHECKING:
 
 BEAT_SECONDS = 0.5
 FAILED_CHECKS = 5
-"""Checks without a sign of life after which a process counts as ended, where an exchange has failed."""
+"""Checks without a heartbeat after which a process counts as lost, once an exchange has failed."""
 STALLED_CHECKS = 10
-"""Checks without an answer of the store after which its process counts as ended there: a busy machine delays answers."""
+"""Checks without a response from the store after which its process counts as lost, once an exchange has failed. Higher, because a busy
+machine delays responses."""
 TELL_SECONDS = 10.0
-"""Seconds that a process waits at most until the others know which ones are lost."""
+"""Maximum seconds to wait until the other processes know which ones are lost."""
 
 
-class SignsOfLife:
-    """Count up a number in a common store as a sign of life, and find out whose number stands still.
+class Heartbeat:
+    """Increment a counter in a shared store as a heartbeat, and detect processes whose counter stops.
 
     Only one thread uses the store, because a call does not return where the process that holds it hangs; a second thread looks at
     what the first one has read. Checks are counted, not seconds, because all processes may have been suspended together.
 
     Args:
-        store: a torch.distributed store for these signs alone.
+        store: a torch.distributed store for the heartbeats alone.
         rank, size: number of this process, and of all.
         holder: process that holds the store, None if it is none of them.
-        patience: seconds without a sign of life after which this process ends if it waits for another one between steps. There a
+        patience: seconds without a heartbeat after which this process ends if it waits for another one between steps. There a
             short timeout of the exchange would be wrong: an evaluation may take minutes.
-        where: returns what the run is doing, for the message.
+        where: returns the current step or phase, for the message.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class SignsOfLife:
 
     @contextmanager
     def waiting(self) -> "Iterator[None]":
-        """Let this process end while it is in the context if another one gives no sign of life."""
+        """Allow this process to be ended inside the context if another one has no heartbeat."""
         self._waits = True
         try:
             yield
@@ -146,11 +147,11 @@ class SignsOfLife:
                 os._exit(1)
 
     def _silent(self, checks: int) -> list[int]:
-        """Return the processes without a sign of life for more than some checks."""
+        """Return the processes without a heartbeat for more than this many checks."""
         if self._stalled(max(checks, STALLED_CHECKS)):
             return [] if self._holder in (None, self._rank) else [self._holder]
         return [rank for rank, count in enumerate(self._still) if count > checks and rank != self._rank]
 
     def _stalled(self, checks: int) -> bool:
-        """Return whether the store has ended, or has not answered for more than some checks."""
+        """Return whether the store has ended, or has not responded for more than this many checks."""
         return not self._threads[0].is_alive() or self._rounds_still > checks

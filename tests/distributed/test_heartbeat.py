@@ -1,4 +1,4 @@
-"""Signs of life: which process is lost, who is told, and what ends a process that waits."""
+"""Heartbeats: which process counts as lost, who learns of it, and what ends a process that waits."""
 
 import threading
 import time
@@ -6,8 +6,8 @@ import time
 import pytest
 import torch.distributed as dist
 
-from mtlcli.distributed import signs as module
-from mtlcli.distributed.signs import SignsOfLife
+from mtlcli.distributed import heartbeat as module
+from mtlcli.distributed.heartbeat import Heartbeat
 
 
 class HeldStore:
@@ -49,7 +49,7 @@ def start(exits, over):
 
     def start_all(store, size=3, patience=0.4, holder=0):
         for rank in range(size):
-            one = SignsOfLife(store, rank, size, holder=holder, patience=patience, where=lambda: "step 7")
+            one = Heartbeat(store, rank, size, holder=holder, patience=patience, where=lambda: "step 7")
             started.append(one)
             one.start()
         return started
@@ -67,7 +67,7 @@ def until(condition, seconds=10.0):
         time.sleep(0.01)
 
 
-def test_processes_that_give_signs_do_not_end_one_that_waits(start, exits):
+def test_healthy_processes_do_not_end_one_that_waits(start, exits):
     first, *_ = start(dist.HashStore())
     with first.waiting():
         time.sleep(1.5)
