@@ -29,19 +29,23 @@ def command_line() -> str:
 
 
 def make_interrupts() -> Interrupts:
-    """Return the interrupts of a command: the first signal stops after the step, the second one at once."""
+    """Return the interrupts of a command: the first signal stops after the step, a further Ctrl-C at once.
 
-    def announce() -> None:
+    Further SIGTERM and SIGUSR1 are ignored: Slurm sends SIGTERM to a preempted job twice, once itself and once by srun.
+    """
+
+    def announce(number: int) -> None:
         # A plain print: a signal handler must not wait for the lock of the progress bar.
         if world().is_main:
-            print("\nfinishing this step, then saving; interrupt again to stop at once", file=sys.stderr)
+            more = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+            print(f"\nfinishing this step, then saving{more}", file=sys.stderr)
 
-    return Interrupts(
-        # Slurm and other schedulers announce the end of a job with SIGUSR1.
-        (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1),
-        first=announce,
-        again=lambda number: os._exit(128 + number),  # without cleanup, which could hang
-    )
+    def insist(number: int) -> None:
+        if number == signal.SIGINT:
+            os._exit(128 + number)  # without cleanup, which could hang
+
+    # Slurm and other schedulers announce the end of a job with SIGUSR1.
+    return Interrupts((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), first=announce, again=insist)
 
 
 @contextmanager

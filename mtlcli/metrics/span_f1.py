@@ -6,15 +6,15 @@ import numpy as np
 
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
-from mtlcli.metrics.base import Decomposed
+from mtlcli.metrics.base import Decomposed, Metric
 from mtlcli.metrics.ratio import ratio
 from mtlcli.tasks.tag_spans import matches
 from mtlcli.tasks.tags import Tags
 from mtlcli.tasks.targets import Arrays
 
 
-class SpanMetric(Decomposed):
-    """Count the spans of each row that are right, predicted without being gold, and gold without being predicted."""
+class SpanMetric(Metric):
+    """A metric of the spans that tags mark."""
 
     measures = frozenset({"tags"})
     strict: ClassVar[bool] = False
@@ -24,6 +24,10 @@ class SpanMetric(Decomposed):
         if not isinstance(task.target, Tags) or not (task.target.marks_spans or task.target.tags is None):
             raise MtlError(f"tasks.{task.name}.metrics: spans are measured, and the tags of this task mark none")
         self.target = task.target
+
+
+class SpanCounts(SpanMetric, Decomposed):
+    """Count the spans of each row that are right, predicted without being gold, and gold without being predicted."""
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (true positives, false positives, false negatives) of each row."""
@@ -35,7 +39,7 @@ class SpanMetric(Decomposed):
         return np.stack([positives, predictions - positives, labels - positives], axis=1).astype(np.float64)
 
 
-class SpanF1(SpanMetric):
+class SpanF1(SpanCounts):
     """Return micro-F1 = 2 TP / (2 TP + FP + FN) over all spans, from 0 to 1, as conlleval does; 0 where there is no span at all.
 
     A span is right if its words and its type are.
@@ -55,7 +59,7 @@ class StrictSpanF1(SpanF1):
     strict = True
 
 
-class SpanPrecision(SpanMetric):
+class SpanPrecision(SpanCounts):
     """Return the share of the predicted spans that are right, from 0 to 1; 0 where none is predicted."""
 
     def score(self, totals: np.ndarray) -> np.ndarray:
@@ -63,7 +67,7 @@ class SpanPrecision(SpanMetric):
         return ratio(totals[:, 0], totals[:, 0] + totals[:, 1])
 
 
-class SpanRecall(SpanMetric):
+class SpanRecall(SpanCounts):
     """Return the share of the gold spans that are predicted, from 0 to 1; 0 where there is none."""
 
     def score(self, totals: np.ndarray) -> np.ndarray:

@@ -260,6 +260,7 @@ _ROWS = (
             "span-f1-strict": "mtlcli.metrics.span_f1:StrictSpanF1",
             "span-precision": "mtlcli.metrics.span_f1:SpanPrecision",
             "span-recall": "mtlcli.metrics.span_f1:SpanRecall",
+            "surface-f1": "mtlcli.metrics.surface_f1:SurfaceF1",
             "tag-accuracy": "mtlcli.metrics.tag_accuracy:TagAccuracy",
             "quadratic-weighted-kappa": "mtlcli.metrics.ordinal:QuadraticWeightedKappa",
             "within-one": "mtlcli.metrics.ordinal:WithinOne",

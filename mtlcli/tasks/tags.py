@@ -32,6 +32,7 @@ from mtlcli.tasks.tag_labels import Align, are_spans, spans_in, type_of
 from mtlcli.tasks.tag_spans import Spans, matches
 from mtlcli.tasks.tag_spans import spans_in as spans_of_tags
 from mtlcli.tasks.target_base import BadLabel, Raw, Target
+from mtlcli.tasks.word_numbers import number_of, word_of
 from mtlcli.tasks.words import Text, Words
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Tags(Target):
     """One of several tags for each word.
 
     Gold: `tag` int64 of each word, UNKNOWN for one without a tag, and C or more for a tag that training never saw, which no
-    prediction equals. Predictions: `tag` int64 and `probabilities` (C) of each word.
+    prediction equals; `word` int64, the number of the word (`word_numbers`), with which metrics tell words apart. Predictions:
+    `tag` int64 and `probabilities` (C) of each word.
 
     Attributes:
         tags: names in index order; None: not fitted yet, they are those of training. Where tags mark spans, all prefixes of every
@@ -128,15 +130,15 @@ class Tags(Target):
         return replace(self, declared=names)
 
     def parse(self, raw: Raw) -> np.ndarray:
-        """Return the tag index of each word (k,) int64; before the target is fitted, only check the label's form."""
+        """Return tag index and number of each word (k, 2) int64; before the target is fitted, only check the label's form."""
         words = _words_of(raw)
         try:
             tags = self._tags_in(raw["label"], words)
         except ValueError as error:
             raise BadLabel("label", f": {error}") from None
         if self.tags is None:
-            return np.zeros(0, dtype=np.int64)
-        return np.array([self._index(tag) for tag in self._converted(tags)], dtype=np.int64)
+            return np.zeros((0, 2), dtype=np.int64)
+        return _gold([self._index(tag) for tag in self._converted(tags)], words.words)
 
     def _index(self, tag: str | None) -> int:
         """Return the index of a tag; of one that is none of the target's, a number that follows from its name."""
@@ -196,8 +198,9 @@ class Tags(Target):
         return [None if tag is None else new for tag, new in zip(tags, learned, strict=True)]
 
     def unlabeled(self, raw: Raw) -> np.ndarray:
-        """Return UNKNOWN for every word."""
-        return np.full(len(_words_of(raw)), UNKNOWN, dtype=np.int64)
+        """Return UNKNOWN and the number of each word (k, 2) int64."""
+        words = _words_of(raw).words
+        return _gold([UNKNOWN] * len(words), words)
 
     def fit(self, raws: Iterable[Raw]) -> "Tags":
         """Return the target with the scheme and the tags of the training rows, sorted, O first."""
@@ -219,10 +222,9 @@ class Tags(Target):
         return replace(fitted, tags=closed_tags(tuple(declared) or sorted(kinds), fitted.train_scheme))
 
     def pack(self, items: Sequence[np.ndarray]) -> Arrays:
-        """Return `tag` of all words."""
-        starts = np.zeros(len(items) + 1, dtype=np.int64)
-        np.cumsum([len(item) for item in items], out=starts[1:])
-        return Ragged({"tag": np.concatenate([*items, np.zeros(0, dtype=np.int64)])}, starts)
+        """Return `tag` and `word` of all words."""
+        both = np.concatenate([*items, np.zeros((0, 2), dtype=np.int64)])
+        return Ragged({"tag": both[:, 0].copy(), "word": both[:, 1].copy()}, _starts(items))
 
     def is_constant(self, gold: Arrays) -> bool:
         """Return whether all words have the same tag."""
@@ -320,7 +322,9 @@ class Tags(Target):
         lengths = np.minimum(np.arange(n), n - 1 - np.arange(n)) % 3 + 1  # the same from both ends
         starts = np.concatenate([np.zeros(1, dtype=np.int64), lengths.cumsum()])
         anywhere = np.flatnonzero(self.structure.begin & self.structure.end)
-        return Ragged({"tag": anywhere[np.arange(int(starts[-1])) % len(anywhere)]}, starts)
+        place = np.arange(int(starts[-1]))
+        words = np.array([number_of(f"word-{number}") for number in (place % 7).tolist()], dtype=np.int64)
+        return Ragged({"tag": anywhere[place % len(anywhere)], "word": words}, starts)
 
     # Losses
 
@@ -394,21 +398,24 @@ class Tags(Target):
 
     def from_json(self, rows: Sequence[Mapping[str, Any]]) -> Arrays:
         """Return `tag` of all words."""
-        return self.pack([np.array([self._index(tag) for tag in row["tags"]], dtype=np.int64) for row in rows])
+        items = [np.array([self._index(tag) for tag in row["tags"]], dtype=np.int64) for row in rows]
+        return Ragged({"tag": np.concatenate([*items, np.zeros(0, dtype=np.int64)])}, _starts(items))
 
-    def gold_json(self, gold: Arrays, row: int) -> list[str | None] | None:
-        """Return the tags of a row, None for a word without one; None for a row without words."""
+    def gold_json(self, gold: Arrays, row: int) -> dict[str, list[Any]] | None:
+        """Return `words` and `tags` of a row, None for a word without a tag; None for a row without words."""
         if gold.starts is None:
             raise ValueError("tags of no words")
-        indices = gold["tag"][gold.starts[row] : gold.starts[row + 1]].tolist()
-        return [None if index == UNKNOWN else self._name(index) for index in indices] or None
+        place = slice(gold.starts[row], gold.starts[row + 1])
+        tags = [None if index == UNKNOWN else self._name(index) for index in gold["tag"][place].tolist()]
+        return {"words": [*map(word_of, gold["word"][place].tolist())], "tags": tags} if tags else None
 
     def _name(self, index: int) -> str:
         return self.labels[index] if index < len(self.labels) else _unseen_names[index]
 
     def gold_from_json(self, values: Sequence[Any]) -> Arrays:
-        """Return the tags that `gold_json` wrote."""
-        return self.pack([np.array([self._index(tag) for tag in tags or ()], dtype=np.int64) for tags in values])
+        """Return the words and tags that `gold_json` wrote."""
+        rows = [value or {"words": [], "tags": []} for value in values]
+        return self.pack([_gold([*map(self._index, row["tags"])], row["words"]) for row in rows])
 
     def widen(self, rows: Sequence[Mapping[str, Any]]) -> "Tags":
         """Return the target itself: tags of other runs have an index by their name."""
@@ -500,6 +507,18 @@ def unseen_index(tag: str, known: int, *, spans: bool) -> int:
         return known + zlib.crc32(tag.encode())
     prefix, kind = parts_of(tag)
     return known + 2 * zlib.crc32(kind.encode()) + (prefix in "IE")
+
+
+def _gold(tags: Sequence[int], words: Sequence[str]) -> np.ndarray:
+    """Return tag index and number of each word (k, 2) int64."""
+    return np.array([*zip(tags, map(number_of, words), strict=True)], dtype=np.int64).reshape(-1, 2)
+
+
+def _starts(items: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the first word of each row, and the number of all words (n + 1,)."""
+    starts = np.zeros(len(items) + 1, dtype=np.int64)
+    np.cumsum([len(item) for item in items], out=starts[1:])
+    return starts
 
 
 def _words_of(raw: Raw) -> Words:

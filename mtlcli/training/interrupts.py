@@ -7,14 +7,18 @@ from types import FrameType
 
 
 class Interrupts:
-    """Ask a run to stop at the first signal; call `again` with the signal's number at the second.
+    """Ask a run to stop at the first signal, and call `first` with its number; call `again` with the number of every further one.
 
     Use it as a context manager around the steps of a run. It does nothing outside the main thread, where Python allows no
     signal handlers.
     """
 
     def __init__(
-        self, signals: Sequence[int], *, first: Callable[[], None] = lambda: None, again: Callable[[int], None]
+        self,
+        signals: Sequence[int],
+        *,
+        first: Callable[[int], None] = lambda number: None,
+        again: Callable[[int], None],
     ) -> None:
         self.signals, self.first, self.again = tuple(signals), first, again
         self.signal: int | None = None
@@ -36,7 +40,7 @@ class Interrupts:
             self.again(number)
             return
         self.signal = number
-        self.first()
+        self.first(number)
 
     def requested(self) -> bool:
         """Return whether a signal asked the run to stop."""

@@ -9,6 +9,7 @@ from labels import SCORE
 from mtlcli.errors import MtlError
 from mtlcli.facts import TaskFacts
 from mtlcli.metrics.span_f1 import SpanF1, SpanPrecision, SpanRecall, StrictSpanF1
+from mtlcli.metrics.surface_f1 import SurfaceF1
 from mtlcli.metrics.tag_accuracy import TagAccuracy
 from mtlcli.statistics.bootstrap import estimate
 from mtlcli.statistics.paired import paired
@@ -24,6 +25,14 @@ def packed(*sentences: str) -> Ragged:
     rows = [sentence.split() for sentence in sentences]
     indices = [TAGS.labels.index(tag) if tag != "_" else UNKNOWN for row in rows for tag in row]
     return Ragged({"tag": np.array(indices)}, np.cumsum([0, *map(len, rows)]))
+
+
+def labeled(words: str, tags: str, *more: str) -> Ragged:
+    """Return rows with words, whose tags training need not have: words and tags of each row in turn."""
+    texts = [words, tags, *more]
+    return TAGS.gold_from_json(
+        [{"words": row.split(), "tags": tags.split()} for row, tags in zip(texts[::2], texts[1::2], strict=True)]
+    )
 
 
 def value(metric, predicted, gold) -> float:
@@ -116,13 +125,13 @@ def test_a_word_without_a_tag_counts_for_nothing():
 
 def test_an_unseen_type_is_a_span_that_no_prediction_finds():
     facts = TaskFacts("t", 1, 1, TAGS)
-    gold = TAGS.gold_from_json([["B-C", "I-C", "B-D", "O"]])
+    gold = labeled("a b c d", "B-C I-C B-D O")
     assert SpanF1(facts).statistics(packed("B-A I-A O O"), gold).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("kind", ["C", "D", "PER", "LOC", "creative-work"])
 def test_two_spans_of_an_unseen_type_side_by_side_are_two(kind):
-    gold = TAGS.gold_from_json([[f"B-{kind}", f"B-{kind}", f"I-{kind}", f"B-{kind}2", f"I-{kind}2"]])
+    gold = labeled("a b c d e", f"B-{kind} B-{kind} I-{kind} B-{kind}2 I-{kind}2")
     assert SpanF1(FACTS).statistics(packed("O O O O O"), gold).tolist() == [[0, 0, 3]]
 
 
@@ -130,6 +139,22 @@ def test_tags_right_behind_the_last_that_training_saw_are_an_unseen_type():
     beyond = len(TAGS.labels)
     spans = spans_in(TAGS.labels, TAGS.types, np.array([0, beyond, beyond + 1, 3, 4]), np.array([0, 5]))
     assert (spans.start.tolist(), spans.length.tolist(), spans.type.tolist()) == ([1, 3], [2, 2], [2, 1])
+
+
+def test_surface_f1_counts_each_name_of_the_drawn_rows_once():
+    gold = labeled("Ann Lee met Bo", "B-A I-A O B-A", "Bo saw ann", "B-A O B-A")
+    predicted = packed("B-A I-A O O", "B-A O B-B")
+    # Gold: Ann Lee, Bo and ann, of type A. Predicted: Ann Lee and Bo of type A, ann of type B.
+    # Bo is missed in row 1 and found in row 2: 2 of 3 names on each side, while span-f1 finds 2 of 4 spans with 3 predicted.
+    assert SurfaceF1(FACTS).value(predicted, gold) == pytest.approx(2 / 3)
+    assert SpanF1(FACTS).value(predicted, gold) == pytest.approx(4 / 7)
+    counts = np.array([[2, 0], [0, 3], [1, 1], [0, 0]])
+    assert SurfaceF1(FACTS).bind(predicted, gold).values(counts).tolist() == pytest.approx([2 / 3, 1 / 2, 2 / 3, 0])
+
+
+def test_names_differ_by_case_and_by_their_words():
+    gold = labeled("Bo bo a b", "B-A B-A B-A I-A")
+    assert SurfaceF1(FACTS).value(packed("B-A O B-A B-A"), gold) == pytest.approx(2 / 6)
 
 
 def test_intervals_and_paired_tests_resample_sentences():

@@ -36,16 +36,16 @@ def test_every_target_keeps_the_contract(target):
 def test_all_tags_of_every_type_can_be_predicted_whether_training_has_them_or_not():
     target = names()
     assert target.labels == ("O", "B-MISC", "I-MISC", "B-ORG", "I-ORG")
-    assert target.parse(raw("B-ORG O B-MISC I-MISC".split())).tolist() == [3, 0, 1, 2]
+    assert target.parse(raw("B-ORG O B-MISC I-MISC".split()))[:, 0].tolist() == [3, 0, 1, 2]
     assert (target.scheme, target.types) == ("bio", ("MISC", "ORG"))
     assert Tags(train_scheme="iobes").fit([raw("B-A O O O".split())]).labels == ("O", "B-A", "I-A", "E-A", "S-A")
 
 
 def test_other_schemes_are_converted():
     target = Tags().fit([raw("I-A I-A B-A O".split())])
-    assert (target.scheme, target.parse(raw("I-A I-A B-A O".split())).tolist()) == ("iob1", [1, 2, 1, 0])
+    assert (target.scheme, target.parse(raw("I-A I-A B-A O".split()))[:, 0].tolist()) == ("iob1", [1, 2, 1, 0])
     target = Tags(train_scheme="iobes").fit([raw("B-A I-A O B-B".split())])
-    labels = [target.labels[index] for index in target.parse(raw("B-A I-A O B-B".split()))]
+    labels = [target.labels[index] for index in target.parse(raw("B-A I-A O B-B".split()))[:, 0]]
     assert labels == ["B-A", "E-A", "O", "S-B"]
 
 
@@ -55,7 +55,8 @@ def test_a_word_without_a_tag_is_unknown_and_a_tag_that_training_never_saw_is_no
     assert gold["tag"][1] == UNKNOWN and (gold["tag"][2:] >= 5).all()
     assert target.known(gold).tolist() == [True, False, False, False]
     assert target.units(gold).tolist() == [1.0]
-    assert target.gold_json(gold, 0) == ["B-ORG", None, "B-LOC", "I-LOC"]
+    words = ["EU", "rejects", "German", "lamb"]
+    assert target.gold_json(gold, 0) == {"words": words, "tags": ["B-ORG", None, "B-LOC", "I-LOC"]}
     assert target.remarks([], gold, "tags", training=False) == [
         "2 words have a tag unseen in training, counted as wrong: 'B-LOC' (1), 'I-LOC' (1)"
     ]
@@ -65,10 +66,10 @@ def test_spans_of_characters_become_tags():
     words = Words.cut("EU rejects German lamb.")
     spans = [{"start": 0, "end": 2, "type": "ORG"}, [11, 23, "MISC"]]
     target = Tags().fit([raw(spans, words)])
-    assert [target.labels[index] for index in target.parse(raw(spans, words))] == [
+    assert [target.labels[index] for index in target.parse(raw(spans, words))[:, 0]] == [
         "B-ORG", "O", "B-MISC", "I-MISC", "I-MISC",
     ]  # fmt: skip
-    assert target.parse(raw([], words)).tolist() == [0] * 5
+    assert target.parse(raw([], words))[:, 0].tolist() == [0] * 5
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_spans_inside_words_are_aligned_on_request():
     words, label = Words.cut("Paris-based firm"), [[0, 13, "A"]]  # Paris - based firm
     for align, tags in (("expand", [1, 2, 2, 2]), ("contract", [1, 2, 2, 0])):
         target = Tags(align=align).fit([raw(label, words)])
-        assert target.parse(raw(label, words)).tolist() == tags
+        assert target.parse(raw(label, words))[:, 0].tolist() == tags
 
 
 def test_a_malformed_tag_of_a_known_scheme_is_named():
@@ -105,7 +106,7 @@ def test_a_malformed_tag_of_a_known_scheme_is_named():
 
 def test_an_i_tag_that_continues_nothing_begins_a_span_unless_that_is_an_error():
     target, label = names(), ["I-ORG", "O", "O", "I-MISC"]
-    assert target.parse(raw(label)).tolist() == [3, 0, 0, 1]
+    assert target.parse(raw(label))[:, 0].tolist() == [3, 0, 0, 1]
     gold = target.pack([target.parse(raw(label))])
     assert target.remarks([raw(label)], gold, "tags", training=True)[0].startswith("2 of 2 I- tags continue no span")
     strict = Tags(strict=True).fit([raw("B-ORG O B-MISC I-MISC".split())])
@@ -115,7 +116,10 @@ def test_an_i_tag_that_continues_nothing_begins_a_span_unless_that_is_an_error()
 
 def test_numbers_are_tags_where_the_configuration_lists_them():
     target = Tags().declare(["O", "B-A", "I-A"], None, "tasks.t").fit([raw(["1", "2", "0", "0"])])
-    assert (target.labels, target.parse(raw(["1", "2", "0", "0"])).tolist()) == (("O", "B-A", "I-A"), [1, 2, 0, 0])
+    assert (target.labels, target.parse(raw(["1", "2", "0", "0"]))[:, 0].tolist()) == (
+        ("O", "B-A", "I-A"),
+        [1, 2, 0, 0],
+    )
 
 
 def test_predictions_are_words_tags_and_spans_of_the_text():

@@ -170,7 +170,7 @@ BUILT_IN = {
         "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall kl-divergence "
         "macro-f1 mae mcc mean-average-precision mean-squared-error micro-f1 micro-f1-at-half pearson precision "
         "quadratic-weighted-kappa r2 recall relation-f1 rmse roc-auc span-f1 span-f1-strict span-precision span-recall "
-        "spearman subset-accuracy tag-accuracy total-variation weighted-f1 within-one"
+        "spearman subset-accuracy surface-f1 tag-accuracy total-variation weighted-f1 within-one"
     ).split(),
 }
 """The registry as users know it: a name that leaves this table is a name that somebody's recipe has."""
@@ -338,7 +338,9 @@ FACTS = {
     "mean-squared-error": SCORES,
     "pearson": SCORES,
     "spearman": SCORES,
-    **dict.fromkeys(("span-f1", "span-f1-strict", "span-precision", "span-recall", "tag-accuracy"), NAMES),
+    **dict.fromkeys(
+        ("span-f1", "span-f1-strict", "span-precision", "span-recall", "surface-f1", "tag-accuracy"), NAMES
+    ),
     **dict.fromkeys(("micro-f1", "micro-f1-at-half", "subset-accuracy", "mean-average-precision"), TOPICS),
 }
 """The kind of task that each metric measures."""
