@@ -20,7 +20,8 @@ class DistillAnneal(Balancer):
     at the first step, nearly 1 at the last. With `mode: fixed`, lambda is `weight` throughout. Each task can have a
     different teacher; a task without one trains on its labels alone.
 
-    ``L_teacher = sum_c p_c L(c)`` over the teacher's probabilities p, or the loss for its score, at temperature 1. Each
+    ``L_teacher = sum_c p_c L(c)`` over the teacher's probabilities p, or the loss for its score, at temperature 1. For tags it is
+    summed over the words of a row, and `tag-crf` learns the teacher's probabilities as its marginals. Each
     teacher predicts once, without dropout. It may have been trained on the same rows, as in the paper.
 
     Differences from the paper:

@@ -6,6 +6,7 @@ position, so that neither data order nor plan depends on their number.
 
 import atexit
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -233,7 +234,7 @@ class World:
             with heartbeat.waiting():
                 yield
         except RuntimeError as error:
-            raise ProcessLost(f"{heartbeat.find_lost()} ({_first_line(error)})") from error
+            raise ProcessLost(f"{heartbeat.find_lost()} ({first_sentence(error)})") from error
 
     def _connect(self) -> Heartbeat:
         import torch
@@ -272,7 +273,7 @@ class World:
             of_heartbeat = dist.TCPStore(place.address, place.port, is_master=False, wait_for_workers=False)
         except (RuntimeError, ValueError) as error:
             raise ProcessLost(
-                f"process {place.rank}: cannot reach the others at {place.address}:{place.port} ({_first_line(error)}); on "
+                f"process {place.rank}: cannot reach the others at {place.address}:{place.port} ({first_sentence(error)}); on "
                 "machines with several networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one between them, such as "
                 "eth0"
             ) from error
@@ -297,9 +298,10 @@ def hash_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _first_line(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
+    """Return the first sentence of an error of torch.distributed, without the place in its source."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+    return re.sub(r"^\[\S+:\d+\] ", "", lines[0]).partition(". ")[0][:200]
 
 
 @cache

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlcli.heads.base import EncoderOutput, Head, HeadFacts
-from mtlcli.heads.tag_linear import WordVector, items_of, tags_of
+from mtlcli.heads.tag_linear import WordVector, items_of, sum_by_row, tags_of
 from mtlcli.tasks.items import Items
 from mtlcli.tasks.schemes import best_tags
 from mtlcli.tasks.targets import Ragged, Tensors
@@ -25,7 +25,9 @@ class TagCRF(Head):
     Words without a tag are summed out. What the scheme does not allow has a score of -10,000 in training and decoding. The recursion
     runs in float32, since bfloat16 is off by more than the loss of a long sentence.
 
-    Decoding is Viterbi's algorithm; the probabilities are the marginals of each word.
+    Decoding is Viterbi's algorithm; the probabilities are the marginals of each word. From a teacher's probabilities p it learns by
+    the cross-entropy of the marginals, -sum_c p_c log q_c for each word (posterior distillation, Wang et al., ACL 2020,
+    arXiv:2004.03846); what p gives to tags that cannot stand at a place goes to the others.
     """
 
     items = "words"
@@ -59,9 +61,14 @@ class TagCRF(Head):
         return emissions
 
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
-        """Return log Z minus the log of the summed scores of all sequences with the gold tags (n,)."""
+        """Return log Z minus the log of the summed scores of all sequences with the gold tags (n,).
+
+        Under a teacher's `probabilities` (m, C) it is the cross-entropy of the marginals, summed over each row's words.
+        """
         if gold.starts is None:
             raise ValueError("tags of no words")
+        if "probabilities" in gold:
+            return self._soft_loss(output, gold["probabilities"], gold)
         with torch.autocast(output.device.type, enabled=False):
             emissions = output.float()
             known = self.target.known(gold)
@@ -75,13 +82,23 @@ class TagCRF(Head):
             has_tags = counts[gold.starts[1:]] > counts[gold.starts[:-1]]
             return torch.where(has_tags, partition, 0.0)
 
+    def _soft_loss(self, output: Tensor, shares: Tensor, rows: Tensors) -> Tensor:
+        if rows.starts is None:
+            raise ValueError("tags of no words")
+        with torch.autocast(output.device.type, enabled=False):
+            logs = self._log_marginals(output.float(), rows.starts)
+            possible = logs > FORBIDDEN / 2
+            shares = torch.where(possible, shares.to(logs), 0.0)
+            shares = shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+            return sum_by_row(-(shares * torch.where(possible, logs, 0.0)).sum(-1), rows)
+
     def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
         """Return the best sequences and the marginals of each word."""
         if items is None:
             raise ValueError("tags of no words")
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
             emissions = output.float()
-            probabilities = self._marginals(emissions, items.starts)
+            probabilities = self._log_marginals(emissions, items.starts).exp()
         tags = best_tags(
             emissions.cpu().numpy(), items.starts.cpu().numpy(), self.target.structure,
             self.transitions.detach().cpu().numpy(), self.begin.detach().cpu().numpy(), self.end.detach().cpu().numpy(),
@@ -111,8 +128,8 @@ class TagCRF(Head):
             alpha = torch.where((lengths > step).unsqueeze(1), following, alpha)
         return torch.where(lengths > 0, torch.logsumexp(alpha + end, dim=1), 0.0)
 
-    def _marginals(self, emissions: Tensor, starts: Tensor) -> Tensor:
-        """Return the probability of each tag of each word (m, C), by the forward-backward recursion."""
+    def _log_marginals(self, emissions: Tensor, starts: Tensor) -> Tensor:
+        """Return the log-probability of each tag of each word (m, C), by the forward-backward recursion."""
         padded, lengths = _padded(emissions, starts)
         follow, begin, end = self._scores()
         steps = padded.shape[1]
@@ -124,7 +141,7 @@ class TagCRF(Head):
             earlier = torch.logsumexp(follow + (padded[:, step + 1] + backward[step + 1]).unsqueeze(1), dim=2)
             backward[step] = torch.where((lengths > step + 1).unsqueeze(1), earlier, backward[step])
         scores = torch.stack(forward, dim=1) + torch.stack(backward, dim=1)
-        return torch.softmax(scores[_inside(lengths, steps)], dim=-1)
+        return torch.log_softmax(scores[_inside(lengths, steps)], dim=-1)
 
 
 def _padded(emissions: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,17 @@ class TagLinear(Head):
         return logits
 
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
-        """Return the sum of the cross-entropy of each row's words with a tag that training has."""
+        """Return the sum of the cross-entropy of each row's words with a tag that training has.
+
+        Under a teacher's `probabilities` p (m, C) it is sum_c p_c L(c) for every word.
+        """
+        if "probabilities" in gold:
+            shares = gold["probabilities"].to(output.device, torch.float32)
+            losses = [
+                share * self.cross_entropy(output, torch.full_like(gold["tag"], tag))
+                for tag, share in enumerate(shares.T)
+            ]
+            return sum_by_row(torch.stack(losses).sum(0), gold)
         tags = torch.where(self.target.known(gold), gold["tag"], UNKNOWN)
         return sum_by_row(self.cross_entropy(output, tags), gold)
 

@@ -31,7 +31,7 @@ from mtlcli.tasks.schemes import (
 from mtlcli.tasks.tag_labels import Align, are_spans, spans_in, type_of
 from mtlcli.tasks.tag_spans import Spans, matches
 from mtlcli.tasks.tag_spans import spans_in as spans_of_tags
-from mtlcli.tasks.target_base import BadLabel, Raw, Target
+from mtlcli.tasks.target_base import BadLabel, LossOf, Raw, Target
 from mtlcli.tasks.word_numbers import number_of, word_of
 from mtlcli.tasks.words import Text, Words
 
@@ -348,6 +348,16 @@ class Tags(Target):
     def feature_size(self) -> int:
         """The number of tags."""
         return len(self.labels)
+
+    def soft(self, predicted: Arrays) -> Arrays:
+        """Return `tag` and `probabilities` (m, C) of all words: 1 for the predicted tag where a teacher gives none."""
+        tags = predicted["tag"]
+        shares = predicted["probabilities"] if "probabilities" in predicted else np.eye(len(self.labels))[tags]
+        return Ragged({"tag": tags, "probabilities": shares}, predicted.starts)
+
+    def soft_loss(self, loss_of: LossOf, soft: Tensors) -> "Tensor":
+        """Return the loss of labels with `probabilities`: a head that reads the tags alone learns from those that were predicted."""
+        return loss_of(soft)
 
     # Predictions
 

@@ -192,3 +192,29 @@ def test_a_broken_file_is_one_line(data, mtl, tmp_path, content, problem):
     ended = mtl("check", "--set", "tasks.t.kind=tagging", "--set", f"tasks.t.train={tmp_path / 'bad.conll'}")
     assert ended.code == 2 and problem in ended.err.replace("\n", " "), ended.err
     assert len(ended.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("head", ["tag-linear", "tag-crf"])
+def test_a_run_is_distilled_into_another_with_either_head(data, trained, head):
+    """By the probabilities of the teacher alone."""
+    run = mtlcli.train(
+        data / "recipe.json", output=data / f"taught-{head}", tasks={"names": {"head": head}},
+        balancer={"name": "distill-anneal", "teachers": {"names": str(trained)}, "mode": "fixed", "weight": 0.0},
+    )  # fmt: skip
+    assert run.results["names"]["span-f1"].value > 0.9
+
+
+def test_names_are_measured_by_their_words_in_eval_and_compare(data, trained, mtl):
+    runs = []
+    for seed in (1, 2):
+        runs.append(data / f"names-{seed}")
+        mtlcli.train(
+            data / "recipe.json", output=runs[-1], tasks={"names": {"metrics": ["span-f1", "surface-f1"]}},
+            training={"seed": seed},
+        )  # fmt: skip
+    ended = mtl("eval", runs[0], "--json")
+    value = json.loads(ended.out)["tasks"]["names"]["dev"]["surface-f1"]["value"]
+    ended = mtl("compare", *runs, "--metric", "surface-f1", "--json")
+    assert ended.code == 0, ended.err
+    (row,) = [row for row in json.loads(ended.out)["compared"] if row["metric"] == "surface-f1"]
+    assert row["baseline_value"] == pytest.approx(value)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mtlcli.distributed.launch import Launch, find_launch
-from mtlcli.distributed.world import World
+from mtlcli.distributed.world import World, first_sentence
 from mtlcli.errors import MtlError
 from mtlcli.training import run
 from small import small_config, write_files
@@ -79,3 +79,10 @@ def test_a_run_that_a_restart_would_not_find_is_noted(tmp_path, monkeypatch, res
     monkeypatch.setattr(run, "world", lambda: SimpleNamespace(is_alone=alone))
     opened = run.open_training(lambda *_: config, None)
     assert len(opened.notes) == notes and all("--output" in note for note in opened.notes)
+
+
+def test_an_error_of_the_connection_is_its_first_sentence_without_the_place_in_its_source():
+    text = "[/__w/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:23951. Check the logs."
+    assert first_sentence(RuntimeError(text)) == "Connection closed by peer [127.0.0.1]:23951"
+    assert first_sentence(RuntimeError("Timed out\nC++ stack:")) == "Timed out"
+    assert first_sentence(RuntimeError()) == "RuntimeError"

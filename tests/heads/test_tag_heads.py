@@ -190,3 +190,54 @@ def test_class_weights_and_smoothing_apply_to_each_word_in_training_alone():
     assert tagger.eval().loss(output, labels).tolist() == pytest.approx(
         [plain[0] + plain[1], 0.0, 3 * plain[0]], rel=1e-5
     )
+
+
+# Distillation
+
+
+def taught(shares, starts):
+    return Ragged({"tag": shares.argmax(-1), "probabilities": shares}, starts)
+
+
+@pytest.mark.parametrize("kind", [TagLinear, TagCRF])
+def test_a_teacher_that_is_certain_of_one_word_teaches_its_tag(kind):
+    """One word a row, where the marginals of a field are its sequences."""
+    model = head(kind, PLAIN)
+    output, starts, tags = torch.randn(3, 4), torch.arange(4), torch.tensor([2, 0, 3])
+    soft = model.loss(output, taught(torch.eye(4)[tags], starts))
+    torch.testing.assert_close(soft, model.loss(output, gold(*tags.tolist(), starts=starts)))
+
+
+def test_a_linear_layer_learns_the_cross_entropy_of_each_word():
+    model = head(TagLinear, PLAIN)
+    shares = torch.tensor([[0.5, 0.5, 0, 0], [0.1, 0.2, 0.3, 0.4], [0, 0, 0, 1.0]])
+    # All logits 0: log 4 for each word, whatever the teacher says. With logits (log 3, 0, 0, 0) the softmax is (1/2, 1/6, 1/6, 1/6).
+    output = torch.zeros(3, 4)
+    output[2, 0] = math.log(3)
+    losses = model.loss(output, taught(shares, torch.tensor([0, 2, 2, 3])))
+    assert losses.tolist() == pytest.approx([2 * math.log(4), 0, math.log(6)], abs=1e-6)
+
+
+def test_a_field_learns_the_cross_entropy_of_its_marginals():
+    crf = randomized(head(TagCRF, PLAIN))
+    output = torch.randn(8, 4, generator=torch.Generator().manual_seed(3))
+    shares = torch.softmax(torch.randn(8, 4, generator=torch.Generator().manual_seed(4)), -1)
+    marginals = crf.decode(output, items())["probabilities"]
+    expected = -(shares * marginals.log()).sum(-1)
+    losses = crf.loss(output, taught(shares, STARTS))
+    assert losses.tolist() == pytest.approx([float(expected[:5].sum()), 0, float(expected[5:].sum())], rel=1e-5)
+    # It is smallest where the student has the teacher's marginals, and there it has no gradient.
+    output.requires_grad_()
+    crf.loss(output, taught(marginals, STARTS)).sum().backward()
+    assert float(output.grad.abs().max()) < 1e-6
+
+
+def test_what_a_teacher_gives_to_tags_that_cannot_stand_there_goes_to_the_others():
+    """A teacher without the scheme gives .3 to I-A at the beginning, where a field has it at e^-10000."""
+    crf = head(TagCRF, SPANS)
+    output = torch.zeros(1, 3, requires_grad=True)
+    loss = crf.loss(output, taught(torch.tensor([[0.4, 0.3, 0.3]]), torch.tensor([0, 1])))
+    assert loss.tolist() == pytest.approx([math.log(2)], abs=1e-6)
+    loss.sum().backward()
+    # softmax (1/2, 1/2, 0) minus (4/7, 3/7, 0)
+    assert output.grad[0].tolist() == pytest.approx([-1 / 14, 1 / 14, 0], abs=1e-6)
