@@ -31,14 +31,14 @@ class Heartbeat:
     Args:
         store: a torch.distributed store for the heartbeats alone.
         rank, size: number of this process, and of all.
-        holder: process that holds the store, None if it is none of them.
+        holder: process that holds the store, or the name of what else holds it.
         patience: seconds without a heartbeat after which this process ends if it waits for another one between steps. There a
             short timeout of the exchange would be wrong: an evaluation may take minutes.
         where: returns the current step or phase, for the message.
     """
 
     def __init__(
-        self, store: Any, rank: int, size: int, *, holder: int | None, patience: float, where: Callable[[], str]
+        self, store: Any, rank: int, size: int, *, holder: int | str, patience: float, where: Callable[[], str]
     ) -> None:
         self._store, self._rank, self._size, self._holder = store, rank, size, holder
         self._patience, self._where = patience, where
@@ -100,6 +100,8 @@ class Heartbeat:
         while self.has_lost and not self._may_end and not self._stalled(STALLED_CHECKS) and time.monotonic() < deadline:
             time.sleep(BEAT_SECONDS / 5)
         names = ", ".join(self._names[rank] for rank in self._lost or self._found or [])
+        if not names and isinstance(self._holder, str) and self._stalled(STALLED_CHECKS):
+            names = self._holder
         return f"{names or 'another process'} ended or does not answer at {self._where()}"
 
     def _exchange(self) -> None:
@@ -141,15 +143,17 @@ class Heartbeat:
             checks = checks + 1 if self._waits else 0
             long = int(self._patience / BEAT_SECONDS)
             lost = self._silent(long) if checks > long else []
+            # Without the store, nothing can be known of the others.
+            is_cut_off = checks > long and self._stalled(max(long, STALLED_CHECKS))
             # What the others know ends this process sooner, but not before its own exchange may have failed.
-            if self._waits and (lost or (self._lost is not None and checks > 2 * FAILED_CHECKS)):
+            if self._waits and (lost or is_cut_off or (self._lost is not None and checks > 2 * FAILED_CHECKS)):
                 print(f"error: {self._tell(lost)}, and process {self._rank} waits for it", file=sys.stderr, flush=True)
                 os._exit(1)
 
     def _silent(self, checks: int) -> list[int]:
         """Return the processes without a heartbeat for more than this many checks."""
         if self._stalled(max(checks, STALLED_CHECKS)):
-            return [] if self._holder in (None, self._rank) else [self._holder]
+            return [self._holder] if isinstance(self._holder, int) and self._holder != self._rank else []
         return [rank for rank, count in enumerate(self._still) if count > checks and rank != self._rank]
 
     def _stalled(self, checks: int) -> bool:

@@ -277,12 +277,12 @@ class World:
                 "machines with several networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one between them, such as "
                 "eth0"
             ) from error
+        by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         heartbeat = Heartbeat(
             dist.PrefixStore(f"heartbeat/{place.restarts}", of_heartbeat),
             self.rank,
             self.size,
-            # torchrun holds the store itself.
-            holder=None if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0,
+            holder=f"torchrun at {place.address}:{place.port}" if by_torchrun else 0,
             patience=HANG_STEPS * seconds,
             where=lambda: self._where,
         )

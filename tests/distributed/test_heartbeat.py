@@ -123,9 +123,14 @@ def test_a_store_that_does_not_answer_is_the_loss_of_its_process(start, exits, c
     store.answers.set()
 
 
-def test_the_end_of_torchruns_store_names_no_process(start):
+def test_where_torchrun_holds_the_store_and_does_not_answer_it_is_named(start, exits, capsys):
+    """As on a machine whose cable is cut: which processes still live is not known there."""
     store = HeldStore()
-    _, second, _ = start(store, holder=None)
+    _, second, third = start(store, holder="torchrun at host1:29500")
     store.answers.clear()
-    assert second.find_lost() == "another process ended or does not answer at step 7"
+    assert second.find_lost() == "torchrun at host1:29500 ended or does not answer at step 7"
+    with third.waiting():
+        until(lambda: exits)
+    line = "error: torchrun at host1:29500 ended or does not answer at step 7, and process 2 waits for it\n"
+    assert capsys.readouterr().err == line
     store.answers.set()
