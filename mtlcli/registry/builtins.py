@@ -243,6 +243,7 @@ _ROWS = (
             "weighted-f1": "mtlcli.metrics.class_metrics:WeightedF1",
             "mcc": "mtlcli.metrics.class_metrics:Matthews",
             "f1": "mtlcli.metrics.binary:F1",
+            "binary-accuracy": "mtlcli.metrics.binary_accuracy:BinaryAccuracy",
             "precision": "mtlcli.metrics.binary:Precision",
             "recall": "mtlcli.metrics.binary:Recall",
             "roc-auc": "mtlcli.metrics.binary:RocAuc",

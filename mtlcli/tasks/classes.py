@@ -121,7 +121,7 @@ class Classes(Target):
             raise MtlError(f"{where}.aliases: found the label {unknown[0]!r}, expected one of {one_of(self.labels)}")
         if chained := [label for text, label in aliases.items() if label in aliases and label != text]:
             raise MtlError(f"{where}.aliases: {chained[0]!r} is both an alias and a label; give its final label")
-        return replace(self, aliases=aliases, normalize=normalize) if aliases or normalize else self
+        return replace(self, aliases=aliases, normalize=normalize or self.normalize) if aliases or normalize else self
 
     def with_positive(self, label: str, where: str) -> "Self":
         """Return the classes with this one as the positive class."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mtlcli.errors import MtlError
+from mtlcli.tasks.nli import NLI
 from mtlcli.tasks.targets import UNSEEN, Classes, Ragged, Score, Target, concat, target_of
 from mtlcli.testing import check_target
 
@@ -307,3 +308,9 @@ def test_probabilities_in_a_file_of_predictions_keep_their_digits_and_may_lack_a
     assert wider.from_json(written)["probabilities"][:, 3].tolist() == [0, 0]
     narrower = TONES.from_json([row | {"probabilities": row["probabilities"] | {"other": 0.0}} for row in written])
     assert (narrower["probabilities"] == read["probabilities"]).all()
+
+
+def test_aliases_leave_the_case_of_labels_ignored_where_a_kind_ignores_it():
+    target = NLI.target.spelled({"non-entailment": "neutral"}, False, "tasks.t")
+    labels = ["ENTAILMENT", "non-entailment", "contradictory"]
+    assert [target.parse({"label": label}) for label in labels] == [0, 1, 2]

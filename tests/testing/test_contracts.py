@@ -167,7 +167,7 @@ BUILT_IN = {
     ],
     "trackers": ["tensorboard"],
     "metrics": (
-        "accuracy answer-exact-match answer-f1 average-precision calibration-error exact-match f1 kendall kl-divergence "
+        "accuracy answer-exact-match answer-f1 average-precision binary-accuracy calibration-error exact-match f1 kendall kl-divergence "
         "macro-f1 mae mcc mean-average-precision mean-squared-error micro-f1 micro-f1-at-half pearson precision "
         "quadratic-weighted-kappa r2 recall relation-f1 rmse roc-auc span-f1 span-f1-strict span-precision span-recall "
         "spearman subset-accuracy surface-f1 tag-accuracy total-variation weighted-f1 within-one"
@@ -327,7 +327,7 @@ OPTIONS = {
 ANSWERS = TaskFacts("answers", rows=100, batches=7, target=Classes.named("no", "yes"))
 FACTS = {
     **dict.fromkeys(("accuracy", "weighted-f1", "mcc", "calibration-error"), GRADES),
-    **dict.fromkeys(("f1", "precision", "recall", "roc-auc", "average-precision"), ANSWERS),
+    **dict.fromkeys(("f1", "binary-accuracy", "precision", "recall", "roc-auc", "average-precision"), ANSWERS),
     **dict.fromkeys(("mae", "rmse", "r2", "kendall"), SCORES),
     **dict.fromkeys(("answer-f1", "answer-exact-match"), QUESTIONS),
     "relation-f1": GRADES,
