@@ -11,13 +11,12 @@ small ones that do not fill the cores), and 250 MB less memory (gradient and two
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
-import torch
+from interleaved import machine, ratio, seconds_of
 
 from mtlcli import registry
 from mtlcli.config.layers import Layer
@@ -58,20 +57,18 @@ def batches_of(run: TrainingRun) -> list[TaskLoss]:
 def measure(arguments: argparse.Namespace, plain: TrainingRun, name: str) -> None:
     """Print the row of one architecture."""
     run = plain if name == "hard-sharing again" else run_of(arguments, name)
-    times: dict[str, list[float]] = {"hard-sharing": [], name: []}
-    for number in range(arguments.rounds + 2):
-        step = batches_of(plain)
-        order = [("hard-sharing", plain), (name, run)]
-        for key, of in order if number % 2 else reversed(order):
-            start = time.perf_counter()
-            take_step(of, step)
-            times[key].append(time.perf_counter() - start)
-    ratio = statistics.median(a / b for a, b in zip(times[name][2:], times["hard-sharing"][2:], strict=True))
+    times = seconds_of(
+        {"hard-sharing": partial(take_step, plain), name: partial(take_step, run)},
+        lambda _: batches_of(plain),
+        arguments.rounds,
+        plain.device,
+    )
     sizes = model_sizes(run.model)
     heads = [sum(p.numel() for p in head.parameters()) for head in run.model.heads]
     by_task = [4 * (added + head) for added, head in zip(sizes.added_for, heads, strict=True)]
+    share = 100 * sizes.trainable / sizes.everything
     print(
-        f"| `{name}` | {ratio:.2f} | {peak(arguments, name):,} | {sizes.trainable:,} ({100 * sizes.trainable / sizes.everything:.3g} %) | "
+        f"| `{name}` | {ratio(times, name, 'hard-sharing'):.2f} | {peak(arguments, name):,} | {sizes.trainable:,} ({share:.3g} %) | "
         f"{sizes.added:,} | {max(sizes.added_for):,} | {max(by_task) / 1e3:,.0f} |",
         flush=True,
     )
@@ -107,7 +104,7 @@ def main() -> None:
     if arguments.alone:
         alone(arguments)
         return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    print(machine(arguments.rounds))
     print(
         "| architecture | step / hard sharing | peak memory, MB | trainable | added | per task | kB in a run folder for a task |"
     )

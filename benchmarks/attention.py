@@ -11,10 +11,8 @@ Results are in benchmarks/README.md.
 """
 
 import argparse
-import statistics
-import time
 
-import torch
+from interleaved import machine, ratio, seconds_of
 from step import configuration
 
 from mtlcli.config.schema import Choice
@@ -42,22 +40,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    print(machine(arguments.rounds))
     for smart in (False, True):
-        variants = {name: made(arguments, name.split()[0], smart) for name in ("sdpa", "sdpa again", "eager")}
-        times: dict[str, list[float]] = {name: [] for name in variants}
-        source = variants["sdpa"].train
-        for number in range(arguments.rounds + 2):
-            batches = [TaskLoss(task, (one.next(),)) for task, one in enumerate(source)]
-            shift = number % len(variants)
-            for name in [*variants][shift:] + [*variants][:shift]:
-                start = time.perf_counter()
-                variants[name].engine.run(batches)
-                times[name].append(time.perf_counter() - start)
-        base = times["sdpa"][2:]
+        runs = {name: made(arguments, name.split()[0], smart) for name in ("sdpa", "sdpa again", "eager")}
+        times = seconds_of(
+            {name: run.engine.run for name, run in runs.items()},
+            lambda _, sources=runs["sdpa"].train: [
+                TaskLoss(task, (source.next(),)) for task, source in enumerate(sources)
+            ],
+            arguments.rounds,
+        )
         for name in ("sdpa again", "eager"):
-            ratio = statistics.median(a / b for a, b in zip(times[name][2:], base, strict=True))
-            print(f"{'SMART, dropout off' if smart else 'plain':18}  {name:10} / sdpa {ratio:.3f}")
+            print(f"{'SMART, dropout off' if smart else 'plain':18}  {name:10} / sdpa {ratio(times, name, 'sdpa'):.3f}")
 
 
 if __name__ == "__main__":

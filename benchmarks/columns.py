@@ -10,14 +10,14 @@ to .85 for pcgrad (one forward pass instead of two, but a backward pass for the 
 """
 
 import argparse
-import statistics
-import time
 from dataclasses import replace
+from functools import partial
 
-import torch
+from interleaved import machine, milliseconds, ratio, seconds_of
 
 from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
+from mtlcli.data.batches import Batch
 from mtlcli.training.optimizer import clip_gradients
 from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun, set_up
@@ -41,24 +41,26 @@ def measure(arguments: argparse.Namespace, method: str) -> None:
     """Print the ratios for one method."""
     run = run_of(arguments, method)
     run.model.train()
-    times: dict[str, list[float]] = {"apart": [], "apart again": [], "together": []}
-    for number in range(arguments.rounds + 2):
-        batches = [source.next().to(run.device) for source in run.train]
-        step = {"together": [TaskLoss(task, (batch,)) for task, batch in enumerate(batches)]}
-        step["apart"] = step["apart again"] = [
-            TaskLoss(task, (replace(batch, group=None),)) for task, batch in enumerate(batches)
-        ]
-        names = list(times)
-        for name in names[number % 3 :] + names[: number % 3]:
-            start = time.perf_counter()
-            combined = run.engine.run(step[name])
-            clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], run.engine.norm(), 1.0)
-            run.optimizer.step()
-            combined.totals.tolist()
-            times[name].append(time.perf_counter() - start)
+
+    def step(batches: list[Batch], together: bool) -> None:
+        # Without a group, the rows of two tasks are encoded apart.
+        batches = batches if together else [replace(batch, group=None) for batch in batches]
+        combined = run.engine.run([TaskLoss(task, (batch,)) for task, batch in enumerate(batches)])
+        clip_gradients([p.grad for p in run.model.parameters() if p.grad is not None], run.engine.norm(), 1.0)
+        run.optimizer.step()
+        combined.totals.tolist()
+
+    apart, together = partial(step, together=False), partial(step, together=True)
+    times = seconds_of(
+        {"apart": apart, "apart again": apart, "together": together},
+        lambda _: [source.next().to(run.device) for source in run.train],
+        arguments.rounds,
+        run.device,
+    )
     for name in ("apart again", "together"):
-        ratio = statistics.median(a / b for a, b in zip(times[name][2:], times["apart"][2:], strict=True))
-        print(f"{method:8} {name:12} / apart {ratio:.3f}   median {1000 * statistics.median(times[name][2:]):.0f} ms")
+        print(
+            f"{method:8} {name:12} / apart {ratio(times, name, 'apart'):.3f}   median {milliseconds(times, name):.0f} ms"
+        )
 
 
 def main() -> None:
@@ -69,7 +71,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    print(machine(arguments.rounds))
     for method in ("equal", "pcgrad"):
         measure(arguments, method)
 

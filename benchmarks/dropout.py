@@ -9,10 +9,8 @@ operations either way. Results are in benchmarks/README.md.
 """
 
 import argparse
-import statistics
-import time
 
-import torch
+from interleaved import machine, ratio, seconds_of
 from step import configuration
 
 from mtlcli.model.row_attention import use_row_attention
@@ -44,22 +42,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    print(machine(arguments.rounds))
     runs = {variant: made(arguments, variant) for variant in VARIANTS}
-    times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    for number in range(arguments.rounds + 2):
-        batches = [TaskLoss(task, (one.next(),)) for task, one in enumerate(runs["stream"].train)]
-        shift = number % len(VARIANTS)
-        for variant in (*VARIANTS[shift:], *VARIANTS[:shift]):
-            start = time.perf_counter()
-            runs[variant].engine.run(batches)
-            if arguments.device != "cpu":
-                torch.cuda.synchronize()
-            times[variant].append(time.perf_counter() - start)
-    base = times["stream"][2:]
+    times = seconds_of(
+        {variant: run.engine.run for variant, run in runs.items()},
+        lambda _: [TaskLoss(task, (source.next(),)) for task, source in enumerate(runs["stream"].train)],
+        arguments.rounds,
+        arguments.device,
+    )
     for variant in VARIANTS[1:]:
-        ratio = statistics.median(a / b for a, b in zip(times[variant][2:], base, strict=True))
-        print(f"{variant:22} / stream {ratio:.3f}")
+        print(f"{variant:22} / stream {ratio(times, variant, 'stream'):.3f}")
 
 
 if __name__ == "__main__":

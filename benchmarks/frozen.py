@@ -15,9 +15,10 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import torch
+from interleaved import machine, milliseconds, ratio, seconds_of
 
 from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
@@ -73,28 +74,29 @@ def main() -> None:
     rounds = min(arguments.rounds, batches_per_pass(len(batches.tokenized), 64))
     kept = compute_features(run.model, 0, batches.tokenized, run.device, run.autocast)
     variants = {"anew": {}, "anew again": {}, "kept": {0: kept}}
-    times: dict[str, list[float]] = {name: [] for name in variants}
     passes: list[float] = []
     part = some(batches.tokenized, 64 * 32)
-    for number in range(rounds + 2):
-        step = [TaskLoss(0, (batches.next().to(run.device),))]
-        shift = number % len(variants)
-        for name in [*variants][shift:] + [*variants][:shift]:
-            run.engine.passes.features = variants[name]
-            start = time.perf_counter()
-            run.engine.run(step)
-            wait(run.device)
-            times[name].append(time.perf_counter() - start)
-        if number % 8 == 3:
+
+    def work(number: int) -> list[TaskLoss]:
+        if number % 8 == 0:
             start = time.perf_counter()
             compute_features(run.model, 0, part, run.device, run.autocast)
             wait(run.device)
             passes.append((time.perf_counter() - start) / 32)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds")
-    base = np.array(times["anew"][2:])
+        return [TaskLoss(0, (batches.next().to(run.device),))]
+
+    def step(of_round: list[TaskLoss], features: dict[int, object]) -> None:
+        run.engine.passes.features = features
+        run.engine.run(of_round)
+
+    times = seconds_of(
+        {name: partial(step, features=features) for name, features in variants.items()}, work, rounds, run.device
+    )
+    print(machine(rounds))
     for name in ("anew again", "kept"):
-        print(f"step: {name:10} / anew {statistics.median(np.array(times[name][2:]) / base):.3f}")
-    print(f"keeping 64 rows / a step anew on 64 rows {statistics.median(passes) / statistics.median(base):.3f}")
+        print(f"step: {name:10} / anew {ratio(times, name, 'anew'):.3f}")
+    of_pass = 1000 * statistics.median(passes)
+    print(f"keeping 64 rows / a step anew on 64 rows {of_pass / milliseconds(times, 'anew'):.3f}")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ benchmarks/README.md.
 
 import argparse
 import contextlib
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from interleaved import machine, milliseconds, ratio, seconds_of
 
 from mtlcli import registry
 from mtlcli.balancers.equal import Equal
@@ -79,7 +78,7 @@ class Method:
             run.model, self.balancer, regularizer, regularizers, max_tasks=3, autocast=run.autocast
         )
         if rows_of is not None:
-            self.engine.rows, self.engine._views = rows_of.engine._buffer(), rows_of.engine._views
+            self.engine.rows, self.engine._views = rows_of.engine._buffer(3), rows_of.engine._views
         learned = list(plugin.parameters()) if plugin is not None else []
         self.own = torch.optim.AdamW(learned, lr=1e-6) if learned else None
 
@@ -129,18 +128,12 @@ def compare(run: TrainingRun, chosen: list[tuple[str, str]], rounds: int) -> dic
     }
     for family, name in chosen:
         variants[name] = Method(run, family, name, rows_of).step
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds + 2):
-        batches = [TaskLoss(task, (source.next().to(run.device),)) for task, source in enumerate(run.train)]
-        names = list(variants)
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
-            variants[name](batches, number + 1)
-            if run.device.type == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return {name: found[2:] for name, found in times.items()}
+
+    def work(number: int) -> tuple[list[TaskLoss], int]:
+        return [TaskLoss(task, (source.next().to(run.device),)) for task, source in enumerate(run.train)], number + 1
+
+    steps = {name: lambda of_round, step=step: step(*of_round) for name, step in variants.items()}
+    return seconds_of(steps, work, rounds, run.device)
 
 
 def main() -> None:
@@ -158,7 +151,7 @@ def main() -> None:
     if arguments.methods:
         chosen = [one for one in chosen if one[1] in arguments.methods]
     towers = {name for family, name in chosen if family == "regularizers" and _needs_towers(name)}
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    print(machine(arguments.rounds))
     for architecture, group in (
         ("hard-sharing", [one for one in chosen if one[1] not in towers]),
         ("soft-sharing", [one for one in chosen if one[1] in towers]),
@@ -168,9 +161,8 @@ def main() -> None:
         run = set_up(configuration(arguments, architecture))
         print(f"{run.plan.encoder}, {run.plan.encoder_parameters / 1e6:.1f} M parameters, {architecture}, {run.device}")
         times = compare(run, group, arguments.rounds)
-        for name, found in times.items():
-            ratio = statistics.median(a / b for a, b in zip(found, times["equal"], strict=True))
-            print(f"{name:24} {ratio:.3f} of equal   median {1000 * statistics.median(found):.0f} ms")
+        for name in times:
+            print(f"{name:24} {ratio(times, name, 'equal'):.3f} of equal   median {milliseconds(times, name):.0f} ms")
 
 
 def _needs_towers(name: str) -> bool:

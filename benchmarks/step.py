@@ -14,11 +14,10 @@ Results with machine and versions are in benchmarks/README.md.
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from interleaved import machine, milliseconds, ratio, seconds_of
 
 from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
@@ -94,25 +93,17 @@ def main() -> None:
     methods = () if arguments.tags else ("pcgrad", "uncertainty", "tchebycheff")
     for method in methods:
         variants[method] = ours(set_up(configuration(arguments, method)))
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for round_number in range(arguments.rounds + 2):
-        batches = [TaskLoss(task, (source.next().to(equal.device),)) for task, source in enumerate(equal.train)]
-        names = list(variants)
-        shift = round_number % len(names)
-        for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
-            variants[name](batches)
-            if equal.device.type == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    times = {name: found[2:] for name, found in times.items()}
+    times = seconds_of(
+        variants,
+        lambda _: [TaskLoss(task, (source.next().to(equal.device),)) for task, source in enumerate(equal.train)],
+        arguments.rounds,
+        equal.device,
+    )
     print(
-        f"{equal.plan.encoder}, {equal.plan.encoder_parameters / 1e6:.1f} M parameters, {equal.device}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, {arguments.rounds} rounds"
+        f"{equal.plan.encoder}, {equal.plan.encoder_parameters / 1e6:.1f} M parameters, {equal.device}, {machine(arguments.rounds)}"
     )
     for name, base in (("bare again", "bare"), ("equal", "bare"), *((method, "equal") for method in methods)):
-        ratio = statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
-        print(f"{name:12} / {base:6} {ratio:.3f}   median {1000 * statistics.median(times[name]):.0f} ms")
+        print(f"{name:12} / {base:6} {ratio(times, name, base):.3f}   median {milliseconds(times, name):.0f} ms")
 
 
 if __name__ == "__main__":
