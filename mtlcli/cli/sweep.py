@@ -57,6 +57,12 @@ def sweep(
         typer.Option(min=0, help="Number of new seeds to train the best trials and the recipe with, for a comparison"),
     ] = 0,
     best: Annotated[int, typer.Option(min=1, help="Trials to train again with --confirm-seeds")] = 3,
+    holdout: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.9, help="Share of the dev rows that takes no part in the choice, and on which --confirm-seeds compares"
+        ),
+    ] = 0.0,
     show: Annotated[
         Path | None, typer.Option("--table", metavar="SWEEP", help="Print the table of this folder without training")
     ] = None,
@@ -86,7 +92,7 @@ def sweep(
     base = run.configure()
     plan = plan_sweep(
         base, read_space(space, base), trials=trials, objectives=objective or (), directions=_directions(base, objective or ()),
-        sampler=sampler, prunes=pruning, storage=storage,
+        sampler=sampler, prunes=pruning, storage=storage, holdout=holdout,
     )  # fmt: skip
     folder = output or Path("sweeps") / f"{'-'.join(base.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
     _check_folder(folder, resume=resume)
@@ -192,6 +198,7 @@ def _confirm(searched: "Sweep", plan: "SweepPlan", seeds: int, best: int, quiet:
     from mtlcli.cli.session import command_line, make_interrupts
     from mtlcli.evaluation.compare import compare
     from mtlcli.sweeps.confirm import Confirmed, confirm
+    from mtlcli.sweeps.holdout import CONFIRMING
     from mtlcli.training.events import Finished, Started
 
     places: Confirmed | None = None
@@ -211,8 +218,14 @@ def _confirm(searched: "Sweep", plan: "SweepPlan", seeds: int, best: int, quiet:
         say("the best trial is the recipe itself: there is nothing to compare")
         return
     resamples = 2000
-    comparison = compare([places.recipe, *places.trials], resamples=resamples)
+    is_held_out = plan.base is not plan.recipe
+    comparison = compare(
+        [places.recipe, *places.trials], split=CONFIRMING if is_held_out else "dev", resamples=resamples
+    )
     for note in comparison.notes:
         explain(f"note: {note}")
     show_comparison(comparison, resamples)
-    explain("the rows are those that chose the trials, so that an advantage of theirs is still a little too large")
+    if is_held_out:
+        explain("the rows took no part in the choice of the trials")
+    else:
+        explain("the rows are those that chose the trials, so that an advantage of theirs is still a little too large")

@@ -5,11 +5,11 @@ A set has the name of a split: `dev.matched` is the set `matched` of `dev`.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mtlcli.config.values import column_name, share_of
 
-RESERVED_NAMES = ("train", "dev", "test", "mean", "file", "where")
+RESERVED_NAMES = ("train", "dev", "test", "mean", "file", "where", "part")
 """Names that a set cannot have: those of splits, of the mean over sets, and of a set's own keys."""
 
 
@@ -42,6 +42,16 @@ Where = Annotated[
 """A filter of rows: by column, the texts of which a row must have one."""
 
 
+def _shares(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= value[0] < value[1] <= 1:
+        raise ValueError("expected two rising shares between 0 and 1, such as [0, 0.5]")
+    return value
+
+
+Part = Annotated[tuple[float, float], AfterValidator(_shares)]
+"""Two shares of the rows, from the first to the second, in an order that follows from their texts."""
+
+
 class EvaluationSet(BaseModel):
     """Configure one of several evaluation sets of a task; a bare string stands for its file."""
 
@@ -51,6 +61,12 @@ class EvaluationSet(BaseModel):
     )
     where: Where | None = Field(
         None, description="rows to keep, as in tasks.NAME.where, whose values for the same columns it replaces"
+    )
+
+    part: Part | None = Field(
+        None,
+        description="part of the rows, from one share to another: [0, 0.5] and [0.5, 1] are two halves. Rows with equal texts, or of "
+        "one group, are in the same half, whatever the order of the file",
     )
 
     @model_validator(mode="before")

@@ -36,6 +36,13 @@ ROWS: Schema = {
                         "properties": {
                             "file": {"type": "string", "description": EvaluationSet.model_fields["file"].description},
                             "where": {"description": EvaluationSet.model_fields["where"].description, **WHERE},
+                            "part": {
+                                "description": EvaluationSet.model_fields["part"].description,
+                                "type": "array",
+                                "items": {"type": "number", "minimum": 0, "maximum": 1},
+                                "minItems": 2,
+                                "maxItems": 2,
+                            },
                         },
                         "additionalProperties": False,
                     },

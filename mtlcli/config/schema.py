@@ -423,6 +423,11 @@ class TaskConfig(Choice):
         of_set = self.sets_of(kind)[name].where if name else None
         return {**(self.where or {}), **(of_set or {})}
 
+    def part_of(self, split: str) -> tuple[float, float] | None:
+        """Return the part of the rows that a split has, None for all."""
+        kind, _, name = split.partition(".")
+        return self.sets_of(kind)[name].part if name else None
+
 
 class EncoderConfig(Choice):
     """Configure the encoder. Keys that are not listed here are options of the encoder's plugin."""

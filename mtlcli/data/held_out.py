@@ -20,6 +20,24 @@ def by_text(ranks: np.ndarray, share: float) -> np.ndarray:
     return text_of_row < count
 
 
+def in_part(ranks: np.ndarray, groups: Sequence[str], part: tuple[float, float]) -> np.ndarray:
+    """Return which rows are in a part (n,) bool: those that its upper share selects without those of its lower one.
+
+    Args:
+        ranks: a hash of each row's texts (n,) uint64.
+        groups: name of each row's group, "" for none; empty where rows have no groups.
+        part: the lower and the upper share, between 0 and 1.
+    """
+
+    def first(share: float) -> np.ndarray:
+        if share in (0, 1):
+            return np.full(len(ranks), share == 1)
+        return by_group(ranks, groups, share, b"") if groups else by_text(ranks, share)
+
+    lower, upper = map(first, part)
+    return upper & ~lower
+
+
 def by_group(ranks: np.ndarray, groups: Sequence[str], share: float, seed: bytes) -> np.ndarray:
     """Return which rows to hold out (n,) bool, in whole groups.
 

@@ -293,6 +293,10 @@ def read_split(
     # A split for evaluation has no use for them; and where they are most of the rows, batches would hold few labels.
     leaves_out = missing > 0 and (not fit or 2 * missing > total)
     kept = [number for number in range(total) if not (leaves_out and without_label[number])]
+    if kept and (part := config.part_of(split)) is not None:
+        ranks = np.frombuffer(b"".join(hashes[number] for number in kept), dtype="<u8")
+        is_in = held_out.in_part(ranks, [groups[number] for number in kept] if groups else (), part)
+        kept = [number for number, stays in zip(kept, is_in.tolist(), strict=True) if stays]
     if fit and total > missing:
         with_label = [raw for raw, is_missing in zip(raws, without_label, strict=True) if not is_missing]
         try:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mtlcli.config.schema import Config
+from mtlcli.sweeps.holdout import with_holdout
 from mtlcli.sweeps.space import Space, impossible
 from mtlcli.sweeps.storage import import_optuna
 from mtlcli.trackers.session import make_trackers
@@ -16,12 +17,15 @@ class SweepPlan:
     """Hold what a sweep searches.
 
     Attributes:
+        base: the recipe as the trials train it.
+        recipe: the recipe of the user, which differs where dev rows are held out.
         objectives: `select_by` alone, or several of TASK.METRIC.
         directions: `maximize` or `minimize` for each.
         notes: lines for the user.
     """
 
     base: Config
+    recipe: Config
     space: Space
     objectives: tuple[str, ...]
     directions: tuple[str, ...]
@@ -34,14 +38,20 @@ class SweepPlan:
 
 def plan_sweep(
     base: Config, space: Space, *, trials: int, objectives: Sequence[str] = (), directions: Sequence[str] = (), sampler: str = "tpe",
-    prunes: bool = True, storage: str | None = None,
+    prunes: bool = True, storage: str | None = None, holdout: float = 0.0,
 ) -> SweepPlan:  # fmt: skip
     """Check the combinations of the space, without reading data.
+
+    Args:
+        holdout: share of each task's dev rows that takes no part in the choice.
 
     Raises:
         MtlError: no combination works, or a tracker's package is missing.
     """
     import_optuna()
+    recipe = base
+    if holdout:
+        base = with_holdout(base, holdout)
     make_trackers(base.trackers)
     several = len(objectives) > 1
     notes = []
@@ -60,7 +70,7 @@ def plan_sweep(
     if sampler == "tpe" and trials <= startup:
         notes.append(f"with {trials} trials the values are drawn at random: the sampler learns from {startup} on")
     return SweepPlan(
-        base, space, tuple(objectives) or (base.training.select_by,), tuple(directions) or ("maximize",), trials, sampler,
+        base, recipe, space, tuple(objectives) or (base.training.select_by,), tuple(directions) or ("maximize",), trials, sampler,
         prunes and not several, storage, tuple(notes),
     )  # fmt: skip
 

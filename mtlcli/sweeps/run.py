@@ -192,7 +192,7 @@ class SweepWorker:
             sweep = read_sweep(self.folder)
             if sweep.done:
                 best = sweep.done[0]
-                config = self.plan.space.config(self.plan.base, best.values, "best")
+                config = self.plan.space.config(self.plan.recipe, best.values, "best")
                 where = f"# The best of {len(sweep.done)} trials by {sweep.objectives[0]} on dev, {best.scores[0]:.4f}: {best.place}"
                 caution = "# These rows have chosen it, so its score on them is too high: see docs/sweeps.md\n"
                 write_whole(self.folder / BEST, f"{where} ({in_words(best.values)})\n{caution}{dump(config.plain())}")

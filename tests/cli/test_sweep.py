@@ -189,3 +189,29 @@ def test_a_sweep_needs_a_space_and_a_folder_of_its_own(place, tmp_path, mtl):
     (tmp_path / "mine.txt").write_text("x")
     refused = mtl(*command(place, tmp_path))
     assert refused.code == 2 and "is not the folder of a sweep" in refused.err
+
+
+@pytest.mark.slow
+def test_held_out_dev_rows_judge_the_best_trials_and_choose_none(place, tmp_path, mtl):
+    output = tmp_path / "sweep"
+    flags = ("--trials", "3", "--sampler", "random", "--confirm-seeds", "2", "--best", "1", "--holdout", "0.4")
+    code, out, error = mtl(*command(place, output, *flags))
+    assert code == 0, error
+    results = json.loads((output / "trials" / "000" / "results.json").read_text())["tasks"]["tone"]
+    chosen, held_out = (results[f"dev.{name}"]["accuracy"] for name in ("choose", "confirm"))
+    assert results["dev"]["accuracy"]["value"] == chosen["value"]
+    everything = len((place / "files" / "tone-dev.tsv").read_text().splitlines()) - 1
+    assert chosen["n"] + held_out["n"] == everything and held_out["n"] == round(0.4 * everything)
+    # The recipe of the best trial evaluates on all dev rows again.
+    assert "choose" not in (output / "best.yaml").read_text()
+    if len(list((output / "confirm").iterdir())) > 1:
+        assert "took no part in the choice" in out + error
+
+
+def test_rows_that_cannot_be_divided_are_refused_before_the_first_trial(place, tmp_path, mtl):
+    for flag, line in (
+        ("tasks.tone.dev=10%", "tasks.tone.dev: found 10%, and --holdout divides the rows of a file"),
+        ("tasks.tone.dev={a: x.tsv}", "this task has several sets"),
+    ):
+        code, _, error = mtl(*command(place, tmp_path / "sweep", "--holdout", "0.5", "--set", flag))
+        assert code == 2 and line in error, error

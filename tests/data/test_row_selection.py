@@ -299,3 +299,49 @@ def test_a_file_without_marks_has_no_documents(load):
     line = error(load, "tagging", train=MARKED, dev=plain, name="conll", label="1", encoding="words", group="document")
     assert line.startswith("tasks.t.group: ")
     assert line.endswith('no column "document": the file marks no documents (lines -DOCSTART-)')
+
+
+# Parts of a file
+
+
+def parts(*bounds: float) -> dict:
+    return {f"p{number}": {"part": [low, high]} for number, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False))}
+
+
+def in_sets(loaded: LoadedTask) -> list[list[str]]:
+    return [[texts[0] for texts in loaded.splits[name].texts()] for name in loaded.splits if name.startswith("dev.")]
+
+
+def divided(load, tmp_path, text: str, *bounds: float, **config) -> list[list[str]]:
+    (tmp_path / "all.tsv").write_text(text)
+    dev = {name: {"file": str(tmp_path / "all.tsv"), **part} for name, part in parts(*bounds).items()}
+    return in_sets(load(train=rows("abab"), dev=dev, **config))
+
+
+def test_parts_divide_the_rows_of_a_file_whatever_their_order(load, tmp_path):
+    lines = rows("ab" * 20).splitlines(keepends=True)
+    first, second, third = divided(load, tmp_path, "".join(lines), 0, 0.25, 0.5, 1)
+    assert [len(first), len(second), len(third)] == [10, 10, 20]
+    assert sorted(first + second + third) == sorted(line.split("\t")[0] for line in lines[1:])
+    again = divided(load, tmp_path, "".join([lines[0], *reversed(lines[1:])]), 0, 0.25, 0.5, 1)
+    assert [sorted(part) for part in again] == [sorted(first), sorted(second), sorted(third)]
+
+
+def test_rows_with_equal_texts_are_in_one_part(load, tmp_path):
+    halves = divided(load, tmp_path, rows("ab" * 10) + rows("ba" * 10, header=""), 0, 0.5, 1)
+    assert [len(half) for half in halves] == [20, 20]
+    assert not {*halves[0]} & {*halves[1]}
+
+
+def test_groups_are_in_one_part(load, tmp_path):
+    (tmp_path / "groups.tsv").write_text(documents(20))
+    dev = {name: {"file": str(tmp_path / "groups.tsv"), **part} for name, part in parts(0, 0.5, 1).items()}
+    loaded = load(train=documents(3), dev=dev, group="doc")
+    documents_of = [{text.split()[1] for text in half} for half in in_sets(loaded)]
+    assert not documents_of[0] & documents_of[1] and len(documents_of[0] | documents_of[1]) == 20
+
+
+@pytest.mark.parametrize("part", [[0.5, 0.5], [0.6, 0.2], [0, 1.5], [0.5]])
+def test_a_part_is_two_rising_shares(part):
+    with pytest.raises(ValueError, match=r"rising shares|Field required"):
+        TaskConfig(dev={"a": {"file": "x.tsv", "part": part}})
