@@ -60,7 +60,9 @@ def sweep(
     holdout: Annotated[
         float,
         typer.Option(
-            min=0, max=0.9, help="Share of the dev rows that takes no part in the choice, and on which --confirm-seeds compares"
+            min=0,
+            max=0.9,
+            help="Share of the dev rows that takes no part in the choice, and on which --confirm-seeds compares",
         ),
     ] = 0.0,
     show: Annotated[

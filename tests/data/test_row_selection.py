@@ -1,5 +1,7 @@
 """Which rows of a source a split has: filters by column, several evaluation sets, and groups that are held out as a whole."""
 
+from itertools import pairwise
+
 import pytest
 
 from mtlcli import registry
@@ -305,7 +307,7 @@ def test_a_file_without_marks_has_no_documents(load):
 
 
 def parts(*bounds: float) -> dict:
-    return {f"p{number}": {"part": [low, high]} for number, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False))}
+    return {f"p{number}": {"part": [low, high]} for number, (low, high) in enumerate(pairwise(bounds))}
 
 
 def in_sets(loaded: LoadedTask) -> list[list[str]]:
