@@ -178,7 +178,9 @@ class MixLoRA(LoRA):
             probabilities = self.routers[call.depth](routed).float().softmax(-1)
             terms.append(balance(probabilities[mask], self.top))
             inner = [read[index].flatten(0, 1) for index in range(len(read))]
-            mixed = self._mixture(call, h.flatten(0, 1), inner, top_weights(probabilities, self.top).flatten(0, 1))
+            # Padding is routed to no expert.
+            weights = top_weights(probabilities, self.top) * mask.unsqueeze(-1)
+            mixed = self._mixture(call, h.flatten(0, 1), inner, weights.flatten(0, 1))
             return mixed.view_as(output)
 
         return {**attention, "ffn_in": keep, "ffn_out": mix}, {}
@@ -194,23 +196,23 @@ class MixLoRA(LoRA):
         layer = self.layers[call.depth]
         projections = [self.encoder.get_submodule(name) for name in layer.ffn_in]
         activation = self.encoder.get_submodule(self.activation[call.depth])
-        total = torch.zeros(len(states), weight_of(call.module).shape[0], dtype=inner[0].dtype, device=states.device)
         experts: Any = self.experts[call.depth]
-        for number, expert in enumerate(experts):
-            rows = weights[:, number].nonzero().squeeze(1)
-            if not len(rows):
-                continue
-            given = states[rows]
-            changed_inner = [
-                output[rows] + low_rank(given, output[rows], weight_of(module), None)
-                for output, low_rank, module in zip(inner, expert.inner, projections, strict=True)
-            ]
-            hidden = hidden_state(activation, self.form, changed_inner)
-            # The module's own class, because the weights of GPT-2 are transposed.
-            outer = nn.functional.linear(hidden, weight_of(call.module), getattr(call.module, "bias", None))
-            outer = outer + expert.outer(hidden, outer, weight_of(call.module), None)
-            total = total.index_add(0, rows, (weights[rows, number].unsqueeze(1) * outer).to(total.dtype))
-        return total
+        # Pairs of an expert and a token, expert by expert: whatever the experts share is computed once for all pairs. The gradient of a
+        # selection is as large as all tokens, so there is one for each tensor, not one for each expert.
+        numbers, tokens = weights.T.nonzero().unbind(1)
+        sizes = numbers.bincount(minlength=len(experts)).tolist()
+        given = states.index_select(0, tokens)
+        changed_inner = []
+        for index, (output, module) in enumerate(zip(inner, projections, strict=True)):
+            projected = output.index_select(0, tokens)
+            changes = [expert.inner[index] for expert in experts]
+            changed_inner.append(projected + by_expert(changes, given, projected, weight_of(module), sizes))
+        hidden = hidden_state(activation, self.form, changed_inner)
+        # The module's own class, because the weights of GPT-2 are transposed.
+        outer = nn.functional.linear(hidden, weight_of(call.module), getattr(call.module, "bias", None))
+        outer = outer + by_expert([expert.outer for expert in experts], hidden, outer, weight_of(call.module), sizes)
+        total = torch.zeros(len(states), outer.shape[1], dtype=inner[0].dtype, device=states.device)
+        return total.index_add(0, tokens, (weights[tokens, numbers].unsqueeze(1) * outer).to(total.dtype))
 
     def parts(self) -> dict[str, Part]:
         """Return the parts of experts and routers, shared by all tasks, and of the tasks' vectors."""
@@ -223,6 +225,14 @@ class MixLoRA(LoRA):
     def to_peft(self, task: int | None) -> PeftLora:
         """Raise MtlError: peft has no experts."""
         raise MtlError("routes every token to experts, which a folder of peft cannot hold")
+
+
+def by_expert(
+    changes: Sequence[nn.Module], given: Tensor, output: Tensor, weight: Tensor, sizes: Sequence[int]
+) -> Tensor:
+    """Return the changes of low rank of an output, each for the next `sizes` of the rows (rows, out)."""
+    parts = zip(changes, given.split(sizes), output.split(sizes), strict=True)
+    return torch.cat([change(part, of_part, weight, None) for change, part, of_part in parts if len(part)])
 
 
 def hidden_state(activation: nn.Module, form: str, projected: Sequence[Tensor]) -> Tensor:
