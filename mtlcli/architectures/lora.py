@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from mtlcli.architectures.base import ArchitectureFacts, Inputs
@@ -115,7 +115,9 @@ class LoRA(Modular):
         rank: Annotated[int, Field(ge=1, description="rank r of the change")] = 8,
         alpha: Annotated[float, Field(gt=0, description="the change is scaled by alpha / rank")] = 16.0,
         on: Annotated[
-            list[Projection], Field(min_length=1, description="projections to change; all: every one of a layer")
+            list[Projection],
+            BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+            Field(min_length=1, description="projections to change; all: every one of a layer"),
         ] = ["query", "value"],  # noqa: B006
         dropout: Annotated[float, Field(ge=0, lt=1, description="dropout of the input of the change")] = 0.0,
         rank_stabilized: Annotated[bool, Field(description="scale by alpha / sqrt(rank) instead")] = False,

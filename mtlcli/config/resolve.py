@@ -246,7 +246,7 @@ def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:
         if not task.name and name not in registry.names("tasks"):
             errors.append(
                 f'{places.of(("tasks", name))}: "{name}" is not a known task{did_you_mean(name, registry.names("tasks"))}; '
-                f"for your own task set its kind: --set tasks.{name}.kind=KIND with one of {one_of(_kinds_of_own_tasks())}; "
+                f"for your own task set its kind, such as --set tasks.{name}.kind=classification (mtl plugins list tasks shows all), "
                 f"and its columns, unless they have common names such as text and label: --set tasks.{name}.text=COLUMN "
                 f"--set tasks.{name}.label=COLUMN"
             )
@@ -269,16 +269,6 @@ def _check_choice(choice: Choice, path: tuple[Any, ...], places: Places, errors:
         return False
     errors.extend(f"{places.of((*path, *option.split('.')))}: {message}" for option, message in wrong)
     return True
-
-
-def _kinds_of_own_tasks() -> list[str]:
-    """Return the task plugins for the user's own files, which are those that define no columns."""
-    kinds = []
-    for entry in registry.built_in("tasks"):
-        plugin = registry.load("tasks", entry.name, "tasks")
-        if not plugin.texts:
-            kinds.append(entry.name)
-    return kinds
 
 
 def _check_head(name: str, task: TaskConfig, places: Places, errors: list[str]) -> None:

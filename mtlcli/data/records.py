@@ -128,7 +128,8 @@ def json_object(text: str) -> dict[str, Any]:
     except RecursionError:
         raise BadRecord("not a row: nested too deeply") from None
     if not isinstance(value, dict):
-        raise BadRecord("expected one JSON object on each line, found another value")
+        listed = "a list; if the whole file is one, name it .json" if isinstance(value, list) else "another value"
+        raise BadRecord(f"expected one JSON object on each line, found {listed}")
     if "\\u" in text:
         for key, content in value.items():
             if isinstance(content, str) and (escape := NOT_TEXT.search(content)):

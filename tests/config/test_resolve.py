@@ -441,3 +441,8 @@ def test_files_of_sets_may_move_before_resuming_and_filters_may_not(config):
     other = config(f"tasks: {{t: {{{OWN}, dev: {{a: {{file: a.tsv, where: {{x: z}}}}}}}}}}")
     with pytest.raises(MtlError, match=r"--resume: tasks.t.dev.a.where.x: was \['y'\], now \['z'\]"):
         check_unchanged(stored, other)
+
+
+def test_projections_of_lora_may_be_one_word(config):
+    resolved = config("tasks: [sst]\narchitecture: {name: lora, on: all}")
+    assert resolved.architecture.options["on"] == ["all"]

@@ -433,7 +433,7 @@ def test_a_bad_row_of_several_lines_says_how_far_it_runs(write):
     [
         ("{broken", "not JSON: Expecting property name enclosed in double quotes (character 2)"),
         ('{"a": 1} x', "not JSON: Extra data (character 10)"),
-        ('["a", "b"]', "expected one JSON object on each line, found another value"),
+        ('["a", "b"]', "expected one JSON object on each line, found a list; if the whole file is one, name it .json"),
         ("1", "expected one JSON object on each line, found another value"),
         ('{"tokens": ["a"]}', '"tokens" is a list; expected text, a number, true, false or null'),
         ('{"meta": {"a": 1}}', '"meta" is an object; expected text, a number, true, false or null'),
