@@ -5,7 +5,8 @@ from typing import Any
 
 from mtlcli.config.layers import Layer
 from mtlcli.config.resolve import resolve
-from mtlcli.config.schema import Config
+from mtlcli.config.schema import Config, TaskConfig
+from mtlcli.data.task_sources import find_source
 from mtlcli.errors import MtlError
 
 CHOOSE, CONFIRM = "choose", "confirm"
@@ -14,7 +15,7 @@ CONFIRMING = f"dev.{CONFIRM}"
 
 
 def with_holdout(base: Config, share: float) -> Config:
-    """Return the recipe with this share of each task's dev rows held out from the choice, as an evaluation set of its own.
+    """Return the recipe with this share of each task's dev rows, if it has any, held out as an evaluation set of its own.
 
     Raises:
         MtlError: a task has no file of dev rows to divide, or several sets.
@@ -22,7 +23,7 @@ def with_holdout(base: Config, share: float) -> Config:
     values: dict[str, Any] = deepcopy(base.plain())
     errors = []
     for name, section in base.tasks.items():
-        if section.auxiliary:
+        if section.auxiliary or not _has_dev_rows(base, name, section):
             continue
         if section.dev_share is not None:
             errors.append(f"tasks.{name}.dev: found {section.dev}, and --holdout divides the rows of a file; name one")
@@ -39,3 +40,9 @@ def with_holdout(base: Config, share: float) -> Config:
     if errors:
         raise MtlError(*errors)
     return resolve([Layer(values)])
+
+
+def _has_dev_rows(base: Config, name: str, section: TaskConfig) -> bool:
+    if section.dev is not None or section.names_files:
+        return section.dev is not None
+    return find_source(section, section.make(name), "dev", data=base.data, sample=base.sample) is not None

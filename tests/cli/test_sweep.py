@@ -208,6 +208,15 @@ def test_held_out_dev_rows_judge_the_best_trials_and_choose_none(place, tmp_path
         assert "took no part in the choice" in out + error
 
 
+@pytest.mark.slow
+def test_a_task_without_dev_rows_has_none_to_hold_out(place, tmp_path, mtl):
+    flags = ("--trials", "1", "--holdout", "0.5", "--set", "tasks.same.dev=null")
+    code, _, error = mtl(*command(place, tmp_path / "sweep", *flags))
+    assert code == 0, error
+    results = json.loads((tmp_path / "sweep" / "trials" / "000" / "results.json").read_text())["tasks"]
+    assert "dev.confirm" in results["tone"] and not results.get("same")
+
+
 def test_rows_that_cannot_be_divided_are_refused_before_the_first_trial(place, tmp_path, mtl):
     for flag, line in (
         ("tasks.tone.dev=10%", "tasks.tone.dev: found 10%, and --holdout divides the rows of a file"),
