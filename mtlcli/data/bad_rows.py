@@ -33,6 +33,7 @@ class BadRows:
         Rows with the same `kind` of fault are one message: a file in another encoding has the same fault in every row.
         """
         row = (str(path), line)
+        # Reports about the same row come one after the other.
         self.count += row != self._last
         self._last = row
         if kind and (row[0], kind) in self._folded:

@@ -48,9 +48,11 @@ def balanced_pass(
     first = number * size  # among the draws of all passes
     rows = np.empty(size, dtype=np.int64)
     for place, label in enumerate(classes.tolist()):
+        # Draw d of all passes belongs to class d mod K, so ceil((first - place) / K) draws of it precede this pass.
         of_class = slice((place - first) % len(classes), None, len(classes))
         start, count = -((place - first) // len(classes)), len(rows[of_class])
         rows[of_class] = _permuted(np.flatnonzero(strata == label), start, count, seed, task, label)
+    # In K times as many rows as the rarest class has, each of its rows occurs about once.
     pool = min(POOL, len(classes) * int(counts[classes].min()) // batch_size)
     batches = batches_by_length(rows, lengths, batch_size, max(1, pool))
     random = np.random.Generator(np.random.PCG64(seed_for(seed, "balanced order", task, number)))
@@ -64,5 +66,7 @@ def _permuted(members: np.ndarray, start: int, count: int, seed: int, task: str,
     parts = [members[:0]]
     for block in range(start // length, -(-(start + count) // length)):
         random = np.random.Generator(np.random.PCG64(seed_for(seed, "balanced", task, label, block)))
+        # (repeats, members): each line is a permutation of its own.
         parts.append(random.permuted(np.tile(members, (repeats, 1)), axis=1).ravel())
+    # The first block begins with draws of earlier passes.
     return np.concatenate(parts)[start % length :][:count]

@@ -112,6 +112,7 @@ def pass_of_pairs(strata: np.ndarray, seed: int, task: str, number: int) -> list
     rows = np.stack(
         [random.permutation(np.flatnonzero(strata == label))[: 2 * count] for label in range(int(strata.max()) + 1)]
     )  # (K, 2 * count)
+    # (K, 2, count) -> (count, 2, K) -> (count, 2 * K)
     return list(rows.reshape(len(rows), 2, count).transpose(2, 1, 0).reshape(count, -1))
 
 
@@ -121,6 +122,7 @@ def by_length(lengths: np.ndarray, tokens: int = 4096, rows: int = 256) -> list[
     batches: list[np.ndarray] = []
     start = 0
     while start < len(order):
+        # The first row is the longest of its batch, and all are padded to it.
         size = max(1, min(rows, tokens // max(1, int(lengths[order[start]]))))
         batches.append(order[start : start + size])
         start += size
@@ -134,6 +136,7 @@ def collate(tokenized: TokenizedSplit, task: int, rows: np.ndarray) -> Batch:
     spans = [
         (side, int(side.starts[number]), int(side.starts[number + 1]))
         for index, side in enumerate(tokenized.sides)
+        # `sequences` numbers the sides one after the other, and the starts of each side begin at 0.
         for number in (sequences[index * per_side : (index + 1) * per_side] - index * len(tokenized)).tolist()
     ]
     length = max(end - start for _, start, end in spans)
@@ -169,6 +172,7 @@ def with_labels(batch: Batch, tokenized: TokenizedSplit, task: int) -> Batch:
         of_rows = tokenized.target.units(tokenized.gold.take(batch.rows))
         units = float(of_rows.sum())
         labeled = None if of_rows.all() else torch.from_numpy(of_rows > 0)
+    # float32, because a float64 factor would turn the losses into float64.
     weights = None if tokenized.weights is None else torch.from_numpy(tokenized.weights[batch.rows].astype(np.float32))
     return replace(batch, task=task, gold=gold, units=units, labeled=labeled, weights=weights)
 
@@ -181,6 +185,7 @@ def _items_of(tokenized: TokenizedSplit, rows: np.ndarray) -> Items | None:
     items = side.items.take(rows)
     starts = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum(np.diff(side.rows)[rows], out=starts[1:])
+    # Items number their sequences within the row, `Items` within the batch.
     row_of_item = np.repeat(np.arange(len(rows)), np.diff(np.asarray(items.starts)))
     return Items(
         starts=torch.from_numpy(np.asarray(items.starts)),
@@ -229,6 +234,7 @@ class TaskBatches:
             self.per_pass = batches_per_pass(rows_with_class(self._balanced), batch_size)
         self.cursor = 0
         self._lengths = tokenized.lengths()
+        # The order of the current pass is kept, but not saved: it is a function of the number of the pass.
         self._order: tuple[int, list[np.ndarray]] = (-1, [])
 
     def next(self) -> Batch:

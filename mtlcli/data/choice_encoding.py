@@ -41,6 +41,7 @@ class EachChoice(RowEncoding):
     def texts(self, values: Sequence[Any]) -> RowTexts:
         """Return context, question and choices."""
         before = len(values) - self.columns
+        # A row without a column of questions gets an empty question.
         context, question = [*values[:before], ""][:BEFORE_CHOICES]
         choices = values[before:] if self.columns > 1 else values[before]
         for column, text in enumerate(values[:before]):
@@ -75,6 +76,7 @@ class EachChoice(RowEncoding):
             cut = False
             for choice_number, choice in enumerate(choices):
                 left = room - len(question) - len(choice)
+                # At least one token of the context must remain, unless it has none.
                 if left < min(len(context), 1):
                     raise TooLong(
                         number,
@@ -83,6 +85,7 @@ class EachChoice(RowEncoding):
                     )
                 cut |= len(context) > left
                 builder.add_sequence(*template.fill(np.concatenate([context[:left], question]), choice))
+            # The item is the whole sequence, special tokens included.
             lengths = np.array([len(ids) for ids in builder.ids[-len(choices) :]])
             numbers = np.arange(len(choices))
             builder.end_row(cut=cut, sequence=numbers, first=np.zeros_like(numbers), last=lengths - 1)

@@ -11,6 +11,7 @@ from mtlcli.data.sources import Source
 from mtlcli.errors import MtlError, one_of
 from mtlcli.tasks.base import Task
 
+# Common names of columns, in order of preference: the first that a header has is used, whatever its case.
 LABEL_NAMES = (
     "label",
     "labels",
@@ -62,6 +63,7 @@ def find_columns(source: Source, config: TaskConfig, task: Task, *, labeled: boo
         usual = PAIR_NAMES if task.pair else TEXT_NAMES if task.target.unit == "row" else (*WORD_NAMES, *TEXT_NAMES)
         texts = next((columns for names in task.usual_texts or usual if (columns := _named(source, names))), ())
     if not texts and isinstance(source, FileSource) and source.format.name == "conll":
+        # Without a header: the word comes first in CoNLL-2000, CoNLL-2003 and most corpora like them.
         texts = ("0",)
     if not texts:
         wanted = (
@@ -114,5 +116,6 @@ def labels_of(source: Source, config: TaskConfig, task: Task) -> tuple[str, ...]
 
 def _named(source: Source, names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the columns of these names, ignoring case; empty if one is missing."""
+    # Reversed, so that the first of several names that differ only in case is used.
     columns = {column.lower(): column for column in reversed(source.columns)}
     return tuple(columns[name] for name in names) if all(name in columns for name in names) else ()

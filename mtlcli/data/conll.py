@@ -36,6 +36,7 @@ def sentences(lines: Iterable[tuple[int, bytes]], *, comments: bool) -> Iterator
     """
     parts: list[bytes] = []
     start, documents, document = 0, 0, ""
+    # The blank line at the end completes a last sentence that has none after it.
     for number, line in chain(lines, [(0, b"")]):
         if line.strip(b" \t\r\n"):
             start = start if parts else number
@@ -46,6 +47,7 @@ def sentences(lines: Iterable[tuple[int, bytes]], *, comments: bool) -> Iterator
             document = name or f"{documents}"
             if not comments:
                 start, parts = start + 1, parts[1:]
+        # A block of comments, such as a license at the top, is no sentence.
         if any(not comments or not part.startswith(b"#") for part in parts):
             yield start, Sentence(b"".join(parts), document)
         parts = []
@@ -115,6 +117,7 @@ def conllu_columns(text: str, wanted: Iterable[str]) -> dict[str, Any]:
             raise BadRecord(f"expected 10 columns with tabs between them, found {len(cells)}", number)
         if "-" in cells[0] or "." in cells[0]:
             continue
+        # An id that starts again at 1 means that the blank line between two sentences is missing.
         if cells[0] != str(len(rows) + 1):
             raise BadRecord(f"expected id {len(rows) + 1}, found {quotable(cells[0])}", number)
         if not cells[1]:

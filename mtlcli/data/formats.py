@@ -110,6 +110,7 @@ def check_is_text(name: str, head: bytes) -> None:
         MtlError: the file is of another kind, which the line names with a remedy.
     """
     kind = next((kind for signature, kind in SIGNATURES.items() if head.startswith(signature)), None)
+    # Workbooks are zip archives, so only the extension distinguishes them.
     if kind is not None and head.startswith(b"PK"):
         kind = SUFFIXES.get(Path(name).suffix.lower(), kind)
     elif kind is None and _looks_like_utf_16(head):

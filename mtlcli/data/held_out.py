@@ -15,6 +15,7 @@ def by_text(ranks: np.ndarray, share: float) -> np.ndarray:
         ranks: a hash of each row's texts (n,) uint64.
         share: share of the different texts.
     """
+    # Sorted, so the texts are numbered in the order of their ranks.
     distinct, text_of_row = np.unique(ranks, return_inverse=True)
     count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
     return text_of_row < count
@@ -51,6 +52,7 @@ def by_group(ranks: np.ndarray, groups: Sequence[str], share: float, seed: bytes
         share: share of the rows.
         seed: another seed gives another order.
     """
+    # 8 bytes in little-endian order, like the ranks that stand for rows without a group.
     hashes = [
         int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8, key=seed).digest(), "little")
         if name
@@ -63,6 +65,7 @@ def by_group(ranks: np.ndarray, groups: Sequence[str], share: float, seed: bytes
     cluster_of_row = group_of_row.copy()
     while True:
         before = cluster_of_row.copy()
+        # Each round spreads the smallest number over one more shared text and group.
         for labels in (text_of_row, group_of_row):
             first = np.full(labels.max() + 1, len(group_ranks))
             np.minimum.at(first, labels, cluster_of_row)
@@ -76,6 +79,8 @@ def by_group(ranks: np.ndarray, groups: Sequence[str], share: float, seed: bytes
         if abs(total + sizes[cluster] - target) < abs(total - target):
             selected.append(cluster)
             total += sizes[cluster]
+    # The share is at most half of every cluster: the smallest one is held out all the same.
     if not selected:
         selected = [min(clusters, key=sizes.__getitem__)]
+    # Training keeps one cluster if there are two or more.
     return np.isin(cluster_of_row, selected[:-1] if len(selected) == len(clusters) > 1 else selected)

@@ -13,6 +13,7 @@ from mtlcli.errors import MtlError
 BLOCK = 1 << 16
 NEWLINE = b"\n"
 MARKS = re.compile(rb'["\[\]{},]')
+# Possessive, so that a string without its end in this block fails without backtracking.
 STRING_END = re.compile(rb'(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
@@ -40,6 +41,7 @@ def array_elements(head: bytes, stream: BinaryIO, name: str, longest: int) -> It
     while True:
         mark = MARKS.search(text, position)
         end = None
+        # Brackets and commas inside a string do not count, so it is skipped whole.
         if mark is not None and mark[0] == b'"':
             string = STRING_END.match(text, mark.end())
             end = string.end() if string else None
@@ -50,6 +52,7 @@ def array_elements(head: bytes, stream: BinaryIO, name: str, longest: int) -> It
             line += text.count(NEWLINE, counted_to, start)
             text, position = text[start:], (mark.start() if mark else len(text)) - start
             start = counted_to = 0
+            # A string is searched again from its start after each read: doubling keeps that linear.
             more = stream.read(max(BLOCK, len(text)))
             if not more or len(text) > longest:
                 problem = "the array does not close; is the file cut off?" if not more else "an element is too long"
@@ -65,12 +68,14 @@ def array_elements(head: bytes, stream: BinaryIO, name: str, longest: int) -> It
             space = len(element) - len(element.lstrip())
             line += text.count(NEWLINE, counted_to, start + space)
             counted_to = start + space
+            # Nothing before the bracket is an empty array or a trailing comma. Nothing before a comma is a bad row.
             if element.strip() or mark[0] == b",":
                 yield line, element.strip()
             start = end
             if mark[0] == b"]":
                 break
         elif mark[0] in b"]}":
+            # A brace too many stays in the element, whose parser reports it.
             depth = max(0, depth - 1)
     rest = text[end:] + stream.read(BLOCK)
     if rest.strip():

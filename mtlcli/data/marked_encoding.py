@@ -85,6 +85,7 @@ class Marked(RowEncoding):
             return words
         text, position = "", 0
         spans = [(0, 0), (0, 0)]
+        # In the order of the text, in which the tail may come before the head.
         for start, end, number in sorted((*span, number) for number, span in enumerate(words.spans)):
             opening, closing = MARKERS[number]
             text += words.text[position:start]
@@ -121,6 +122,7 @@ def _span_in(value: Any, column: int, words: str | Sequence[str]) -> Span:
     """Return the characters of a span that a row states in characters of a text, or in words of a list."""
     ends: Any = [value.get("start"), value.get("end")] if isinstance(value, dict) else value
     if isinstance(ends, str):
+        # A cell of CSV or TSV: `3 7`, `3,7`, `3:7` or `3-7`.
         ends = re.split(r"[\s,:-]+", ends.strip())
     try:
         start, end = (int(number) for number in ends)
@@ -156,5 +158,6 @@ def _tokens_of(words: Words, pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
 def _window(first: int, end: int, tokens: int, room: int) -> tuple[int, int]:
     """Return first token and end of the part of a text that holds the tokens from `first` to `end`, with equal context on both sides."""
     spare = max(0, min(room, tokens) - (end - first))
+    # Tokens that the text lacks on one side are added on the other.
     after = min(tokens - end, spare - min(first, spare // 2))
     return first - min(first, spare - after), end + after

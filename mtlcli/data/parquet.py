@@ -40,6 +40,7 @@ def parquet_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     number = 0
     with _open(path, name) as file:
+        # After `_open`, which reports that pyarrow is missing.
         import pyarrow
 
         # A float of 4 bytes widened to 8 would read 0.10000000149011612 where 0.1 was written.

@@ -40,9 +40,11 @@ class Pipe:
 
     def _fill(self) -> None:
         while not self._lines and not self._ended:
+            # No buffered stream: `select` does not see what a buffer holds, and its reads wait for a whole block.
             block = os.read(self._descriptor, BLOCK)
             *complete, rest = block.split(b"\n")
             if complete:
+                # Parts are joined once, so that a long line in many pieces takes linear time.
                 self._lines.extend(line + b"\n" for line in (b"".join((*self._parts, complete[0])), *complete[1:]))
                 self._parts = []
             if rest:

@@ -92,6 +92,7 @@ class FileSource:
         if stream is None:
             _must_be_readable(self.path)
         self._stream = stream
+        # A named pipe exists without being a regular file, and can be read only once.
         self._once = stream is not None or not self.path.is_file()
         self._used = False
         self._requested: dict[str, bool] = {}  # whether a list or an object may be there, by column
@@ -253,6 +254,7 @@ class FileSource:
         if not self._once and self.format.is_conll:
             return sentences(self._lines(), comments=self.format.name == "conllu")
         if not self._once:
+            # Skip the header as a record: quoted names can span several lines.
             return islice(_records(self, head.delimiter, self._lines()), int(self.format.has_header), None)
         if self._used:
             raise ValueError(f"{self.name} is a stream and has been read")
@@ -262,17 +264,20 @@ class FileSource:
     def _json_records(self) -> Iterator[Record]:
         """Yield the elements of an array, the questions of a file of SQuAD, or else the lines of JSONL."""
         with self._opened() as stream:
+            # Reading a block would wait for rows that the writer of a pipe has not produced yet.
             head = stream.readline() if self._once else stream.read(BLOCK)
             if begins_array(head):
                 yield from array_elements(head, stream, self.name, LONGEST_RECORD)
                 return
             if begins_squad(head):
+                # A SQuAD file is one object, so it is parsed as a whole.
                 yield from questions(head + stream.read(), self.name)
                 return
             if self._once:
                 lines: Iterator[bytes] = chain([head] if head else [], stream)
                 yield from _records(self, "", enumerate(lines, 1))
                 return
+        # The beginning was consumed above, so the file is opened again.
         yield from _records(self, "", self._lines())
 
     def _lines(self) -> Iterator[Record]:
@@ -289,9 +294,11 @@ class FileSource:
     def _opened(self) -> Iterator[BinaryIO]:
         """Open the bytes of the source, unpacked; the first ones of a file are checked."""
         if self._stream is not None:
+            # The caller closes its own stream.
             yield self._stream
             return
         try:
+            # The try block includes the yield: damage of a gzip file shows only while its rows are read.
             with cast(BinaryIO, gzip.open(self.path) if self.format.gzip else self.path.open("rb")) as stream:
                 if not self._once:
                     check_is_text(self.name, stream.read(HEAD))
@@ -332,6 +339,7 @@ def iterate(source: FileSource, bad: BadRows) -> Iterator[TextRow]:
 
 
 def _must_be_readable(path: Path) -> None:
+    # Messages show the absolute path, because a relative one depends on the current folder.
     where = path.absolute()
     if path.is_dir():
         raise MtlError(f"{where}: is a folder; expected a file")
@@ -351,6 +359,7 @@ def _records(source: FileSource, delimiter: str, lines: Iterator[Record]) -> Ite
     if name == "text" or source.format.is_conll:
         yield from lines
     for line, raw in lines:
+        # In a table, a line of delimiters or spaces alone is a row of empty or blank cells.
         if raw.isspace() if source.format.is_json else raw in (b"\n", b"\r\n"):
             continue
         if quoting and b'"' in raw:
@@ -365,6 +374,7 @@ def _records(source: FileSource, delimiter: str, lines: Iterator[Record]) -> Ite
                     )
                 parts.append(more)
                 start = left_open(more, opening, inside=True)
+                # start > 0: the earlier quote was closed on this line, and another one opened.
                 opened = number if start else opened
             raw = b"".join(parts)
         yield line, raw
@@ -430,6 +440,7 @@ def _parser(source: FileSource) -> Callable[[int, Any], TextRow]:
             cells = conllu_columns(text, requested)
         else:
             cells = columns_of(text, columns, delimiter, source._head.first_line)
+        # `_` as in the file, where `conllu_columns` has None.
         joined = {column: " ".join(cell or "_" for cell in values) for column, values in cells.items()}
         if DOCUMENT in requested:
             # Numbers begin at 1 in every file, and documents of different files are different ones.

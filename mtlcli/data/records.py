@@ -12,6 +12,7 @@ SEPARATORS = {
     ",": "comma",
     ";": "semicolon",
 }  # the order in which the first line of a CSV is asked for them
+# Possessive quantifiers: a long text without a closing quote fails without backtracking.
 CLOSING = r'[^"]*+(?:""[^"]*+)*+"'  # from behind an opening quote to behind its closing one
 CLOSING_TEXT, CLOSING_BYTES = re.compile(CLOSING), re.compile(CLOSING.encode())
 NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # what a JSON escape can smuggle in: NUL and halves of a surrogate pair
@@ -66,6 +67,7 @@ def text_of(raw: bytes) -> str:
     except UnicodeDecodeError as error:
         byte = raw[error.start]
         line = raw.count(b"\n", 0, error.start)
+        # Windows-1252 agrees with Latin-1 except from 0x80 to 0x9f, where Latin-1 has only control characters.
         letter = bytes([byte]).decode("cp1252", "replace")
         guess = f"{letter} in Latin-1 or Windows-1252" if letter.isprintable() and letter != "\ufffd" else ""
         raise BadRecord(
@@ -78,8 +80,10 @@ def text_of(raw: bytes) -> str:
 
 def names_of(text: str, fields: list[str], delimiter: str) -> tuple[str, ...]:
     """Return the columns of a header. One without a name gets its number, unless that is the name of another."""
+    # A single name that holds another separator is more likely a header with that separator.
     if len(fields) == 1 and (hint := other_separator(text, 2, delimiter)):
         raise BadRecord(f"expected 2 or more columns, found 1{hint}")
+    # The line end itself is removed already, so \r separates the rows. A quoted name may hold \r\n.
     if "\r" in text and "\n" not in text:
         raise BadRecord("the header holds a carriage return; end lines with \\n or \\r\\n")
     names = [name.strip() for name in fields]
@@ -91,9 +95,11 @@ def names_of(text: str, fields: list[str], delimiter: str) -> tuple[str, ...]:
 
 def fields_of(text: str, delimiter: str, quoting: bool) -> list[str]:
     """Return the fields of a row of CSV or TSV."""
+    # Most rows have no quote, and `split` is much faster than the loop below.
     if not quoting or '"' not in text:
         return text.split(delimiter)
     fields, position = [], 0
+    # `<=`, because a delimiter at the end is followed by one more field, which is empty.
     while position <= len(text):
         quoted = CLOSING_TEXT.match(text, position + 1) if text.startswith('"', position) else None
         if quoted:
@@ -130,6 +136,7 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         listed = "a list; if the whole file is one, name it .json" if isinstance(value, list) else "another value"
         raise BadRecord(f"expected one JSON object on each line, found {listed}")
+    # Strict UTF-8 has no surrogates and `text_of` rejects NUL, so only an escape can produce one of them.
     if "\\u" in text:
         for key, content in value.items():
             if isinstance(content, str) and (escape := NOT_TEXT.search(content)):
@@ -171,6 +178,7 @@ def cell_text(value: Any) -> str:
 
 def json_text(value: Any) -> str:
     """Return a value as JSON on one line, a `Number` as it was spelled."""
+    # Before str, of which Number is a subclass.
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, Mapping):
@@ -192,6 +200,7 @@ def _json_string(text: str) -> str:
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
+    # The json module would keep the last of several equal keys without an error.
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         raise BadRecord(f'key "{quotable(max(keys, key=keys.count))}" appears twice')

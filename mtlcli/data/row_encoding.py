@@ -68,6 +68,7 @@ class RowEncoding(ABC):
 
     def empty(self, texts: RowTexts) -> list[int]:
         """Return the numbers of the texts that say nothing, with which no row can be learned."""
+        # `Words` have a length instead: a text without words is empty, whatever its characters.
         return [
             number for number, text in enumerate(texts) if not (text.strip() if isinstance(text, str) else len(text))
         ]
@@ -102,6 +103,7 @@ class SequenceBuilder:
         """End a row: whether a part of it is left out, and its items by field, see `TokenSequences`."""
         self.rows.append(len(self.ids))
         self.cut.append(cut)
+        # Every encoding with items states their first tokens.
         self.counts.append(len(items["first"]))
         for name, values in items.items():
             self.items.setdefault(name, []).append(values)
@@ -118,6 +120,7 @@ class SequenceBuilder:
             np.array(self.cut, dtype=bool),
             np.array(self.rows, dtype=np.int64),
             Ragged(
+                # int32 halves the files of the cache. Positions and characters within a row fit.
                 {name: np.concatenate(values).astype(np.int32) for name, values in self.items.items()},
                 np.cumsum(self.counts, dtype=np.int64),
             ),
@@ -126,5 +129,6 @@ class SequenceBuilder:
 
 def kind_of(value: object) -> str:
     """Return the kind of a JSON value in words."""
+    # By exact type: for isinstance, a bool is an int and a `records.Number` is a str.
     kinds = {list: "a list", tuple: "a list", dict: "an object", type(None): "null", bool: "true or false"}
     return kinds.get(type(value), "a number")

@@ -37,6 +37,7 @@ def reasons_apart(
         of_files.setdefault((split.source.name, where, split.columns.texts), []).append(index)
     sentences = []
     for indices in of_files.values():
+        # Compare with a task that shares its rows with others, if there is one.
         first = next((index for index in indices if groups[index] is not None), indices[0])
         for index in indices:
             if index == first or (groups[first] is not None and groups[index] == groups[first]):

@@ -49,6 +49,7 @@ def rows_of(source: Source, bad: BadRows, dropped: FilterCounts | None = None) -
 
     Unreadable rows are reported to `bad`, and rows that the filter drops are counted in `dropped`.
     """
+    # A row that cannot be read is reported even if the filter would drop it: it has no cells to compare.
     rows = iterate(source, bad) if isinstance(source, FileSource) else source.rows()
     return rows if source.where is None else _kept(rows, source.where, dropped)
 

@@ -49,10 +49,12 @@ class InContext(RowEncoding):
         questions, contexts = (tokenizer.pieces([str(row[side]) for row in rows]) for side in range(2))
         for question, context in zip(questions, contexts, strict=True):
             most = tokenizer.max_length - template.size
+            # At most half for the question, so that a long one leaves tokens for the context.
             asked = question.ids[: min(LONGEST_QUESTION, most // 2)]
             room = most - len(asked)
             overlap = room // 4 if self.overlap is None else min(self.overlap, room - 1)
             numbers = np.arange(len(context.ids))
+            # Every token is an item of its own, so windows can begin anywhere.
             windows = windows_of(numbers, numbers, len(numbers), room, overlap).tokens
             before = len(template.around[0][0]) + len(asked) + len(template.around[1][0])
             places, spans = [], []
@@ -62,6 +64,7 @@ class InContext(RowEncoding):
                 spans += [np.array([NO_SPAN]), np.stack([context.starts[start:end], context.ends[start:end]], axis=1)]
             place = np.concatenate(places)
             builder.end_row(
+                # The context is always read whole, in several sequences.
                 cut=len(asked) < len(question.ids),
                 sequence=np.repeat(np.arange(len(windows)), 1 + windows[:, 1] - windows[:, 0]),
                 first=place, last=place, span=np.concatenate(spans),

@@ -97,6 +97,7 @@ class Split:
         """
         rows = zip(self.ordinals.tolist(), self.hashes.tolist(), strict=True)
         due = next(rows, None)
+        # Bad rows were reported in the first reading, and are left out of the numbering here, too.
         for ordinal, row in enumerate(rows_of(self.source, BadRows("skip"))):
             if due is None:
                 return
@@ -148,6 +149,7 @@ def load_task(name: str, config: TaskConfig, task: Task, *, data: str | None, sa
     if config.max_rows is not None and config.max_rows < len(split):
         split = _subset(split, config.max_rows, seed, stratify=config.stratify)
     if split.weights is not None:
+        # After max_rows, so that the mean is 1 over the rows that are trained on.
         split = replace(split, weights=_normalized(split, split.weights))
     splits = {"train": split}
     for name in () if config.auxiliary else config.splits_of("dev"):
@@ -193,6 +195,7 @@ def rows_held_out(config: TaskConfig, task: Task, train: Source) -> np.ndarray |
         groups.append("" if group is None else row.values.get(group, "").strip())
     if not hashes:
         return np.zeros(0, dtype=bool)
+    # Little-endian on every machine, so that all hold out the same rows.
     ranks = np.frombuffer(b"".join(hashes), dtype="<u8")
     rows = held_out.by_text(ranks, share) if group is None else held_out.by_group(ranks, groups, share, seed)
     if rows.all() or not rows.any():
@@ -236,6 +239,7 @@ def read_split(
     if is_empty(source):
         raise NoRows(f"{source.name}: is empty: no rows for {where}")
     columns, encoding = find_columns(source, config, task), encoding_of(config)
+    # Only rows for evaluation are resampled by group, and a training file may lack the column.
     group_column = None if fit else _group_column(config, task, source)
     is_weighted = fit or config.weighted_metrics
     weight_column = _weight_column(config, task, source, columns) if is_weighted else None
@@ -265,6 +269,7 @@ def read_split(
                 continue
             is_labeled = False
         raw: Raw
+        # A row whose texts cannot be used is reported for that alone, so its label is not parsed.
         if problem:
             raw, item, wrong_label = {}, None, ""
         elif not is_labeled:
@@ -288,6 +293,7 @@ def read_split(
         items.append(item)
         hashes.append(_text_hash(texts))
         if group_column is not None:
+            # One string for all rows of a group.
             groups.append(sys.intern(row.values.get(group_column, "").strip()))
     missing, total = sum(without_label), len(raws)
     # A split for evaluation has no use for them; and where they are most of the rows, batches would hold few labels.
@@ -319,6 +325,7 @@ def read_split(
         ordinals, lines, weights = _chosen(ordinals, kept), _chosen(lines, kept), _chosen(weights, kept)
         hashes, raws, items = _chosen(hashes, kept), _chosen(raws, kept), _chosen(items, kept)
         groups, without_label = _chosen(groups, kept) if groups else [], _chosen(without_label, kept)
+    # After the target is fitted, so that labels which it rejects are reported with the other bad rows.
     bad.raise_if_any()
     unlabeled = marks.total()
     skipped = f"{task.name} {words}: {bad.summary()}" if bad.count else ""
@@ -327,6 +334,7 @@ def read_split(
             f"{source.where.key}: {source.name} has no row where {source.where.describe()}; in its {counted(dropped.rows, 'row')} "
             f"{dropped.describe()}"
         )
+    # Also true if there is no row at all.
     if all(without_label):
         marked = f"; {unlabeled} rows have no label ({one_of(sorted(marks))})" if unlabeled else ""
         raise NoRows(f"{source.name}: no usable row for {where}{'; ' if skipped else ''}{bad.summary()}{marked}")
@@ -398,6 +406,7 @@ def _label_in(row: TextRow, columns: Sequence[str], target: Target, source: Sour
     if len(columns) > 1:
         return {column: row.values[column].strip() for column in columns}
     nested = "nested" in target.forms
+    # A key that is null or missing; `values` has an empty text for both.
     if nested and row.original and row.original.get(columns[0]) is None:
         return None
     (value,) = values_of(row, columns, source, nested)
@@ -473,6 +482,7 @@ def _parsed(target: Target, columns: Columns, label: Any, texts: RowTexts) -> tu
 
 def _text_hash(texts: Sequence[Text], key: bytes = b"") -> bytes:
     """Return 8 bytes that identify the texts of a row; another key gives other bytes."""
+    # `replace`: a JSON list can hold a lone surrogate, which UTF-8 cannot encode.
     return hashlib.blake2b("\0".join(map(content, texts)).encode("utf-8", "replace"), digest_size=8, key=key).digest()
 
 
@@ -484,6 +494,7 @@ def _subset(split: Split, rows: int, seed: int, *, stratify: bool) -> Split:
     random = np.random.Generator(np.random.PCG64(seed_for(seed, "max_rows", split.texts_digest)))
     strata = split.target.strata(split.gold) if stratify else None
     if strata is None:
+        # Sorted, because `Split.texts` reads the source once, in order.
         drawn = np.sort(random.choice(len(split), size=rows, replace=False))
     else:
         classes, counts = np.unique(strata, return_counts=True)
@@ -510,6 +521,7 @@ def shares_of(counts: np.ndarray, rows: int) -> np.ndarray:
     while sizes.sum() < rows:
         sizes[np.argmax(quotas - sizes)] += 1
     while sizes.sum() > rows:
+        # The sum can exceed `rows` only because classes below 1 were raised to 1.
         sizes[np.argmax(np.where(sizes > 1, sizes - quotas, -np.inf))] -= 1
     return sizes
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mtlcli.errors import MtlError, quotable
 
+# Only the start is checked: to find `data` elsewhere, every JSON file would have to be read whole.
 HEAD = re.compile(rb'\s*\{\s*(?:"version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:\s*\[')
 EXPECTED = "expected data[].paragraphs[].qas[] (SQuAD), an array of objects, or one object a line"
 
@@ -26,7 +27,7 @@ def questions(content: bytes, name: str) -> Iterator[tuple[int, bytes]]:
         MtlError: the file is not JSON, has another structure, or a question is impossible and has answers.
     """
     try:
-        # Numbers stay as they are spelled, and are parsed with the row.
+        # Written as JSON again below, so that a question is parsed and checked like a row of JSONL.
         articles = json.loads(content)["data"]
         number = 0
         for article in articles:

@@ -29,6 +29,7 @@ def with_filter(source: Source, config: TaskConfig, task: Task, split: str) -> S
 def _find_source(config: TaskConfig, task: Task, split: str, *, data: str | None, sample: bool) -> Source | None:
     kind, _, name = split.partition(".")
     if split == "dev" and config.dev_share is not None:
+        # Both splits read this file, and `splits.rows_held_out` divides its rows.
         return _find_source(config, task, "train", data=data, sample=sample)
     named = config.file_of(split)
     if named is not None:
@@ -38,6 +39,7 @@ def _find_source(config: TaskConfig, task: Task, split: str, *, data: str | None
         if source is None:
             raise MtlError(f"tasks.{task.name}.{split}: the task has no {kind} rows of its own; name the set's file")
         return source
+    # Next to files of the user, rows of --data, the sample or the Hub would be those of another data set.
     if config.train is not None or (split != "train" and config.names_files):
         return None
     if data is not None:

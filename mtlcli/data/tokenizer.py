@@ -41,6 +41,7 @@ class TokenSequences:
         lengths = np.diff(self.starts)
         if self.rows is None:
             return lengths
+        # Every row has one sequence or more, without which `reduceat` would return a neighbor's length.
         counts = np.diff(self.rows)
         return np.maximum.reduceat(lengths, self.rows[:-1]) * counts if len(counts) else counts
 
@@ -88,12 +89,15 @@ class Tokenizer:
             raise ValueError("it has no fast tokenizer (tokenizer.json)")
         self.tokenizer = tokenizer
         self.max_length = max_length
+        # Some tokenizers have no padding token. Any number does, because padding is masked.
         self.pad = tokenizer.pad_token_id or 0
         self.unknown = self.pad if tokenizer.unk_token_id is None else tokenizer.unk_token_id
         self.has_types = "token_type_ids" in tokenizer.model_input_names
         self.backend = tokenizer.backend_tokenizer
+        # tokenizer.json can contain padding and truncation of its own.
         self.backend.no_padding()
         self.backend.enable_truncation(max_length, strategy="longest_first")
+        # By the largest number and not by the size: added tokens can leave gaps.
         self.wide = max(tokenizer.get_vocab().values(), default=0) > np.iinfo(np.uint16).max
 
     def digest(self) -> str:
@@ -107,6 +111,7 @@ class Tokenizer:
         # A text without any token gets a padding token, because pooling needs at least one vector.
         ids = [sequence.ids or [self.pad] for sequence in encoded]
         types = [sequence.type_ids or [0] for sequence in encoded]
+        # The backend keeps the part of a text that it cuts off in `overflowing`.
         return ids, types, [bool(sequence.overflowing) for sequence in encoded]
 
     def sequences(self, texts: Sequence[tuple[str, ...]]) -> TokenSequences:
@@ -126,6 +131,7 @@ class Tokenizer:
             encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
         pieces = []
         for encoding in encoded:
+            # reshape: an empty list has the shape (0,) and not (0, 2).
             offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
             pieces.append(Pieces(np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1]))
         return pieces
@@ -133,6 +139,7 @@ class Tokenizer:
     def template(self, texts: int = 1) -> Template:
         """Return what the tokenizer puts around one text, or around and between two."""
         with self._whole():
+            # A tokenizer without an unknown token gives no token for a character that its vocabulary lacks.
             for probe in ("a", "1", "."):
                 encoding = self.backend.encode(probe, *([probe] if texts == 2 else []))
                 if set(encoding.sequence_ids) >= set(range(texts)):

@@ -71,7 +71,9 @@ class TokenizedSplit:
         """Return the numbers of the sequences of some rows (s,), the first sides of all rows before the second ones."""
         first = self.sides[0].rows
         if first is None:
+            # One sequence per row and side: the numbers of the second sides follow those of all first ones.
             return np.concatenate([rows + side * len(self) for side in range(len(self.sides))])
+        # Only encodings with one side have several sequences in a row.
         return np.concatenate([np.arange(first[row], first[row + 1]) for row in rows.tolist()])
 
 
@@ -94,6 +96,7 @@ def tokenize(
     """
     name = None
     if key is not None and cache is not None:
+        # v3 is the version of the layout that `_write` produces: entries of other versions are not found.
         name = hashlib.sha256(f"{key}\0{tokenizer.digest()}\0{encoding}\0v3".encode()).hexdigest()[:40]
         sequences = _load(cache / name)
         if sequences is not None:
@@ -147,6 +150,7 @@ def _sides_of(split: Split, tokenizer: Tokenizer, cache: Path | None) -> tuple[T
     """Return the sequences of each text that is encoded apart, or those of whole rows."""
     encoding, digest = split.encoding, split.texts_digest
     if encoding.sides == 2:
+        # Each side reads the texts again, so that those of the other side need not stay in memory.
         return tuple(
             tokenize(((texts[side],) for texts in split.texts()), tokenizer, f"{digest} side {side}", cache, encoding)
             for side in range(2)
@@ -156,6 +160,7 @@ def _sides_of(split: Split, tokenizer: Tokenizer, cache: Path | None) -> tuple[T
 
 def _keep(folder: Path, final: Path) -> Path:
     """Move a folder to its final name, where a damaged folder or that of a faster run may exist already."""
+    # A folder cannot replace one that is not empty: a complete one is used, a damaged one is removed.
     for _ in range(2):
         with suppress(OSError):
             return folder.rename(final)
@@ -184,10 +189,12 @@ def _write(texts: Iterable[RowTexts], tokenizer: Tokenizer, encoding: RowEncodin
             try:
                 part = encoding.tokenize(chunk, tokenizer)
             except TooLong as error:
+                # The encoding counts rows within the chunk.
                 raise TooLong(number * CHUNK + error.row, str(error)) from None
             checks["tokens"] = _append(tokens, part.tokens.astype(dtype), checks["tokens"])
             if part.types is not None:
                 checks["types"] = _append(types, part.types, checks["types"])
+            # 8 bytes of each sequence stay in memory, but none of its tokens.
             lengths.append(np.diff(part.starts))
             if part.rows is not None:
                 counts.append(np.diff(part.rows))
@@ -209,6 +216,7 @@ def _write(texts: Iterable[RowTexts], tokenizer: Tokenizer, encoding: RowEncodin
         "dtype": np.dtype(dtype).name, "truncated": truncated, "types": tokenizer.has_types, "crc32": checks,
         "rows": bool(counts), "items": names,
     }  # fmt: skip
+    # Written last: a folder without it is incomplete for `_load`.
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -242,10 +250,12 @@ def _load(folder: Path) -> TokenSequences | None:
         size = int(starts[-1])
         tokens = _map(folder / "tokens.bin", facts["dtype"], size, checks["tokens"])
         types = _map(folder / "types.bin", "uint8", size, checks["types"]) if facts["types"] else None
+        # starts.npy has no checksum, and wrong offsets would give a row the tokens of another one.
         if starts[0] != 0 or (np.diff(starts) < 0).any():
             return None
         rows = np.load(folder / "rows.npy") if facts["rows"] else None
         return TokenSequences(tokens, starts, types, facts["truncated"], None, rows, _load_items(folder, facts))
+    # Whatever a damaged file raises: the texts are then tokenized again.
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError):
         return None
 
@@ -274,9 +284,11 @@ def _map(path: Path, dtype: str, size: int, check: int) -> np.ndarray:
     """
     if path.stat().st_size != size * np.dtype(dtype).itemsize:
         raise ValueError(f"{path} is incomplete")
+    # An empty file cannot be mapped.
     if not size:
         return np.zeros(0, dtype=dtype)
     array = np.memmap(path, dtype=dtype, mode="r", shape=(size,))
+    # Files are not synced before the rename, so a power failure can leave zeros in one of the right size.
     if zlib.crc32(array.data) != check:
         raise ValueError(f"{path} is damaged")
     return array

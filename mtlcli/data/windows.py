@@ -24,6 +24,7 @@ def pieces_of_words(words: Words, pieces: Pieces, unknown: int) -> tuple[np.ndar
     first = np.searchsorted(of_piece, numbers, side="left")
     last = np.searchsorted(of_piece, numbers, side="right") - 1
     ids = pieces.ids
+    # `ids` grows by the unknown tokens and `pieces` does not: the difference of their lengths maps between them.
     for word in np.flatnonzero(last < first):
         before = first[word] - 1
         shared = len(pieces.ids) and before >= 0 and _covers(pieces, before - (len(ids) - len(pieces.ids)), spans[word])
@@ -62,6 +63,7 @@ def windows_of(first: np.ndarray, last: np.ndarray, tokens: int, room: int, over
     """
     if tokens <= room:
         return Windows(np.array([[0, tokens]]), np.zeros(len(first), dtype=np.int64))
+    # Places between items, where a window may begin or end. Items that share a token give one border.
     borders = np.append(np.unique(first), tokens)
     windows: list[tuple[int, int]] = []
     start = 0
@@ -69,6 +71,7 @@ def windows_of(first: np.ndarray, last: np.ndarray, tokens: int, room: int, over
         ends = borders[(borders > start) & (borders <= start + room)]
         end = int(ends[-1]) if len(ends) else start + room
         windows.append((start, end))
+        # No border within reach: the item is longer than a window, and its tokens up to the next item are left out.
         following = int(borders[borders > start + room][0]) if len(ends) == 0 else end
         if following >= tokens:
             break

@@ -45,6 +45,7 @@ class WordByWord(RowEncoding):
         for number, word in enumerate(value):
             if not isinstance(word, str):
                 raise BadText(0, f": word {number} (counted from 0) is {kind_of(word)}; expected text")
+            # Other white space, such as a no-break space, can be a word of a corpus, as in `conll.cells_of_line`.
             if not word.strip(" \t\r\n"):
                 raise BadText(0, f": word {number} (counted from 0) is empty")
         return (Words.joined(value),)
@@ -53,6 +54,7 @@ class WordByWord(RowEncoding):
         """Return the sequences of each row, and first and last token of each word."""
         template = tokenizer.template()
         before, room = len(template.around[0][0]), tokenizer.max_length - template.size
+        # With an overlap of `room`, a window would have no token that the one before it lacks.
         overlap = room // 4 if self.overlap is None else min(self.overlap, room - 1)
         builder = SequenceBuilder(tokenizer.has_types)
         texts = [text for (text,) in rows if isinstance(text, Words)]
@@ -64,6 +66,7 @@ class WordByWord(RowEncoding):
             starts = windows.tokens[windows.of_item, 0]
             ends = windows.tokens[windows.of_item, 1]
             builder.end_row(
+                # Windows end between words, so only a word longer than a window is cut.
                 cut=bool((last >= ends).any()),
                 sequence=windows.of_item,
                 first=first - starts + before,

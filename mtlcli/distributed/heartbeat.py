@@ -109,6 +109,7 @@ class Heartbeat:
             self._names = [f"process {rank} ({self._store.get(f'host/{rank}').decode()})" for rank in range(self._size)]
             while not self._ended.wait(BEAT_SECONDS):
                 self._store.add(f"beat/{self._rank}", 1)
+                # Adding 0 reads a counter; `get` would block until the key exists.
                 self._beats = [self._store.add(f"beat/{rank}", 0) for rank in range(self._size)]
                 self._rounds += 1
                 if self._pass_on():
@@ -116,6 +117,7 @@ class Heartbeat:
 
     def _pass_on(self) -> bool:
         """Exchange which processes are lost, and return whether there is nothing left to exchange."""
+        # Only the first process that reports writes the list, so that all print the same names.
         if self._found is not None and self._lost is None and self._store.add("lost/tellers", 1) == 1:
             self._store.set("lost/ranks", ",".join(map(str, self._found)))
             self._store.add("lost/known", 1)
@@ -124,6 +126,7 @@ class Heartbeat:
             self._store.add(f"lost/known/{self._rank}", 1)
         if self._lost is not None:
             others = [rank for rank in range(self._size) if rank not in self._lost]
+            # The store ends with the process that holds it, so that process waits for the others.
             self._may_end = self._rank != self._holder or all(
                 self._store.add(f"lost/known/{rank}", 0) for rank in others
             )
@@ -134,6 +137,7 @@ class Heartbeat:
         while not self._ended.wait(BEAT_SECONDS):
             self._rounds_still = self._rounds_still + 1 if self._rounds == rounds else 0
             seen, rounds = self._beats, self._rounds
+            # Only after a new round: while the store does not respond, the counters say nothing about the processes.
             if not self._rounds_still:
                 self._still = [
                     count + 1 if beat == before else 0
@@ -148,6 +152,7 @@ class Heartbeat:
             # What the others know ends this process sooner, but not before its own exchange may have failed.
             if self._waits and (lost or is_cut_off or (self._lost is not None and checks > 2 * FAILED_CHECKS)):
                 print(f"error: {self._tell(lost)}, and process {self._rank} waits for it", file=sys.stderr, flush=True)
+                # The main thread is in an exchange that may never return, so an exception could not end the process.
                 os._exit(1)
 
     def _silent(self, checks: int) -> list[int]:

@@ -57,6 +57,7 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
 
 def _from_torchrun(values: Mapping[str, str]) -> Launch:
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not values.get(name)]
+    # A single process has no other process to meet and needs no address.
     if missing == ["MASTER_ADDR", "MASTER_PORT"] and values["WORLD_SIZE"] == "1":
         return Launch(restarts=_number(values, "TORCHELASTIC_RESTART_COUNT", 0))
     if missing:
@@ -76,6 +77,7 @@ def _from_torchrun(values: Mapping[str, str]) -> Launch:
 def _from_slurm(values: Mapping[str, str]) -> Launch:
     rank, size = _number(values, "SLURM_PROCID"), _number(values, "SLURM_NTASKS")
     address = values.get("MASTER_ADDR") or _first_host(values.get("SLURM_STEP_NODELIST", ""))
+    # Derived from the number of the job: all its processes compute the same port, and other jobs rarely do.
     port = _number(values, "MASTER_PORT", FIRST_PORT + _number(values, "SLURM_JOB_ID", 0) % PORTS)
     # "2(x3),1" for three machines with two processes and one with one.
     of_machines = re.match(r"\d+", values.get("SLURM_STEP_TASKS_PER_NODE", ""))

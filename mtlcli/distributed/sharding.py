@@ -26,6 +26,7 @@ def shard(module: "nn.Module", parts: Sequence["nn.Module"], device: "torch.devi
     except ImportError as error:
         raise MtlError(f"training.sharding: needs PyTorch 2.6 or newer ({error})") from error
     mesh = init_device_mesh(device.type, (size,))
+    # The root comes last: it takes the parameters that no part has taken.
     for unit in (*parts, module):
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
         if isinstance(unit, FSDPModule):

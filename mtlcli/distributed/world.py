@@ -148,6 +148,7 @@ class World:
         layout = self.same(shapes)
         if not self.is_main:
             held = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in layout}
+        # In the order of the first process, because broadcasts are matched by their order alone.
         sent = {name: held[name].detach().cpu().contiguous() for name, _, _ in layout}
         self.copy_(sent.values())
         return sent
@@ -160,7 +161,7 @@ class World:
 
             with self._connected():
                 for tensor in tensors:
-                    # gloo has no booleans of every version; bytes are the same.
+                    # Not every version of gloo supports booleans; the view has the same bytes.
                     dist.broadcast(tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor, src=0)
 
     def gather(self, value: T) -> list[T]:
@@ -202,6 +203,7 @@ class World:
         """Return whether this process is the first one to report an error of this text."""
         if self._heartbeat is None or self._heartbeat.has_lost:
             return True
+        # Without a store, a repeated line is better than none.
         with suppress(Exception):
             return int(self._store.add(f"reported/{hash_of(text)}", 1)) == 1
         return True
@@ -233,6 +235,7 @@ class World:
         try:
             with heartbeat.waiting():
                 yield
+        # gloo, NCCL and the store raise it for a lost connection and for a timeout.
         except RuntimeError as error:
             raise ProcessLost(f"{heartbeat.find_lost()} ({first_sentence(error)})") from error
 
@@ -241,6 +244,7 @@ class World:
         import torch.distributed as dist
 
         place = self.launch
+        # The rendezvous below reads these, and srun does not set them.
         os.environ.update(
             RANK=f"{place.rank}", WORLD_SIZE=f"{place.size}", MASTER_ADDR=place.address, MASTER_PORT=f"{place.port}"
         )
@@ -259,8 +263,10 @@ class World:
         try:
             store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEET_SECONDS)))
             store.set_timeout(timedelta(seconds=MEET_SECONDS))
+            # torchrun keeps its store over restarts, so keys of an earlier attempt must not be found.
             self._store = dist.PrefixStore(f"mtl/{place.restarts}", store)
             dist.init_process_group(
+                # Objects and k x k numbers are on the CPU also in a run on GPUs.
                 "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
                 store=dist.PrefixStore(f"groups/{place.restarts}", store),
                 rank=place.rank,
@@ -268,6 +274,7 @@ class World:
                 timeout=timedelta(seconds=WAIT_SECONDS),
             )
             seconds = float(os.environ.get("MTL_STEP_SECONDS") or STEP_SECONDS)
+            # A timeout belongs to a group: a step is short, while an evaluation or a save may take long.
             self._step_group = dist.new_group(timeout=timedelta(seconds=seconds))
             # The first process, or torchrun, listens already. Calls to a store block each other, so the heartbeats have their own client.
             of_heartbeat = dist.TCPStore(place.address, place.port, is_master=False, wait_for_workers=False)

@@ -119,6 +119,7 @@ def compare(
     """
     if len(folders) < 2:
         raise MtlError("expected two or more runs, the first of which is the baseline")
+    # A link, or another spelling of a path, can be the same run.
     places = [folder.resolve() for folder in folders]
     if twice := [str(folder) for index, folder in enumerate(folders) if places[index] in places[:index]]:
         raise MtlError(f"{one_of(twice)}: named twice; expected different runs, name each once")
@@ -133,6 +134,7 @@ def compare(
             )
         )
     outline = open_run(sides[0].runs[0])
+    # A side can also be a folder with predictions alone.
     described = [open_run(run) for run in predictions if any((run / name).is_file() for name in (RECORD, ENSEMBLE))]
     auxiliary = {name: info.folder for info in described for name in info.auxiliary if name not in tasks}
     common, notes = _common(predictions, _order(outline, split), tasks, split, auxiliary)
@@ -147,6 +149,7 @@ def compare(
             measured[key] = TaskRows(rows, _metrics_of(outline, task, rows))
             notes += _constant_runs(_words(key), sides, rows)
         except MtlError as error:
+            # The errors of all tasks are reported at once.
             errors.extend(error.lines)
     if errors:
         raise MtlError(*errors)
@@ -188,6 +191,7 @@ def corrected(compared: Sequence[Compared]) -> list[Compared]:
     rows = []
     for row, p, level in zip(compared, holm(ps), holm_levels(ps, EVIDENCE), strict=True):
         low, high = row.difference.interval(level)
+        # Interval and p are from different resamples, so without this the interval could exclude 0 by itself.
         if p > EVIDENCE:
             low, high = min(low, 0.0), max(high, 0.0)
         rows.append(replace(row, p_holm=p, level=level, low=low, high=high))
@@ -236,6 +240,7 @@ def _common(
         MtlError: a wanted task has no predictions, or the runs have no task in common.
     """
     predicted = dict.fromkeys(key for by_rows in predictions.values() for key in by_rows)
+    # Tasks and sets of the first run in its order, then those that only other runs have.
     keys = [key for key in order if key in predicted] + [key for key in predicted if key not in order]
     names = list(dict.fromkeys(task for task, _ in keys))
     if errors := [
@@ -285,6 +290,7 @@ def _rows(key: RowsOf, sides: Sequence[Sequence[Predictions]], facts: TaskFacts,
     # Other runs can have labels that the first one lacks.
     target = facts.target.widen([row for side in sides for predictions in side for row in predictions.rows])
     predicted = tuple(tuple(file.read(target, like=first)[0] for file in side) for side in sides)
+    # A file lacks groups or weights if its run was not configured with them.
     grouped = [(file, groups) for side in sides for file in side if (groups := file.groups(like=first)) is not None]
     groups = grouped[0][1] if grouped else None
     for file, other in grouped:

@@ -102,20 +102,24 @@ def evaluate(
     context = autocast(place, precision)
     outline.check_installed()
     evaluated, notes = read_rows(outline, tasks, data, splits, changes, precision)
+    # After all rows are read, so that an error in them is reported before the slow part.
     predictor, warnings = outline.load(place, {rows.task for rows in evaluated})
     notes = [*outline.notes, *warnings, *notes]
     results: dict[str, dict[str, dict[str, Estimate]]] = {}
     groups: dict[str, dict[str, RowGroups | None]] = {}
     classes: dict[str, dict[str, tuple[ClassScores, ...]]] = {}
     altered = {path[1] for path, _ in changes if path[-1] in ALTERING} | {name for name, files in tasks if files}
+    # Predictions from a shared pass, until the turn of their task.
     waiting: dict[tuple[int, str], Arrays] = {}
     for rows in evaluated:
         facts, split = predictor.facts[rows.task], rows.split
         if (rows.task, split.name) not in waiting:
+            # One pass of the encoder serves all tasks with these rows.
             same = {other.task: other.split for other in evaluated if _reads_alike(other.split, split)}
             predictions = predictor.on_same_rows(same, place, context, together)
             waiting |= {(task, split.name): of_task for task, of_task in predictions.items()}
         predicted = waiting.pop((rows.task, split.name))
+        # All processes take part in the passes above, even though only the first one uses the result.
         if not together.is_main:
             continue
         measured = measure(rows.metrics, predicted, split.gold, resamples, split.groups, split.weights)
@@ -136,6 +140,7 @@ def evaluate(
                     split.weights,
                 )  # fmt: skip
             except MtlError as error:
+                # A note and no error: in a read-only folder the metrics are still of use.
                 notes += error.lines
     for name, by_split in results.items():
         selecting = outline.config(outline.task(name)).tasks[name].selecting_splits()
@@ -204,6 +209,7 @@ def read_rows(
         if not sources:
             notes.append(f"{name}: no labeled rows of {one_of(splits or SPLITS[:2])}")
     if errors:
+        # Tasks that read the same file have the same errors.
         raise MtlError(*dict.fromkeys(errors))
     sets = [split for section in sections.values() for kind in SPLITS[:2] for split in section.splits_of(kind)]
     if missing := [split for split in splits or () if "." in split and split not in sets]:
@@ -244,10 +250,12 @@ def apply_changes(
         if path[1] not in tasks:
             raise MtlError(f'{where}: no task "{path[1]}"{suggest(path[1], tasks)}')
         try:
+            # By alias, as in a recipe: the plugin of a task is `kind` there and `name` in the model.
             values = tasks[path[1]].model_dump(by_alias=True) | {path[2]: value}
             tasks[path[1]] = TaskConfig.model_validate(values)
         except ValidationError as error:
             raise MtlError(f"{where}: found {value!r}: {error.errors()[0]['msg']}") from error
+    # After all changes, whose order must not matter.
     if errors := [
         f"tasks.{name}.weighted_metrics: metrics need the column of the weights: --set tasks.{name}.weight=COLUMN"
         for name, section in tasks.items()
@@ -276,10 +284,12 @@ def _sources(
         source = FileSource(files[0], format=format_of(files[0], name=section.format, header=section.header))
         return {split: with_filter(source, section, task, split)}
     if data is not None:
+        # Files of the configuration would take precedence over the folder.
         section = section.without_files()
     sources: dict[str, Source] = {}
     for wanted in dict.fromkeys(splits or SPLITS[:2]):
         for split in section.splits_of(kind_of(wanted)):
+            # `dev` stands for all sets of it, `dev.matched` for one.
             if wanted in (split, kind_of(split)):
                 rows = find_source(section, task, split, data=data or config.data, sample=config.sample)
                 if rows is not None:

@@ -69,6 +69,7 @@ def measure(
             title: estimate(metric, predicted, gold, groups=groups, weights=weights_of[title], resamples=resamples)
             for title, metric in metrics.items()
         }
+    # Evaluations during training need the value alone.
     values = {title: value_of(metric, predicted, gold, weights_of[title]) for title, metric in metrics.items()}
     return {title: Estimate(value, value, value, len(gold), interval="none") for title, value in values.items()}
 
@@ -90,6 +91,7 @@ class Selection:
         for task, title in self.terms:
             metric, value = metrics[task][title], values[task][title]
             if self.normalized:
+                # The worst bound comes first, so a metric of which lower is better needs no sign here.
                 worst, best = metric.bounds
                 value = (value - worst) / (best - worst)
             elif not metric.higher_is_better:

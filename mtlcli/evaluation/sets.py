@@ -25,9 +25,11 @@ def with_means(
     for kind in dict.fromkeys(map(kind_of, by_split)):
         results |= {split: dict(metrics) for split, metrics in by_split.items() if kind_of(split) == kind}
         splits = [split for split in (selecting if kind == "dev" else by_split) if kind_of(split) == kind]
+        # A split without sets has no mean, and one over some of the selecting sets would differ from training.
         if kind in by_split or not all(split in by_split for split in splits):
             continue
         names = [groups_of_split.names if groups_of_split else () for groups_of_split in map(groups.get, splits)]
+        # The names are sorted, so equal names have equal codes. Groups without a name cannot be matched.
         same_groups = bool(names[0]) and "" not in names[0] and len(set(names)) == 1
         results[kind] = {
             metric: mean_estimate(

@@ -118,6 +118,7 @@ def _values(run: Path, results: Results, split: str, *, sets: bool) -> dict[Colu
     for task, splits in results.tasks.items():
         names = [name for name in splits if name.startswith(f"{split}.")] if sets else []
         for name in (*names, split):
+            # A space cannot be part of a task's name, so it distinguishes sets from tasks in `tabulate`.
             title = task if name == split else f"{task} {name.partition('.')[2]}"
             values |= {(title, metric): estimate.value for metric, estimate in splits.get(name, {}).items()}
     if not values:
@@ -144,6 +145,7 @@ def bounds_of(measured: Sequence[FolderResults]) -> dict[str, Bounds]:
     """Return the bounds of every metric that occurs and is installed."""
     bounds: dict[str, Bounds] = {}
     for name in dict.fromkeys(metric for folder in measured for run in folder.runs for _, metric in run):
+        # Results stay readable without their plugins: a missing bound prevents only the mean and normalized values.
         if plugin_of(name) in registry.names("metrics"):
             bounds[name] = registry.load("metrics", plugin_of(name), "metric").bounds
     return bounds
@@ -165,6 +167,7 @@ def tabulate(
     Raises:
         MtlError: no task has a metric, or one that is to be normalized has no bounds.
     """
+    # Dicts as ordered sets: the first metric of a task in results.json is its primary one.
     by_task: dict[str, dict[str, None]] = {}
     for task, metric in (column for folder in measured for run in folder.runs for column in run):
         by_task.setdefault(task, {})[metric] = None
@@ -269,12 +272,14 @@ def read_published(path: Path) -> Published:
         MtlError: the file cannot be read, or a row has the wrong number of cells.
     """
     try:
+        # utf-8-sig, because Excel writes a byte order mark.
         head, *rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is empty, or not UTF-8 text"
         raise MtlError(f"{path}: cannot be read as published numbers: {why}") from error
     if wrong := [row for row in rows if len(row) != len(head)]:
         raise MtlError(*(f"{path}: {row[0]}: found {len(row)} cells; expected {len(head)}" for row in wrong))
+    # Path drops a trailing slash, as in the names of the table's own rows.
     return Published(tuple(head[1:]), {str(Path(row[0])): tuple(row[1:]) for row in rows})
 
 
@@ -297,6 +302,7 @@ def sides(table_lines: Lines) -> list[str]:
 
 def _begins_with_number(text: str) -> bool:
     try:
+        # A deviation follows the mean after a space.
         float(text.split(" ")[0])
     except ValueError:
         return False
@@ -312,6 +318,7 @@ def shortened(table_lines: Lines, width: int) -> tuple[str, Lines]:
     columns = [max(map(len, column)) for column in zip(*table_lines, strict=True)]
     names = [line[0] for line in table_lines[1:]]
     parents = {os.path.dirname(name) for name in names}
+    # A run in the current folder shares no folder with the others.
     if sum(columns) + 2 * (len(columns) - 1) <= width or not all(parents):
         return "", table_lines
     try:

@@ -47,10 +47,13 @@ def encode(
         for start in range(0, len(texts), WINDOW):
             sequences = text_sequences(tokenizer, [(text,) for text in texts[start : start + WINDOW]])
             tokenized = TokenizedSplit((sequences,), tokenizer.pad)
+            # limit // 8 bounds the rows of very short texts.
             for rows in by_length(tokenized.lengths(), tokens=limit, rows=batch_rows or limit // 8):
                 batch = collate(tokenized, task, rows).to(device)
+                # Hidden states of all layers take memory, so they are kept only for a layer other than the last.
                 inputs = replace(model.inputs(task, batch), all_layers=section.layer != -1)
                 hidden = model.hidden(task, inputs)
                 states = hidden.last if section.layer == -1 else hidden.layers[section.layer]
+                # Batches are sorted by length: indexing by row number restores the order of the texts.
                 vectors[start + rows] = pool(states, batch.mask, section.pooling).float().cpu().numpy()
     return vectors

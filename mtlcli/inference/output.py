@@ -38,6 +38,7 @@ class OutputColumns:
         Raises:
             MtlError: the row of a stream has a key that the first row lacks, so that there is no column for it.
         """
+        # The original values of a sentence are lists of cells; its text has them joined by spaces.
         values = dict(row.values) if self.source.format.is_conll else self._values(row)
         if extra := [key for key in values if key not in self.kept]:
             raise MtlError(
@@ -98,6 +99,7 @@ def output_columns(source: FileSource, facts: Sequence[TaskFacts], choice: str |
     prefixes = {}
     for task in facts:
         prefix = task.name
+        # Repeated, because the input can be the output of an earlier prediction, with `predicted.` columns of its own.
         while taken & {prefix, *_columns_of(task, prefix)}:
             prefix = PREFIX + prefix
         prefixes[task.name] = prefix
@@ -106,6 +108,7 @@ def output_columns(source: FileSource, facts: Sequence[TaskFacts], choice: str |
 
 def _column(source: FileSource, available: Sequence[str], name: str) -> str:
     """Return the column with this name or number; a stream of JSON may have it in a later row."""
+    # Only the first row of a stream has been read, and a later one can have the key.
     if name in available or (source.format.is_json and source.is_stream):
         return name
     if not source.format.has_nesting and name.isdecimal():

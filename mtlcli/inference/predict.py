@@ -108,6 +108,7 @@ class Prediction:
         return self.as_json(exact=True).get("score")
 
     def __eq__(self, other: object) -> bool:
+        # The arrays belong to a whole window, so only the values of this row are compared.
         return isinstance(other, Prediction) and repr(self) == repr(other)
 
     def __hash__(self) -> int:
@@ -170,6 +171,7 @@ def find_readings(
         raise MtlError(f"{source.name}: has the columns {one_of(source.columns)}, but {'; '.join(missing)}{instead}")
     readings = [Reading(keys, encoding, tuple(tasks)) for (keys, encoding), tasks in tasks_by_reading.items()]
     if plain and not wanted:
+        # If none fits, all stay: a line without a tab is then a bad row of a pair, a tab in a single text white space.
         fitting = [reading for reading in readings if (len(reading.columns) == 2) == ("\t" in first)]
         readings = fitting or readings
     return readings if wanted else primary_readings(readings, record)
@@ -191,6 +193,7 @@ def _columns(
 
     With `search`, a key that the first object of JSONL lacks is searched for in further objects.
     """
+    # A search can read the whole file, so it is made only for tasks or columns that are named.
     if source.format.name == "text" or (not search and not set(texts) <= set(source.columns)):
         return texts if source.format.name == "text" else None
     try:
@@ -254,6 +257,7 @@ def predict_rows(
     """
     tally, together = tally or Tally(), world or World(Launch())
     passes = _passes(predictor, readings)
+    # Runs of an ensemble can differ in it.
     tally.max_length = min((run_pass.tokenizer.max_length for run_pass in passes), default=0)
     reading_of = {index: reading for reading in readings for index in reading.tasks}
     limit = tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE)
@@ -265,14 +269,17 @@ def predict_rows(
                 lambda rows: advance(rows / len(passes)),
             )  # fmt: skip
         except MtlError as error:
+            # Returned and not raised, because the other processes wait for this one in `gather`.
             return error
 
     # Each process predicts one window of a round, and all receive all.
     for chunks in _rounds(_windows(rows, window, ready), together.size):
+        # A last round can have fewer windows than processes, but all of them take part in `gather`.
         part = predict_window(chunks[together.rank]) if together.rank < len(chunks) else None
         for number, (chunk, done) in enumerate(zip(chunks, together.gather(part), strict=False)):
             if isinstance(done, MtlError) or done is None:
                 raise done or RuntimeError("a process has no predictions of its window")
+            # Rows of this process's own window were counted batch by batch.
             if number != together.rank:
                 advance(len(chunk))
             tally.truncated += done.cut
@@ -363,6 +370,7 @@ def _passes(predictor: Predictor, readings: Sequence[Reading]) -> list[_Pass]:
         for ours in reading.tasks:
             for member in predictor.members[ours]:
                 runs[id(member.run)] = member.run
+                # Words are cut as the first run cuts them, so that all runs predict the same items.
                 encoding = reading.encoding if reading.encoding.nested else member.encoding
                 grouped.setdefault((id(member.run), reading.columns, encoding), []).append((member.task, ours))
     tokenizers = {key: Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length) for key, run in runs.items()}
@@ -376,6 +384,7 @@ def _usable(source: FileSource, readings: Sequence[Reading], bad: BadRows) -> It
     """Yield the rows that can be predicted, and report the remaining ones to `bad`."""
     pairs = source.format.name == "text" and any(len(reading.columns) == 2 for reading in readings)
     for row in iterate(source, bad):
+        # A blank line is a pair of empty texts: the output has a row for every line.
         if pairs and "\t" not in row.values["text"] and row.values["text"].strip():
             bad.report(source.name, row.line, "expected two texts with a tab between them, found one")
             continue
@@ -393,6 +402,7 @@ def _until_bad(source: FileSource, readings: Sequence[Reading]) -> Iterator[Text
     """Yield the rows before the first bad one, then raise MtlError if there is one."""
     bad = BadRows()
     for row in _usable(source, readings, bad):
+        # Bad rows yield nothing, so they come to light with the next good row or at the end.
         bad.raise_if_any()
         yield row
     bad.raise_if_any()
@@ -403,6 +413,7 @@ def _windows(rows: Iterator[TextRow], most: int, ready: Callable[[float], bool] 
 
     An MtlError of `rows` is raised after the rows before it.
     """
+    # An error is kept until the rows before it are predicted.
     size, failure, more = min(most, 64), None, True
     while more:
         chunk: list[TextRow] = []
@@ -410,6 +421,7 @@ def _windows(rows: Iterator[TextRow], most: int, ready: Callable[[float], bool] 
         more = False
         try:
             for row in rows:
+                # The wait begins with the first row of a window, which may itself have been long in coming.
                 start = start if chunk else time.monotonic()
                 chunk.append(row)
                 characters += sum(map(len, row.values.values()))
@@ -441,6 +453,7 @@ def text_sequences(tokenizer: Tokenizer, texts: list[tuple[str, ...]]) -> TokenS
         return tokenizer.sequences(texts)
     short = [tuple(_cut(part, limit) for part in text) for text in texts]
     sequences = tokenizer.sequences(short)
+    # Cut texts of long words or of many spaces can have fewer tokens than fit, and are then read whole.
     too_short = [
         row
         for row, length in enumerate(sequences.lengths())
@@ -454,6 +467,7 @@ def text_sequences(tokenizer: Tokenizer, texts: list[tuple[str, ...]]) -> TokenS
 
 
 def _cut(text: str, limit: int) -> str:
+    # At a space, because a part of a word has other tokens than the word.
     return text if len(text) <= limit else text[:limit].rpartition(" ")[0] or text[:limit]
 
 
@@ -487,6 +501,7 @@ def _predictions(
                 states = model.states_of(group, batch)
                 for task in group:
                     output = model.output(task, batch, model.features(task, batch, states))
+                    # NaN would otherwise be decoded as a class like any other.
                     if not output.isfinite().all():
                         raise MtlError(
                             f"{run.folder}: {run.facts[task].name}: the model's output is NaN or infinite; training may have "
@@ -494,5 +509,6 @@ def _predictions(
                         )
                     parts[task].append(model.decode(task, output, batch).numpy())
             advance(len(rows))
+    # The argsort of a permutation is its inverse.
     back = np.argsort(np.concatenate(orders))
     return {task: concat(of_task).take(back) for task, of_task in parts.items()}

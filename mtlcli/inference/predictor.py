@@ -83,11 +83,13 @@ class Predictor:
             for member in self.members[task]:
                 # Words are cut as the first run cuts them, so that all runs predict the same items.
                 encoding = first.encoding if first.encoding.nested else member.encoding
+                # By identity: the members of all tasks of a run share one SavedRun.
                 together.setdefault((id(member.run), encoding), []).append((task, member))
         votes: dict[tuple[int, int], Arrays] = {}  # by task and run
         for (key, encoding), members in together.items():
             run = members[0][1].run
             tokenizer = Tokenizer(run.encoder.tokenizer, run.config.encoder.max_length)
+            # Without labels: the split has those of the merged target, and a member can have others or another order.
             tokens = replace(tokenize_split(replace(first, encoding=encoding), tokenizer, None), target=None, gold=None)
             try:
                 of_members = {member.task: tokens for _, member in members}
@@ -199,6 +201,7 @@ class RunInfo:
             tuple(LoadedMember(loaded[index], loaded[index].task(facts.name)) for index in of_task)
             for facts, of_task in zip(self.facts, wanted, strict=True)
         )
+        # Runs of an ensemble often have the same warnings.
         return Predictor(self.folder, self.facts, members), list(dict.fromkeys(warnings))
 
 
@@ -215,6 +218,7 @@ def open_run(folder: Path) -> RunInfo:
     runs, tasks = ensemble.read(folder)
     facts = []
     for name, members in tasks.items():
+        # Runs can differ in tuned thresholds or in the range of scores, which the merged target reconciles.
         first, *others = [of_run for index in members if (of_run := runs[index].find(name)) is not None]
         facts.append(replace(first, target=first.target.merge([other.target for other in others])))
     return RunInfo(folder, f"{len(runs)} runs", tuple(facts), runs, tuple(tasks.values()))

@@ -44,6 +44,7 @@ class SentenceOutput:
         number, written = 0, []
         for line in lines:
             cells = line.rstrip("\r").split("\t")
+            # Only words have whole numbers as ids: ranges are written 1-2, empty nodes 8.1.
             if not line.startswith("#") and cells[0].isdecimal():
                 for name, place in (self.places or {}).items():
                     cells[place] = tags[name][number]

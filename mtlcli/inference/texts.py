@@ -28,6 +28,7 @@ def readings_of(record: Mapping[str, Any], first: TextInput | None, task: str | 
     tasks = record["tasks"]
     if task is not None and task not in tasks:
         raise MtlError(f'task: the run has no task "{task}"{suggest(task, tasks)}')
+    # Tasks with the same columns and encoding share one reading, and so one pass of the encoder.
     tasks_by_reading: dict[tuple[tuple[str, ...], RowEncoding], list[int]] = {}
     for index, (name, section) in enumerate(tasks.items()):
         if task is None and first is not None and not _fits(section["text"], first):
@@ -51,6 +52,7 @@ def rows_of(texts: Iterable[TextInput], readings: Sequence[Reading], by_name: bo
     columns = list(dict.fromkeys(column for reading in readings for column in reading.columns))
     nested = {column for reading in readings if reading.encoding.nested for column in reading.columns}
     for index, item in enumerate(texts):
+        # For a task of words a list is one text, not a pair of texts.
         if nested and isinstance(item, list | tuple):
             yield TextRow(index, {"0": " ".join(map(str, item))}, {"0": list(item)})
             continue
@@ -60,6 +62,7 @@ def rows_of(texts: Iterable[TextInput], readings: Sequence[Reading], by_name: bo
         values = [item[column] for column in columns] if isinstance(item, Mapping) else _parts(item)
         for column, value in zip(columns, values, strict=True):
             where = f'texts[{index}]["{column}"]' if by_name else f"texts[{index}]"
+            # The encoding checks the items of a list, see `texts_of`.
             if column in nested and isinstance(value, list | tuple):
                 continue
             if not isinstance(value, str):

@@ -19,6 +19,7 @@ def build_model(config: Config, encoder: LoadedEncoder, facts: tuple[TaskFacts, 
     seed and the task's name, and those of a module that heads share on the seed and the module's name.
     """
     seed = config.training.seed
+    # No state of a GPU needs to be saved, because models are built on the CPU.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "architecture"))
         readable = tuple(

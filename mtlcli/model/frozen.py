@@ -43,8 +43,10 @@ class Features:
         device = self.starts.device
         sequences = torch.from_numpy(batch.sequences).to(device)
         positions = self.starts[sequences].unsqueeze(1) + torch.arange(batch.tokens.shape[1], device=device)
+        # Padding of a text at the end of the array would lie outside of it.
         positions.clamp_(max=len(self.states[0]) - 1)
         gathered = [nn.functional.embedding(positions, states) for states in self.states]
+        # An empty tensor for a layer that is not stored, so that the others keep their numbers.
         absent = gathered[0].new_empty(len(positions), 0, 0)
         return HiddenStates(gathered[0], tuple(absent if at is None else gathered[at] for at in self.layers))
 
@@ -94,6 +96,7 @@ def _states_of(
     layers: list[int | None] = [None] * count
     for number in sorted(numbers):
         layers[number] = 0
+        # The last layer is `last` itself, which is stored once.
         if hidden.layers[number].data_ptr() != hidden.last.data_ptr():
             layers[number] = len(states)
             states.append(hidden.layers[number])
@@ -108,6 +111,7 @@ def size_of(
     autocast: AbstractContextManager[object],
 ) -> int:
     """Return the bytes that the hidden states of a split need."""
+    # Width and dtype of the states are the same for every text, so the shortest will do.
     shortest = np.argsort(tokenized.lengths())[:1]
     _, states, _ = _states_of(model, task, tokenized, shortest, device, autocast)
     tokens = sum(int(side.starts[-1]) for side in tokenized.sides)
@@ -134,6 +138,7 @@ def compute_features(
     for rows in batches if together is None else batches[together.share(len(batches))]:
         batch, states, layers = _states_of(model, task, tokenized, rows, device, autocast)
         stored = stored or tuple(state.new_zeros(size, state.shape[-1]) for state in states)
+        # States of padding are not stored.
         mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
         first = torch.from_numpy(starts[batch.sequences]).unsqueeze(1).to(device)
         places = (first + torch.arange(mask.shape[1], device=device))[mask]

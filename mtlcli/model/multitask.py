@@ -34,6 +34,7 @@ class MultiTaskModel(nn.Module):
         self.heads = nn.ModuleList(heads.values())
         self.pooling, self.layer = pooling, layer
         self.is_sharded = False
+        # The parameters that are trainable at first: `freeze` makes no others trainable.
         self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         self._frozen: tuple[str, ...] = ()
         self._passes: dict[int, Hashable] = {}
@@ -43,6 +44,7 @@ class MultiTaskModel(nn.Module):
         encoder = self.architecture.encoder
         layers = [encoder.get_submodule(name) for name in distinct_blocks(encoder)]
         words = encoder.get_input_embeddings()  # type: ignore[operator]
+        # Word embeddings are a separate unit, because `word_embeddings` calls them without the encoder.
         shard(encoder, [words, *layers], device, size)
         self.is_sharded = True
         # The parameters are other objects now.
@@ -80,6 +82,7 @@ class MultiTaskModel(nn.Module):
         for _, parameter in self._trainable:
             parameter.requires_grad_(id(parameter) not in frozen_ids)
         self._frozen = parts
+        # The mode of the modules below the heads depends on what is trainable.
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
@@ -115,6 +118,7 @@ class MultiTaskModel(nn.Module):
         inside = name.startswith("architecture.")
         if part == "encoder":
             return inside and name in self._encoder_names
+        # A number alone would match every numbered module, not a layer.
         return inside and (part == "architecture" or f".{part}." in name) and not part.isdigit()
 
     @cached_property
@@ -163,8 +167,10 @@ class MultiTaskModel(nn.Module):
             tasks = part_of(name, parts).tasks
             tasks_of[id(parameter)] = None if tasks is None else set(tasks)
         for task, head in enumerate(self.heads):
+            # Tasks whose features read this head send gradients through it.
             readers = {other for other in range(len(self.names)) if task in self.architecture.reads(other)}
             for parameter in head.parameters():
+                # A parameter that a head shares with the architecture keeps None: all tasks use it.
                 of_heads = tasks_of.setdefault(id(parameter), set())
                 if of_heads is not None:
                     of_heads |= {task} | readers
@@ -190,6 +196,7 @@ class MultiTaskModel(nn.Module):
         every_token = replace(batch, sides=1, items=Items.of_tokens(mask))
         features = target.as_features(head.predicted(self.output(task, every_token, hidden)))
         empty = features.new_zeros(*mask.shape, features.shape[-1])
+        # Items are in the order of mask.nonzero(), the order in which masked_scatter takes them.
         return empty.masked_scatter(mask.unsqueeze(-1), features)
 
     def wants_all_layers(self, tasks: Sequence[int]) -> bool:
@@ -202,6 +209,7 @@ class MultiTaskModel(nn.Module):
 
     def pass_of(self, task: int) -> Hashable:
         """Return a key that is equal for tasks whose texts one pass of the encoder can serve, see `Architecture.pass_of`."""
+        # Stored, because every step needs it and the default searches the names of all parameters.
         if task not in self._passes:
             self._passes[task] = self.architecture.pass_of(task)
         return self._passes[task]
@@ -241,6 +249,7 @@ class MultiTaskModel(nn.Module):
         whole = self.encoder_output(task, hidden, batch.mask, batch.items)
         if batch.sides == 1:
             return self.head_output(task, (whole,))
+        # The first sides of all rows come before the second ones, see `Batch.tokens`.
         n = len(whole.tokens) // batch.sides
         parts = (slice(side * n, (side + 1) * n) for side in range(batch.sides))
         return self.head_output(task, tuple(whole.part(rows) for rows in parts))

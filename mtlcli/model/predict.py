@@ -61,6 +61,7 @@ def predict_rows(
     if len(finite) < len(parts):
         name = next(part for part in parts if isinstance(part, str))
         raise NotFinite(f"{name}: the model's output is NaN or infinite; training may have diverged")
+    # The argsort of a permutation is its inverse, which restores the order of the rows.
     back = np.argsort(np.concatenate(batches))
     predicted = {}
     for task in splits:
@@ -83,6 +84,7 @@ def _predict_batch(
         for task in group:
             output = model.output(task, batch, model.features(task, batch, states))
             if not output.isfinite().all():
+                # Returned instead of raised: the other processes wait in the gather, which passes it on to them.
                 return model.names[task]
             labels = with_labels(on_cpu, splits[task], task)
             loss = 0.0

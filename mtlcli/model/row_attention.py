@@ -40,6 +40,7 @@ def attend_by_row(
     dropped = dropped_by_row(module, dropout, (len(query), query.shape[1], query.shape[2], key.shape[2]))
     if dropped is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **more)
+    # Grouped-query attention: several query heads share a head of keys and values.
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scaling = more.get("scaling")

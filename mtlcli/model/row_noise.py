@@ -34,6 +34,7 @@ class _Rows:
     def sequences(self) -> Tensor:
         """Keys (s,) int32 of the sequences of the batch."""
         numbers = torch.from_numpy(self.batch.sequences).to(self.batch.tokens.device)
+        # A seed has 63 bits and a key 32, so the halves enter in two rounds.
         low, high = self.batch.noise & 0xFFFFFFFF, self.batch.noise >> 32
         return _mixed(_mixed(_wrap(numbers * PLACE + low)) ^ _signed(high))
 
@@ -112,6 +113,7 @@ def dropped_by_row(module: nn.Module, p: float, shape: tuple[int, ...]) -> Tenso
     if rows is None or keys is None:
         return None
     number: int = getattr(module, MODULE_NUMBER, 0)
+    # Negative, because modules of dropout are numbered from 1 as well and count their calls in the same dict.
     keys = _mixed(keys ^ _signed(number * ATTENTION + rows.call(-number) * CALL))
     return _hash(keys, torch.Size(shape), keys.device) < _threshold(p)
 
@@ -146,6 +148,7 @@ def _hash(keys: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
 
 def _mixed(values: Tensor) -> Tensor:
     """Return int32 numbers in which every bit depends on every bit: the finalizer of murmur3."""
+    # The shift of a signed integer copies its sign, which the masks remove. Not in place, to keep the argument.
     values = values ^ ((values >> 16) & 0xFFFF)
     values = values * _signed(0x85EBCA6B)
     values ^= (values >> 13) & 0x7FFFF
@@ -156,6 +159,7 @@ def _mixed(values: Tensor) -> Tensor:
 
 def _wrap(values: Tensor) -> Tensor:
     """Return int64 numbers as int32, by their lower 32 bits."""
+    # Flipping bit 31 and subtracting it maps the upper half of the unsigned range to negative numbers.
     return (((values & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000).to(torch.int32)
 
 

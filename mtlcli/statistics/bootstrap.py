@@ -94,6 +94,7 @@ def estimate(
     value = value_of(metric, predicted, gold, weights)
     bound = bind_groups(metric, predicted, gold, groups, weights)
     units = n if groups is None else len(groups)
+    # Blocks by rows and not by units: counts of groups may have to become counts of rows.
     blocks = drawn_counts(resamples, units, block=max(1, ENTRIES // n), seed=seed)
     values = np.concatenate([bound.values(counts) for counts in blocks])
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -103,6 +104,7 @@ def estimate(
     if weights is not None:
         of_units = weights if groups is None else np.bincount(groups.codes, weights=weights, minlength=units)
         worth = effective_units(of_units)
+    # Before the check of the spread: a share of 0 or 1 has none, but an exact interval.
     if metric.is_proportion and _is_extreme(bound, value, n, groups, weights):
         if weights is None:
             worth = float(_effective_rows(value, values, units, n))
@@ -186,6 +188,7 @@ def _is_extreme(
         return min(right, n - right) < FEWEST
     if not isinstance(bound, Statistics):
         return min(share, 1 - share) * (n if groups is None else len(groups)) < FEWEST
+    # Shares of single units, to count the units with a right row and those with a wrong one.
     shares = bound.score(bound.statistics)
     return bool(min((shares > 0).sum(), (shares < 1).sum()) < FEWEST)
 
@@ -197,6 +200,7 @@ def exact_interval(count: int, n: int, level: float = 0.95) -> tuple[float, floa
     true share with a probability of at least `level`.
     """
     tail = (1 - level) / 2
+    # By symmetry, `_share_at` sums no more than n / 2 terms.
     if 2 * count > n:
         low, high = exact_interval(n - count, n, level)
         return 1 - high, 1 - low
@@ -207,6 +211,7 @@ def exact_interval(count: int, n: int, level: float = 0.95) -> tuple[float, floa
 
 def _share_at(probability: float, count: int, n: int) -> float:
     """Return the share for which `count` of `n` rows or fewer have a probability; by bisection, for it falls as the share grows."""
+    # Logarithms, because the binomial coefficients of many rows overflow a float.
     ways = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(count + 1)])
     k = np.arange(count + 1)
     low, high = 0.0, 1.0
@@ -260,6 +265,7 @@ def drawn_counts(resamples: int, units: int, *, block: int, seed: int) -> Iterat
 
 def _counts(rows: np.ndarray) -> np.ndarray:
     """Return how often each resample holds each row (b, n), for rows (b, n) that it drew."""
+    # One bincount for all resamples: each has n bins of its own.
     cells = rows + np.arange(len(rows))[:, None] * rows.shape[1]
     return np.bincount(cells.ravel(), minlength=rows.size).reshape(rows.shape)
 

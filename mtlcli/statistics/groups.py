@@ -35,6 +35,7 @@ class RowGroups:
 
     def take(self, rows: np.ndarray) -> "RowGroups":
         """Return the groups of some rows."""
+        # Numbered again, so that no group is empty.
         return RowGroups.of([self.name(row) for row in rows.tolist()])
 
     def name(self, row: int) -> str:
@@ -45,6 +46,7 @@ class RowGroups:
         """Return whether the same rows share groups, whatever the groups are called."""
         if len(self.codes) != len(other.codes) or len(self) != len(other):
             return False
+        # Equal groupings have as many distinct pairs of codes as groups.
         return np.unique(np.stack([self.codes, other.codes]), axis=1).shape[1] == len(self)
 
     def twice(self) -> "RowGroups":
@@ -91,6 +93,7 @@ def bind_groups(
     if weights is not None:
         statistics = statistics * weights[:, None]
     if groups is not None:
+        # The metric is a function of sums, so rows of a group, which are drawn together, can be summed first.
         columns = [np.bincount(groups.codes, weights=column, minlength=len(groups)) for column in statistics.T]
         statistics = np.stack(columns, axis=1)
     return Statistics(statistics, bound.score)

@@ -97,6 +97,7 @@ def paired(
     units = int(counts.sum())
     bound = [bind_groups(metric, run, gold, groups, weights) for run in runs]
     values = np.array([of_run.values(counts[None])[0] for of_run in bound])
+    # How often each cell occurs when `units` rows are drawn with replacement.
     blocks = (generator.multinomial(units, counts / units, size=size) for size in _blocks(resamples, len(gold)))
     drawn = np.concatenate([np.stack([of_run.values(block) for of_run in bound]) for block in blocks], axis=1)
     split = len(first)
@@ -161,7 +162,9 @@ def over_seeds(values: np.ndarray, drawn: np.ndarray, split: int, generator: np.
     both = share * sum((drawn[side] - mean).var(axis=1).sum() for side, mean in zip(sides, means, strict=True)) / free
     rows = means[1] - means[0]
     difference = values[split:].mean() - values[:split].mean()
+    # Both variances are estimates, so their difference can be negative.
     rows_alone = max(0.0, 1 - both / rows.var()) if rows.var() > 0 else 0.0
+    # The share is one of variance, hence the square root.
     from_rows = np.sqrt(rows_alone) * (rows - difference)
     return difference + from_rows + np.sqrt(seeds) * generator.standard_t(free, len(rows))
 
@@ -191,10 +194,12 @@ def randomization(
     bound = bind_groups(metric, scaled, concat([gold, gold]), twice, None if weights is None else np.tile(weights, 2))
     as_extreme = 0
     for size in _blocks(resamples, 2 * len(gold)):
+        # Of `counts` equal rows, each swapped with probability 1/2, a binomial number is swapped.
         swapped = generator.binomial(counts, 0.5, size=(size, len(counts)))
         stayed = counts - swapped
         first = bound.values(np.concatenate([stayed, swapped], axis=1))
         second = bound.values(np.concatenate([swapped, stayed], axis=1))
+        # The tolerance counts differences that are equal but for the order of the sums.
         as_extreme += int((np.abs(second - first) >= abs(difference) * (1 - 1e-9)).sum())
     return (1 + as_extreme) / (1 + resamples)
 
@@ -203,6 +208,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     """Return the p-values of several hypotheses, each computed as if it were the only one, corrected after Holm 1979."""
     corrected, largest = [0.0] * len(ps), 0.0
     for factor, index in zip(holm_factors(ps), sorted(range(len(ps)), key=ps.__getitem__), strict=True):
+        # Step down: no p-value is corrected to less than a smaller one.
         largest = max(largest, min(1.0, factor * ps[index]))
         corrected[index] = largest
     return corrected
@@ -224,6 +230,7 @@ def holm_factors(ps: Sequence[float]) -> range:
 def _two_sided(differences: np.ndarray) -> float:
     """Return the two-sided p-value of 0 among the differences (b,)."""
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
+    # The observed difference counts as one of the resamples, so p is never 0.
     return float(min(1.0, 2 * (1 + tail) / (1 + len(differences))))
 
 
@@ -243,6 +250,7 @@ def _on_one_scale(metric: Metric, runs: Sequence[Arrays], gold: Arrays, counts: 
     if len(names) > 1 or runs[0].starts is not None or not np.issubdtype(runs[0][names[0]].dtype, np.floating):
         return runs
     before = [metric.bind(run, gold).values(counts[None]) for run in runs]
+    # Ranks keep rank correlations, standard scores keep Pearson's, and errors in units keep neither.
     for scale in (_ranks, _standard_scores):
         scaled: list[Arrays] = [Ragged({names[0]: scale(run[names[0]], counts)}) for run in runs]
         after = [metric.bind(run, gold).values(counts[None]) for run in scaled]

@@ -60,9 +60,11 @@ def per_class(
     matches = _occurring(matches)
     units, codes = (n, None) if groups is None else (len(groups), groups.codes)
     counts = ClassCounts.of(matches)
+    # Numbers of items, for `n` and the kind of interval; the scores themselves are weighted.
     items = _fractions(*(sums[0] for sums in counts.sums(np.ones((1, n)))))
     sums = items if weights is None else _fractions(*(sums[0] for sums in counts.sums(weights[None])))
     drawn = {name: np.empty((resamples, len(matches.names))) for name in items}
+    # A row can have several items, for each of which its counts are gathered.
     width, start = max(n, len(matches.gold), len(matches.predicted)), 0
     for block in drawn_counts(resamples, units, block=max(1, ENTRIES // width), seed=seed):
         rows = slice(start, start + len(block))
@@ -73,6 +75,7 @@ def per_class(
     scores = []
     for index, label in enumerate(matches.names):
         estimates = {
+            # Slices of one class, because `ratio` takes arrays.
             name: _estimate(
                 float(ratio(*(numbers[index : index + 1] for numbers in sums[name]))[0]),
                 int(items[name][0][index]),
@@ -117,6 +120,7 @@ def _effective_items(matches: ClassMatches, codes: np.ndarray, weights: np.ndarr
     denominators: dict[str, Sequence[tuple[np.ndarray, int]]] = {
         "precision": [(matches.predicted, 1)],
         "recall": [(matches.gold, 1)],
+        # TP + FP + FN: labeled or predicted, minus what is in both.
         "f1": [(matches.gold, 1), (matches.predicted, 1), (matches.right, -1)],
     }
     worth = {}

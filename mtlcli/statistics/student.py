@@ -7,9 +7,11 @@ from statistics import fmean, stdev
 
 def t_probability(t: float, freedom: int) -> float:
     """Return P(T <= t) for `freedom` degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    # theta in Abramowitz and Stegun.
     angle = math.atan(abs(t) / math.sqrt(freedom))
     cosine, sine = math.cos(angle), math.sin(angle)
     term, total = (cosine, cosine) if freedom % 2 else (1.0, 1.0)
+    # The series ends with cos(theta)^(freedom - 2) for odd and even degrees of freedom.
     for power in range(2 if freedom % 2 else 1, freedom - 1, 2):
         term *= power / (power + 1) * cosine**2
         total += term
@@ -22,6 +24,7 @@ def t_quantile(probability: float, freedom: int) -> float:
     if probability < 0.5:
         return -t_quantile(1 - probability, freedom)
     low, high = 0.0, 1.0
+    # No fixed upper end would do: for one degree of freedom, the quantile of 0.9995 is 637.
     while t_probability(high, freedom) < probability:
         low, high = high, 2 * high
     for _ in range(80):

@@ -39,6 +39,7 @@ def check_equal_weights(run: TrainingRun) -> None:
     """Raise MtlError if the weights or the plugins of the processes have come to differ, which no method may cause."""
     if run.world.is_alone:
         return
+    # The parts of a divided tensor differ by design.
     tensors = {name: value for name, value in run.model.state_dict().items() if not is_divided(value)}
     for name, plugin in run.plugins().items():
         tensors |= {f"{name}.{key}": value for key, value in plugin.state_dict().items()}
@@ -60,4 +61,5 @@ def _digest(text: str) -> str:
 def _digest_of(tensor: Tensor) -> str:
     """Return the sha256 of a tensor's bytes."""
     flat = tensor.detach().cpu().contiguous().view(-1)
+    # Bytes, because NaN is not equal to itself, and NumPy has no bfloat16.
     return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -64,6 +64,7 @@ def _problems(config: Config, name: str, section: TaskConfig, target: Target) ->
     if has_classes and unsupported:
         errors.append(_unsupported(config, name, unsupported))
     if composition is not None:
+        # A head with its own loss has a line about class_weights already.
         weights = None if head.plugin.own_loss else section.class_weights
         errors += [
             f'{where}.{key}: the batches of the head "{head.name}" have equally many rows of every class; remove {key}'
@@ -79,6 +80,7 @@ def _problems(config: Config, name: str, section: TaskConfig, target: Target) ->
     if isinstance(section.class_weights, dict):
         labels = target.labels
         try:
+            # Without declared labels, the names are checked once the data has been read.
             if labels and has_classes:
                 weights_by_name(section.class_weights, labels, f"{where}.class_weights")
         except MtlError as error:
@@ -158,7 +160,9 @@ def class_notes(loaded: LoadedTask, balancer: BalancerChoice) -> list[str]:
         )
     strata = loaded.target.strata(split.gold)
     if section.sampling == "balanced" and strata is not None:
+        # A negative stratum marks a row without a known class, which balanced sampling never draws.
         counts = np.bincount(strata[strata >= 0], minlength=len(labels))
+        # A pass draws as many rows as have a class, equally many of each class that occurs.
         drawn = counts.sum() / (counts > 0).sum() / np.maximum(counts, 1) * (counts > 0)
         parts.append(f"balanced sampling, times that a pass draws each row: {_listed(labels, drawn)}")
     name = loaded.task.name

@@ -88,6 +88,7 @@ def problems(methods: Methods, *, tasks: int, micro_batches: int) -> list[Proble
         if "all-tasks" in needs and fewest < tasks:
             reason = f'needs every task in every step, and the scheduler "{scheduler}" does not guarantee that'
             rejected.append(Problem(method, reason, _scheduler_cure(lambda fewest, most: fewest == tasks, tasks)))
+        # `elif`: for a method that needs all tasks, the first reason covers this case.
         elif "several-tasks" in needs and most < 2:
             reason = f'compares the tasks of a step, and the scheduler "{scheduler}" visits one task per step'
             cure = _scheduler_cure(lambda fewest, most: most > 1, tasks)
@@ -220,6 +221,7 @@ def check_combination(config: Config, scheduler: Scheduler | None = None) -> Non
         ),
         config.architecture.options,
     )
+    # Not fitted: no row has been read yet.
     targets = {name: task.make(name).target for name, task in config.tasks.items()}
     readable = {
         name: target

@@ -54,6 +54,7 @@ def predict_dev(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]
         loaded, facts = run.tasks[index], run.facts[index]
         predictions = {split: by_task[index, split] for split in splits}
         selecting = run.config.tasks[name].selecting_splits()
+        # The other dev splits take no part in the choice.
         target = facts.target.tune(
             concat([predictions[split].rows for split in selecting]),
             concat([loaded.splits[split].gold for split in selecting]),
@@ -81,6 +82,7 @@ def _predict(run: TrainingRun, features: Mapping[int, Mapping[str, Features]]) -
     for (task, split), tokenized in splits.items():
         # Splits with the same texts and encoding hold the same arrays.
         kept = features.get(task, {}).get(split)
+        # Cached features of the same texts can differ between tasks: each holds only the layers that its task reads.
         together.setdefault((id(tokenized.sides), split, id(kept)), []).append(task)
     predictions: dict[tuple[int, str], Predicted] = {}
     for (_, split, _), tasks in together.items():

@@ -37,6 +37,7 @@ def dry_run(run: TrainingRun) -> list[DryRunResult]:
         try:
             combined = run.engine.run(together[-1:])
             # One step with the longest batch of every task needs the most memory for the buffer of rows.
+            # If no step of the scheduler holds all tasks, the buffer has fewer rows and such a step never occurs.
             if index == len(run.train) - 1 and 1 < len(together) <= run.engine.max_tasks:
                 run.engine.run(together)
         except (torch.OutOfMemoryError, MemoryError) as error:

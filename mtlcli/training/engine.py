@@ -82,10 +82,11 @@ class StepEngine:
         self.max_tasks = max_tasks
         self.passes = ForwardPasses(model, balancer, regularizers, autocast)
         compared, apart = model.shared_parameters(), model.apart_parameters()
+        # The columns of a row have this order, so a slice separates what methods compare from what is apart.
         self.shared = [*compared, *apart]
         self.private = [model.private_parameters(task) for task in range(len(model.names))]
         self.learned = [p for p in balancer.parameters() if p.requires_grad]
-        # Of an encoder that is divided, each process holds a part of every row.
+        # If the encoder is divided, each process holds a part of every row.
         self.is_sharded = any(map(is_divided, self.shared))
         self.size = sum(local(parameter).numel() for parameter in self.shared)
         self.compared = slice(sum(local(parameter).numel() for parameter in compared))
@@ -97,7 +98,7 @@ class StepEngine:
         self._views: list[list[Tensor]] = []
         self._row: int | None = None
         self._touched: list[set[int]] = []
-        # Rows that are complete, and of each task the passes that are still to come.
+        # The number of complete rows, and for each task the number of micro-batches that remain.
         self._complete, self._missing = 0, list[int]()
         self.exchange = (
             None if self.world.is_alone else Exchange(self.world, self.private, overlaps=self.device.type == "cuda")
@@ -118,6 +119,7 @@ class StepEngine:
         if not self.is_sharded:
             return float(torch.nn.utils.get_total_norm(gradients))
         square = torch.zeros((), dtype=torch.float64)
+        # Parts first: whole gradients are equal in all processes and must not be summed over them.
         for gradient in gradients:
             if is_divided(gradient):
                 square += local(gradient).double().square().sum().cpu()
@@ -185,6 +187,7 @@ class StepEngine:
         count = len(step) if factors is None else 1
         rows = self._buffer(count)[:count]
         self._touched, self._complete = [set() for _ in rows], 0
+        # 0 for a task without rows in this process: its row is then complete from the start.
         self._missing = [len(task_loss.batches) for task_loss in step]
         losses, totals = self._run_passes(step, factors)
         self._complete_rows(count)
@@ -198,6 +201,7 @@ class StepEngine:
         for row in range(self._complete, end):
             for absent in set(range(len(self.shared))) - self._touched[row]:
                 self._views[row][absent].zero_()
+            # FSDP has summed the gradients of its parameters in the backward pass.
             if self.exchange is not None and self.exchange.overlaps and not self.is_sharded:
                 self.exchange.start(self._buffer(end)[row])
         self._complete = max(self._complete, end)
@@ -218,6 +222,7 @@ class StepEngine:
         objectives, weights = self._balance(totals, tasks, balancer_gram)
         visit_weights = self._visit_weights(step)
         factors, coefficients = weights * visit_weights, torch.ones_like(weights)
+        # `stop` is 0 if no shared parameter is compared: the Gram matrix is then all zeros.
         if regularizer is None or gram is None or not self.compared.stop:
             combine_rows(rows, factors.tolist())
         else:
@@ -252,6 +257,7 @@ class StepEngine:
     ) -> Tensor:
         """Combine the weighted rows in row 0 and return the coefficients (k,)."""
         by_weight = weights.cpu().double()
+        # The Gram matrix of w_i g_i is w_i w_j G_ij, so the rows need not be multiplied first.
         outer = torch.outer(by_weight, by_weight)
         gram = gram * outer
         # A step that is not finite will be skipped, so it must not enter the method's history.
@@ -280,6 +286,7 @@ class StepEngine:
         with plugin_call(regularizer, "block_weights", f"weights {expected} from Gram matrices {tuple(grams.shape)}"):
             by_block = regularizer.block_weights(grams * outer, tasks)
             require_shape(by_block, expected)
+        # By block, because the factor of a method of scale `own` depends on the sum of the weights.
         by_block = torch.stack([of_block * regularizer.scaling(len(tasks), of_block) for of_block in by_block])
         for (_, columns), of_block in zip(self.blocks, by_block * by_weight, strict=True):
             combine_rows(rows[:, columns], of_block.tolist())
@@ -303,6 +310,7 @@ class StepEngine:
         fallback = torch.zeros(len(rows), len(rows), dtype=torch.float64)
         for _, columns in reversed(self.layers):
             gram = self._gram(rows[:, columns])
+            # A diagonal of 0 also skips modules behind the last layer that no head reads, such as the pooler of BERT.
             if bool(gram.diagonal().all()):
                 return gram
             if not bool(fallback.any()):
@@ -323,6 +331,7 @@ class StepEngine:
             weighted = [total * factors[number] for (number, _), total in zip(members, totals, strict=True)]
             self._row = None if self.exchange is None else 0
             try:
+                # One backward pass of the sum, so that the encoder of a shared pass is differentiated once.
                 (weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()).backward()
             finally:
                 self._row = None
@@ -330,6 +339,7 @@ class StepEngine:
         for place, ((number, _), total) in enumerate(zip(members, totals, strict=True)):
             self._row = number
             try:
+                # The last member frees the graph of the encoder, which all members share.
                 total.backward(retain_graph=place + 1 < len(members))
             finally:
                 self._row = None
@@ -348,6 +358,7 @@ class StepEngine:
             objectives = self.balancer(losses, tasks)
             require_shape(objectives, losses.shape)
             require(objectives.requires_grad, "returned objectives that depend on neither the losses nor a parameter")
+            # Parameters of absent tasks are unused. Their gradient stays None, so the optimizer skips them.
             weights, *gradients = torch.autograd.grad(objectives.sum(), [losses, *self.learned], allow_unused=True)
         if gram is not None:
             with plugin_call(
@@ -364,6 +375,7 @@ class StepEngine:
     def _buffer(self, count: int) -> Tensor:
         """Return the buffer with room for `count` rows."""
         if self.rows is None or len(self.rows) < count:
+            # Room for the largest step, so that the buffer is allocated once.
             most = self.max_tasks if count > 1 or self.needs_rows() else 1
             if self.exchange is None:
                 self.rows = torch.empty(most, self.size, device=self.device, dtype=torch.float32)

@@ -37,6 +37,7 @@ class Exchange:
         """
         private_parameters = [parameter for of_task in self.private for parameter in of_task]
         tasks = len(self.private)
+        # Enough for a step that holds every task.
         tail = (
             2 * tasks
             + count * parameters
@@ -74,13 +75,16 @@ class Exchange:
                 torch.tensor([float(self.wants_to_stop())]),
             ]
         ).to(rows.device)
+        # A process without rows of a task sends zeros, so that the sizes agree; the flags restore None.
         gradients = [
             parameter.new_zeros(parameter.numel()) if parameter.grad is None else parameter.grad.flatten()
             for parameter in private_parameters
         ]
         travels = torch.cat([losses, totals, flags_and_stop, *gradients])
+        # Directly behind the rows of this step, over rows that it does not use, so that both are one contiguous piece.
         tail = self._buffer[rows.numel() : rows.numel() + len(travels)]
         tail.copy_(travels)
+        # The rows are summed already, by `start` or by FSDP, so only the tail remains.
         if self._started or not sums_rows:
             self.world.sum_(tail, in_step=True)
             for wait in self._started:
@@ -108,4 +112,5 @@ class Exchange:
         for parameter, has_gradient, gradient in zip(private_parameters, private_flags.tolist(), parts, strict=True):
             parameter.grad = gradient.view_as(parameter) if has_gradient else None
         self.stops = bool(stop > 0)
+        # Copies, because the next step overwrites the buffer.
         return losses.clone(), totals.clone()

@@ -32,6 +32,7 @@ class RunFiles:
     def __init__(self, run: TrainingRun, place: RunFolder) -> None:
         self.run, self.place, self.folder = run, place, place.path
         self.writes = run.world.is_main
+        # The digest of the frozen weights that this process has written: later checkpoints link to that file.
         self._digests: dict[str, str] = {}
         self.log: TextIO
 
@@ -43,6 +44,7 @@ class RunFiles:
         """
         run, folder = self.run, self.folder
         if not self.writes:
+            # The loop writes its lines in every process, and only the first one keeps them.
             self.log = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
             return [], 0
         remaining = self.place.clear() if self.place.replaces else []
@@ -86,11 +88,13 @@ class RunFiles:
             MtlError: in every process, where it cannot be written, or the weights of the processes differ.
         """
         check_equal_weights(self.run)
+        # Outside `write`, because all processes take part in gathering divided tensors.
         parts = tensors_of(self.run)
 
         def write() -> Path:
             self.place.check()
             # The log must reach the disk before the checkpoint: on resuming, lines after the checkpoint are dropped.
+            # A save after the loop finds the log closed.
             if not self.log.closed:
                 flush_log(self.log)
             return save(self.run, self.folder, progress, parts, self._digests)
@@ -105,6 +109,7 @@ class RunFiles:
         """
         model, encoder = self.run.model, self.run.encoder
         if model.is_sharded:
+            # Every process takes part in gathering, but only the first one has a whole model to load them into.
             state = {name: whole(value) for name, value in model.state_dict().items()}
             if self.run.unsharded is not None:
                 model = self.run.unsharded

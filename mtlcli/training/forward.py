@@ -77,6 +77,7 @@ class ForwardPasses:
                     states = self._states(members)
                 after = random_states(device)
                 for (number, batch), buffers in zip(members, recorded.buffers, strict=True):
+                    # As in `_forward`, every head continues from the random state after the encoder.
                     set_random_states(after, device)
                     with _with_buffers(self.model.head(batch.task), buffers), keyed(batch):
                         hidden = self.model.features(batch.task, batch, states)
@@ -100,6 +101,7 @@ class ForwardPasses:
         random = random_states(device) if repeats or self.regularizers else []
         if repeats:
             heads = [self.model.head(batch.task) for _, batch in members]
+            # `Head.observe` changes buffers after the pass, and the repetition needs their values before it.
             buffers = [{name: value.clone() for name, value in head.named_buffers()} for head in heads]
             self._recorded.append(_Recorded(members, random, buffers))
         with self.autocast, keyed(members[0][1]):
@@ -126,6 +128,7 @@ class ForwardPasses:
                         self.model, task, batch, hidden, output, random, self.regularizers
                     )
             if batch.is_idle:
+                # Multiplied by 0 instead of skipped, because the backward pass gathers the layers in every process.
                 loss, total = 0.0 * loss, 0.0 * total
             if not total.requires_grad:
                 raise MtlError(
@@ -190,6 +193,7 @@ def regularization(
     """
 
     def rerun(embeddings: Tensor | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        # Dropout draws from the random state, or by row from the keys; both are those of the first pass.
         with replayed(states, batch.tokens.device), keyed(batch):
             if weights is None:
                 return model(task, batch, embeddings)

@@ -28,6 +28,7 @@ def blocks_of(parameters: Sequence[tuple[str, nn.Parameter]], granularity: str) 
     for name, parameter in parameters:
         start, end = end, end + local(parameter).numel()
         block = name if granularity == "tensor" else _layer_of(name)
+        # Only neighbors are joined, because a block is one slice of columns.
         if parts and parts[-1][0] == block:
             start = parts.pop()[1].start
         parts.append((block, slice(start, end)))
@@ -45,6 +46,7 @@ def gram_matrix(rows: Tensor) -> Tensor:
     k, size = rows.shape
     full = size // COLUMNS
     blocks = rows[:, : full * COLUMNS].view(k, full, COLUMNS).transpose(0, 1)
+    # (full, k, COLUMNS) times its transpose: a Gram matrix (k, k) for each block of columns.
     gram = torch.bmm(blocks, blocks.transpose(1, 2)).sum(0, dtype=torch.float64)
     rest = rows[:, full * COLUMNS :]
     return gram + (rest @ rest.T).double()
@@ -54,4 +56,5 @@ def combine_rows(rows: Tensor, weights: Sequence[float]) -> None:
     """Replace row 0 by sum_t weights[t] * row t, without another buffer."""
     rows[0].mul_(weights[0])
     for row, weight in zip(rows[1:], weights[1:], strict=True):
+        # A weight of 0 does not hide a NaN in the row (0 * NaN is NaN), so the step is still skipped.
         rows[0].add_(row, alpha=weight)

@@ -39,6 +39,7 @@ class Interrupts:
         if self.signal is not None:
             self.again(number)
             return
+        # Only a flag: the handler may run in the middle of an update or of a write.
         self.signal = number
         self.first(number)
 

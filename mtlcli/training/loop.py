@@ -68,6 +68,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
     torch.manual_seed(training.seed)
     if place.checkpoint is not None:
         progress = restore(run, place.checkpoint)
+    # A complete run that is resumed with more steps or patience goes past this point and trains.
     if place.is_complete and _ending(run, progress) is not None:
         yield end_of_complete(place)
         return
@@ -90,6 +91,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
     saved_step = progress.step if place.checkpoint is not None else None
     exchange = run.engine.exchange
     if exchange is not None:
+        # Evaluated in the exchange of every step, so that all processes stop after the same step.
         exchange.wants_to_stop = stop
     model.train()
     try:
@@ -106,6 +108,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
             # Before the evaluation, as the order of the plugins' hooks promises.
             if end_of_epoch:
                 end_epoch(run, progress, bisect_left(plan.epoch_ends, step))
+            # The last step is always evaluated, also if `eval_every` does not divide the number of steps.
             due = (
                 end_of_epoch
                 if training.eval_every == "epoch"
@@ -136,6 +139,7 @@ def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], 
     finally:
         files.close()
         run.kept.forget()
+    # Nothing may be written if another process has taken the folder over.
     place.check()
     if saved_step != progress.step:
         files.save(progress)
@@ -174,6 +178,7 @@ def _evaluate(run: TrainingRun, progress: Progress, predictions: DevPredictions,
     """
     metrics, losses, by_set = run.world.same(lambda: _measure(run, progress, predictions))
     score = run.selection.score(metrics, run.metrics) if run.selection is not None else None
+    # Of equal scores, the earliest step is kept.
     is_best = score is not None and (progress.best_score is None or score > progress.best_score)
     if is_best:
         progress.best_score, progress.best_step, progress.evaluations_without_better = score, progress.step, 0
@@ -190,6 +195,7 @@ def _evaluate(run: TrainingRun, progress: Progress, predictions: DevPredictions,
     for plugin in run.plugins().values():
         with plugin_call(plugin, "on_evaluation", "nothing in return"):
             plugin.on_evaluation(result)
+    # `progress.step` counts completed steps: after the last step of an epoch it equals the end of that epoch.
     epoch = bisect_left(run.plan.epoch_ends, progress.step)
     line: dict[str, Any] = {"kind": "evaluation", "step": progress.step, "epoch": epoch, "score": score}
     line |= {f"eval/{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
@@ -214,6 +220,7 @@ def _measure(
         values = {}
         for split, predicted in by_split.items():
             labeled = run.tasks[index].splits[split]
+            # Without resamples: only the final results have intervals.
             measured = measure(predictions.metrics[name], predicted.rows, labeled.gold, 0, weights=labeled.weights)
             values[split] = {key: estimate.value for key, estimate in measured.items()} | {"loss": predicted.loss}
             _must_be_finite(run, progress, index, split, values[split])
@@ -266,6 +273,7 @@ def _finish(
         raise _diverged(run, progress, "weights of the model are NaN or infinite; training has diverged")
     # Without cached features: the best weights may be those of an earlier stage, in which the encoder differed.
     predictions = _predict_dev(run, ended, {})
+    # A run without dev rows has exported nothing before.
     files.export(ended, predictions)
     if not files.writes:
         return {}, []

@@ -22,6 +22,7 @@ def make_optimizer(
     heads = {id(parameter) for head in model.heads for parameter in head.parameters()}
     groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        # No stage has frozen anything yet, so parameters that only a later stage trains are included.
         if parameter.requires_grad:
             part = model.part_of(name)
             group, rate = (
@@ -36,6 +37,7 @@ def make_optimizer(
         {
             "name": name if decays else f"{name} vectors",
             "params": members,
+            # Not an option of AdamW, which keeps it in the group for `set_rates`.
             "peak_lr": rate,
             "weight_decay": config.weight_decay if decays else 0.0,
         }

@@ -61,6 +61,7 @@ def passes_of(step: Sequence[TaskLoss], pass_of: Callable[[int], Hashable | None
             if batch.group is None or states is None:
                 passes.append([(number, batch)])
                 continue
+            # In order: the same rows in another order are another tensor of tokens.
             key = (states, batch.group, batch.rows.tobytes())
             existing = open_passes.get(key)
             # A task that meets the same rows twice in a step needs two passes.

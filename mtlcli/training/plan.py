@@ -46,6 +46,7 @@ def passes_of_groups(
     for _, visits in _steps(scheduler, steps, steps_per_epoch) if counts else ():
         rows: dict[Hashable, list[int]] = {}
         for visit in visits:
+            # Tasks of a group have the same order of rows, so a position in it identifies the rows.
             start, end = cursors[visit.task], cursors[visit.task] + visit.micro_batches
             cursors[visit.task] = end
             group = groups[visit.task]
@@ -53,6 +54,7 @@ def passes_of_groups(
                 rows.setdefault(group, []).extend(range(start, end))
         for group, of_step in rows.items():
             batches, passes = counts[group]
+            # Rows that are chosen for each task separately rarely agree, so no pass is counted as shared.
             distinct = len(of_step) if scheduler.chooses_rows else len(set(of_step))
             counts[group] = (batches + len(of_step), passes + distinct)
     return counts
@@ -74,6 +76,7 @@ def run_lengths(config: Config, scheduler: Scheduler) -> tuple[int, list[int]]:
         steps_per_epoch = training.steps_per_epoch or scheduler.steps_per_epoch()
         require(isinstance(steps_per_epoch, int) and steps_per_epoch >= 1, f"returned {steps_per_epoch!r}")
     with plugin_call(scheduler, "epoch_ends", "rising step numbers from 1"):
+        # `epochs` is None if `steps` is set, which then decides alone.
         ends = scheduler.epoch_ends(training.epochs or 1, training.steps, steps_per_epoch)
         require(bool(ends) and ends[0] >= 1 and ends == sorted(set(ends)), f"returned {ends!r:.100}")
     return steps_per_epoch, ends
@@ -208,7 +211,9 @@ def _task_plan(config: Config, task: TaskInputs, count: int, total: int, steps: 
 def _rate_warnings(config: Config, steps: int, epochs: int) -> list[str]:
     """Warn about a plateau schedule that can never lower the rate in this run."""
     patience, every = config.optimizer.plateau_patience, config.training.eval_every
+    # Rounded up, because the last step is always evaluated.
     evaluations = epochs if every == "epoch" else -(-steps // every)
+    # The first evaluation cannot be a rise, and a drop at the last one affects no step.
     if config.optimizer.schedule != "plateau" or evaluations > patience + 1:
         return []
     times = "once" if evaluations == 1 else f"{evaluations} times"
@@ -308,6 +313,7 @@ def _leaks_between_tasks(tasks: Sequence[TaskInputs]) -> list[str]:
     for task in tasks:
         rows = task.loaded.splits["train"]
         for split_name, split in task.loaded.dev.items():
+            # Rows that the task itself trains on have a warning already, see `_warnings`.
             unseen = split.hashes[~np.isin(split.hashes, rows.hashes)]
             for other in tasks:
                 train = other.loaded.splits["train"]
@@ -326,6 +332,7 @@ def _warnings(task: LoadedTask, planned: TaskPlan) -> list[str]:
     warnings = [warning for split in task.splits.values() for warning in split.warnings]
     if planned.share == 0:
         warnings.append(f"{name}: the scheduler never visits this task")
+    # An auxiliary task is not evaluated, so it needs no dev rows.
     if planned.auxiliary:
         return warnings
     if not task.dev:

@@ -21,6 +21,7 @@ def check_processes(config: Config, size: int) -> None:
     """
     if size == 1:
         return
+    # Only the largest batch counts: a smaller one leaves processes idle for a moment, with the same result.
     largest = max(section.batch_size or config.training.batch_size for section in config.tasks.values())
     errors = []
     if largest < size:
@@ -95,6 +96,7 @@ def check_couplings(model: MultiTaskModel, size: int) -> None:
 def check_layers_read(model: MultiTaskModel) -> None:
     """Raise MtlError if a head of an encoder that is to be divided reads anything but its last layer, or shares layers."""
     for task, name in enumerate(model.names):
+        # transformers records hidden states by the classes of modules, which FSDP replaces.
         if model.wants_all_layers([task]):
             raise MtlError(
                 f"training.sharding: full: {name} reads other layers than the last, which a divided encoder does not return; set "
@@ -119,6 +121,7 @@ def same_folder(world: World, make: Callable[[], Path], scratch: Path) -> Path:
     def find() -> tuple[Path, dict[str, bytes] | None]:
         folder = make()
         small = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < LARGEST_COPY
+        # Made for this run, or the folder in a checkpoint, which has no weights: other machines cannot download either.
         is_ours = scratch in folder.parents or not any(folder.glob("*.safetensors"))
         if not (is_ours and small):
             return folder, None

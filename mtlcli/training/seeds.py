@@ -137,6 +137,7 @@ def _train_group(
                 # Nothing is written or removed before the first run can begin.
                 if not has_started:
                     for other in opened.replaced.runs if opened.replaced is not None else ():
+                        # The run that starts replaces its own folder.
                         if other != folder:
                             yield from _remove(other)
                     write_group(group)
@@ -145,6 +146,7 @@ def _train_group(
         if stop():
             yield SeedsStopped(seed, is_finished(folder))
             return
+    # If every run was complete before, the group has not been written above.
     write_group(group)
     yield SeedsFinished(group)
 

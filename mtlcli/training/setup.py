@@ -94,6 +94,7 @@ class TrainingRun:
     kept: FrozenFeatures = field(default_factory=FrozenFeatures)
 
     def __post_init__(self) -> None:
+        # The same dict, which `FrozenFeatures.forget` empties in place.
         self.engine.passes.features = self.kept.train
 
     def selecting(self, task: str) -> list[TokenizedSplit]:
@@ -194,6 +195,7 @@ def set_up(
         # The backward pass of torch's fused attention is slow in bf16 on CPUs (benchmarks/attention.py).
         encoder.model.set_attn_implementation("eager")
     tokenizer = Tokenizer(encoder.tokenizer, config.encoder.max_length)
+    # Splits with the same texts and encoding share one object, by whose id they are grouped later.
     memory: dict[str, tuple[TokenSequences, ...]] = {}
     tokenized = {
         (task.task.name, name): tokenize_split(split, tokenizer, cache, memory)
@@ -227,12 +229,14 @@ def set_up(
     check_heads(model, config)
     check_couplings(model, together.size)
     started_from = () if origin is None else warm_start(origin, model, config, facts)
+    # A resumed run restores the loaded weights from its checkpoint.
     if encoder_from is None:
         with plugin_call(model.architecture, "start", "nothing in return, or MtlError where it cannot be loaded"):
             model.architecture.start(architecture_tensors)
     _check_layers(model, config)
     if config.training.dropout_by == "row" or (config.training.dropout_by == "auto" and not together.is_alone):
         use_row_dropout(model)
+        # "auto" keeps fused attention, whose kernels draw their own random numbers, because it is faster on GPUs.
         if config.training.dropout_by == "row":
             use_row_attention(encoder.model)
     model.to(device)
@@ -241,6 +245,7 @@ def set_up(
     unsharded = None
     if config.training.sharding == "full" and not together.is_alone:
         check_layers_read(model)
+        # Copied first, because FSDP replaces the parameters and the classes of the modules.
         unsharded = copy.deepcopy(model).cpu() if together.is_main else None
         model.shard_encoder(device, together.size)
     context = autocast(device, precision)
@@ -259,6 +264,7 @@ def set_up(
     for module in (balancer, *regularizers):
         module.to(device)
     _, most = fewest_and_most(scheduler.tasks_per_step, len(tasks), run.micro_batches)
+    # After `shard_encoder`: engine and optimizer hold references to parameters, which it replaces.
     engine = StepEngine(
         model, balancer, gradient_regularizer, regularizers, max_tasks=most, autocast=context, world=together
     )
@@ -273,6 +279,7 @@ def set_up(
         for index, (task, fact, batches) in enumerate(zip(tasks, facts, train, strict=True))
     ]
     private_size = sum(p.numel() for index in range(len(tasks)) for p in model.private_parameters(index))
+    # 4 bytes for a float32 number. FSDP sums the gradients of a divided encoder itself.
     travels = 4 * (private_size + (0 if engine.is_sharded else engine.size * (most if engine.needs_rows() else 1)))
     plan = make_plan(
         config, scheduler, inputs, visits,
@@ -301,12 +308,14 @@ def _load_tasks(config: Config) -> tuple[LoadedTask, ...]:
         except MtlError as error:
             errors.extend(error.lines)
     if errors:
+        # Tasks that read the same file report the same lines.
         raise MtlError(*dict.fromkeys(errors))
     return tuple(loaded)
 
 
 def _all_texts(tasks: tuple[LoadedTask, ...]) -> Iterator[str]:
     for task in tasks:
+        # No dev texts, because an encoder may build its vocabulary from these.
         for texts in task.splits["train"].texts():
             yield from map(str, texts)
 

@@ -70,6 +70,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
+        # The step count of each parameter is a scalar, which is never divided.
         is_scalar = value.dim() == 0
         state.setdefault(int(index), {})[name] = value if is_scalar else divide_like(value, parameter)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -188,6 +189,7 @@ def _restore(run: TrainingRun, saved: Checkpoint, values: Mapping[str, Any]) -> 
         )
     progress = Progress(**{**values, "plateau": Plateau(**values["plateau"])})
     for batches, cursor in zip(run.train, progress.cursors, strict=True):
+        # The order of the rows is a function of the seed and this position.
         batches.cursor = cursor
     # Last, because building and loading modules may draw random numbers.
     restore_random_state(part("random"))

@@ -60,6 +60,7 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
             default=(0, 0),
         )
         raise not_enough_memory(" or ".join(names[part.task] for part in step), texts, length) from error
+    # `local` returns a view of the part in this process, so clipping changes the gradient itself.
     gradients = [local(parameter.grad) for parameter in run.model.parameters() if parameter.grad is not None]
     norm = run.engine.norm()
     clip_gradients(gradients, norm, run.config.optimizer.clip)
@@ -86,6 +87,7 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
             progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + loss
             progress.epoch_counts[name] = progress.epoch_counts.get(name, 0) + 1
     lr = factor * run.config.optimizer.lr
+    # `position.step` counts from 0, so a step whose number equals an end belongs to the next epoch.
     epoch = bisect_right(plan.epoch_ends, position.step)
     stepped = Stepped(progress.step, epoch, losses, weights, lr, norm, skipped)
     line = log_step(
@@ -101,10 +103,12 @@ def enter_stage(run: TrainingRun, folder: Path, progress: Progress) -> Iterator[
     if it starts from them. Features of a frozen encoder are computed once. Yield a line before slow work.
     """
     stage = stage_at(run.scheduler, Position(progress.step, run.plan.steps, run.plan.steps_per_epoch))
+    # `stage` is None in a new process, so a run resumed within a stage enters it as well.
     if run.kept.stage == (stage.start, stage.frozen):
         return
     run.kept.forget((stage.start, stage.frozen))
     run.model.freeze(stage.frozen)
+    # Not within the stage: a resumed run has restored the optimizer and the plateau of the stage.
     if progress.step == stage.start > 0:
         run.optimizer.state.clear()
         progress.plateau = Plateau()
@@ -128,6 +132,7 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
         name = run.model.names[task]
         splits = {"train": run.train[task].tokenized, **run.dev.get(name, {})}
         owner = run.model.pass_of(task)
+        # Splits with the same texts and encoding share one `sides` object, so its id identifies the texts.
         keys = {split: (id(rows.sides), layers_read(run.model, task), owner) for split, rows in splits.items()}
         missing = {keys[split]: rows for split, rows in splits.items() if keys[split] not in stored}
         size = sum(size_of(run.model, task, rows, run.device, run.autocast) for rows in missing.values())
@@ -189,11 +194,13 @@ def _task_loss(
         # The layers of an encoder that is divided are gathered for every pass, so all processes run the same number.
         is_idle = not len(part) and run.engine.is_sharded
         if len(part) or is_idle:
+            # Tasks of one group have one `order_name`, so the members of a shared pass have the same dropout masks.
             noise = seed_for(seed, "noise", position.step, source.order_name, number)
             batch = source.batch(rows[:1] if is_idle else part, noise).to(run.device)
             batches.append(replace(batch, is_idle=is_idle))
     if run.world.is_alone:
         return TaskLoss(task, tuple(batches), weight)
+    # Counted from the labels of all rows, which every process has read: no exchange before the backward pass.
     whole = (sum(map(len, micro_batches)), sum(float(source.units(rows).sum()) for rows in micro_batches))
     return TaskLoss(task, tuple(batches), weight, whole)
 
@@ -219,6 +226,7 @@ def _rows_of_candidates(run: TrainingRun, visits: list[Visit], position: Positio
         require(len(choices) == len(pool), f"returned {len(choices)} tensors for {len(pool)} members")
         for candidates, choice in zip(pool, choices, strict=True):
             require(
+                # NumPy would read a negative number as a position from the end.
                 all(0 <= row < candidates.count for row in choice.tolist()),
                 f"returned the rows {choice.tolist()!r:.100} of {candidates.count}",
             )
@@ -242,6 +250,7 @@ def _uncertainty(run: TrainingRun, task: int, rows: np.ndarray) -> torch.Tensor 
     for rank, of_process in enumerate(run.world.gather(values)):
         if of_process is None:
             return None
+        # The inverse of `World.share`.
         uncertainty[rank :: run.world.size] = torch.tensor(of_process, dtype=torch.float64)
     return uncertainty
 
@@ -261,6 +270,7 @@ def _probe(run: TrainingRun, position: Position) -> None:
             # A generator of this step alone, so that a resumed run draws the same rows.
             generator = run.scheduler.run.generator(f"probe {position.step} {task}")
             drawn = torch.randperm(int(ends[-1]), generator=generator)[:size].numpy()
+            # Rows are numbered across the splits, and `right` puts row ends[i] into split i + 1.
             of_splits = np.searchsorted(ends, drawn, side="right")
             parts = []
             for index in np.unique(of_splits).tolist():
@@ -305,6 +315,7 @@ def _handle_not_finite(
     """
     progress.skipped += 1
     progress.skipped_in_a_row += 1
+    # Before the gradients are removed, because they show which task is at fault.
     lines = _not_finite_lines(run, progress.step, step, combined, norm)
     for parameter in run.model.parameters():
         parameter.grad = None
@@ -331,6 +342,7 @@ def _not_finite_lines(
     for index, part in enumerate(step):
         loss = float(combined.totals[index])
         gradients = [p.grad for p in run.engine.private[part.task] if p.grad is not None]
+        # The squared norm of the row of the task: not finite if an entry is not.
         shared_is_bad = combined.gram is not None and not bool(torch.isfinite(combined.gram[index, index]))
         if not math.isfinite(loss) or shared_is_bad or not all(bool(torch.isfinite(g).all()) for g in gradients):
             split = run.tasks[part.task].splits["train"]

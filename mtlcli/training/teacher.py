@@ -40,6 +40,7 @@ def teacher_predictions(
     with autocast:
         precision = "autocast" if torch.is_autocast_enabled(device.type) else "fp32"
     parts = (outline.fingerprint(index), facts.name, json.dumps(facts.target.record()), split.content, precision, "v2")
+    # "v2" is the version of the stored arrays.
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
     place = None if cache is None else cache / f"taught-{key}.npz"
     cached = None if place is None else _load(place)

@@ -38,6 +38,7 @@ def tracked(
                 if session is not None:
                     yield from _warnings(session)
     except (GeneratorExit, KeyboardInterrupt):
+        # `why` is None if the run had finished before the generator was closed.
         why = why and "interrupted"
         raise
     finally:

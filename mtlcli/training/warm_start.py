@@ -73,6 +73,7 @@ def _load_architecture(
 
     The modules of a task are found by its name, so they are loaded for every task that both runs have.
     """
+    # `load_encoder` has loaded the encoder of the run.
     added = {key: value for key, value in model.architecture.state_dict().items() if not key.startswith("encoder.")}
     if not added:
         return []
