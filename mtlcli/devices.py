@@ -14,6 +14,13 @@ from mtlcli import __version__
 from mtlcli.errors import MtlError
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out: on a CPU PyTorch raises a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def find_device(name: str, local_rank: int | None = None) -> torch.device:
     """Return the device of a name; `auto` is a GPU if there is one.
 

@@ -65,6 +65,7 @@ class Balancer(Plugin):
         weights = self.known_weights(tasks)
         if weights is None:
             raise NotImplementedError(f"{type(self).__qualname__} overrides neither known_weights nor forward")
+        # The weights are detached, so the derivative with respect to each loss is its weight.
         return weights * losses
 
     def own_objective(self, losses: Tensor, tasks: Tensor, gram: Tensor) -> Tensor | None:

@@ -71,6 +71,7 @@ class DistillAnneal(Balancer):
         """Get the teachers' predictions. Raises MtlError for each teacher that cannot predict its task."""
         self.steps = context.steps
         errors: list[str] = []
+        # All teachers are tried, so that every wrong folder is reported at once.
         for task, folder in self.teachers.items():
             try:
                 self.teacher_targets[task] = context.teacher_predictions(folder, task)
@@ -93,6 +94,7 @@ class DistillAnneal(Balancer):
         # The teacher's loss would be computed and multiplied by 0 otherwise.
         if batch.task not in self.teacher_targets or gold == 1:
             return batch.losses
+        # The teacher predicted the rows in the order of the training split, which `rows` indexes.
         soft = self.teacher_targets[batch.task].take(batch.rows).tensors().to(batch.losses.device)
         teacher_losses = self.run.tasks[batch.task].target.soft_loss(batch.loss_of, soft)
         return gold * batch.losses + (1 - gold) * teacher_losses

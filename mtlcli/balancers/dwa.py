@@ -54,6 +54,7 @@ class DWA(Balancer):
         has_two_means = self.before > 0
         # -inf removes tasks without two means from the softmax.
         rates = torch.where(has_two_means, self.last / self.before / self.temperature, -torch.inf)
+        # While no task has two means, the softmax is NaN, and `where` selects 1 for every task.
         return torch.where(has_two_means, has_two_means.sum() * torch.softmax(rates, 0), 1.0)[tasks]
 
     def on_step(self, result: StepResult) -> None:

@@ -63,6 +63,7 @@ class EpochSigmoid(Balancer):
 
     def known_weights(self, tasks: Tensor) -> Tensor:
         """Return the weights (k,) of these tasks in this epoch."""
+        # `sigmoid` does not overflow, unlike `exp` of a large difference.
         return self.final[tasks] * torch.sigmoid((self.epochs - self.start[tasks]) / self.temperature)
 
     def on_epoch(self, result: EpochResult) -> None:

@@ -11,6 +11,7 @@ from mtlcli.facts import RunFacts
 from mtlcli.plugin import StepResult
 
 EPSILON = 1e-8
+# The defaults of torch.optim.Adam, which the authors' code uses.
 BETAS = (0.9, 0.999)
 
 
@@ -60,6 +61,7 @@ class FAMO(Balancer):
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
         """Return the objectives (k,), which can be negative, of losses (k,), means per row, of tasks (k,)."""
         shares, distances = torch.softmax(self.logits[tasks], 0), losses + EPSILON
+        # 1 / c is detached, so that only log D_t is differentiated.
         return shares * distances.log() / (shares / distances).sum().detach()
 
     def on_step(self, result: StepResult) -> None:

@@ -24,6 +24,7 @@ class Geometric(Balancer):
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:
         """Return the objectives (k,), each 1 / k of the geometric mean of losses (k,), means per row."""
+        # In logs, because the product of many losses can overflow or underflow in float32.
         mean = losses.clamp_min(EPSILON).log().mean().exp()
         # The engine minimizes the sum of the objectives, so each is an equal part of the mean.
         return (mean / len(losses)).expand(len(losses))

@@ -76,9 +76,11 @@ class GradNorm(Balancer):
             gram: Gram matrix of the gradients on the last shared layer, shape (k, k).
         """
         initial = self.initial[tasks]
+        # A loss that is not finite is of a step that will be skipped, so the next finite one replaces it.
         is_observed = (initial > 0) & torch.isfinite(initial)
         initial = self.initial[tasks] = torch.where(is_observed, initial, losses.clamp_min(EPSILON))
         loss_ratios = losses / initial
+        # If all losses are 0, r_i would be 0 / 0.
         relative_rates = loss_ratios / loss_ratios.mean().clamp_min(EPSILON)
         norms = self._weights_of(tasks) * gram.diagonal().clamp_min(0).sqrt()
         # Constant, as in the paper: only the norms move towards the targets.

@@ -19,6 +19,7 @@ class InverseSize(Balancer):
     def __init__(self, run: RunFacts) -> None:
         super().__init__(run)
         inverse = 1.0 / torch.tensor([float(task.rows) for task in run.tasks])
+        # Normalized over the tasks of the run, not of a step, so that a task has the same weight in every step.
         self.register_buffer("weights", inverse * len(inverse) / inverse.sum())
         self.weights: Tensor
 

@@ -55,6 +55,7 @@ class RatioClamp(Balancer):
             raise MtlError(
                 f"balancer.initial: found {initial:g}; expected {lowest:g} (lowest) to {highest:g} (highest)"
             )
+        # The default must differ from the reference. In a run of one task no other task exists.
         self.primary = names.index(primary or next((name for name in names if name != reference), names[0]))
         other_names = [name for name in names if name != names[self.primary]]
         self.reference = names.index(reference or other_names[0]) if other_names else None
@@ -71,6 +72,7 @@ class RatioClamp(Balancer):
     def on_step(self, result: StepResult) -> None:
         """Multiply the weight by the ratio of the losses."""
         losses = dict(zip(result.tasks.tolist(), result.losses, strict=True))
+        # Before the ratio, so that a step with both tasks compares losses of the same step.
         if self.reference in losses:
             # The ratio divides by this loss.
             self.reference_loss.copy_(losses[self.reference].clamp_min(EPSILON))

@@ -38,4 +38,5 @@ class RLW(Balancer):
         self.logits.copy_(self._draw())
 
     def _draw(self) -> Tensor:
+        # For all tasks of the run, so that later draws do not depend on the tasks of earlier steps.
         return torch.randn(len(self.run.tasks), generator=self.generator)

@@ -55,6 +55,7 @@ class Tchebycheff(Balancer):
         super().__init__(run)
         self.kind, self.smooth = reference, smooth
         self.register_buffer("reference", torch.zeros(len(run.tasks)))  # 0: none yet
+        # A buffer, so that after resuming, an epoch's mean does not replace a dev loss.
         self.register_buffer("is_dev_loss", torch.zeros(len(run.tasks), dtype=torch.bool))
         self.reference: Tensor
         self.is_dev_loss: Tensor
@@ -82,6 +83,7 @@ class Tchebycheff(Balancer):
             return losses / len(losses)
         terms = losses / (reference * (1 / reference).sum())
         if self.smooth is not None:
+            # The shares sum to 1: they only distribute the smooth maximum over the tasks, as the log shows it.
             return (
                 self.smooth
                 * torch.logsumexp(terms / self.smooth, dim=0)

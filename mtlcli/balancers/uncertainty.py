@@ -53,6 +53,7 @@ class Uncertainty(Balancer):
 
     def known_weights(self, tasks: Tensor) -> Tensor:
         """Return share_t exp(-s_t) (k,); the objective is linear in the loss."""
+        # Known before the losses, so that the engine can accumulate gradients without rows.
         return (self.share[tasks] * torch.exp(-self._log_variances_of(tasks))).detach()
 
     def forward(self, losses: Tensor, tasks: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def array_elements(head: bytes, stream: BinaryIO, name: str, longest: int) -> It
             if mark[0] == b"]":
                 break
         elif mark[0] in b"]}":
-            # A brace too many stays in the element, whose parser reports it.
+            # An extra closing brace stays in the element, whose parser reports it.
             depth = max(0, depth - 1)
     rest = text[end:] + stream.read(BLOCK)
     if rest.strip():

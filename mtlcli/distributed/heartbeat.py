@@ -71,11 +71,12 @@ class Heartbeat:
     @contextmanager
     def waiting(self) -> "Iterator[None]":
         """Allow this process to be ended inside the context if another one has no heartbeat."""
-        self._waits = True
+        before, self._waits = self._waits, True
         try:
             yield
         finally:
-            self._waits = False
+            # Exchanges of this process lie within the passes of an encoder that is divided, which wait as well.
+            self._waits = before
 
     @property
     def has_lost(self) -> bool:

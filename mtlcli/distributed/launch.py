@@ -12,6 +12,8 @@ from mtlcli.errors import MtlError
 SWITCH = "MTL_RANKS"
 """Environment variable that turns the detection off with the value `off`."""
 FIRST_PORT, PORTS = 15_000, 20_000
+STEP_PORTS = 101
+"""Distance of the ports of two steps of a job of Slurm; more than 1, because the next job has the next number."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def _from_slurm(values: Mapping[str, str]) -> Launch:
     rank, size = _number(values, "SLURM_PROCID"), _number(values, "SLURM_NTASKS")
     address = values.get("MASTER_ADDR") or _first_host(values.get("SLURM_STEP_NODELIST", ""))
     # Derived from the number of the job: all its processes compute the same port, and other jobs rarely do.
-    port = _number(values, "MASTER_PORT", FIRST_PORT + _number(values, "SLURM_JOB_ID", 0) % PORTS)
+    # Several steps of a job can run at once, so each has ports of its own.
+    step = _number(values, "SLURM_JOB_ID", 0) + STEP_PORTS * _number(values, "SLURM_STEP_ID", 0)
+    port = _number(values, "MASTER_PORT", FIRST_PORT + step % PORTS)
     # "2(x3),1" for three machines with two processes and one with one.
     of_machines = re.match(r"\d+", values.get("SLURM_STEP_TASKS_PER_NODE", ""))
     local_size = int(of_machines[0]) if of_machines else size

@@ -239,6 +239,26 @@ class World:
         except RuntimeError as error:
             raise ProcessLost(f"{heartbeat.find_lost()} ({first_sentence(error)})") from error
 
+    @contextmanager
+    def in_passes(self) -> "Iterator[None]":
+        """Detect lost processes while the layers of an encoder are gathered, which FSDP does by calls of its own.
+
+        Raises:
+            ProcessLost: an exchange failed, and a process is lost.
+        """
+        if self._heartbeat is None:
+            yield
+            return
+        try:
+            with self._heartbeat.waiting():
+                yield
+        except RuntimeError as error:
+            lost = self._heartbeat.find_lost()
+            # Any other error of the computation stays as it is.
+            if not self._heartbeat.has_lost:
+                raise
+            raise ProcessLost(f"{lost} ({first_sentence(error)})") from error
+
     def _connect(self) -> Heartbeat:
         import torch
         import torch.distributed as dist
@@ -260,6 +280,7 @@ class World:
             # torchrun sets one thread a process, whatever the machine has.
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             torch.set_num_threads(max(1, cores // place.local_size))
+        seconds = step_seconds()
         try:
             store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEET_SECONDS)))
             store.set_timeout(timedelta(seconds=MEET_SECONDS))
@@ -273,7 +294,6 @@ class World:
                 world_size=place.size,
                 timeout=timedelta(seconds=WAIT_SECONDS),
             )
-            seconds = float(os.environ.get("MTL_STEP_SECONDS") or STEP_SECONDS)
             # A timeout belongs to a group: a step is short, while an evaluation or a save may take long.
             self._step_group = dist.new_group(timeout=timedelta(seconds=seconds))
             # The first process, or torchrun, listens already. Calls to a store block each other, so the heartbeats have their own client.
@@ -303,6 +323,22 @@ def hash_of(text: str) -> str:
     import hashlib
 
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def step_seconds() -> float:
+    """Return how long a process waits for the others within a step.
+
+    Raises:
+        MtlError: MTL_STEP_SECONDS is no number above 0.
+    """
+    text = os.environ.get("MTL_STEP_SECONDS") or f"{STEP_SECONDS}"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise MtlError(f'MTL_STEP_SECONDS: found "{text}": expected a number of seconds above 0')
+    return seconds
 
 
 def first_sentence(error: BaseException) -> str:

@@ -109,7 +109,7 @@ def evaluate(
     groups: dict[str, dict[str, RowGroups | None]] = {}
     classes: dict[str, dict[str, tuple[ClassScores, ...]]] = {}
     altered = {path[1] for path, _ in changes if path[-1] in ALTERING} | {name for name, files in tasks if files}
-    # Predictions from a shared pass, until the turn of their task.
+    # Predictions from a shared pass, kept for the tasks that follow.
     waiting: dict[tuple[int, str], Arrays] = {}
     for rows in evaluated:
         facts, split = predictor.facts[rows.task], rows.split

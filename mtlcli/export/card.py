@@ -16,6 +16,7 @@ from mtlcli.runs.record import RunRecord, read_record, stored_facts
 from mtlcli.runs.results import Results, read_results
 from mtlcli.statistics.bootstrap import Estimate
 
+# `mtl push` takes this value for a license that is not filled in.
 LICENSE = "other"
 BODY = """
 # {name}
@@ -64,6 +65,7 @@ def write_card(run: Path, results: Results | None = None, *, overwrite: bool = F
         MtlError: the folder holds no finished run, or cannot be written.
     """
     text = card_text(run, results)
+    # License and limits are filled in by hand, so a card that was edited is not replaced without --overwrite.
     if (run / CARD).exists() and not is_unchanged(run) and not overwrite:
         return False
     write_whole(run / CARD, text)
@@ -80,6 +82,7 @@ def card_text(run: Path, results: Results | None = None) -> str:
     """
     record, results = read_record(run), results or read_results(run)
     name = run.resolve().name
+    # Braces in the values are safe, because `format` parses BODY alone.
     body = BODY.format(
         name=name, count=len(record["tasks"]), plural="" if len(record["tasks"]) == 1 else "s",
         tasks="\n".join(_tasks(record, results)), evaluation="\n".join(_evaluation(record, results)),
@@ -101,12 +104,14 @@ def _metadata(name: str, record: RunRecord, results: Results) -> str:
             EvalResult(
                 task_type="sentence-similarity" if is_similarity else targets[task].hub_task,
                 task_name=task,
+                # The Hub requires the id of a data set, which files of a user do not have.
                 dataset_type=task,
                 dataset_name=f"{task} ({in_words(split)}, {estimate.n:,} rows)",
                 dataset_split=split,
                 metric_type=metric,
                 metric_value=round(estimate.value, 6),
                 metric_args={"interval": [round(estimate.low, 6), round(estimate.high, 6)]},
+                # `verified` is for results of the Hub's own evaluation service.
                 verified=False,
             )
         )
@@ -121,6 +126,7 @@ def _primary(results: Results) -> Iterator[tuple[str, str, str, Estimate]]:
     """Yield task, split, name and value of each task's primary metric, without means over several sets."""
     for task, splits in results.tasks.items():
         for split, metrics in splits.items():
+            # The first metric of a split is the primary one.
             for metric, estimate in list(metrics.items())[:1]:
                 if not estimate.sets:
                     yield task, split, metric, estimate
@@ -135,6 +141,7 @@ def _methods(config: Mapping[str, Any]) -> list[str]:
 def _base_model(record: RunRecord) -> str | None:
     """Return the encoder's id on the Hub; None for a folder or a plugin."""
     name = str(record["config"]["encoder"]["name"])
+    # A colon is that of a local plugin, `package.module:Class`, see `is_encoder_plugin`.
     is_elsewhere = (
         name.startswith((".", "/", "~")) or "\\" in name or ":" in name or name in FAMILIES["encoders"].built_in
     )
@@ -231,6 +238,7 @@ def _data(record: RunRecord) -> Iterator[str]:
     for task, split, file in files:
         path = Path(file)
         try:
+            # The card of an old run is written without its data, which may have been moved or deleted.
             digest = sha256(path) if path.is_file() else "(the file was not there when this page was written)"
         except OSError:
             digest = "(the file could not be read)"
@@ -245,10 +253,12 @@ def _files(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             sets = rows if isinstance(rows, dict) else {"": rows}
             for part, value in sets.items():
                 file = value.get("file") if isinstance(value, dict) else value
+                # Paths of a resolved configuration are absolute; another text, such as `10%`, names no file.
                 if isinstance(file, str) and Path(file).is_absolute():
                     yield task, f"{split}.{part}" if part else split, file
 
 
 def _cell(text: str) -> str:
     """Return text that is safe in a cell of a table."""
+    # Line breaks and pipes would end the cell, and `<` could begin a tag.
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

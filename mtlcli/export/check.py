@@ -63,6 +63,7 @@ def rows_of_tasks(outline: RunInfo, names: Sequence[str], data: str | None) -> d
         config = outline.config(outline.task(name))
         section = config.tasks[name]
         task = section.make(name)
+        # Files that the configuration names would otherwise take precedence over those of the folder.
         files = section if data is None else section.without_files()
         has_dev = any(
             find_source(files, task, split, data=data or config.data, sample=config.sample) is not None
@@ -77,6 +78,7 @@ def some_rows(split: Split, count: int) -> Split:
     """Return rows at equal distances, all if there are no more than `count`."""
     if len(split) <= count:
         return split
+    # Spread over the whole file, which can be sorted by label.
     rows = np.linspace(0, len(split) - 1, count).round().astype(np.int64)
     return replace(
         split, ordinals=split.ordinals[rows], lines=split.lines[rows], gold=split.gold.take(rows), hashes=split.hashes[rows],
@@ -117,10 +119,12 @@ def reference(graph: Graph, task: int, tokens: TokenizedSplit) -> Arrays:
         return predict_rows(graph.model, {task: tokens}, torch.device("cpu"), nullcontext())[task].rows
     parts = []
     with torch.inference_mode():
+        # The batches of the graph have other sizes, and so other padding, which must not change its outputs.
         for rows in _chunks(len(tokens), max(BATCHES)):
             batch = collate(tokens, task, rows)
             logits = graph.model.head(task).predicted(graph.model(task, batch)).float().numpy()
             parts.append(Ragged({LOGITS: logits}, None if batch.items is None else np.asarray(batch.items.starts)))
+    # Two spans of a row have one output, so the outputs are those of rows, not of items.
     if graph.encodings == ("marked",):
         return Ragged({LOGITS: np.concatenate([part[LOGITS] for part in parts])})
     return concat(parts)
@@ -153,13 +157,16 @@ def _compare(graph: Graph, task: int, split: Split, expected: Arrays, found: Arr
         if not np.issubdtype(want.dtype, np.floating):
             differs = want != got
             if differs.any():
+                # Twice the tolerance, because both values that a decision compares can be off by it.
                 differs &= ~target.is_close(expected, 2 * TOLERANCE)
             if differs.any():
                 raise _different(graph, task, split, expected, name, int(np.argwhere(differs)[0, 0]), want, got, size)
             continue
+        # The logits of missing choices are -inf, and the difference of two infinities is NaN.
         with np.errstate(invalid="ignore"):
             differences = np.abs(want.astype(np.float64) - got) / _scale(target, name, want)
         differences[want == got] = 0.0  # infinities, too
+        # Negated, so that NaN counts as too large.
         if not (differences <= TOLERANCE).all():
             worst = int(np.argwhere(~(differences <= TOLERANCE))[0, 0])
             raise _different(graph, task, split, expected, name, worst, want, got, size)
@@ -179,6 +186,7 @@ def _scale(target: Target, name: str, values: np.ndarray) -> float:
 def _different(
     graph: Graph, task: int, split: Split, expected: Arrays, name: str, item: int, want: np.ndarray, got: np.ndarray, size: int
 ) -> MtlError:  # fmt: skip
+    # Items are numbered through all rows, so the row is the last one that starts at or before the item.
     row = item if expected.starts is None else int(np.searchsorted(expected.starts, item, side="right")) - 1
     return MtlError(
         f"{graph.model.names[task]}: the exported graph differs from PyTorch at {split.place(row)} in batches of {size}: "

@@ -44,14 +44,20 @@ def replace_folder(
     """
     check_output(folder, mark, content, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, because a rename does not cross file systems.
     with scratch_in(folder.parent) as scratch:
         place = scratch / "export"
         place.mkdir()
         write(place)
+        # After writing, because only now the names of the new files are known.
         if others := sorted(_names(folder) - _names(place) - _listed(folder)):
             raise MtlError(f"--output: {folder} holds other files too ({one_of(others[:3])}); choose another folder")
+        # safetensors makes files that only their owner can read. All is on disk before the rename, so that a power
+        # failure leaves no empty files under the final name.
         share(scratch)
         sync(scratch)
+        # The old files go when the scratch folder is removed: a kill between the renames leaves no folder, never a
+        # mixed one.
         if folder.exists():
             folder.rename(scratch / "replaced")
         place.rename(folder)
@@ -60,6 +66,7 @@ def replace_folder(
 
 def write_manifest(folder: Path, run: Path, facts: Mapping[str, Any]) -> None:
     """Write export.json: these facts, the version of mtlcli, and digests of the run's model and of all files in the folder."""
+    # Before the manifest is written, so that it does not list itself.
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     listed = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     content = {"mtlcli": __version__, **facts, "run": model_digest(read_record(run)), "files": listed}
@@ -74,6 +81,8 @@ def _listed(folder: Path) -> set[str]:
     """Return the names in a folder that its manifest lists, and its own; none without a manifest."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        # Files in subfolders are listed by path, and the caller compares top-level names.
         return {MANIFEST, *(str(name).partition("/")[0] for name in files)}
     except (OSError, ValueError, KeyError, TypeError):
+        # Nothing then counts as exported, so `replace_folder` deletes nothing that it does not recognize.
         return set()

@@ -61,8 +61,10 @@ class Graph(nn.Module):
         super().__init__()
         self.model, self.tasks, self.decoded = model, tuple(tasks), decoded
         self.with_types, self.has_types = with_types, has_types
+        # Before the trial pass, because a graph has no dropout.
         self.eval()
         with torch.no_grad():
+            # By a trial pass, because only a head determines which fields it decodes.
             self.outputs = tuple(self.named(*self.example()))
 
     @property
@@ -98,6 +100,7 @@ class Graph(nn.Module):
         prefix = self.prefix(task)
         originals = {output: field for field, output in OUTPUT_NAMES.items()}
         names = [name.removeprefix(prefix) for name in self.outputs if name.startswith(prefix)]
+        # Beside predictions, logits are an additional output that `MultiTaskModel.decode` does not have.
         return [originals.get(name, name) for name in names if name != LOGITS or not self.decoded]
 
     def prefix(self, task: int) -> str:
@@ -108,9 +111,12 @@ class Graph(nn.Module):
 
     def batch(self, tokens: Tensor, mask: Tensor, types: Tensor | None, task: int, items: Items | None = None) -> Batch:
         """Return sequences as a batch, whose token types are 0 if the encoder has some and there are no others."""
+        # As in batches of rows, which have types wherever the encoder has them.
         if types is None and self.has_types:
             types = torch.zeros_like(tokens)
+        # Numbers of rows serve labels and noise in training, which a graph does not have.
         none = np.zeros(0, dtype=np.int64)
+        # Tokenizers return the mask as integers; the model reads booleans.
         return Batch(task, 1, none, none, tokens, mask != 0, types, items, None, 0.0)
 
     def encoded(self, task: int, batch: Batch, states: HiddenStates | None = None) -> EncoderOutput:
@@ -171,6 +177,7 @@ class PairGraph(Graph):
     def named(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Return the outputs of the task."""
         (task,) = self.tasks
+        # Each text is encoded alone, so its token types are 0.
         sides = tuple(
             self.encoded(task, self.batch(tokens, mask, None, task)) for tokens, mask in (inputs[:2], inputs[2:])
         )
@@ -186,6 +193,7 @@ class PairGraph(Graph):
         feed: dict[str, np.ndarray] = {}
         for side, rows in (("a", slice(0, batch.count)), ("b", slice(batch.count, None))):
             mask = whole["attention_mask"][rows]
+            # A batch is padded on the right to the longest text of both sides.
             length = int(mask.sum(1).max())
             feed |= {f"{side}_ids": whole["input_ids"][rows, :length], f"{side}_mask": mask[:, :length]}
         return feed
@@ -238,6 +246,7 @@ class MarkedGraph(Graph):
         tokens, mask, *spans = inputs
         head_first, head_last, tail_first, tail_last = spans
         row = torch.arange(tokens.shape[0])
+        # Head and tail of a row are adjacent items, as in `feed` and as the head reads them.
         sequence = torch.stack([row, row], dim=1).flatten()
         first = torch.stack([head_first, tail_first], dim=1).flatten()
         last = torch.stack([head_last, tail_last], dim=1).flatten()
@@ -313,6 +322,7 @@ class ChoiceGraph(Graph):
         """Return the outputs with the choices of one row after those of another."""
         starts = np.asarray(_items(batch).starts)
         counts = np.diff(starts)
+        # (rows, choices): False where a row has fewer choices than the one with the most.
         exists = np.arange(counts.max()) < counts[:, None]
         if not self.decoded:
             return Ragged({LOGITS: outputs[LOGITS][exists]}, starts)
@@ -345,6 +355,7 @@ def _sequences(lengths: Sequence[int], with_types: bool) -> Inputs:
 
 
 def _feed(batch: Batch, with_types: bool) -> dict[str, np.ndarray]:
+    # A batch without padding has no mask, but the graph always reads one.
     mask = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask.long()
     feed = {"input_ids": batch.tokens.numpy(), "attention_mask": mask.numpy()}
     if with_types and batch.types is not None:

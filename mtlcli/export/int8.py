@@ -76,6 +76,7 @@ def measure_int8(
     split = some_rows(rows.split, ROWS)
     tokens = tokenized(saved, split)
     expected, outputs = (run_rows(graph, run, task, tokens, BATCH) for run in (of_float, of_int8))
+    # In the order of the fields `metrics` and `float_metrics`.
     of_both = [measure(rows.metrics, predicted, split.gold, 1000) for predicted in (outputs, expected)]
     return Int8(size, len(split), agreement(graph, task, expected, outputs), *of_both)
 
@@ -90,7 +91,9 @@ def agreement(graph: Graph, task: int, expected: Arrays, found: Arrays) -> float
     same = np.ones(len(expected[decisions[0]]), dtype=bool)
     for name in decisions:
         equal = expected[name] == found[name]
+        # A decision can have several values in a row, such as a set of labels.
         same &= equal.reshape(len(equal), -1).all(axis=1)
+    # A row with choices agrees if all of its choices do.
     if "chosen" in decisions and expected.starts is not None:
         same = np.logical_and.reduceat(same, expected.starts[:-1])
     return float(same.mean())

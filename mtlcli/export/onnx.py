@@ -92,6 +92,7 @@ def export_onnx(
         raise MtlError(
             "--int8: is measured by decisions, which a graph without decoding does not make; remove --no-decoding"
         )
+    # Cheap checks come before loading the model.
     _check_packages()
     check_output(folder, MANIFEST, CONTENT, overwrite=settings.overwrite)
     saved, notes = load_run(run)
@@ -107,6 +108,7 @@ def export_onnx(
     def write(place: Path) -> None:
         exported.extend(_write_graph(saved, group, rows, settings, place, tell) for group in groups)
         tokenizer_file(saved).save(str(place / "tokenizer.json"))
+        # Last, because it lists the digests of the other files.
         write_manifest(place, run, {"format": "onnx", "graphs": [graph.name for graph in exported]})
 
     replace_folder(folder, MANIFEST, CONTENT, write, overwrite=settings.overwrite)
@@ -158,6 +160,7 @@ def _check_packages() -> None:
     missing = []
     for name in PACKAGES:
         try:
+            # Imported, not only searched, so that a broken installation is reported before the export.
             importlib.import_module(name)
         except ImportError:
             missing.append(name)
@@ -191,6 +194,7 @@ def _write_graph(
                 saved, graph, task, rows[task_name], run, session(small), small.stat().st_size
             )
             must_agree(task_name, int8[task_name], force=settings.force)
+    # The graph, its form with 8 bits, and weights stored beside them.
     files = sorted(file for file in place.glob(f"{name}.*onnx*"))
     facts = facts_of(saved, graph, names) | {
         "files": [file.name for file in files],
@@ -214,7 +218,9 @@ def graph_for(saved: SavedRun, tasks: Sequence[int], *, decoding: bool = True) -
     if kind is None:
         raise ValueError(f"no graph reads the encoding {encoding}")
     tokenizer = Tokenizer(saved.encoder.tokenizer, saved.config.encoder.max_length)
+    # Encodings with two texts in one sequence.
     joins = encoding in ("cross", "choices", "spans")
+    # Not an input if the tokenizer gives both texts the type 0.
     with_types = tokenizer.has_types and joins and any(tokenizer.template(2).of_texts)
     try:
         return kind(saved.model, tasks, decoded=decoding, with_types=with_types, has_types=tokenizer.has_types)
@@ -235,15 +241,18 @@ def export_graph(graph: Graph, path: Path, where: str, metadata: dict[str, str])
         MtlError: it cannot be traced, or an axis has a fixed size.
     """
     axes = graph.inputs
+    # One Dim for each name, so that axes with the same name have the same size.
     sizes = {axis: torch.export.Dim(axis) for names in axes.values() for axis in names}
     shapes = tuple({number: sizes[axis] for number, axis in enumerate(names)} for names in axes.values())
     with _quiet(), torch.no_grad():
         try:
+            # The shapes are nested once more, because `forward` takes all inputs as one tuple, *inputs.
             program: Any = torch.onnx.export(
                 graph, graph.example(), dynamo=True, input_names=[*axes], output_names=[*graph.outputs], dynamic_shapes=(shapes,),
                 verbose=False, external_data=False,
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
+            # The cause is PyTorch's error, whose first line names what cannot be traced.
             reason = str(error.__cause__ or error).strip().splitlines()
             raise MtlError(
                 f"{where} cannot be exported: PyTorch cannot trace it ({reason[0] if reason else 'unknown'})"
@@ -253,6 +262,7 @@ def export_graph(graph: Graph, path: Path, where: str, metadata: dict[str, str])
         program.model.metadata_props.update(metadata)
         size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
         program.save(str(path), external_data=size > LARGEST_FILE)
+    # Tracing can fix the size of an axis without an error; other sizes would fail only when the graph is used.
     for value in program.model.graph.inputs:
         if fixed := [axis for axis in value.shape if not isinstance(getattr(axis, "value", axis), str)]:
             raise MtlError(f"{where} cannot be exported: the graph reads {value.name} with an axis of {fixed[0]} alone")
@@ -268,12 +278,14 @@ def _fold_transposes(model: Any) -> None:
 
     graph = model.graph
     stored: dict[tuple[str, tuple[int, ...]], Any] = {}
+    # A copy of the nodes, because some are removed in the loop.
     for node in list(graph):
         weight = node.inputs[0] if node.op_type == "Transpose" else None
         if weight is None or weight.name not in graph.initializers or "perm" not in node.attributes:
             continue
         order = tuple(node.attributes["perm"].as_ints())
         key = (weight.name, order)
+        # Once for all uses: both texts of a pair multiply by the same weight.
         if key not in stored:
             array = np.ascontiguousarray(weight.const_value.numpy().transpose(order))
             name = f"{weight.name}_{'_'.join(map(str, order))}"
@@ -282,6 +294,7 @@ def _fold_transposes(model: Any) -> None:
         onnx_ir.convenience.replace_all_uses_with(node.outputs[0], stored[key])
         graph.remove(node, safe=True)
     for name in {name for name, _ in stored}:
+        # Another node can use the weight as it is.
         if not graph.initializers[name].uses():
             del graph.initializers[name]
 
@@ -290,6 +303,7 @@ def _forget_sources(model: Any) -> None:
     """Remove the stack traces that PyTorch stores with every node: they hold paths of this machine, and take space."""
     for graph in (model.graph, *model.functions.values()):
         graph.metadata_props.clear()
+        # `all_nodes` includes those of subgraphs, and not every class of graphs has it.
         for node in graph.all_nodes() if hasattr(graph, "all_nodes") else graph:
             node.metadata_props.clear()
             for value in node.outputs:
@@ -302,6 +316,7 @@ def session(path: Path, threads: int = 0) -> Callable[..., list[Any]]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Errors only.
     options.log_severity_level = 3
     run: Callable[..., list[Any]] = onnxruntime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"]
@@ -343,6 +358,7 @@ def tokenizer_file(saved: SavedRun) -> FastTokenizer:
     Files of published tokenizers can hold others: that of all-MiniLM-L6-v2 pads every text to 128 tokens.
     """
     tokenizer = Tokenizer(saved.encoder.tokenizer, saved.config.encoder.max_length)
+    # A copy, because the settings below must not change the run's own tokenizer.
     copy = FastTokenizer.from_str(tokenizer.backend.to_str())
     copy.enable_truncation(saved.config.encoder.max_length, strategy="longest_first")
     copy.enable_padding(pad_id=tokenizer.pad, pad_token=saved.encoder.tokenizer.convert_ids_to_tokens(tokenizer.pad))

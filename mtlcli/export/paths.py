@@ -20,6 +20,7 @@ def without_folders(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [without_folders(value) for value in values]
     if isinstance(values, str) and ABSOLUTE.match(values):
+        # A run from Windows can be exported on another system, where `PurePath` does not divide its paths.
         return PurePath(values.replace("\\", "/")).name
     return values
 

@@ -61,6 +61,7 @@ def prepare_push(run: Path, repo: str) -> Push:
     card = (run / CARD).read_bytes() if (run / CARD).is_file() else card_text(run).encode("utf-8")
     files: dict[str, Path | bytes] = {
         CARD: card,
+        # Sealed again, because the checksum covers the folders that were removed.
         RECORD: sealed_text(record_without_folders(record), FORMAT).encode("utf-8", "surrogateescape"),
         **{name: run / name for name in sorted(record["files"])},
     }
@@ -76,6 +77,7 @@ def prepare_push(run: Path, repo: str) -> Push:
         if of_run != model_digest(record):
             notes.append(f"{folder}/ is left out: it was exported before the run had these weights; export it again")
             continue
+        # The manifest does not list itself.
         files |= {f"{folder}/{name}": run / folder / name for name in (*names, MANIFEST)}
     return Push(run, repo, files, tuple(notes), _is_licensed(card))
 
@@ -122,9 +124,11 @@ def send(push: Push, *, private: bool | None = None, branch: str | None = None) 
         # Other servers have no storage of this kind, and the library would try for more than a minute.
         constants.HF_HUB_DISABLE_XET = True
     session: Any = get_session()
+    # In the order of httpx: connect, read, write, pool.
     session.timeout = (SECONDS_TO_CONNECT, SECONDS_TO_ANSWER, SECONDS_TO_ANSWER, SECONDS_TO_CONNECT)
     api = HfApi(endpoint=address)
     with _explained(push.repo, address, session):
+        # With the owner, which REPO can omit.
         repo = api.create_repo(push.repo, exist_ok=True, private=private).repo_id
         if branch is not None:
             api.create_branch(repo, branch=branch, exist_ok=True)
@@ -146,6 +150,7 @@ def _explained(repo: str, address: str, session: Any) -> Iterator[None]:
         line = _explanation(repo, address, session, error) or _explanation(repo, address, session, error.__cause__)
         if line is None:
             raise
+        # The traceback of the cause could show the request, which carries the token.
         raise MtlError(line) from None
 
 

@@ -59,6 +59,7 @@ def export_sentence_transformers(saved: SavedRun, task: int | None, folder: Path
     def write(place: Path) -> None:
         write_encoder(place, replace(saved.encoder, model=merged), section.pooling, section.max_length)
         _write_dense(place, [] if layers is None else [*layers])
+        # `similarity` then compares vectors as the task's head does.
         config = json.dumps({"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}, indent=1)
         (place / "config_sentence_transformers.json").write_text(config, encoding="utf-8")
         facts = {"format": "sentence-transformers", "task": saved.facts[task].name}
@@ -106,8 +107,10 @@ def _write_dense(folder: Path, layers: Sequence[nn.Module]) -> None:
     for index, linear in enumerate(steps):
         if not isinstance(linear, nn.Linear):
             continue
+        # A Dense module holds one linear layer and the activation after it.
         following = steps[index + 1] if index + 1 < len(steps) else nn.Identity()
         activation = nn.Identity() if isinstance(following, nn.Linear) else following
+        # After Transformer and Pooling, which `write_encoder` lists.
         number = len(modules)
         place = folder / f"{number}_Dense"
         place.mkdir()

@@ -41,9 +41,12 @@ class AlignedMTL(GradientRegularizer):
     def weights(self, gram: Tensor, tasks: Tensor) -> Tensor:
         """Return weights (k,) from gram (k, k), float64 on the CPU."""
         values, vectors = torch.linalg.eigh(gram)  # ascending
+        # The epsilon of float32, because the gradients of which gram is computed are float32.
         has_rank = values > values[-1] * len(gram) * torch.finfo(torch.float32).eps
+        # Only if all gradients are zero; the weights then do not matter.
         if not bool(has_rank.any()):
             return torch.ones_like(values)
         values, vectors = values[has_rank], vectors[:, has_rank]
         scale = {"min": values[0], "median": values.median(), "rmse": values.mean()}[self.scale_mode]
+        # B 1 = V diag(sqrt(scale / lambda)) V^T 1, without computing B.
         return vectors @ (vectors.sum(0) * (scale / values).sqrt())

@@ -37,6 +37,7 @@ class GradientRegularizer(Plugin):
 
     def block_weights(self, grams: Tensor, tasks: Tensor) -> Tensor:
         """Return weights (blocks, k) from grams (blocks, k, k), for a `granularity` other than `whole`."""
+        # One block after another; a method can override this to handle all blocks at once, as GradVac does.
         return torch.stack([self.weights(gram, tasks) for gram in grams])
 
     def combine(self, rows: Tensor, gram: Tensor, tasks: Tensor) -> Tensor:

@@ -65,7 +65,11 @@ class CAGrad(GradientRegularizer):
 
         below, above = 0.0, max(1 / radius, MIN_S)  # in units of the longest gradient, |g_w| is at most 1
         s = min(max(1 / self.c, MIN_S), above)  # exact if w is uniform
+        # |g_w| is the minimum over s of |g_w|^2 / (2 radius s) + radius s / 2. The minimum over w is therefore convex
+        # in s, and its slope has the sign of radius s - |g_w|. This justifies bisection, with steps to the exact s of a
+        # support.
         for _ in range(60):
+            # Inner products of the vectors g_t + s g_0.
             shifted = [
                 [g + s * (a + b) + s * s * square for g, b in zip(row, with_mean, strict=True)]
                 for row, a in zip(inner, with_mean, strict=True)

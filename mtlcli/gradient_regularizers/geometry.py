@@ -45,6 +45,7 @@ def solve(matrix: Matrix, right: list[float]) -> list[float] | None:
         for j in range(i):
             row.append((matrix[i][j] - dot(row, lower[j])) / lower[j][j])
         pivot = matrix[i][i] - dot(row, row)
+        # Relative to the diagonal: a smaller pivot is rounding of a dependent row. `not >` is also True for NaN.
         if not pivot > 1e-13 * matrix[i][i]:
             return None
         root = math.sqrt(pivot)
@@ -67,6 +68,7 @@ def nonnegative_minimum(matrix: Matrix, linear: list[float]) -> list[float]:
     dependent: set[int] = set()
     scale = [math.sqrt(max(matrix[i][i], 0.0)) for i in range(k)]  # gains are compared as if every diagonal were 1
     tolerance = 1e-12 * max((abs(c) / s for c, s in zip(linear, scale, strict=True) if s > 0), default=0.0)
+    # The bound ends a cycle of entering and leaving columns, which rounding can cause.
     for _ in range(10 * k):
         waiting = [i for i in range(k) if scale[i] > 0 and i not in free and i not in dependent]
         gains = [((linear[i] - dot(matrix[i], x)) / scale[i], i) for i in waiting]
@@ -82,11 +84,13 @@ def nonnegative_minimum(matrix: Matrix, linear: list[float]) -> list[float]:
                 dependent.add(entering)
                 x[entering] = 0.0
                 break
+            # Move towards the solution until the first coordinate reaches 0, and remove that one from the free set.
             shares = {i: x[i] / (x[i] - end) for i, end in zip(free, solution, strict=True) if end <= 0}
             share = min(shares.values(), default=1.0)
             for i, end in zip(free, solution, strict=True):
                 x[i] = 0.0 if i in shares and shares[i] <= share else x[i] + share * (end - x[i])
             if not shares:
+                # The free set has changed, so these columns may be independent of it now.
                 dependent.clear()
                 break
             free = [i for i in free if x[i] > 0]
@@ -102,6 +106,7 @@ def shortest(gram: Matrix) -> list[float]:
     if least <= 0:
         is_zero = [gram[i][i] <= 0 for i in range(len(gram))]
         return [flag / sum(is_zero) for flag in is_zero]
+    # c is the smallest squared length: a larger constant would hide the shortest vector by rounding.
     x = nonnegative_minimum([[g + least for g in row] for row in gram], [least] * len(gram))
     total = sum(x)
     return [value / total for value in x]

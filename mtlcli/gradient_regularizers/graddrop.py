@@ -51,6 +51,8 @@ class GradDrop(GradientRegularizer):
             positive = chunk.clamp(min=0).sum(0)
             threshold = torch.rand(len(total), generator=random, device=rows.device)
             size = 2 * positive - total  # p + n
+            # U < p / (p + n) without the division, which would be 0 / 0 where all gradients are 0.
             update = torch.where(threshold * size < positive, positive, total - positive)
+            # Row 0 can be overwritten, because the sums of this chunk have been computed.
             chunk[0] = update if self.leak == 0 else torch.lerp(update, total, self.leak)
         return rows[0]

@@ -84,6 +84,7 @@ class GradVac(GradientRegularizer):
                 if j == i:
                     continue
                 target = targets[:, at[i], at[j]]
+                # (blocks, k): inner products of task i's running gradient with all original gradients.
                 with_all = (inner @ mix[:, :, None])[:, :, 0]
                 size = np.sqrt(np.maximum((with_all * mix).sum(1), 0))
                 product = size * norms[:, j]
@@ -92,8 +93,10 @@ class GradVac(GradientRegularizer):
                 goal = np.clip(target, -LIMIT, LIMIT)
                 sine = np.sqrt(1 - goal * goal)
                 added = size * (goal * np.sqrt(1 - cosine * cosine) - cosine * sine)
+                # Where a gradient is zero the divisor is 1, only to avoid a warning; the quotient is not used.
                 added /= np.where(is_nonzero, norms[:, j] * sine, 1)
                 mix[:, j] += np.where(is_nonzero & (cosine < goal), added, 0)
+                # In place: `target` is a view of the buffer. After its use, as in the formula.
                 target += np.where(is_nonzero, self.beta * (cosine - target), 0)
             total += mix
         return torch.from_numpy(total)

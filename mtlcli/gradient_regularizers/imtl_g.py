@@ -54,6 +54,7 @@ class IMTLG(GradientRegularizer):
             return torch.full_like(norms, 1 / len(norms))
         values, vectors = torch.linalg.eigh(cosine)
         has_rank = values > PRECISION * values[-1]
+        # C^+ 1 from the eigenvalues, because C cannot be inverted if two gradients are parallel.
         equal = vectors @ torch.where(has_rank, vectors.sum(0) / values, 0.0)
         # Opposed gradients: no direction projects equally on both.
         if float(equal.abs().max()) < 1e-9:

@@ -51,9 +51,11 @@ class NashMTL(GradientRegularizer):
         """Return weights (k,) >= 0 from gram (k, k), float64 on the CPU."""
         cosine, lengths = cosines(gram)
         norms, inner = lengths.tolist(), cosine.tolist()
+        # The weight of a zero gradient would be a quotient by its norm.
         nonzero = [t for t, norm in enumerate(norms) if norm > 0]
         inner = [[inner[i][j] for j in nonzero] for i in nonzero]
         beta = bargain([[c + RIDGE * (i == j) for j, c in enumerate(row)] for i, row in enumerate(inner)])
+        # Without the ridge, because this is the length of the actual update.
         length = math.sqrt(max(dot(beta, (dot(row, beta) for row in inner)), 0.0))
         cut = 1.0 if self.max_norm is None or length <= self.max_norm else self.max_norm / length
         weights = [0.0] * len(norms)
@@ -67,6 +69,7 @@ def bargain(matrix: list[list[float]]) -> list[float]:
     beta = [1.0] * len(matrix)
     for _ in range(100):
         slope = [1 / b - dot(row, beta) for row, b in zip(matrix, beta, strict=True)]
+        # The Hessian, matrix + diag(1 / beta^2).
         curved = [[m + (i == j) / beta[i] ** 2 for j, m in enumerate(row)] for i, row in enumerate(matrix)]
         step = solve(curved, slope)
         if step is None:  # lost to rounding

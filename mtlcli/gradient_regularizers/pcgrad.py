@@ -47,6 +47,7 @@ class PCGrad(GradientRegularizer):
             mix[i] = 1.0
             for j in torch.randperm(k, generator=self.generator).tolist():
                 overlap = sum(m * g for m, g in zip(mix, inner[j], strict=True))
+                # j = i is excluded, as in Algorithm 1: other projections can turn g'_i against g_i.
                 if j != i and overlap < 0 and inner[j][j] > 0:
                     mix[j] -= overlap / inner[j][j]
             total = [a + b for a, b in zip(total, mix, strict=True)]

@@ -49,5 +49,6 @@ class UPGrad(GradientRegularizer):
             # Without a conflict the projection is the gradient itself.
             if min(matrix[i]) < 0:
                 added = nonnegative_minimum(matrix, [-m for m in matrix[i]])  # v = e_i + added
+                # A zero gradient has a = 0, and its norm cannot be a divisor.
                 total = [t + (a * norms[i] / n if a else 0.0) for t, a, n in zip(total, added, norms, strict=True)]
         return torch.tensor([t / k for t in total], dtype=gram.dtype)

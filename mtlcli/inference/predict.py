@@ -402,7 +402,7 @@ def _until_bad(source: FileSource, readings: Sequence[Reading]) -> Iterator[Text
     """Yield the rows before the first bad one, then raise MtlError if there is one."""
     bad = BadRows()
     for row in _usable(source, readings, bad):
-        # Bad rows yield nothing, so they come to light with the next good row or at the end.
+        # Bad rows yield nothing, so they are noticed with the next good row or at the end.
         bad.raise_if_any()
         yield row
     bad.raise_if_any()
@@ -421,7 +421,7 @@ def _windows(rows: Iterator[TextRow], most: int, ready: Callable[[float], bool] 
         more = False
         try:
             for row in rows:
-                # The wait begins with the first row of a window, which may itself have been long in coming.
+                # The wait counts from the first row of a window; the time until that row arrived does not matter.
                 start = start if chunk else time.monotonic()
                 chunk.append(row)
                 characters += sum(map(len, row.values.values()))

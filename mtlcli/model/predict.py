@@ -89,7 +89,8 @@ def _predict_batch(
             labels = with_labels(on_cpu, splits[task], task)
             loss = 0.0
             if labels.gold is not None:
-                loss = float(model.head(task).loss(output, labels.gold.to(device)).double().sum())
+                # On the CPU, because MPS has no float64.
+                loss = float(model.head(task).loss(output, labels.gold.to(device)).cpu().double().sum())
             predicted[task] = (model.decode(task, output, batch).numpy(), loss, labels.units)
     return predicted
 
@@ -111,7 +112,7 @@ def loss_on(model: MultiTaskModel, batch: Batch, autocast: AbstractContextManage
         output = model(batch.task, batch)
         if batch.gold is None or not batch.units:
             return float("nan")
-        return float(model.head(batch.task).loss(output, batch.gold).double().sum() / batch.units)
+        return float(model.head(batch.task).loss(output, batch.gold).cpu().double().sum() / batch.units)
 
 
 @contextmanager

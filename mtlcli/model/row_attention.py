@@ -57,12 +57,22 @@ AttentionInterface.register(IMPLEMENTATION, attend_by_row)
 AttentionMaskInterface.register(IMPLEMENTATION, eager_mask)
 
 
-def use_row_attention(encoder: PreTrainedModel) -> bool:
-    """Draw the dropout of attention weights by row. Return whether the encoder's code lets its attention be replaced.
+def use_row_attention(model: nn.Module) -> bool:
+    """Draw the dropout of attention weights by row in every encoder of a model and in copies of their layers.
 
     An encoder with attention of its own drops weights by a module (DeBERTa), which `use_row_dropout` replaces, or by a function.
+
+    Returns:
+        Whether the code of every encoder lets its attention be replaced.
     """
-    if not encoder._supports_attention_backend:
-        return False
-    encoder.set_attn_implementation(IMPLEMENTATION)
-    return True
+    encoders = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    replaceable = [encoder for encoder in encoders if encoder._supports_attention_backend]
+    for encoder in replaceable:
+        encoder.set_attn_implementation(IMPLEMENTATION)
+    # A copied layer has a copy of the configuration, which the encoder does not reach.
+    names = {type(encoder.config) for encoder in replaceable}
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if type(config) in names:
+            config._attn_implementation = IMPLEMENTATION
+    return len(replaceable) == len(encoders)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mtlcli.data.batches import Batch
 
-PLACE, LAYER, CALL, ATTENTION = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F
-"""Odd factors that spread places, modules, calls and attention modules over 32 bits."""
+PLACE, LAYER, CALL, ATTENTION, HEAD = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1
+"""Odd factors that spread places, modules, calls, attention modules and their heads over 32 bits."""
 MODULE_NUMBER = "_mtlcli_number"
 """Attribute of the modules of a model that draw by row, their number among all."""
 LONGEST = 1 << 14
@@ -139,11 +139,13 @@ def _hash(keys: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
     """
     if len(shape) == 4:
         heads, queries, others = (torch.arange(size, device=device) for size in shape[1:])
-        places = (heads[:, None, None] * LONGEST + queries[:, None]) * LONGEST + others
+        # A key for each head, because the places of one head alone take 28 of the 32 bits.
+        keys = _mixed(keys[:, None] ^ _wrap(heads * HEAD))
+        places = queries[:, None] * LONGEST + others
     else:
         places = torch.arange(math.prod(shape[1:]), device=device).view(shape[1:])
     spread = _wrap(places * PLACE)
-    return _mixed(keys.view(-1, *[1] * (len(shape) - 1)) ^ spread)
+    return _mixed(keys.view(*keys.shape, *[1] * (len(shape) - keys.dim())) ^ spread)
 
 
 def _mixed(values: Tensor) -> Tensor:

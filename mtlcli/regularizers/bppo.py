@@ -43,6 +43,7 @@ class BPPO(Regularizer):
     ) -> None:
         super().__init__(run)
         self.mu, self.beta, self.early_beta, self.switch = mu, beta, early_beta, switch
+        # A buffer, so that a resumed run switches beta at the same update.
         self.register_buffer("updates", torch.tensor(0))
         self.updates: Tensor
 

@@ -40,6 +40,7 @@ class L2SP(Regularizer):
         """Copy the initial weights of every encoder."""
         # By identity, because some architectures have several encoders.
         encoder = {id(p) for module in context.model.architecture.encoders() for p in module.parameters()}
+        # The copies are part of a checkpoint: the model of a resumed run no longer has its initial weights.
         self.initial = Snapshot((name, p) for name, p in context.model.named_parameters() if id(p) in encoder)
 
     def after_backward(self, model: MultiTaskModel) -> None:
@@ -47,4 +48,5 @@ class L2SP(Regularizer):
         pull(self.initial.pairs(model), self.alpha)
         initial = self.initial.tensors()
         # New parameters have no initial knowledge to keep, so their anchor is zero.
+        # A scalar 0 broadcasts, so the anchors need no memory.
         pull(((p, p.new_zeros(())) for name, p in model.named_parameters() if name not in initial), self.beta)

@@ -88,6 +88,7 @@ class RepresentationAlignment(Regularizer):
 
 def mean_kl(x: Tensor, y: Tensor) -> Tensor:
     """Return the symmetric KL of the mean softmax of x (n, dim) and of y (m, dim)."""
+    # A probability can underflow to 0, of which the logarithm is -inf.
     p, q = (torch.softmax(encodings, -1).mean(0).clamp_min(1e-30) for encodings in (x, y))
     return ((p - q) * (p.log() - q.log())).sum()
 
@@ -98,10 +99,13 @@ def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     # Centering changes no distance and reduces cancellation below.
     both = both - both.mean(0).detach()
     squares = both.square().sum(-1)
+    # Rounding can make the distance of equal rows negative.
     distances = (squares.unsqueeze(1) + squares - 2 * both @ both.T).clamp_min(0)
+    # Detached, so that the kernel widths are constants.
     mean = distances.detach().sum() / max(1, len(both) * (len(both) - 1))  # the diagonal is 0
     mean = torch.where(mean > 0, mean, torch.ones_like(mean))
     kernels = torch.stack([torch.exp(-distances / (width * mean)) for width in WIDTHS]).mean(0)
+    # The three means, within x, within y and between them, as one quadratic form.
     sides = torch.cat([x.new_full((len(x),), 1 / len(x)), y.new_full((len(y),), -1 / len(y))])
     return sides @ kernels @ sides
 

@@ -105,6 +105,7 @@ class SMART(Regularizer):
         for _ in range(self.steps):
             noise.requires_grad_()
             inner = self._inner(forward, forward.rerun(words + noise), clean)
+            # With respect to the noise alone; `backward` would add to the gradients of the parameters.
             (gradient,) = torch.autograd.grad(inner, noise)
             noise = self._moved(noise.detach(), gradient).masked_fill(padding, 0)
         return noise
@@ -125,6 +126,7 @@ class SMART(Regularizer):
             noise = noise + self.step_size * gradient
             # With epsilon 0 and zero noise, the quotient would be NaN.
             return noise / (self._size(noise, (-1,)) + self.epsilon).clamp_min(TINY)
+        # The bound avoids 0 / 0 for a text whose gradient is 0.
         noise = noise + self.step_size * gradient / self._size(gradient, (1, 2)).clamp_min(TINY)
         if self.norm == "inf":
             return noise.clamp(-self.epsilon, self.epsilon)

@@ -29,6 +29,7 @@ class Snapshot(nn.Module):
     def follow(self, model: nn.Module, momentum: float) -> None:
         """Set copy <- momentum * copy + (1 - momentum) * parameter."""
         parameters, copies = zip(*self.pairs(model), strict=True)
+        # On a GPU, a few kernels for all parameters instead of one for each.
         torch._foreach_lerp_(copies, parameters, 1 - momentum)
 
 

@@ -40,6 +40,7 @@ class Successive(Regularizer):
     ) -> None:
         super().__init__(run)
         self.delta = delta
+        # Buffers, because a run can stop between the end of an epoch and the next step.
         self.register_buffer("epochs", torch.tensor(0))
         self.register_buffer("due", torch.tensor(False))
         self.epochs: Tensor

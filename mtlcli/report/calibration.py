@@ -17,16 +17,19 @@ def reliability_charts(run: RunFiles) -> list[str]:
     charts = []
     facts_of = {facts.name: facts for facts in stored_facts(run.record)}
     for title, predictions in run.predictions.items():
+        # The set of a task follows its name after a space, which no name contains.
         name = title.partition(" ")[0]
         facts = facts_of[name]
         if facts.target.kind not in CalibrationError.measures:
             continue
         predicted, gold = predictions.read(facts.target)
+        # Labels alone have no confidence.
         if "probabilities" not in predicted:
             continue
         metric = CalibrationError(facts, bins=_bins_of(run.record["tasks"][name]["config"]))
         groups, weights = predictions.groups(), predictions.weights()
         error = estimate(metric, predicted, gold, groups=groups, weights=weights)
+        # `estimate` ignores rows of weight 0, so the bins must not count them.
         predicted, gold, _, weights = weighted_rows(predicted, gold, groups, weights)
         bins = Reliability.of(predicted, gold, metric.bins, weights)
         counted = ", counted by weight," if weights is not None else ""

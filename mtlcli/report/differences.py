@@ -16,6 +16,7 @@ def differences(folders: Sequence[Path]) -> str:
     try:
         comparison = compare(folders, resamples=RESAMPLES)
     except MtlError as error:
+        # The rest of the page is still useful, for example for runs with different dev rows.
         return page.paragraph(f"The runs cannot be compared: {'; '.join(error.lines)}")
     names = display_names(folders)
     baseline = names[0]
@@ -46,6 +47,7 @@ def overlaid(runs: Sequence[RunFiles]) -> list[str]:
     """Return a chart for each task with the primary dev metric of every run, and one with every dev loss."""
     charts = []
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        # Runs can differ in their tasks and metrics, so the first one that has the task decides.
         metric = next((name for run in runs for name in run.dev_metrics(task)), None)
         names = display_names([run.folder for run in runs])
         if metric is not None:

@@ -34,6 +34,7 @@ class Cloud:
 def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
     """The clouds of a run's tasks, and a sentence on how they were made. Raises MtlError where its data is not there."""
     config = stored_config(read_record(folder)).model_copy(deep=True)
+    # The page can be made on a machine without the device of the run.
     config.training.device = "cpu"
     before = set_up(config, cache=cache_folder())
     after, _ = load_run(folder)
@@ -44,6 +45,7 @@ def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
         if not splits or splits[0].gold is None:
             continue
         tokenized = splits[0]
+        # Seeded by the task, so that another report of the run shows the same rows.
         random = np.random.Generator(np.random.PCG64(seed_for(config.training.seed, "report", task.name)))
         rows = np.sort(random.permutation(len(tokenized))[:most])
         coloured = task.target.colour(splits[0].gold.take(rows))
@@ -69,12 +71,17 @@ def project(features: np.ndarray, method: str, seed: int) -> list[tuple[float, f
     if method == "t-SNE" and len(features) > 5:
         from sklearn.manifold import TSNE
 
+        # It has to be smaller than the number of rows.
         perplexity = min(30.0, (len(features) - 1) / 3)
+        # scikit-learn accepts seeds of 32 bits.
         places = TSNE(2, perplexity=perplexity, init="pca", random_state=seed % 2**32).fit_transform(centred)
     else:
         _, _, axes = np.linalg.svd(centred, full_matrices=False)
+        # The sign of a singular vector is arbitrary. Its largest entry is made positive, so that pictures can be
+        # compared.
         axes = axes[:2] * np.sign(axes[:2][np.arange(len(axes[:2])), np.abs(axes[:2]).argmax(1)])[:, None]
         places = centred @ axes.T
+    # A single row, or encodings of one dimension, have a single axis.
     if places.shape[1] < 2:
         places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
     return [(float(x), float(y)) for x, y in places]
@@ -95,9 +102,11 @@ def _features(model: MultiTaskModel, task: int, tokenized: TokenizedSplit, rows:
         batch = collate(tokenized, task, rows[part])
         pooled = model.pooled(task, model.hidden(task, model.inputs(task, batch)), batch.mask).float()
         if batch.sides == 2:
+            # The absolute difference does not depend on the order of the texts.
             pooled = (pooled[: len(part)] - pooled[len(part) :]).abs()
         if features.shape[1] == 0:
             features = np.empty((len(rows), pooled.shape[1]), dtype=np.float32)
+        # Batches are sorted by length, so results are put back in the order of `rows`.
         features[part] = pooled.cpu().numpy()
     return features
 

@@ -40,6 +40,7 @@ def worst_rows(folder: Path, count: int) -> dict[str, list[WorstRow]]:
         )  # fmt: skip
         selected = worst(predictions, count)
         split = loaded.splits.get(f"dev.{part}" if part else "dev")
+        # By digest rather than by line, because the file may have changed since the evaluation.
         texts = {} if split is None else _texts(split, {row["digest"] for row in selected})
         rows[title] = [
             WorstRow(

@@ -79,6 +79,7 @@ class Section:
 
 
 def _slug(title: str) -> str:
+    # Nothing is left of a title in another script.
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
 
 
@@ -136,6 +137,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: i
         return "".join(parts)
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    # Focusable, so that it can be scrolled with the keyboard.
     return f'<div class="wide" tabindex="0"><table><tr>{cells("th", head)}</tr>{body}</table></div>'
 
 

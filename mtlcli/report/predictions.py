@@ -58,6 +58,7 @@ def worst(predictions: Predictions, count: int) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = list(predictions.rows)
     if has_labels(rows):
         wrong = [row for row in rows if row["label"] != row["target"]]
+        # Without probabilities all wrong labels are equal, and remain in the order of the file.
         return sorted(wrong, key=lambda row: -(row.get("probabilities") or {}).get(row["label"], 1.0))[:count]
     if has_scores(rows):
         return sorted(rows, key=lambda row: -abs(row["score"] - row["target"]))[:count]
@@ -66,6 +67,7 @@ def worst(predictions: Predictions, count: int) -> list[Mapping[str, Any]]:
 
 def has_labels(rows: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether every row has one label, and the prediction names one."""
+    # All rows have the same keys. A distribution has a label as well, but its target maps classes to shares.
     return isinstance(rows[0].get("label"), str) and not isinstance(rows[0].get("target"), dict)
 
 

@@ -79,6 +79,7 @@ class RunFiles:
     def command(self) -> str:
         """The command that made the run, and those that resumed it."""
         path = self.folder / COMMAND
+        # Arguments can contain file names that are not UTF-8.
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         return "; ".join(line for line in lines if line)
 
@@ -110,6 +111,7 @@ class RunFiles:
             split: of_split for split, of_split in self.results.tasks.get(task, {}).items() if kind_of(split) == "dev"
         }
         if len(splits) == 1:
+            # A single split needs no name, whatever it is called.
             return dict.fromkeys([""], *splits.values())
         return {split.partition(".")[2] or "mean": of_split for split, of_split in splits.items()}
 
@@ -119,6 +121,7 @@ class RunFiles:
 
         The key is the task, and its set if it has several: `mnli matched`.
         """
+        # In the order of the recipe; the files come in alphabetical order.
         counted = [task for task, record in self.record["tasks"].items() if not is_auxiliary(record)]
         paths = predicted_splits(self.folder, "dev")
         return {
@@ -135,6 +138,7 @@ class RunFiles:
         for title, predictions in self.predictions.items():
             target = target_of(self.record["tasks"][title.partition(" ")[0]]["facts"]["target"])
             counts = target.confusion(*predictions.read(target)) if target.labels else None
+            # If all labels are unknown to the model, no row is counted.
             if counts is not None and counts.any():
                 confusions[title] = (tuple(target.labels or ()), counts)
         return confusions
@@ -155,6 +159,7 @@ class RunFiles:
 
 def curve(lines: Sequence[Line], key: str) -> Curve:
     """Return the values of a key over the steps, without those that were not finite."""
+    # The log has null for a number that is not finite.
     return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
 
 

@@ -53,6 +53,7 @@ def overview(runs: Sequence[RunFiles]) -> Section:
         )  # fmt: skip
     figures = []
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        # Runs can differ in their tasks and metrics, so the first one that has the task decides.
         metric = next((metric for run in runs for metric in run.dev_metrics(task)), None)
         if metric is not None:
             values = [
@@ -235,6 +236,7 @@ def _losses(run: RunFiles) -> list[str]:
 
 def _balance(tasks: Sequence[str], steps: Sequence[Line]) -> str:
     """Return charts of weights, cosines and coefficients, and a sentence for those that never change."""
+    # From all lines, because a step has only the pairs of its own tasks.
     names = dict.fromkeys(key for line in steps for key in line if key.startswith("gradients/cosine/"))
     groups: list[tuple[str, str, dict[str, Curve], bool]] = [
         ("Weight of each task", WEIGHT_TEXT, {task: curve(steps, f"balancer/{task}/weight") for task in tasks}, False),
@@ -306,6 +308,7 @@ def thinned(points: svg.Points) -> Curve:
     """Return at most POINTS points: means of equally long parts."""
     if len(points) <= POINTS:
         return list(points)
+    # There are more points than parts, so no part is empty.
     bounds = [round(part * len(points) / POINTS) for part in range(POINTS + 1)]
     parts = [points[start:end] for start, end in pairwise(bounds)]
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]

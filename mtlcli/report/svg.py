@@ -26,8 +26,10 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low]
     marks: list[float] = []
+    # One decade finer than the estimate, so that the search begins with too many ticks.
     exponent = math.floor(math.log10((high - low) / most)) - 1
     for step in (factor * 10.0**power for power in range(exponent, exponent + 4) for factor in (1, 2, 5)):
+        # The small shift keeps a tick at an end that is a multiple of the step, despite rounding.
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         finer, marks = marks, [round(number * step, 12) for number in range(first, last + 1)]
         if len(marks) <= most:
@@ -57,6 +59,7 @@ def lines(
     for number, points in enumerate(drawn.values()):
         path = " ".join(f"{frame.x(x):.1f},{frame.y(min(max(y, frame.low), frame.high)):.1f}" for x, y in points)
         shape = (
+            # A line through a single point would be invisible.
             f'<circle class="c{number % COLORS} fill" cx="{path.split(",")[0]}" cy="{path.split(",")[1]}" r="3"/>'
             if len(points) == 1
             else f'<polyline class="c{number % COLORS} line" points="{path}"/>'
@@ -75,6 +78,7 @@ def inner_range(values: Sequence[float]) -> tuple[float, float]:
     ordered = sorted(values)
     middle = ordered[len(ordered) // 2]
     distances = sorted(abs(value - middle) for value in ordered)
+    # The distance within which 9 of 10 values are.
     reach = OUTLIER * distances[int(0.9 * (len(distances) - 1))]
     inside = [value for value in ordered if abs(value - middle) <= reach]
     return inside[0], inside[-1]
@@ -83,6 +87,7 @@ def inner_range(values: Sequence[float]) -> tuple[float, float]:
 def constant(series: Mapping[str, Points]) -> str | None:
     """Return `sst 1, quora 1` where no series changes, None where one does or there is none."""
     drawn = {name: [y for _, y in points] for name, points in series.items() if points}
+    # Relative to the values, so that rounding is not taken for a change.
     if not drawn or any(max(ys) - min(ys) > 1e-6 * max(1e-12, *map(abs, ys)) for ys in drawn.values()):
         return None
     return ", ".join(f"{name} {ys[0]:.4g}" for name, ys in drawn.items())
@@ -94,6 +99,7 @@ def scatter(title: str, places: Points, x_name: str, y_name: str, *, diagonal: b
         return ""
     xs, ys = [x for x, _ in places], [y for _, y in places]
     if diagonal:
+        # The same range for both axes, so that the diagonal runs from corner to corner.
         xs = ys = [*xs, *ys]
     frame = _Frame(*_with_air(min(xs), max(xs)), *_with_air(min(*ys, 0.0) if not diagonal else min(ys), max(ys)))
     ends = (frame.left, frame.right) if diagonal else (0.0, 0.0)
@@ -139,6 +145,7 @@ def matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -
 
     Names of columns are slanted where they would not fit above their column.
     """
+    # Widths below are estimates: a character of 11 px is about 6.2 wide, and slanted about 4.6 high.
     size = len(labels)
     left = 110
     slanted = max(map(len, labels)) * 6.2 > (WIDTH - left - 8) / size - 4
@@ -162,6 +169,7 @@ def matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -
                 f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" height="{tall - 1:.1f}" '
                 f'fill-opacity="{share:.3f}"><title>{escape(labels[row])} as {escape(labels[column])}: {count}</title></rect>'
             )
+            # Light text on dark cells.
             tone = "on" if share > 0.55 else "axis"
             body.append(
                 f'<text class="{tone}" x="{x + cell / 2:.1f}" y="{y + tall / 2 + 4:.1f}" text-anchor="middle">{count}</text>'
@@ -223,6 +231,7 @@ def reliability(title: str, bins: Sequence[tuple[float, float, float]], note: st
     if not drawn:
         return ""
     frame = _Frame(0.0, 1.0, 0.0, 1.0)
+    # The bars of rows are below the diagram, so it is higher than other charts.
     bottom, below, height = frame.y(0.0), 46, HEIGHT + 60
     most = max(rows for _, rows, _, _ in drawn)
     width = (frame.x(1.0) - frame.x(0.0)) / len(bins)
@@ -260,6 +269,7 @@ def points(title: str, places: Points, groups: Sequence[int], names: Sequence[st
     if not places:
         return ""
     xs, ys = [x for x, _ in places], [y for _, y in places]
+    # The axes of a projection have no unit.
     frame = _Frame(*_with_air(min(xs), max(xs)), *_with_air(min(ys), max(ys)), plain=True)
     dots = "".join(
         f'<circle class="c{group % COLORS} dot" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.2"/>'
@@ -295,6 +305,7 @@ def parallel(
     """
     bottom, top = HEIGHT - BOTTOM, TOP + 14
     step = (WIDTH - LEFT - RIGHT) / max(1, len(axes) - 1)
+    # From the worst to the best, because later lines are drawn on top. The cube leaves only the best ones dark.
     order = sorted(range(len(scores)), key=lambda item: scores[item] if maximizes else -scores[item])
     shade = {item: 0.12 + 0.88 * (place / max(1, len(order) - 1)) ** 3 for place, item in enumerate(order)}
     places: list[list[tuple[float, float]]] = [[] for _ in scores]
@@ -304,6 +315,7 @@ def parallel(
         known = [value for value in values if value is not None]
         low, high = min(known), max(known)
         body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
+        # Two heights in turn, so that long names of neighbors do not overlap.
         body.append(_text(x, top - 8 if number % 2 else top - 20, _cut(name.rpartition(".")[2], 16), "middle"))
         ends = [(low, bottom + 14), (high, top + 2)] if high > low else [(low, bottom + 14)]
         for end, y in ends:
@@ -323,6 +335,7 @@ class _Frame:
     """The map from numbers to places in a chart."""
 
     def __init__(self, left: float, right: float, low: float, high: float, plain: bool = False) -> None:
+        # A range without width would divide by zero.
         self.left, self.right = (left, right) if right > left else (left - 1, left + 1)
         self.low, self.high = low, high if high > low else low + 1
         self.margins = (6, 6, 6, 6) if plain else (LEFT, RIGHT, TOP, BOTTOM)
@@ -356,7 +369,9 @@ class _Frame:
 
 def _with_air(low: float, high: float, bounds: tuple[float, float] = UNBOUNDED) -> tuple[float, float]:
     """Widen a range by a twentieth on each side, but not beyond the bounds of what is possible."""
+    # For equal ends, a twentieth of the value, or 0.5 if that is 0 too.
     air = 0.05 * (high - low) or 0.05 * abs(low) or 0.5
+    # A value beyond the bounds widens them, so that it stays visible.
     return max(low - air, min(low, bounds[0])), min(high + air, max(high, bounds[1]))
 
 

@@ -61,6 +61,7 @@ def sections(sweep: Sweep) -> list[Section]:
 
 
 def _score(trial: Trial) -> float | None:
+    # A pruned or failed trial has the last score of its curve, if any.
     return trial.scores[0] if trial.scores else trial.curve[-1][1] if trial.curve else None
 
 
@@ -71,10 +72,12 @@ def _over_trials(sweep: Sweep) -> list[str]:
     best: float | None = None
     hours = 0.0
     for number, trial in enumerate(sorted(sweep.trials, key=lambda trial: trial.number)):
+        # Trials that failed or were pruned used time too.
         hours += (trial.seconds or 0.0) / 3600
         if trial.state != DONE:
             continue
         scores.append((float(number), trial.scores[0]))
+        # For an objective that is minimized, a score is better unless it is larger.
         if best is None or (trial.scores[0] > best) == maximizes:
             best = trial.scores[0]
         best_by_trial.append((float(number), best))
@@ -112,6 +115,7 @@ def _slices(sweep: Sweep) -> list[str]:
     for key in sweep.keys:
         trials = [trial for trial in sweep.trials if key in trial.values and _score(trial) is not None]
         positions, names = _positions(key, trials)
+        # Values over several decades, such as learning rates, would overlap on a linear axis.
         log = bool(positions) and not names and min(positions) > 0 and max(positions) > 50 * min(positions)
         xs = [log10(x) for x in positions] if log else positions
         places = [(x, _score(trial) or 0.0) for x, trial in zip(xs, trials, strict=True)]
@@ -125,6 +129,7 @@ def _slices(sweep: Sweep) -> list[str]:
 def _positions(key: str, trials: Sequence[Trial]) -> tuple[list[float], list[str]]:
     """Return the place of each trial's value on an axis, and the names of choices, none for numbers."""
     values = [trial.values[key] for trial in trials]
+    # bool is a subclass of int, but true and false are choices.
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return [float(value) for value in values], []
     names = list(dict.fromkeys(_text(value) for value in values))
@@ -142,6 +147,7 @@ def _parallel(sweep: Sweep) -> str:
         return ""
     axes: list[tuple[str, list[float | None], list[str]]] = []
     for key in sweep.keys:
+        # A key can exist in some trials only, such as an option of one method.
         holding = [trial for trial in trials if key in trial.values]
         if not holding:
             continue

@@ -39,11 +39,14 @@ class AllTogether(Scheduler):
         # Rounded up, so that no step takes more than micro_batches of the smallest task.
         self.steps = -(-min(batches) // run.micro_batches)
         if max_micro_batches is not None:
+            # More steps make every part smaller, until that of the largest task is within the limit.
             self.steps = max(self.steps, -(-max(batches) // max_micro_batches))
 
     def visits(self, position: Position) -> list[Visit]:
         """Return all tasks, with at least one micro-batch each."""
         first, last = position.step, position.step + 1
+        # Differences of whole-number cumulative counts add up to exactly b_t per pass, without rounding and without
+        # state.
         parts = (last * task.batches // self.steps - first * task.batches // self.steps for task in self.run.tasks)
         # With max_micro_batches, a small task has no new batch in some steps but is still visited.
         return [Visit(task, max(1, part)) for task, part in enumerate(parts)]

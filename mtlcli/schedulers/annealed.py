@@ -35,8 +35,10 @@ class Annealed(Scheduler):
 
     def visits(self, position: Position) -> list[Visit]:
         """Return the tasks drawn for this step."""
+        # From the sizes in every step: a power of the probabilities of the previous step would compound.
         return draw(self.run, power_of_sizes(self.run, 1.0 - self.decay * position.progress), position)
 
     def steps_per_epoch(self) -> int:
         """Return the steps of an epoch of proportional sampling."""
+        # The largest task becomes rarer during the run, so a later epoch is less than one pass over it.
         return steps_for_largest(self.run, power_of_sizes(self.run, 1.0))

@@ -54,6 +54,7 @@ class Bandit(Scheduler):
                 "rows, or choose a task that has them"
             )
         self.rate, self.temperature, self.hold, self.batches = rate, temperature, hold, batches
+        # Buffers, because a resumed run does not repeat the probes that determined them.
         self.register_buffer("values", torch.full((len(run.tasks),), initial_value, dtype=torch.float64))
         self.register_buffer("arm", torch.tensor(self.primary))
         self.register_buffer("pulls", torch.tensor(0))

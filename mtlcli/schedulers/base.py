@@ -114,6 +114,7 @@ class Scheduler(Plugin, ABC):
         `steps`, if the user sets it, is that length. Raises MtlError if the scheduler determines the length itself.
         """
         total = steps or epochs * steps_per_epoch
+        # `range` excludes `total`, so that a last epoch of full length is not listed twice.
         return [*range(steps_per_epoch, total, steps_per_epoch), total]
 
     def stage(self, position: Position) -> Stage:
@@ -168,6 +169,7 @@ def fewest_and_most(tasks_per_step: TasksPerStep, tasks: int, micro_batches: int
         case "one":
             return 1, 1
         case "draws":
+            # All draws of a step can fall on one task.
             return 1, min(tasks, micro_batches)
         case "several":
             return 1, tasks
@@ -188,6 +190,7 @@ def draws(tasks: Sequence[int]) -> list[Visit]:
     A task drawn n times of m is visited with n micro-batches and weight n / m. The step's gradient is then the mean over
     all m micro-batches, as if rows of all tasks had been shuffled together, whatever m is. With m = 1 the weight is 1.
     """
+    # Sorted below, so that the order of the passes does not depend on the order of the draws.
     counts = Counter(tasks)
     return [Visit(task, counts[task], counts[task] / len(tasks)) for task in sorted(counts)]
 
@@ -201,6 +204,7 @@ def power_of_sizes(run: RunFacts, exponent: float) -> Tensor:
 
 def steps_for_largest(run: RunFacts, probabilities: Tensor) -> int:
     """Return the number of steps in which draws from `probabilities` take as many batches of the largest task as it has."""
+    # By batches rather than rows, because tasks can have batches of different sizes.
     largest = max(range(len(run.tasks)), key=lambda task: run.tasks[task].batches)
     per_step = float(probabilities[largest]) * run.micro_batches
     # More draws per step than the task has batches still make one step.

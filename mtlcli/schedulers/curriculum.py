@@ -52,6 +52,7 @@ class Curriculum(Scheduler):
     ) -> None:
         super().__init__(run)
         count = len(run.tasks)
+        # Any other text is the name of a single task, so that it can be given without brackets.
         names = [order] if isinstance(order, str) else order
         listed = [] if order == "measured" else [task_named(run, name, "order") for name in names]
         for earlier, later in pairwise(sorted(listed)):
@@ -65,6 +66,7 @@ class Curriculum(Scheduler):
             raise MtlError(f"scheduler.shares: found {self.shares}; expected {parts} numbers, not all 0")
         self.measure_share = measure_share
         self.total_steps = 0  # not known before the first step
+        # Buffers, so that a resumed run keeps the measured order.
         self.register_buffer("sums", torch.zeros(count, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(count, dtype=torch.int64))
         self.sums: Tensor
@@ -72,6 +74,7 @@ class Curriculum(Scheduler):
 
     def visits(self, position: Position) -> list[Visit]:
         """Return the tasks of the part that contains the step."""
+        # Not in a buffer: `visits` sets it again before `on_step` of a resumed run reads it.
         self.total_steps = position.total_steps
         tasks = range(len(self.run.tasks)) if position.step < self._measured_steps() else self._part(position.step)
         return [Visit(task, self.run.micro_batches) for task in sorted(tasks)]
@@ -82,8 +85,11 @@ class Curriculum(Scheduler):
 
     def _part(self, step: int) -> list[int]:
         start = self._measured_steps()
+        # Rounding the cumulative ends, not the lengths, makes the parts add up to the run. A part with a share of 0
+        # ends where it starts, so no step falls into it.
         ends = [start + round((self.total_steps - start) * end / sum(self.shares)) for end in accumulate(self.shares)]
         part, order = bisect_right(ends, step), self.order()
+        # Without `cumulative`, the part after those of the tasks holds all of them.
         return order[: part + 1] if self.cumulative or part >= len(order) else order[part : part + 1]
 
     def order(self) -> list[int]:
@@ -99,6 +105,8 @@ class Curriculum(Scheduler):
         end = self._measured_steps()
         # Losses of the first half are mostly those of untrained heads.
         if end // 2 < result.step <= end:
+            # Indexed addition counts a repeated index once, which is correct because a step holds each task at most
+            # once.
             self.sums[result.tasks] += result.losses.detach().to(self.sums)
             self.counts[result.tasks] += 1
 

@@ -51,16 +51,21 @@ class Entropy(Scheduler):
     def choose(self, pool: Sequence[Candidates], position: Position) -> list[Tensor]:
         """Return the indices of each task's candidates among the most uncertain of all, in ascending order."""
         selected = [torch.empty(0, dtype=torch.int64) for _ in pool]
+        # The mean, because the last batch of a pass can be smaller than the others.
         budget = round(sum(candidates.count for candidates in pool) / len(pool))
+        # Seeded by the step, so that a resumed run selects the same rows.
         generator = self.run.generator(f"choose {position.step}")
         scored = [at for at, candidates in enumerate(pool) if candidates.uncertainty is None]
         for at in scored:
+            # At least one row, so that no task with scores is left out of a small batch.
             share = max(1, min(pool[at].count, round(budget / len(pool))))
             selected[at] = torch.randperm(pool[at].count, generator=generator)[:share].sort().values
         classed = [at for at in range(len(pool)) if at not in scored]
         if classed:
             uncertain = self._weighted([u for u in (pool[at].uncertainty for at in classed) if u is not None])
+            # The tasks with scores can use up a small budget; one row is left for the others.
             remaining = max(1, budget - sum(len(selected[at]) for at in scored))
+            # A stable sort resolves ties by position. `topk` does not specify which of several equal values it returns.
             best = torch.cat(uncertain).sort(descending=True, stable=True).indices[:remaining]
             is_selected = torch.zeros(sum(map(len, uncertain)), dtype=torch.bool).index_fill(0, best, True)
             for at, flags in zip(classed, is_selected.split([len(values) for values in uncertain]), strict=True):

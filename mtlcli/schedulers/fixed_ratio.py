@@ -56,8 +56,10 @@ class FixedRatio(Scheduler):
         return draws(turns)
 
     def _turns(self, count: int) -> list[int]:
+        # The order depends on `count` alone, so a resumed run, which starts in the middle, continues it.
         while len(self.turns) < count:
             _, task, visit, share = self.due[0]
+            # Computed from the count of visits: repeatedly adding 1 / r_t would accumulate rounding errors.
             heapreplace(self.due, ((visit + 1.5) / share, task, visit + 1, share))
             self.turns.append(task)
         return self.turns[:count]

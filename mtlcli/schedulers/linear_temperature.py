@@ -42,6 +42,7 @@ class LinearTemperature(Scheduler):
         """Return T at a step."""
         # Epochs are fractional, so that T does not jump at their ends.
         epochs = position.step / position.steps_per_epoch
+        # Limiting the fraction instead of T also covers a final temperature below the initial one.
         return self.initial + min(1.0, epochs / self.warmup_epochs) * (self.final - self.initial)
 
     def visits(self, position: Position) -> list[Visit]:

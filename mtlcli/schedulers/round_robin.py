@@ -29,6 +29,8 @@ class RoundRobin(Scheduler):
         super().__init__(run)
         self.exhausted = exhausted
         if exhausted == "drop":
+            # Late in an epoch only the larger tasks are left, so methods that need all tasks in every step are
+            # rejected.
             self.tasks_per_step = "several"
 
     def visits(self, position: Position) -> list[Visit]:
@@ -36,6 +38,7 @@ class RoundRobin(Scheduler):
         size = self.run.micro_batches
         if self.exhausted != "drop":
             return [Visit(task, size) for task in range(len(self.run.tasks))]
+        # Derived from the position, so that a resumed run drops the same tasks.
         done = position.step % position.steps_per_epoch * size
         remaining = [max(0, task.batches - done) for task in self.run.tasks]
         # steps_per_epoch may be set beyond the largest task's pass; a step is never empty.

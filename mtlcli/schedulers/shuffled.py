@@ -29,6 +29,7 @@ class Shuffled(Scheduler):
         return draws([self._task(number) for number in range(position.step * size, (position.step + 1) * size)])
 
     def _task(self, number: int) -> int:
+        # By batch rather than by step, because a step can end one pass and begin the next.
         passes, index = divmod(number, len(self.cards))
         if self.order[0] != passes:
             generator = self.run.generator(f"shuffle {passes}")

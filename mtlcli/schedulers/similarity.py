@@ -41,6 +41,7 @@ class Similarity(Scheduler):
             # Without information about languages, all tasks count as being in one.
             speakers.update(range(len(run.tasks)))
         likeness = [(1 if t in kin else unlike) * (1 if t in speakers else unlike) for t in range(len(run.tasks))]
+        # `power_of_sizes` is normalized, but the constant cancels in the next line.
         ratio = torch.tensor(likeness, dtype=torch.float64) * power_of_sizes(run, 0.5)
         self.probabilities = ratio / ratio.sum()
 

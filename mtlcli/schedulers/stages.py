@@ -77,6 +77,7 @@ class Stages(Scheduler):
         super().__init__(run)
         self.stages = [StageConfig.model_validate(stage) for stage in stages]
         self.members = [_members(run, number, stage) for number, stage in enumerate(self.stages)]
+        # As submodules, so that a checkpoint holds the state of every stage's scheduler.
         self.inner = nn.ModuleList(
             _scheduler(run, number, stage, members)
             for number, (stage, members) in enumerate(zip(self.stages, self.members, strict=True))
@@ -109,6 +110,7 @@ class Stages(Scheduler):
         model = context.model
         for number, (stage, scheduler) in enumerate(zip(self.stages, self._schedulers(), strict=True)):
             try:
+                # Tried for every stage before step 1, so that a wrong name does not end the run at a later stage.
                 model.freeze(tuple(stage.freeze))
             except MtlError as error:
                 raise MtlError(*(f"scheduler.stages.{number}.{line}" for line in error.lines)) from error
@@ -118,6 +120,7 @@ class Stages(Scheduler):
                     "use a head with parameters, or remove the task from this stage"
                 )
             scheduler.setup(context)
+        # `enter_stage` freezes the parts of each stage when it begins.
         model.freeze(())
 
     def visits(self, position: Position) -> list[Visit]:
@@ -132,6 +135,7 @@ class Stages(Scheduler):
 
     def epoch_ends(self, epochs: int, steps: int | None, steps_per_epoch: int) -> list[int]:
         """Return the ends of all stages' epochs, up to `steps` if it is set."""
+        # `starts` has one more entry than `ends`: the end of the run.
         all_ends = [start + end for start, ends in zip(self.starts, self.ends, strict=False) for end in ends]
         if steps is None or steps >= all_ends[-1]:
             return all_ends
@@ -141,6 +145,7 @@ class Stages(Scheduler):
         """Return the stage of a step, with the rate of its scheduler."""
         number, local = self._local(position)
         stage, inner = self.stages[number], self._at(number).stage(local)
+        # A scheduler such as the state machine lowers the rate within its stage.
         return Stage(
             self.starts[number], self.ends[number][-1], stage.lr_factor * inner.lr, tuple(stage.freeze), stage.weights
         )
@@ -154,6 +159,7 @@ class Stages(Scheduler):
     def on_step(self, result: StepResult) -> None:
         """Forward to the stage's scheduler, with steps and tasks counted within the stage."""
         self.step.fill_(result.step)
+        # Updates count from 1, so this one was made at the position before its number.
         number = self._number(result.step - 1)
         index = torch.tensor([self.members[number].index(task) for task in result.tasks.tolist()])
         self._at(number).on_step(replace(result, step=result.step - self.starts[number], tasks=index))
@@ -161,6 +167,7 @@ class Stages(Scheduler):
     def on_epoch(self, result: EpochResult) -> None:
         """Forward the losses of the stage's tasks."""
         number = self._number(int(self.step) - 1)
+        # Hooks count epochs over the entire run.
         before = sum(len(ends) for ends in self.ends[:number])
         losses = dict(self._of_stage(number, result.losses))
         self._at(number).on_epoch(EpochResult(result.epoch - before, losses))
@@ -181,6 +188,7 @@ class Stages(Scheduler):
         return ((local, values[task]) for local, task in enumerate(self.members[number]) if task in values)
 
     def _number(self, step: int) -> int:
+        # Step -1, of a hook before the first step, belongs to the first stage, and the end of the run to the last one.
         return min(max(bisect_right(self.starts, step) - 1, 0), len(self.stages) - 1)
 
     def _local(self, position: Position) -> tuple[int, Position]:
@@ -191,6 +199,7 @@ class Stages(Scheduler):
 
     def _at(self, number: int) -> Scheduler:
         scheduler = self.inner[number]
+        # For the type checker: the members of a ModuleList are of type Module.
         if not isinstance(scheduler, Scheduler):
             raise TypeError(f"{scheduler} is not a Scheduler")
         return scheduler
@@ -208,6 +217,7 @@ def _members(run: RunFacts, number: int, stage: StageConfig) -> list[int]:
             raise MtlError(f'scheduler.stages.{number}.tasks: no task "{name}"{suggest(name, names)}')
     if not members:
         raise MtlError(f"scheduler.stages.{number}.tasks: found none; expected one or more of {', '.join(names)}")
+    # In the order of the run, so that local indices do not depend on the order in the recipe.
     return [index for index, name in enumerate(names) if name in members]
 
 
@@ -219,10 +229,10 @@ def _scheduler(run: RunFacts, number: int, stage: StageConfig, members: list[int
         raise MtlError(*(f"{key}.{option}: {message}" for option, message in problems))
     if Stages in choice.plugin.__mro__:
         raise MtlError(f"{key}: stages cannot be nested; list them one after another")
+    # A separate seed per stage, so that two stages with the same scheduler draw differently.
     facts = RunFacts(
         tuple(run.tasks[index] for index in members), seed_for(run.seed, "stage", number), run.micro_batches
     )
-    # A separate seed per stage, so that two stages with the same scheduler draw differently.
     scheduler: Scheduler = choice.make(facts)
     if scheduler.chooses_rows:
         raise MtlError(f'{key}: "{choice.name}" chooses rows, which stages do not support; use it for the entire run')

@@ -66,6 +66,8 @@ class StateMachine(Scheduler):
         if is_over or math.isnan(loss):
             self.task.fill_((int(self.task) + 1) % len(self.run.tasks))
         self.rises.fill_(0 if is_over else rises)
+        # For all tasks, so that the next one is compared with its loss at the switch, not at the end of its previous
+        # turn.
         for task, dev_loss in result.losses.items():
             if math.isfinite(dev_loss):
                 self.last[task] = dev_loss

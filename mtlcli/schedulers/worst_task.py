@@ -45,6 +45,7 @@ class WorstTask(Scheduler):
         # A task without a dev loss keeps its turn, because it can never be the worst.
         if badness[turn] >= 0:
             worst = [task for task, bad in enumerate(badness) if bad == max(badness)]
+            # By step and without random numbers, so that visits are a function of the position and the buffers.
             turn = worst[position.step % len(worst)]
         return [Visit(turn, self.run.micro_batches)]
 
@@ -62,6 +63,7 @@ class WorstTask(Scheduler):
         """Record the losses on dev."""
         for task, loss in result.losses.items():
             if math.isfinite(loss):
+                # A negative loss would be taken for -1, which marks a task without a loss.
                 self.last[task] = max(0.0, loss)
                 if not torch.isfinite(self.first[task]):
                     # Later losses are divided by it.

@@ -120,7 +120,7 @@ def _effective_items(matches: ClassMatches, codes: np.ndarray, weights: np.ndarr
     denominators: dict[str, Sequence[tuple[np.ndarray, int]]] = {
         "precision": [(matches.predicted, 1)],
         "recall": [(matches.gold, 1)],
-        # TP + FP + FN: labeled or predicted, minus what is in both.
+        # TP + FP + FN: labeled plus predicted items, minus those counted twice.
         "f1": [(matches.gold, 1), (matches.predicted, 1), (matches.right, -1)],
     }
     worth = {}

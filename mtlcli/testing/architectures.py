@@ -75,6 +75,7 @@ def check_architecture(plugin: type[Architecture], *, identity: bool = False, **
             _check_rows_alone(name, architecture, model, task, last)
             _check_merged(name, architecture, model, task, last)
         _check_passes(name, architecture, model)
+        # After all passes, because an architecture can change the encoder within one and has to restore it.
         plain = run_encoder(tiny_encoder().eval(), model.inputs(0, batch))
         encoder = run_encoder(architecture.encoder, model.inputs(0, batch))
         expect(
@@ -165,6 +166,7 @@ def _check_gradients(name: str, architecture: Architecture, model: MultiTaskMode
         used = {id(p) for p in model.parameters() if p.grad is not None}
         moved = {id(p) for p in model.parameters() if p.grad is not None and bool(p.grad.any())}
         allowed = {key for key, tasks in tasks_of.items() if tasks is None or task in tasks}
+        # A gradient of zeros does not count as use of a foreign parameter.
         foreign = sorted(names[key] for key in moved - allowed)
         expect(
             not foreign,
@@ -212,6 +214,7 @@ def _check_rows_alone(
         row_alone = replace(batch, tokens=tokens, mask=None, types=types)
         features = architecture(task, model.inputs(task, row_alone)).last
         expect(
+            # Shorter rows are summed in another order, which changes the rounding.
             torch.allclose(features[0], last[row, :length], atol=2e-6),
             f"{name}: a text has other features alone than in a padded batch",
         )
@@ -224,8 +227,10 @@ def _check_merged(
     try:
         merged = architecture.merged(task)
     except MtlError:
+        # Not every architecture can be merged.
         return
     features = run_encoder(merged.eval(), model.inputs(task, tiny_batch(0, GRADES))).last
+    # Hidden states at padding are arbitrary.
     mask = tiny_batch(0, GRADES).mask
     expect(
         torch.allclose(features[mask], last[mask], atol=1e-5),

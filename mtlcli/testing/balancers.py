@@ -46,6 +46,7 @@ def check_balancer(plugin: type[Balancer], **options: object) -> None:
     check_needs(plugin)
     name, all_tasks, after = plugin.__name__, "all-tasks" in plugin.needs, "losses-after" in plugin.needs
     gram = bool(plugin.needs & {"gram", "last-layer-gram"})
+    # With one task there is nothing to balance, but every balancer has to run.
     for run in (RUN, ALONE):
         start = start_of(tiny_model(run.tasks), run.tasks)
 
@@ -81,6 +82,7 @@ def check_balancer(plugin: type[Balancer], **options: object) -> None:
                     call_hooks(twin, run, steps, gram=gram, after=after, shift=shift)
     balancer = plugin(RUN, **checked)
     balancer.setup(start_of(tiny_model(RUN.tasks), RUN.tasks))
+    # With all tasks, because a parameter can belong to a single one.
     _, _, learned = _balance(balancer, torch.ones(len(RUN.tasks)), torch.arange(len(RUN.tasks)))
     for parameter, gradient in learned.items():
         expect(gradient is not None, f"{name}.{parameter} is learned, but no objective depends on it")
@@ -107,9 +109,11 @@ def _balance(balancer: Balancer, losses: Tensor, tasks: Tensor) -> tuple[Tensor,
     )
     expect(objectives.requires_grad, f"{name}: the objectives do not depend on the losses")
     learned = {key: parameter for key, parameter in balancer.named_parameters() if parameter.requires_grad}
+    # As in the engine: a parameter of an absent task has no gradient.
     weights, *gradients = torch.autograd.grad(objectives.sum(), [losses, *learned.values()], allow_unused=True)
     if balancer.needs & {"gram", "last-layer-gram"}:
         rows = torch.randn(len(losses), 5, generator=torch.Generator().manual_seed(5))
+        # Gradients can vanish or be very large.
         for scale in (0.0, 1.0, 1e4):
             aim = balancer.own_objective(losses.detach(), tasks, scale * (rows @ rows.T))
             if aim is not None:

@@ -38,6 +38,7 @@ def check_class_options(
 
     with torch.inference_mode():
         classes = facts.task.target.outputs()
+        # Dev losses have to be comparable between runs with different class options.
         plain, evaluated = losses(training=False), losses(*range(classes), training=False)
         expect(
             close(evaluated, plain),
@@ -52,6 +53,7 @@ def check_class_options(
             f"{name}: in training, expected the losses {numbers(expected)} with all class weights at 2; found {numbers(doubled)}",
         )
         if "index" in gold and gold.starts is None:
+            # The weights are 0, 1, 2, ..., so only the first class has no loss.
             weighted, has_weight = losses(*range(classes)), gold["index"] > 0
             expect(
                 finite(weighted) and not bool(weighted[~has_weight].any()) and bool((weighted[has_weight] > 0).all()),

@@ -22,6 +22,7 @@ from mtlcli.tasks.no_label import NoLabel
 from mtlcli.tasks.targets import Arrays, Classes, Distributions, LabelSets, Ragged, Ranks, Score, Target, Tensors
 from mtlcli.training.gradient_rows import blocks
 
+# From 1000 to 100 rows, so that a method that weights by size differs from one that does not.
 GRADES = TaskFacts("grades", rows=1000, batches=63, target=Classes.named("bad", "fair", "good"))
 SCORES = TaskFacts("scores", rows=300, batches=19, target=Score(0.0, 5.0, 2.5, 1.5))
 PAIRS = TaskFacts("pairs", rows=100, batches=7, target=Classes.named("different", "same"))
@@ -41,6 +42,7 @@ DIM = 8
 def expect(condition: object, sentence: str) -> None:
     """Raise AssertionError with a sentence unless the condition holds."""
     if not condition:
+        # Not an `assert`, which `python -O` removes.
         raise AssertionError(sentence)
 
 
@@ -87,6 +89,7 @@ def listed(names: Any) -> str:
 def close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> bool:
     """Return whether two tensors are equal up to rounding, relative to the largest number."""
     first, second = first.detach().double(), second.detach().double()
+    # Relative to the largest number, because small ones can consist of rounding errors of large ones.
     largest = max(float(first.abs().max()), float(second.abs().max())) if first.numel() else 0.0
     return first.shape == second.shape and bool(((first - second).abs() <= tolerance * largest).all())
 
@@ -121,6 +124,7 @@ def unchanged_state(plugin: Plugin, method: str) -> Iterator[None]:
     before |= {key: value.clone() for key, value in plugin.named_buffers()}
     yield
     after = dict(plugin.named_parameters()) | dict(plugin.named_buffers())
+    # A new buffer is a change, too.
     changed = [key for key, value in after.items() if key not in before or not same(value, before[key])]
     expect(
         not changed,
@@ -137,6 +141,7 @@ def same(first: Tensor, second: Tensor) -> bool:
 def saved_and_loaded(plugin: Plugin, make: Callable[[], Plugin]) -> Any:
     """Return a fresh plugin with the state of this one."""
     name = type(plugin).__qualname__
+    # A state dict shares its memory with the plugin, which continues to change it.
     state = {key: value.clone() if isinstance(value, Tensor) else value for key, value in plugin.state_dict().items()}
     foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
     expect(not foreign, f"{name}.state_dict(): expected tensors only, found other values in {listed(foreign)}")
@@ -196,6 +201,7 @@ def start_of(model: MultiTaskModel, facts: Sequence[TaskFacts]) -> SetupContext:
 
     def teach(folder: str, task: int) -> Arrays:
         target, n = facts[task].target, facts[task].rows
+        # The same labels, shifted by one row, so that the two votes disagree.
         votes = [target.examples(n), target.examples(n + 1).take(slice(1, None))]
         soft = target.soft(target.average(votes, [target, target]))
         if soft is None:
@@ -224,6 +230,7 @@ def unknown_gold(task: TaskFacts, n: int = 4, like: Tensors | None = None) -> Te
     if like is not None and like.starts is not None:
         first = int(like.starts[1])
         unknown = {name: labels.clone() for name, labels in like.fields.items()}
+        # -1 marks a choice that is not known, and an answer that is not known starts and ends at 0.
         for name in {"chosen", "start", "end"} & set(unknown):
             unknown[name][:first] = -1 if name == "chosen" else 0
         return Ragged(unknown, like.starts)
@@ -237,6 +244,7 @@ def items_for(target: Target, gold: Arrays) -> Items | None:
     if not isinstance(target, Answers):
         return None
     contexts = [len(row_of(gold, row).context) for row in range(len(gold))]
+    # Place 0 of a row stands for no answer, the others for the characters of its context.
     starts = torch.tensor([0, *(1 + length for length in contexts)]).cumsum(0)
     place = torch.cat([torch.arange(1 + length) for length in contexts])
     spans = torch.stack([place - 1, place], dim=1)

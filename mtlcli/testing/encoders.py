@@ -31,6 +31,7 @@ def check_encoder(plugin: type[EncoderSource], **options: object) -> None:
     except ValidationError as error:
         raise AssertionError(f"{name}.recommended: expected keys of the configuration: {error}") from error
     quiet_transformers()
+    # Repeated, because a plugin can learn its vocabulary from frequent words.
     texts = ("a small house by the sea", "the sea is large and the house is not", "not by the house") * 20
     states = []
     # Twice in fresh folders, to compare the weights.

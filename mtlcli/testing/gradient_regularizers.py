@@ -97,6 +97,7 @@ def _combine(regularizer: GradientRegularizer, rows: Tensor, tasks: list[int]) -
     before, index = gram.clone(), torch.tensor(tasks)
     weights: Tensor | None = None
     if regularizer.reads_rows:
+        # A copy, because `combine` may overwrite the rows.
         combined = regularizer.combine(rows.clone(), gram, index)
     else:
         _check_blocks(regularizer, gram, index)
@@ -134,8 +135,10 @@ def _check_native_scale(make: Callable[..., GradientRegularizer], all_tasks: boo
                 combined = _combine(regularizer, gradient.repeat(k, 1), tasks)
                 kind = regularizer.native_scale if scale == "native" else scale
                 along = float(combined @ gradient / (gradient @ gradient))
+                # A method with a scale of its own can return any positive multiple.
                 factor = {"mean": 1.0, "sum": float(k)}.get(kind, max(along, 1e-6))
                 expect(
+                    # Ridges and clamps of single methods change the result slightly.
                     close(combined, factor * gradient, 1e-3),
                     f"{type(regularizer).__name__}: {k} gradient(s) equal to {numbers(gradient)} with scale {scale} (native: "
                     f"{regularizer.native_scale}): expected {numbers(factor * gradient)}, found {numbers(combined)}",

@@ -93,6 +93,7 @@ def check_head(plugin: type[Head], **options: object) -> None:
                 name, output = f"{plugin.__name__} for {task.name}", head.eval()(_encodings(sides)).detach()
                 check_class_options(name, head, make, facts, output, gold_of(task))
             except AssertionError:
+                # Already a sentence of the contract.
                 raise
             except Exception as error:
                 raise AssertionError(_cannot(plugin, task, _method_of(error, plugin), error)) from error
@@ -130,6 +131,7 @@ def _method_of(error: Exception, plugin: type[Head]) -> str:
         if isinstance(owner, plugin):
             methods.append(traceback.tb_frame.f_code.co_name)
         traceback = traceback.tb_next
+    # The outermost method of the contract, not a helper that it calls.
     return next((name for name in methods if name in ("forward", "loss", "decode")), "forward, loss or decode")
 
 
@@ -151,6 +153,7 @@ def _check_head(head: Head, facts: HeadFacts) -> None:
     # A last batch of one row must not fail, as a squeeze or a batch norm would.
     for n in (4, 1):
         encodings = _encodings(facts.sides, n)
+        # As in a run, which passes the other layers only to a head that asks for them.
         if not head.all_layers:
             encodings = tuple(replace(encoding, layers=()) for encoding in encodings)
         head.train()
@@ -177,6 +180,7 @@ def _check_head(head: Head, facts: HeadFacts) -> None:
     read = [state for encoding in encodings for state in encoding.layers]
     parameters = {key: parameter for key, parameter in head.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad(loss, [*parameters.values(), *read], allow_unused=True)
+    # The gradients of the hidden states follow those of the parameters.
     for key, gradient in zip(parameters, gradients, strict=False):
         expect(gradient is not None, f"{name}: the loss does not depend on the parameter {key}")
     reached = [gradient for gradient in gradients if gradient is not None]
@@ -184,6 +188,7 @@ def _check_head(head: Head, facts: HeadFacts) -> None:
     below = [gradient for gradient in gradients[len(parameters) :] if gradient is not None]
     if head.further_layers:
         count = len(encodings[0].layers)
+        # Layers can be counted from the end.
         named = {layer % count for layer in (*head.further_layers, -1)}
         reached_states = {
             index % count for index, gradient in enumerate(gradients[len(parameters) :]) if gradient is not None

@@ -58,6 +58,7 @@ def check_item_head(plugin: type[Head], make_head: Callable[[HeadFacts], Head]) 
             continue
         encoding = encoding_for(plugin.items, task)
         _check(head, make, task, encoding)
+        # The only one of these tasks with classes.
         if task is GRADES:
             name, output = f"{plugin.__name__} for {task.name}", head.eval()((encoding,)).detach()
             check_class_options(name, head, make, facts, output, gold_of(task))
@@ -71,6 +72,7 @@ def encoding_for(kind: str, task: TaskFacts, n: int = 4) -> EncoderOutput:
         items = items_for(task.target, gold)
         if items is None:
             raise ValueError("no places for answers")
+        # One position more than the last place, for padding.
         sequences, length = n, int(items.first.max()) + 2
     elif kind == "choices":
         starts = torch.from_numpy(gold.starts).clone()
@@ -85,6 +87,7 @@ def encoding_for(kind: str, task: TaskFacts, n: int = 4) -> EncoderOutput:
     random = torch.Generator().manual_seed(n)
     tokens = torch.randn(sequences, length, DIM, generator=random).requires_grad_()
     mask = torch.ones(sequences, length, dtype=torch.bool)
+    # One position of padding, behind all items.
     mask[0, -1] = False
     return EncoderOutput(tokens, mask, tokens[:, 0], (), items)
 
@@ -92,6 +95,7 @@ def encoding_for(kind: str, task: TaskFacts, n: int = 4) -> EncoderOutput:
 def _check(head: Head, make: Callable[[], Head], task: TaskFacts, encoding: EncoderOutput) -> None:
     name, gold, n = f"{type(head).__name__} for {task.name}", gold_of(task), 4
     head.train()
+    # Losses are float32 under autocast, too.
     for cast in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", torch.bfloat16, enabled=cast == torch.bfloat16):
             output = head((encoding,))
@@ -132,6 +136,7 @@ def _check_in_use(name: str, head: Head, make: Callable[[], Head], task: TaskFac
             all(bool(torch.isfinite(field.double()).all()) for field in decoded.fields.values()),
             f"{name}: expected finite predictions, found {decoded}",
         )
+    # The new position is padding, so its values must not matter.
     longer = replace(
         encoding,
         tokens=torch.cat([encoding.tokens, encoding.tokens.new_ones(len(encoding.tokens), 1, DIM)], dim=1),

@@ -84,6 +84,7 @@ def _made_up(target: Target, random: np.random.Generator, n: int) -> tuple[Array
     examples = target.examples(n)
     gold = examples.take(random.integers(n, size=n))
     unseen = target.gold_from_json([None])
+    # An unknown score is NaN, which metrics of scores do not have to accept.
     if all(np.isfinite(array).all() for array in unseen.fields.values()):
         gold = concat([gold.take(slice(1, None)), unseen])
     predicted = target.perfect(examples).take(random.integers(n, size=n))

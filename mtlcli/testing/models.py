@@ -53,6 +53,7 @@ def step_engine(model: MultiTaskModel, run: RunFacts, regularizers: Sequence[Reg
 
 def tiny_batch(task: int, facts: TaskFacts) -> Batch:
     """Return a batch of four rows of at most six tokens, two of them padded."""
+    # From 1, because 0 is the padding token, whose embedding has no gradient.
     tokens = torch.arange(24).reshape(4, 6) + 1
     mask = torch.ones(4, 6, dtype=torch.bool)
     mask[1, 4:] = mask[3, 2:] = False

@@ -77,6 +77,7 @@ def _check_gradients(name: str, engine: StepEngine, task: int, facts: TaskFacts)
     named = dict(engine.model.named_parameters())
     gradients = {key: parameter.grad for key, parameter in named.items() if parameter.grad is not None}
     expect(finite(*gradients.values()), f"{name}: expected finite gradients for {facts.name}")
+    # The run has two tasks, so 1 - task is the other one.
     other = [key for key in gradients if key.startswith(f"heads.{1 - task}.")]
     expect(not other, f"{name}: a step of {facts.name} alone gives a gradient to {listed(other)}")
     changed = [key for key, value in engine.model.state_dict().items() if not torch.equal(value, before[key])]

@@ -52,6 +52,7 @@ def check_scheduler(plugin: type[Scheduler], **options: object) -> None:
                 isinstance(length, int) and length >= 1,
                 f"{name}.steps_per_epoch: expected a whole number from 1, found {length!r}",
             )
+            # Three epochs, so that a schedule by epoch has changed at the last step.
             ends = scheduler.epoch_ends(3, None, length)
             expect(
                 ends and ends == sorted(set(ends)) and ends[0] >= 1,
@@ -122,6 +123,7 @@ def _check_choice(scheduler: Scheduler, visits: list[Visit], position: Position)
     name, pool = type(scheduler).__name__, []
     for visit in visits:
         task = scheduler.run.tasks[visit.task]
+        # As if a batch had four rows.
         count = 4 * visit.micro_batches
         random = torch.Generator().manual_seed(position.step)
         output = output_for(task)

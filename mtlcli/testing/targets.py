@@ -66,6 +66,7 @@ def _check_json(name: str, target: Target, gold: Arrays) -> None:
     unknown = target.gold_from_json([None])
     expect(target.gold_json(unknown, 0) is None, f"{name}: None is read as {target.gold_json(unknown, 0)!r}")
     perfect = target.perfect(gold)
+    # `exact`, because numbers for people are rounded to six digits.
     written = json.loads(json.dumps([target.as_json(perfect, row, exact=True) for row in rows]))
     same = _equal(target.from_json(written), perfect)
     expect(same, f"{name}: predictions written as {written} read back differently")
@@ -124,6 +125,7 @@ def _any_loss(labels: Tensors) -> torch.Tensor:
     lengths = labels.starts.diff()
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     place = torch.arange(len(values)) - labels.starts[:-1][row]
+    # Weighted by place, so that the same labels in another order have another loss.
     return values.new_zeros(len(lengths)).index_add(0, row, values * (1 + place))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mtlcli.testing.common import checked_options, expect
 from mtlcli.trackers.base import TrackedRun, Tracker
 
+# Names have characters that some services reject, such as spaces, ampersands and accents.
 CONFIG = {"optimizer.lr": "5e-05", "training.seed": "42", "tasks.stars & moons.kind": "regression", "data": "null"}
 STEPS = [
     {
@@ -40,6 +41,7 @@ def check_tracker(plugin: type[Tracker], **options: object) -> None:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(printed):
         failure: list[BaseException] = []
 
+        # In a run, trackers are called on a thread of their own, so that a slow service does not delay training.
         def runs() -> None:
             try:
                 _runs(plugin, checked, Path(folder))

@@ -81,8 +81,10 @@ def _check_in_use(
 ) -> None:
     """Check unknown labels, decoding, a row alone, and a copy with the same state."""
     output = head((encoding,))
+    # A row without a label has no words in the labels, so the output for its only word is left out.
     masked = head.loss(head((encoding_of([1, *lengths[1:]]),))[1:], unknown_gold(task))
     expect(float(masked[0]) == 0 and finite(masked), f"{name}: expected a loss of 0 for a row without labels: {masked}")
+    # Large outputs saturate the softmax, and still have to decode.
     for scale in (1.0, 1e4):
         decoded = head.decode(output * scale, encoding.items)
         expect(

@@ -3,9 +3,7 @@
 import time
 from dataclasses import dataclass
 
-import torch
-
-from mtlcli.devices import not_enough_memory, peak_memory
+from mtlcli.devices import is_out_of_memory, not_enough_memory, peak_memory
 from mtlcli.training.passes import TaskLoss
 from mtlcli.training.setup import TrainingRun
 
@@ -40,7 +38,9 @@ def dry_run(run: TrainingRun) -> list[DryRunResult]:
             # If no step of the scheduler holds all tasks, the buffer has fewer rows and such a step never occurs.
             if index == len(run.train) - 1 and 1 < len(together) <= run.engine.max_tasks:
                 run.engine.run(together)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             texts, length = batch.tokens.shape
             raise not_enough_memory(batches.name, texts, length) from error
         texts, length = batch.tokens.shape

@@ -47,9 +47,12 @@ def gram_matrix(rows: Tensor) -> Tensor:
     full = size // COLUMNS
     blocks = rows[:, : full * COLUMNS].view(k, full, COLUMNS).transpose(0, 1)
     # (full, k, COLUMNS) times its transpose: a Gram matrix (k, k) for each block of columns.
-    gram = torch.bmm(blocks, blocks.transpose(1, 2)).sum(0, dtype=torch.float64)
+    products = torch.bmm(blocks, blocks.transpose(1, 2))
     rest = rows[:, full * COLUMNS :]
-    return gram + (rest @ rest.T).double()
+    products_of_rest = rest @ rest.T
+    if rows.device.type == "mps":  # without float64
+        products, products_of_rest = products.cpu(), products_of_rest.cpu()
+    return products.sum(0, dtype=torch.float64) + products_of_rest.double()
 
 
 def combine_rows(rows: Tensor, weights: Sequence[float]) -> None:

@@ -8,6 +8,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +16,7 @@ from typing import Any, TextIO
 import torch
 
 from mtlcli.config.evaluation_sets import in_words
+from mtlcli.distributed.world import world
 from mtlcli.errors import MtlError, one_of
 from mtlcli.evaluation.measure import measure
 from mtlcli.evaluation.sets import mean_values, with_means
@@ -54,11 +56,13 @@ def train(
     Raises:
         MtlError: a loss or an evaluation is not finite, the disk is full, or the checkpoint is of other data.
     """
-    if isinstance(folder, Path):
-        with claim(folder, resume=resume_from is not None) as claimed:
-            yield from _train(run, claimed, command, stop)
-    else:
-        yield from _train(run, folder, command, stop)
+    # Every pass of an encoder that is divided exchanges its layers, also in evaluation.
+    with run.world.in_passes() if run.engine.is_sharded else nullcontext():
+        if isinstance(folder, Path):
+            with claim(folder, resume=resume_from is not None) as claimed:
+                yield from _train(run, claimed, command, stop)
+        else:
+            yield from _train(run, folder, command, stop)
 
 
 def _train(run: TrainingRun, place: RunFolder, command: str, stop: Callable[[], bool]) -> Iterator[Event]:
@@ -163,8 +167,8 @@ def _ending(run: TrainingRun, progress: Progress) -> str | None:
 
 
 def end_of_complete(place: RunFolder) -> Finished:
-    """Return the event for a run that was already complete, from its results."""
-    results = read_results(place.path)
+    """Return the event for a run that was already complete, from its results, which other machines may not have."""
+    results = world().same(lambda: read_results(place.path))
     return Finished(
         results.steps or 0, results.selected_step, results.score, results.tasks, results.seconds or 0.0, "unchanged", place.path
     )  # fmt: skip

@@ -97,10 +97,11 @@ def open_seeds(
             raise MtlError("--resume: requires --output, the folder of the runs")
         output = free_name(default_folder(configure(None, None)))
     group, before = open_group(output, requested, resume=resume, overwrite=overwrite)
-    stored = [layer for run in group.runs if (layer := stored_layer(run)) is not None] if resume else []
+    # Only the first one is read: finding the newest checkpoint of a run reads all of it for its checksum.
+    stored = next((layer for run in group.runs if (layer := stored_layer(run)) is not None), None) if resume else None
     runs = tuple(
         open_training(
-            with_seed(configure, seed), group.run(seed), resume=resume, overwrite=overwrite, base=next(iter(stored), None)
+            with_seed(configure, seed), group.run(seed), resume=resume, overwrite=overwrite, base=stored
         )
         for seed in group.seeds
     )  # fmt: skip

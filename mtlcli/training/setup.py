@@ -238,15 +238,15 @@ def set_up(
         use_row_dropout(model)
         # "auto" keeps fused attention, whose kernels draw their own random numbers, because it is faster on GPUs.
         if config.training.dropout_by == "row":
-            use_row_attention(encoder.model)
+            use_row_attention(model)
+    is_sharded = config.training.sharding == "full" and not together.is_alone
+    # Copied first, because FSDP replaces the parameters and the classes of the modules, and on the CPU: the device may have no room.
+    unsharded = copy.deepcopy(model) if is_sharded and together.is_main else None
     model.to(device)
     # Equal seeds are no proof of equal weights.
     together.copy_(model.state_dict().values())
-    unsharded = None
-    if config.training.sharding == "full" and not together.is_alone:
+    if is_sharded:
         check_layers_read(model)
-        # Copied first, because FSDP replaces the parameters and the classes of the modules.
-        unsharded = copy.deepcopy(model).cpu() if together.is_main else None
         model.shard_encoder(device, together.size)
     context = autocast(device, precision)
     start = SetupContext(

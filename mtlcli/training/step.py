@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mtlcli.data.batches import collate
-from mtlcli.devices import not_enough_memory
+from mtlcli.devices import is_out_of_memory, not_enough_memory
 from mtlcli.distributed.sharding import local
 from mtlcli.errors import MtlError
 from mtlcli.facts import seed_for
@@ -52,7 +52,9 @@ def take_step(run: TrainingRun, progress: Progress, log: TextIO, saved_step: int
         torch.manual_seed(seed_for(run.config.training.seed, "process", position.step, run.world.rank))
     try:
         combined = run.engine.run(step)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         # The batch with the most tokens is the likely cause.
         texts, length = max(
             (tuple(batch.tokens.shape) for part in step for batch in part.batches),
@@ -149,7 +151,9 @@ def _keep_features(run: TrainingRun, stage: Stage) -> Iterator[str]:
         try:
             for key, rows in missing.items():
                 stored[key] = compute_features(run.model, task, rows, run.device, run.autocast, run.world)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise MtlError(
                 f"{name}: not enough memory on {run.device} for {size / 1e9:.1f} GB of cached features of a frozen encoder; turn "
                 "the cache off: --set training.feature_memory=0"

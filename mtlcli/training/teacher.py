@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,9 +91,9 @@ def _load(place: Path) -> Arrays | None:
 
 def _save(taught: Arrays, place: Path) -> None:
     """Write the predictions to the cache atomically; an unwritable cache folder is ignored."""
-    starts = {} if taught.starts is None else {"starts": taught.starts}
+    arrays: dict[str, Any] = {**taught.fields, **({} if taught.starts is None else {"starts": taught.starts})}
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(place.parent) as scratch:
-            np.savez(scratch / "taught.npz", allow_pickle=False, **taught.fields, **starts)
+            np.savez(scratch / "taught.npz", **arrays)
             put(scratch / "taught.npz", place)

@@ -103,6 +103,26 @@ def stopped_and_saved(arguments: list[str], output: Path, size: int, after: int)
 
 
 @pytest.mark.slow
+def test_a_process_that_is_killed_ends_a_run_whose_encoder_is_divided(files, tmp_path):
+    """FSDP gathers the layers by calls of its own."""
+    path = recipe(files, tmp_path, save_every=1, steps=4000, sharding="full")
+    output = tmp_path / "run"
+    running = start([*MTL, "train", "--config", path, "--output", str(output), "-q"], 2, python=[sys.executable])
+    while not checkpoint.steps(output / "checkpoints"):
+        assert all(process.poll() is None for process in running)
+        time.sleep(0.05)
+    running[1].kill()
+    try:
+        text = running[0].communicate(timeout=60)[1]
+    finally:
+        running[0].kill()
+    ended([running[1]])
+    assert running[0].returncode == 1
+    assert re.search(r"error: process 1 \(.*\) ended or does not answer at step [\d,]+", text), text
+    assert "Traceback" not in text, text
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_is_killed_or_hangs_ends_the_others_with_a_line_that_names_it(files, tmp_path, number, lost):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mtlcli.distributed.launch import Launch, find_launch
-from mtlcli.distributed.world import World, first_sentence
+from mtlcli.distributed.world import World, first_sentence, step_seconds
 from mtlcli.errors import MtlError
 from mtlcli.training import run
 from small import small_config, write_files
@@ -79,6 +79,19 @@ def test_a_run_that_a_restart_would_not_find_is_noted(tmp_path, monkeypatch, res
     monkeypatch.setattr(run, "world", lambda: SimpleNamespace(is_alone=alone))
     opened = run.open_training(lambda *_: config, None)
     assert len(opened.notes) == notes and all("--output" in note for note in opened.notes)
+
+
+def test_two_steps_of_a_job_have_ports_of_their_own():
+    assert find_launch(STEP | {"SLURM_STEP_ID": "3"}).port == 15_007 + 3 * 101
+
+
+def test_seconds_of_a_step_that_are_no_number_are_not_taken_for_a_fault_of_the_network(monkeypatch):
+    monkeypatch.setenv("MTL_STEP_SECONDS", "7.5")
+    assert step_seconds() == 7.5
+    for text in ("30s", "0", "-1", "inf"):
+        monkeypatch.setenv("MTL_STEP_SECONDS", text)
+        with pytest.raises(MtlError, match=f'MTL_STEP_SECONDS: found "{text}"'):
+            step_seconds()
 
 
 def test_an_error_of_the_connection_is_its_first_sentence_without_the_place_in_its_source():

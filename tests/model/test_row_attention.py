@@ -1,5 +1,7 @@
 """Dropout of attention weights by row: what padding and the other rows of a batch must not change, in encoders and decoders."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -98,3 +100,22 @@ def test_an_encoder_with_attention_of_its_own_keeps_it_and_drops_by_row_all_the_
     alone = states(model, [7], [[5, 6, 7, 8]])
     among = states(model, [7, 2], [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14, 15]])
     torch.testing.assert_close(among, alone, atol=1e-6, rtol=1e-5)
+
+
+def test_copies_of_an_encoder_and_of_its_layers_draw_by_row_too():
+    """As towers have them: a copied layer has a copy of the configuration."""
+    encoder = AutoModel.from_config(BertConfig(**SIZES, attention_probs_dropout_prob=0.4))
+    copies = torch.nn.ModuleList([encoder, copy.deepcopy(encoder), copy.deepcopy(encoder.encoder.layer[0])])
+    assert use_row_attention(copies)
+    found = {module.config._attn_implementation for module in copies.modules() if hasattr(module, "config")}
+    assert found == {IMPLEMENTATION}
+
+
+def test_no_two_heads_of_many_have_the_same_mask():
+    module = torch.nn.Module()
+    with keyed(batch([7], 9)):
+        dropped = dropped_by_row(module, 0.3, (1, 40, 9, 9))
+    masks = {tuple(head.flatten().tolist()) for head in dropped[0]}
+    assert len(masks) == 40
+    # 3,240 weights: three standard deviations are .024.
+    assert abs(float(dropped.float().mean()) - 0.3) < 0.024
