@@ -3,6 +3,7 @@
 The smooth form is that of Lin et al., ICML 2024, arXiv:2402.19078.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -67,8 +68,10 @@ class Tchebycheff(Balancer):
     def on_evaluation(self, result: EvaluationResult) -> None:
         """Set the losses on dev as references, if `reference` is validation."""
         if self.kind == "validation":
-            self._set_references(result.losses)
-            for task in result.losses:
+            # NaN where no dev row has a label that training saw: the epoch's mean stays the reference.
+            losses = {task: loss for task, loss in result.losses.items() if math.isfinite(loss)}
+            self._set_references(losses)
+            for task in losses:
                 self.is_dev_loss[task] = True
 
     def _set_references(self, losses: Mapping[int, float]) -> None:

@@ -22,21 +22,25 @@ def by_text(ranks: np.ndarray, share: float) -> np.ndarray:
 
 
 def in_part(ranks: np.ndarray, groups: Sequence[str], part: tuple[float, float]) -> np.ndarray:
-    """Return which rows are in a part (n,) bool: those that its upper share selects without those of its lower one.
+    """Return which rows are in a part (n,) bool. Parts that do not overlap have no text and no group in common.
+
+    Different texts, or clusters of groups as in `by_group`, follow each other in the order of their hashes; in the part are those
+    whose middle lies in it.
 
     Args:
         ranks: a hash of each row's texts (n,) uint64.
         groups: name of each row's group, "" for none; empty where rows have no groups.
         part: the lower and the upper share, between 0 and 1.
     """
-
-    def first(share: float) -> np.ndarray:
-        if share in (0, 1):
-            return np.full(len(ranks), share == 1)
-        return by_group(ranks, groups, share, b"") if groups else by_text(ranks, share)
-
-    lower, upper = map(first, part)
-    return upper & ~lower
+    if groups:
+        unit_of_row = _clusters(ranks, groups, b"")
+        sizes = np.bincount(unit_of_row)
+    else:
+        _, unit_of_row = np.unique(ranks, return_inverse=True)
+        sizes = np.ones(unit_of_row.max() + 1, dtype=np.int64)
+    middles = (sizes.cumsum() - sizes / 2) / sizes.sum()
+    within: np.ndarray = ((middles >= part[0]) & (middles < part[1]))[unit_of_row]
+    return within
 
 
 def by_group(ranks: np.ndarray, groups: Sequence[str], share: float, seed: bytes) -> np.ndarray:
@@ -52,6 +56,23 @@ def by_group(ranks: np.ndarray, groups: Sequence[str], share: float, seed: bytes
         share: share of the rows.
         seed: another seed gives another order.
     """
+    cluster_of_row = _clusters(ranks, groups, seed)
+    sizes = np.bincount(cluster_of_row)
+    clusters = np.flatnonzero(sizes).tolist()
+    selected, total, target = list[int](), 0, share * len(ranks)
+    for cluster in clusters:
+        if abs(total + sizes[cluster] - target) < abs(total - target):
+            selected.append(cluster)
+            total += sizes[cluster]
+    # The share is at most half of every cluster: the smallest one is held out all the same.
+    if not selected:
+        selected = [min(clusters, key=sizes.__getitem__)]
+    # Training keeps one cluster if there are two or more.
+    return np.isin(cluster_of_row, selected[:-1] if len(selected) == len(clusters) > 1 else selected)
+
+
+def _clusters(ranks: np.ndarray, groups: Sequence[str], seed: bytes) -> np.ndarray:
+    """Return the cluster of each row (n,): rows that texts or groups join have one number, in the order of hashes."""
     # 8 bytes in little-endian order, like the ranks that stand for rows without a group.
     hashes = [
         int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8, key=seed).digest(), "little")
@@ -72,15 +93,4 @@ def by_group(ranks: np.ndarray, groups: Sequence[str], share: float, seed: bytes
             cluster_of_row = first[labels]
         if (cluster_of_row == before).all():
             break
-    sizes = np.bincount(cluster_of_row)
-    clusters = np.flatnonzero(sizes).tolist()
-    selected, total, target = list[int](), 0, share * len(ranks)
-    for cluster in clusters:
-        if abs(total + sizes[cluster] - target) < abs(total - target):
-            selected.append(cluster)
-            total += sizes[cluster]
-    # The share is at most half of every cluster: the smallest one is held out all the same.
-    if not selected:
-        selected = [min(clusters, key=sizes.__getitem__)]
-    # Training keeps one cluster if there are two or more.
-    return np.isin(cluster_of_row, selected[:-1] if len(selected) == len(clusters) > 1 else selected)
+    return cluster_of_row

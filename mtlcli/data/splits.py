@@ -185,7 +185,10 @@ def rows_held_out(config: TaskConfig, task: Task, train: Source) -> np.ndarray |
     share = config.dev_share
     if share is None or is_empty(train):
         return None
-    columns = find_columns(train, config, task).texts
+    found = find_columns(train, config, task)
+    # Requested here too, because a row is readable only where all requested columns are.
+    _weight_column(config, task, train, found)
+    columns = found.texts
     seed = config.dev_seed.to_bytes(8, "little")
     encoding = encoding_of(config)
     group = _group_column(config, task, train)
@@ -242,7 +245,9 @@ def read_split(
     # Only rows for evaluation are resampled by group, and a training file may lack the column.
     group_column = None if fit else _group_column(config, task, source)
     is_weighted = fit or config.weighted_metrics
-    weight_column = _weight_column(config, task, source, columns) if is_weighted else None
+    weight_column = _weight_column(config, task, source, columns) if is_weighted or rows is not None else None
+    if not is_weighted:
+        weight_column = None
     bad = BadRows("skip" if policy == "skip" else "error")
     # Records that cannot be read are reported once, with the training rows of the same file.
     unreadable = BadRows("skip") if rows is not None and split == "dev" else bad

@@ -64,26 +64,37 @@ def windows_of(first: np.ndarray, last: np.ndarray, tokens: int, room: int, over
     if tokens <= room:
         return Windows(np.array([[0, tokens]]), np.zeros(len(first), dtype=np.int64))
     # Places between items, where a window may begin or end. Items that share a token give one border.
-    borders = np.append(np.unique(first), tokens)
+    borders: np.ndarray = np.append(np.unique(first), tokens)
+
+    def last_border(after: int, up_to: int) -> int | None:
+        """Return the last border behind `after`, at most `up_to`."""
+        place = max(0, int(np.searchsorted(borders, up_to, side="right")) - 1)
+        border = int(borders[place])
+        return border if after < border <= up_to else None
+
     windows: list[tuple[int, int]] = []
     start = 0
     while True:
-        ends = borders[(borders > start) & (borders <= start + room)]
-        end = int(ends[-1]) if len(ends) else start + room
+        found = last_border(start, start + room)
+        end = start + room if found is None else found
         windows.append((start, end))
         # No border within reach: the item is longer than a window, and its tokens up to the next item are left out.
-        following = int(borders[borders > start + room][0]) if len(ends) == 0 else end
+        following = int(borders[np.searchsorted(borders, end, side="right")]) if found is None else end
         if following >= tokens:
             break
-        shared = borders[(borders > start) & (borders <= end - overlap)]
-        candidate = int(shared[-1]) if len(shared) else following
+        shared = last_border(start, end - overlap)
+        candidate = following if shared is None else shared
         # Without a word more than the window before, it would be read for nothing.
-        reached = borders[(borders > candidate) & (borders <= candidate + room)]
-        start = candidate if len(reached) and reached[-1] > end else following
-    # An item that a window holds whole counts above one that it cuts, and that above one outside.
-    context = np.full((len(windows), len(first)), -1, dtype=np.int64)
+        reached = last_border(candidate, candidate + room)
+        start = candidate if reached is not None and reached > end else following
+    of_item, longest = np.zeros(len(first), dtype=np.int64), np.full(len(first), -1, dtype=np.int64)
+    # Window by window, because a matrix of windows and items grows with the square of a long text.
     for number, (start, end) in enumerate(windows):
-        whole = (first >= start) & (last < end)
-        context[number, (first >= start) & (first < end)] = 0
-        context[number, whole] = 1 + np.minimum(first - start, end - 1 - last)[whole]
-    return Windows(np.array(windows, dtype=np.int64), context.argmax(axis=0))
+        items = slice(*np.searchsorted(first, (start, end)).tolist())
+        # An item that a window holds whole counts above one that it cuts, and that above one outside.
+        context = 1 + np.minimum(first[items] - start, end - 1 - last[items])
+        context = np.where(last[items] < end, context, 0)
+        better = context > longest[items]
+        longest[items] = np.where(better, context, longest[items])
+        of_item[items] = np.where(better, number, of_item[items])
+    return Windows(np.array(windows, dtype=np.int64), of_item)

@@ -198,7 +198,12 @@ def read_rows(
             sources = _sources(configs[name], section, task, files, data, splits)
             for split, source in sources.items():
                 # Another file or folder is evaluated as a whole, whatever share of the training rows was held out.
-                selected = None if files or data is not None else selected_rows(section, task, split, source)
+                selected = None
+                if not files and data is None:
+                    stored = configs[name].tasks[name]
+                    _must_read_alike(name, stored, section, split)
+                    # By the stored section, because a group that --set names would hold out other rows.
+                    selected = selected_rows(stored, task, split, source)
                 policy = section.on_bad_row or task.on_bad_row
                 rows = read_split(task, section, split, source, facts.target, policy, rows=selected)
                 notes += [*rows.notes, *rows.warnings]
@@ -220,6 +225,16 @@ def read_rows(
             f"{folder}: nothing to evaluate: {'; '.join(notes)}; give rows with --task NAME=FILE or --data FOLDER"
         )
     return evaluated, notes
+
+
+def _must_read_alike(name: str, stored: TaskConfig, section: TaskConfig, split: str) -> None:
+    """Raise MtlError where a share of the training rows is evaluated and --set changes which rows the file has."""
+    changed = [key for key in ("text", "header", "format", "where") if getattr(stored, key) != getattr(section, key)]
+    if changed and stored.dev_share is not None and split in ("train", "dev"):
+        raise MtlError(
+            f"--set tasks.{name}.{changed[0]}: dev: {stored.dev} holds out training rows as the run has read them, and other rows could be "
+            f"ones it has trained on; evaluate a file: --task {name}=FILE"
+        )
 
 
 def _reads_alike(split: Split, other: Split) -> bool:

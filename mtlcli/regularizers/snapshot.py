@@ -28,7 +28,10 @@ class Snapshot(nn.Module):
     @torch.no_grad()
     def follow(self, model: nn.Module, momentum: float) -> None:
         """Set copy <- momentum * copy + (1 - momentum) * parameter."""
-        parameters, copies = zip(*self.pairs(model), strict=True)
+        pairs = self.pairs(model)
+        if not pairs:  # a frozen encoder without shared modules
+            return
+        parameters, copies = zip(*pairs, strict=True)
         # On a GPU, a few kernels for all parameters instead of one for each.
         torch._foreach_lerp_(copies, parameters, 1 - momentum)
 

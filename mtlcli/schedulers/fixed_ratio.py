@@ -52,17 +52,16 @@ class FixedRatio(Scheduler):
         size = self.run.micro_batches
         if not self.interleaved:
             return draw(self.run, self.probabilities, position)
-        turns = self._turns((position.step + 1) * size)[position.step * size :]
-        return draws(turns)
+        return draws(self._turns(position.step * size, (position.step + 1) * size))
 
-    def _turns(self, count: int) -> list[int]:
+    def _turns(self, start: int, count: int) -> list[int]:
         # The order depends on `count` alone, so a resumed run, which starts in the middle, continues it.
         while len(self.turns) < count:
             _, task, visit, share = self.due[0]
             # Computed from the count of visits: repeatedly adding 1 / r_t would accumulate rounding errors.
             heapreplace(self.due, ((visit + 1.5) / share, task, visit + 1, share))
             self.turns.append(task)
-        return self.turns[:count]
+        return self.turns[start:count]
 
     def steps_per_epoch(self) -> int:
         """Return the steps in which the largest visited task is expected to be seen once."""

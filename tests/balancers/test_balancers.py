@@ -147,3 +147,12 @@ def test_the_smooth_maximum_is_shared_out_by_the_softmax_of_the_terms():
     maximum = 0.5 * math.log(math.e + math.e**2)
     expected = [maximum / (1 + math.e), maximum * math.e / (1 + math.e)]
     assert balancer(LOSSES[:2], ALL[:2]).tolist() == pytest.approx(expected)
+
+
+def test_tchebycheff_keeps_its_reference_where_a_dev_loss_is_unknown():
+    """NaN: no dev row has a label that training saw."""
+    balancer = Tchebycheff(toy.facts(3), reference="validation")
+    balancer.on_epoch(EpochResult(0, {0: 1.0, 1: 2.0, 2: 4.0}))
+    balancer.on_evaluation(EvaluationResult(5, {0: 1.0, 1: float("nan"), 2: 4.0}, {}))
+    balancer.on_epoch(EpochResult(1, {0: 9.0, 1: 3.0, 2: 9.0}))
+    assert balancer.reference.tolist() == [1.0, 3.0, 4.0]

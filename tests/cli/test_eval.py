@@ -243,3 +243,22 @@ def test_a_finished_run_can_be_measured_by_other_metrics_without_changing_its_pr
 )
 def test_metrics_that_do_not_fit_are_one_line(mtl, run, setting, problem):
     assert last_error(mtl("eval", run, "--set", setting)).endswith(problem)
+
+
+def test_the_share_held_out_stays_that_of_the_run_whatever_set_says(mtl, tmp_path):
+    lines = [f"text {number}\t{'ab'[number % 2]}\tdoc{number % 9}\n" for number in range(60)]
+    (tmp_path / "rows.tsv").write_text("text\tlabel\tdoc\n" + "".join(lines))
+    recipe = {
+        "tasks": {"t": {"kind": "classification", "train": "rows.tsv", "dev": "20%"}},
+        "encoder": {"name": "tiny", "layers": 1, "dim": 16}, "training": {"steps": 2, "batch_size": 8},
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    trained = tmp_path / "run"
+    assert mtl("train", "-c", tmp_path / "recipe.json", "-o", trained, "-q").code == 0
+    before = (trained / "predictions" / "t.dev.jsonl").read_text()
+    digests = {json.loads(line)["digest"] for line in before.splitlines()}
+    assert results(mtl("eval", trained, "--set", "tasks.t.group=doc", "--json"))["t"]["dev"]["accuracy"]["n"] == 12
+    after = (trained / "predictions" / "t.dev.jsonl").read_text()
+    assert {json.loads(line)["digest"] for line in after.splitlines()} == digests
+    error = last_error(mtl("eval", trained, "--set", "tasks.t.where={doc: doc1}"))
+    assert "dev: 20% holds out training rows as the run has read them" in error and "--task t=FILE" in error

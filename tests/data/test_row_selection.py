@@ -347,3 +347,12 @@ def test_groups_are_in_one_part(load, tmp_path):
 def test_a_part_is_two_rising_shares(part):
     with pytest.raises(ValueError, match=r"rising shares|Field required"):
         TaskConfig(dev={"a": {"file": "x.tsv", "part": part}})
+
+
+def test_three_parts_have_no_group_in_common(load, tmp_path):
+    """Sizes at which choosing the rows up to each share by itself would put documents into two parts."""
+    (tmp_path / "groups.tsv").write_text(documents(23))
+    dev = {name: {"file": str(tmp_path / "groups.tsv"), **part} for name, part in parts(0, 1 / 3, 2 / 3, 1).items()}
+    loaded = load(train=documents(3), dev=dev, group="doc")
+    documents_of = [{text.split()[1] for text in part} for part in in_sets(loaded)]
+    assert sum(map(len, documents_of)) == len(set().union(*documents_of)) == 23

@@ -1,5 +1,6 @@
 """Weights of training rows from a column, and rows drawn so that classes keep their shares."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -157,3 +158,12 @@ def test_a_dev_file_needs_the_column_of_the_weights_and_one_above_0(tmp_path):
         load(tmp_path, table(1, 1), weight="w", dev="text,label\nx,a\n", weighted_metrics=True)
     with pytest.raises(MtlError, match=r"dev.csv: the weight of every row is 0; expected some numbers > 0"):
         load(tmp_path, table(1, 1), weight="w", dev=table(0, 0), weighted_metrics=True)
+
+
+def test_a_row_that_its_weight_makes_unreadable_does_not_shift_the_rows_that_are_held_out(tmp_path):
+    rows = [{"text": f"row {number}", "label": "ab"[number % 2], "w": 1} for number in range(40)]
+    rows[11]["w"] = [1]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    loaded = load(tmp_path, lines, dev="20%", name="jsonl", weight="w", on_bad_row="skip")
+    train, dev = ({texts[0] for texts in loaded.splits[name].texts()} for name in ("train", "dev"))
+    assert not train & dev and len(train) + len(dev) == 39

@@ -160,3 +160,13 @@ def test_pulls_come_on_top_of_combined_rows():
     for name, parameter in model.named_parameters():
         more = parameter.detach() if name.startswith("heads.") else 0
         torch.testing.assert_close(parameter.grad, without[name] + more, msg=name)
+
+
+def test_successive_has_nothing_to_pull_where_no_parameter_is_shared():
+    """A frozen encoder with modules of single tasks, such as adapters."""
+    model = nn.Module()
+    model.named_shared_parameters = list
+    successive = begun(Successive, model)
+    successive.on_epoch(EpochResult(1, {}))
+    successive.after_backward(model)
+    assert not successive.due
