@@ -47,9 +47,12 @@ class EachChoice(RowEncoding):
         for column, text in enumerate(values[:before]):
             if not isinstance(text, str):
                 raise BadText(column, f": found {kind_of(text)}; expected text")
-        if isinstance(choices, str):
-            raise BadText(before, f": found text; expected a list of choices, or columns named by {'choices'!r}")
-        if not isinstance(choices, list | tuple) or len(choices) < 2:
+        if choices is None or choices == "":
+            raise BadText(before, ": is missing; expected a list of choices, or columns named by 'choices'")
+        if not isinstance(choices, list | tuple):
+            what = "text" if isinstance(choices, str) else kind_of(choices)
+            raise BadText(before, f": found {what}; expected a list of choices, or columns named by 'choices'")
+        if len(choices) < 2:
             raise BadText(before, f": found {len(choices)} choice(s); expected two or more")
         for number, choice in enumerate(choices):
             column = before + (number if self.columns > 1 else 0)

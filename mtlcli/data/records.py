@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from mtlcli.errors import one_of, quotable
@@ -139,9 +139,18 @@ def json_object(text: str) -> dict[str, Any]:
     # Strict UTF-8 has no surrogates and `text_of` rejects NUL, so only an escape can produce one of them.
     if "\\u" in text:
         for key, content in value.items():
-            if isinstance(content, str) and (escape := NOT_TEXT.search(content)):
+            if escape := next((found for text in _texts_in(content) if (found := NOT_TEXT.search(text))), None):
                 raise BadRecord(f'"{quotable(key)}" holds \\u{ord(escape[0]):04x}, which is no character of a text')
     return value
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts of a value of JSON, those within lists and objects too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(part)
 
 
 def cells_of(row: Mapping[str, Any], wanted: Mapping[str, bool]) -> dict[str, str]:

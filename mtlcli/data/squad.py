@@ -8,7 +8,7 @@ from typing import Any
 from mtlcli.errors import MtlError, quotable
 
 # Only the start is checked: to find `data` elsewhere, every JSON file would have to be read whole.
-HEAD = re.compile(rb'\s*\{\s*(?:"version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:\s*\[')
+HEAD = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*(?:"version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:\s*\[')
 EXPECTED = "expected data[].paragraphs[].qas[] (SQuAD), an array of objects, or one object a line"
 
 
@@ -37,8 +37,12 @@ def questions(content: bytes, name: str) -> Iterator[tuple[int, bytes]]:
                     yield number, json.dumps(_row(question, paragraph, article, f"{name}:{number}")).encode()
     except json.JSONDecodeError as error:
         raise MtlError(f"{name}:{error.lineno}: not JSON: {error.msg}; {EXPECTED}") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except UnicodeDecodeError as error:
+        raise MtlError(f"{name}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except KeyError as error:
         raise MtlError(f"{name}: found no {error}; {EXPECTED}") from None
+    except (TypeError, AttributeError):
+        raise MtlError(f"{name}: its objects and lists are arranged otherwise; {EXPECTED}") from None
 
 
 def _row(question: dict[str, Any], paragraph: dict[str, Any], article: dict[str, Any], where: str) -> dict[str, Any]:

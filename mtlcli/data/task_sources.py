@@ -54,7 +54,7 @@ def _find_source(config: TaskConfig, task: Task, split: str, *, data: str | None
             )
         if file is None or (split != "train" and not (folder / file).exists()):
             return None
-        return FileSource(folder / file, format=format_of(file, header=config.header))
+        return FileSource(folder / file, format=format_of(file, name=config.format, header=config.header))
     if sample:
         return sample_source(task, split)
     if task.hub is not None:

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from mtlcli import registry
 from mtlcli.config.evaluation_sets import in_words
 from mtlcli.config.layers import dump
 from mtlcli.export.paths import without_folders
 from mtlcli.files import sha256, write_whole
-from mtlcli.registry import FAMILIES
 from mtlcli.runs.card_file import CARD, is_unchanged, marked
 from mtlcli.runs.environment import read_environment
 from mtlcli.runs.names import ENVIRONMENT, ONNX
@@ -142,10 +142,8 @@ def _base_model(record: RunRecord) -> str | None:
     """Return the encoder's id on the Hub; None for a folder or a plugin."""
     name = str(record["config"]["encoder"]["name"])
     # A colon is that of a local plugin, `package.module:Class`, see `is_encoder_plugin`.
-    is_elsewhere = (
-        name.startswith((".", "/", "~")) or "\\" in name or ":" in name or name in FAMILIES["encoders"].built_in
-    )
-    return name if not is_elsewhere and name.count("/") == 1 else None
+    is_elsewhere = name.startswith((".", "/", "~")) or "\\" in name or ":" in name or name in registry.names("encoders")
+    return name if not is_elsewhere and name.count("/") <= 1 else None
 
 
 def _tasks(record: RunRecord, results: Results) -> Iterator[str]:

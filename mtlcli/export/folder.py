@@ -7,7 +7,7 @@ from typing import Any
 
 from mtlcli import __version__
 from mtlcli.errors import MtlError, one_of
-from mtlcli.files import sha256, share, sync, sync_folder
+from mtlcli.files import cannot_write, sha256, share, sync, sync_folder
 from mtlcli.runs.names import MANIFEST
 from mtlcli.runs.record import model_digest, read_record
 from mtlcli.runs.saved_model import scratch_in
@@ -43,7 +43,12 @@ def replace_folder(
         MtlError: see `check_output`; or the folder holds files that no export wrote, or it cannot be written.
     """
     check_output(folder, mark, content, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Absolute, because the parent of `.` would be itself.
+    folder = folder.absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder.parent, error) from error
     # Beside the folder, because a rename does not cross file systems.
     with scratch_in(folder.parent) as scratch:
         place = scratch / "export"

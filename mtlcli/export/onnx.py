@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def _write_graph(
             )
             must_agree(task_name, int8[task_name], force=settings.force)
     # The graph, its form with 8 bits, and weights stored beside them.
-    files = sorted(file for file in place.glob(f"{name}.*onnx*"))
+    files = sorted(file for file in place.glob(f"{escape(name)}.*onnx*"))
     facts = facts_of(saved, graph, names) | {
         "files": [file.name for file in files],
         "checked": {task: result.as_json() for task, result in checked.items()},

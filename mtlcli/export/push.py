@@ -12,7 +12,7 @@ from typing import Any
 from mtlcli.errors import MtlError
 from mtlcli.export.card import card_text
 from mtlcli.export.paths import record_without_folders
-from mtlcli.files import sealed_text
+from mtlcli.files import sealed_text, sha256
 from mtlcli.runs.card_file import CARD
 from mtlcli.runs.names import MANIFEST, ONNX, RECORD, SENTENCE_TRANSFORMERS
 from mtlcli.runs.record import FORMAT, model_digest, must_be_as_written, read_record
@@ -77,6 +77,10 @@ def prepare_push(run: Path, repo: str) -> Push:
         if of_run != model_digest(record):
             notes.append(f"{folder}/ is left out: it was exported before the run had these weights; export it again")
             continue
+        for name in names:
+            path = run / folder / name
+            if not path.is_file() or sha256(path) != manifest["files"][name]:
+                raise MtlError(f"{path}: is missing or not as it was exported; export again with --overwrite")
         # The manifest does not list itself.
         files |= {f"{folder}/{name}": run / folder / name for name in (*names, MANIFEST)}
     return Push(run, repo, files, tuple(notes), _is_licensed(card))
@@ -95,11 +99,12 @@ def check_repo(repo: str) -> None:
 
 def _is_licensed(card: bytes) -> bool:
     """Return whether the metadata of a card states another license than `other`, or names the other one."""
+    import yaml
     from huggingface_hub import ModelCard
 
     try:
         data = ModelCard(card.decode("utf-8")).data.to_dict()
-    except ValueError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise MtlError(
             f"{CARD}: its metadata cannot be read ({str(error).splitlines()[0]}); write it again with mtl card"
         ) from error

@@ -167,6 +167,7 @@ class Head(nn.Module, ABC):
             sides: encodings of a row of the task.
             target: of the task, fitted or not.
         """
+        # The class is compared and not the size, which is 0 before a target with classes is fitted.
         return sides == 1 and cls.items in ("", "words") and type(target).feature_size is not Target.feature_size
 
     def observe(self, output: Tensor, gold: Tensors) -> None:

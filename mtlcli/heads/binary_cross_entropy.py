@@ -31,6 +31,7 @@ def label_loss(logits: Tensor, sets: Tensor, settings: ClassLoss, weights: Tenso
     holds = torch.where(is_known, sets, torch.zeros_like(sets)).float()
     if settings.smoothing:
         holds = (1 - settings.smoothing) * holds + settings.smoothing / 2
+    # Softplus of the logit, because the logarithm of a sigmoid is infinite where the sigmoid rounds to 0 or 1.
     positive, negative = softplus(-logits), softplus(logits)
     if settings.gamma:
         # 1 - p is exp(-softplus(z)), and p is exp(-softplus(-z)): no power of a number that can be 0.
@@ -39,6 +40,8 @@ def label_loss(logits: Tensor, sets: Tensor, settings: ClassLoss, weights: Tenso
     if settings.weights is not None:
         positive = positive * (torch.tensor(settings.weights, device=logits.device) if weights is None else weights)
     losses = (holds * positive + (1 - holds) * negative) * is_known
+    # A mean, because a sum over hundreds of labels would outweigh the losses of other tasks. The clamp is for a row of
+    # unknown labels.
     return losses.sum(-1) / is_known.sum(-1).clamp_min(1)
 
 

@@ -47,6 +47,7 @@ class ChoiceLinear(Head):
         if gold.starts is None:
             raise ValueError("choices without rows")
         chosen = gold["chosen"] == 1
+        # A row without a label has no 1 in `chosen`, so its loss is 0.
         return sum_by_row(-log_softmax(output, gold.starts).masked_fill(~chosen, 0.0), gold)
 
     def decode(self, output: Tensor, items: Items | None = None) -> Tensors:

@@ -51,6 +51,8 @@ class ClassContrastive(Head):
             )
         self.scale, self.decay = scale, decay
         classes = facts.outputs
+        # The initial directions count only until a class occurs: `observe` replaces them at the first batch with the
+        # class.
         self.register_buffer("centroids", torch.randn(classes, facts.dim))
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.int64))  # batches with a text of the class
         self.centroids: Tensor
@@ -82,11 +84,13 @@ class ClassContrastive(Head):
     @torch.no_grad()
     def observe(self, output: Tensor, gold: Tensors) -> None:
         """Move the centroid of each class of the batch towards the mean of its texts."""
+        # A running mean that has become NaN would stay NaN for the rest of the run.
         if not bool(torch.isfinite(output).all()):
             return
         of_class = (gold["index"][:, None] == torch.arange(len(self.seen), device=output.device)).float()
         counts = of_class.sum(0)
         means = of_class.T @ output.float() / counts.clamp(min=1)[:, None]
+        # The n-th batch with a class has the weight 1 / n, at least 1 - decay: a plain mean of the first batches.
         keep = (self.seen / (self.seen + 1)).clamp(max=self.decay)
         keep = torch.where(counts > 0, keep, torch.ones_like(keep))[:, None]
         self.centroids.copy_(keep * self.centroids + (1 - keep) * means)
@@ -109,6 +113,8 @@ def _pairs(index: Tensor) -> tuple[Tensor, Tensor]:
 
     Texts with an unseen label are no pair.
     """
+    # Stable, so that the rows of a class stay in the order of the batch and its pair does not depend on the sorting
+    # algorithm.
     order = torch.argsort(index, stable=True)
     by_class = index[order]
     starts = torch.ones_like(by_class, dtype=torch.bool)

@@ -48,10 +48,13 @@ class Cosine(Head):
 
     def forward(self, encodings: tuple[EncoderOutput, ...]) -> Tensor:
         """Return scores (n,) in the units of the data, not clamped yet."""
+        # In float32: just below a cosine of 1, numbers in bf16 are 1/256 apart.
         a, b = (self.dropout(encoding.pooled.float()) for encoding in encodings)
+        # PyTorch bounds the norms from below, so an encoding of zeros has the cosine 0 and not NaN.
         cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1)
         if self.relu:
             cosine = torch.relu(cosine)
+        # A clamped score would have no gradient outside the range, so `decode` clamps it.
         return self.low + (self.high - self.low) * cosine
 
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:

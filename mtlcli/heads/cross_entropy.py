@@ -32,10 +32,14 @@ def class_loss(logits: Tensor, index: Tensor, settings: ClassLoss, weights: Tens
     logits = logits.float()
     losses = cross_entropy(logits, index, reduction="none", ignore_index=UNSEEN)
     if settings.smoothing:
+        # The mean over c of -log p_c, since log p_c = z_c - logsumexp(z).
         uniform = torch.logsumexp(logits, -1) - logits.mean(-1)
         mixed = (1 - settings.smoothing) * losses + settings.smoothing * uniform
+        # The uniform term does not depend on the label, so it would give a loss to rows without a known class.
         losses = torch.where(index == UNSEEN, losses, mixed)
     if settings.gamma:
+        # The difference 1 - p_y = -expm1(-L) keeps its digits where p_y is near 1. The configuration rejects `focal`
+        # together with `label_smoothing`, so L is -log p_y here.
         # Clamped, because the derivative of x ** gamma at 0 is infinite if gamma is below 1.
         wrong = -torch.expm1(-losses)
         losses = wrong.clamp_min(SMALLEST) ** settings.gamma * losses
@@ -43,6 +47,7 @@ def class_loss(logits: Tensor, index: Tensor, settings: ClassLoss, weights: Tens
         return losses
     if weights is None:
         weights = torch.tensor(settings.weights, device=logits.device)
+    # UNSEEN is -1, which would select the last class. The loss of such an item is 0 under any weight.
     return losses * weights[index.clamp_min(0)]
 
 

@@ -69,6 +69,9 @@ class SharedModules:
         """Return `HeadFacts.shared` for the head of this task. It raises MtlError for a module of another build."""
 
         def shared(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+            # Built for every head, so that its options can be compared with those of the first one. The fork keeps the
+            # random numbers of the head itself the same whether or not it is the first. Models are built on the CPU, so
+            # no GPU state is saved.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for(self._seed, "shared", name))
                 fresh = make()

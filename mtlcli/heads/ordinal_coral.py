@@ -36,6 +36,8 @@ class OrdinalCoral(Head):
         self.target = ranks_of(facts)
         self.score = RankScore(facts.dim, dropout)
         self.bias = nn.Parameter(torch.tensor(log_odds_above(self.target)))
+        # Its loss is not used. A head supports `class_weights` if it holds such a module, which also provides the
+        # weights.
         self.options = CrossEntropy(facts.task.class_loss)
 
     @classmethod
@@ -50,6 +52,7 @@ class OrdinalCoral(Head):
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
         """Return the mean binary cross-entropy over thresholds (n,), 0 where the class is unknown."""
         index = gold["index"]
+        # (n, C - 1). UNSEEN is -1, above no threshold, and its loss is set to 0 below.
         is_above = index.unsqueeze(1) > torch.arange(output.shape[1], device=index.device)
         logits = output.float()
         # -log sigmoid(z) = softplus(-z), and -log(1 - sigmoid(z)) = softplus(z).
@@ -58,6 +61,7 @@ class OrdinalCoral(Head):
 
     def predicted(self, output: Tensor) -> Tensor:
         """Return the logarithms of the class probabilities (n, C)."""
+        # The difference of two rounded sigmoids can be 0.
         return class_probabilities(output).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def decode(self, output: Tensor, items: Items | None = None) -> Tensors:
@@ -72,5 +76,6 @@ def class_probabilities(output: Tensor) -> Tensor:
     P(y > k) > 1/2 as it is and makes no class probability negative.
     """
     above = torch.sigmoid(output.float()).sort(dim=1, descending=True).values
+    # P(y = k) = P(y > k - 1) - P(y > k), where P(y > -1) = 1 and P(y > C - 1) = 0.
     ones = torch.ones_like(above[:, :1])
     return torch.cat([ones, above], dim=1) - torch.cat([above, ones - 1], dim=1)

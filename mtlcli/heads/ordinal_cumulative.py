@@ -37,6 +37,7 @@ class OrdinalCumulative(Head):
         super().__init__(facts)
         self.target = ranks_of(facts)
         self.score = RankScore(facts.dim, dropout)
+        # At a score of 0, theta_k is the log-odds of y <= k, the negative of those of y > k.
         thresholds = -torch.tensor(log_odds_above(self.target), dtype=torch.float64)
         gaps = thresholds.diff().clamp_min(SMALLEST_STEP)
         self.first = nn.Parameter(thresholds[:1].float())
@@ -55,6 +56,7 @@ class OrdinalCumulative(Head):
 
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
         """Return the cross-entropy (n,), in training with the options of the task."""
+        # The softmax of the logarithms of probabilities is the probabilities, so they can serve as logits.
         losses: Tensor = self.cross_entropy(output, gold["index"])
         return losses
 
@@ -76,5 +78,6 @@ def log_probabilities(cumulative: Tensor, gaps: Tensor) -> Tensor:
     """
     upper, lower = cumulative[:, 1:], cumulative[:, :-1]
     width = torch.log(-torch.expm1(-gaps.clamp_min(torch.finfo(gaps.dtype).tiny)))
+    # (n, C - 2), the classes other than the lowest and the highest.
     between = logsigmoid(upper) + logsigmoid(-lower) + width
     return torch.cat([logsigmoid(cumulative[:, :1]), between, logsigmoid(-cumulative[:, -1:])], dim=1)

@@ -86,7 +86,9 @@ class DistributionOutput(Output):
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
         """Return sum_c q_c (log q_c - log p_c) (n,), 0 where the label is unknown."""
         q = gold["probabilities"].float()
+        # Unlike 0 * log(0), xlogy(0, 0) is 0 and not NaN.
         divergence = (torch.xlogy(q, q) - q * torch.log_softmax(output.float(), dim=-1)).sum(-1)
+        # The predictions of a teacher have no `known`, because they are complete.
         return divergence * gold["known"] if "known" in gold else divergence
 
     def decode(self, output: Tensor) -> Tensors:
@@ -114,6 +116,7 @@ class LabelSetOutput(Output, nn.Module):
 
     def decode(self, output: Tensor) -> Tensors:
         """Return the sigmoids, and the labels whose threshold they reach."""
+        # On the CPU, because not every device has float64.
         probabilities = torch.sigmoid(output.detach().float()).cpu()
         # In float64, as `LabelSets.decide` compares them; by tensor operations, which a graph can hold.
         holds = probabilities.double() >= torch.tensor(self.target.levels, dtype=torch.float64)
@@ -137,6 +140,7 @@ class ScoreOutput(Output):
 
     def loss(self, output: Tensor, gold: Tensors) -> Tensor:
         """Return the loss of the error against the standardized score."""
+        # Standardized before the conversion to float32, in which a large offset of the scores would cost digits.
         standardized = ((gold["value"] - self.target.mean) / self.target.std).float()
         return self.error_loss(output.float() - standardized, gold)
 
@@ -145,6 +149,7 @@ class ScoreOutput(Output):
         loss = error**2
         if self.gamma != 1.0:
             loss = self.gamma * loss + (1 - self.gamma) * error.abs()
+        # `known` is absent where every row of the batch has a score, and in the predictions of a teacher.
         return loss * gold["known"] if "known" in gold else loss
 
     def decode(self, output: Tensor) -> Tensors:
@@ -163,6 +168,7 @@ def output_for(task: TaskFacts, gamma: float = 1.0) -> Output:
         MtlError: plain heads cannot predict this target, or `gamma`, which mixes losses of scores, is set for another target.
     """
     where = f"tasks.{task.name}.head"
+    # Distributions and Ranks come before Classes, from which they are derived.
     match task.target:
         case Score():
             return ScoreOutput(task.target, gamma)

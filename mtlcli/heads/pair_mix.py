@@ -86,13 +86,16 @@ class PairMix(Head):
             raise MtlError(f"{where}.alpha: found {weight:g}: learn_alpha starts from a number between 0 and 1")
         self.hidden, width = hidden_layers(facts, hidden, activation, dropout, shared)
         self.dropout = nn.Dropout(dropout)
+        # With alpha 0, the parameters of the mapping would never have a gradient.
         self.mapping = nn.Linear(3 * width, 1) if weight else None
         self.fixed_alpha = weight
+        # The logit of `weight`, so that the sigmoid starts at `weight`.
         self.alpha_logit = nn.Parameter(torch.tensor(math.log(weight / (1 - weight)))) if learn_alpha else None
         self.cosine_loss, self.triplet_loss = cosine_loss, triplet_loss
         self.margin, self.distance = margin, distance
         if triplet_loss:
             self.coupling = "memory"
+            # Buffers are part of checkpoints, so a resumed run compares with the same negatives.
             self.register_buffer("negatives", torch.zeros(NEGATIVES, facts.dim))
             self.register_buffer("kept", torch.zeros((), dtype=torch.int64))
         self.negatives: Tensor
@@ -103,6 +106,7 @@ class PairMix(Head):
         texts = [encoding.pooled.float() for encoding in encodings]
         a, b = (self.hidden(text) for text in texts)
         alpha = self.fixed_alpha if self.alpha_logit is None else torch.sigmoid(self.alpha_logit)
+        # Under autocast, hidden layers return bf16.
         mixed = (1 - alpha) * self._in_range(cosine_similarity(a.float(), b.float(), dim=-1))
         if self.mapping is not None:
             parts = torch.cat([a, b, (a - b).abs()], dim=-1)
@@ -110,6 +114,7 @@ class PairMix(Head):
         if self.score is not None:
             return mixed
         logits = torch.stack([torch.zeros_like(mixed), mixed], dim=-1)  # their softmax is the sigmoid of `mixed`
+        # `loss` and `observe` receive the output alone, so it has to include the encodings.
         return torch.cat([logits, *texts], dim=-1) if self.cosine_loss or self.triplet_loss else logits
 
     def _in_range(self, cosine: Tensor) -> Tensor:
@@ -139,11 +144,13 @@ class PairMix(Head):
             return loss
         a, b = output[:, 2:].float().chunk(2, dim=-1)
         weight = self.kind.weight_of(gold)
+        # `same` is 0 outside the second class, `known - same` outside the first one; both are 0 for an unknown class.
         same, known = weight * (gold["index"] == 1), weight * (gold["index"] != UNSEEN)
         if self.cosine_loss:
             cosine = cosine_similarity(a, b, dim=-1)
             loss = loss + self.cosine_loss * (same * (1 - cosine) + (known - same) * torch.relu(cosine))
         if self.triplet_loss:
+            # Fewer negatives than rows are reused in order. The clamp avoids a division by 0 before the first batch.
             rows = torch.arange(len(a), device=a.device) % self.kept.clamp(min=1)
             negatives = self.negatives[rows]
             nearer = self._distance(a, b) - self._distance(a, negatives)
@@ -152,6 +159,7 @@ class PairMix(Head):
 
     def observe(self, output: Tensor, gold: Tensors) -> None:
         """Keep the first texts of the batch as the negatives of the next one, unless a number is not finite."""
+        # NaN among the negatives would make the next loss NaN too.
         if self.triplet_loss and bool(torch.isfinite(output).all()):
             texts = output[:NEGATIVES, 2:].chunk(2, dim=-1)[0]
             self.negatives[: len(texts)] = texts

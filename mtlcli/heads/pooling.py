@@ -23,5 +23,6 @@ def pool(tokens: Tensor, mask: Tensor | None, kind: str) -> Tensor:
         case "max":
             if mask is None:
                 return tokens.amax(1)
+            # The lowest finite number instead of -inf, so that a text without tokens has a finite maximum.
             return tokens.masked_fill(~mask.unsqueeze(-1), torch.finfo(tokens.dtype).min).amax(1)
     raise ValueError(f"no pooling {kind!r}")

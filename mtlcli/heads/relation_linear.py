@@ -43,6 +43,7 @@ class RelationHead(Head):
         """Return logits (n, classes) or standardized scores (n,)."""
         (encoding,) = encodings
         vectors = items_of(encoding).gather(encoding.tokens, self.span)
+        # The items of a row are its head and its tail, in this order: (2 n, dim) to (n, 2, dim).
         pairs = vectors.view(-1, 2, vectors.shape[-1])
         return self.kind.shaped(self.out(self.dropout(self.features(pairs[:, 0], pairs[:, 1]))))
 

@@ -13,6 +13,7 @@ def padded(values: Tensor, starts: Tensor, fill: float) -> Tensor:
     lengths = starts.diff()
     longest = int(lengths.max()) if len(lengths) else 0
     place = torch.arange(longest, device=values.device)
+    # Behind the end of the last group, indices would be out of range. These places are filled in the next line.
     index = (starts[:-1].unsqueeze(1) + place).clamp_(max=max(0, len(values) - 1))
     return values[index].masked_fill(place >= lengths.unsqueeze(1), fill)
 
@@ -20,5 +21,6 @@ def padded(values: Tensor, starts: Tensor, fill: float) -> Tensor:
 def log_softmax(values: Tensor, starts: Tensor) -> Tensor:
     """Return the logarithm of the softmax of values (m,) within each group, in float32."""
     values = values.float()
+    # Padding adds exp(-inf) = 0. The total of an empty group is -inf, and no value uses it.
     totals = torch.logsumexp(padded(values, starts, -torch.inf), dim=1)
     return values - totals.repeat_interleave(starts.diff())

@@ -14,6 +14,7 @@ from mtlcli.tasks.answers import Answers
 from mtlcli.tasks.items import NO_SPAN, Items
 from mtlcli.tasks.targets import Ragged, Tensors
 
+# Finite, because the difference of two infinite scores is NaN.
 NEVER = -1e9
 """Score of a span that cannot be an answer."""
 
@@ -59,6 +60,8 @@ class SpanLinear(Head):
         starts = _window_starts(window)
         wrong = output.new_zeros(len(starts) - 1, dtype=torch.float32)
         for side, name in enumerate(("start", "end")):
+            # Each window of a labeled row has one mark on each side, and the windows of other rows have none: their
+            # loss is 0.
             marked = (gold[name] == 1).to(output.device)
             wrong = wrong.index_add(0, window[marked], -log_softmax(output[:, side], starts)[marked] / 2)
         row = torch.repeat_interleave(torch.arange(len(gold.starts) - 1, device=window.device), gold.starts.diff())
@@ -71,12 +74,14 @@ class SpanLinear(Head):
         """Return the best span of each row in characters, and its log-odds against no answer."""
         if items is None or items.spans is None:
             raise ValueError("answers need the places where they can stand")
+        # There are no labels here that number the windows, but each window begins with its item for no answer.
         is_none = (items.spans == torch.tensor(NO_SPAN, device=items.spans.device)).all(1)
         starts = _window_starts(is_none.long().cumsum(0) - 1)
         score, first, last = self._best(output.double(), starts)
         row = torch.repeat_interleave(torch.arange(len(items.starts) - 1, device=starts.device), items.starts.diff())
         # The windows of a row stand side by side.
         windows = torch.searchsorted(row[starts[:-1]], torch.arange(len(items.starts), device=row.device))
+        # Of equal maxima, `max` returns the first one, so the earliest window wins.
         best, place = padded(score, windows, NEVER).max(dim=1)
         where = windows[:-1] + place
         start = items.spans[(starts[:-1] + first)[where], 0]
@@ -99,6 +104,8 @@ class SpanLinear(Head):
         score = begins.new_full((windows,), NEVER)
         first = torch.zeros(windows, dtype=torch.int64, device=output.device)
         last = torch.zeros_like(first)
+        # A pass for each length needs (w, length) numbers instead of (w, length, length) for all pairs of places.
+        # Lengths ascend and the comparison is strict, so the shortest of equally good spans remains.
         for extra in range(min(self.longest, length - 1)):
             # Places from 1 on, since place 0 stands for no answer.
             sums = begins[:, 1 : length - extra] + ends[:, 1 + extra :]

@@ -50,6 +50,7 @@ class TagCRF(Head):
         self.begin, self.end = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(size))
         structure = self.target.structure
         for name, allowed in (("begin", structure.begin), ("end", structure.end), ("follow", structure.follow)):
+            # Not in checkpoints, because the tags and their scheme determine it.
             self.register_buffer(
                 f"{name}_barrier", torch.where(torch.from_numpy(allowed), 0.0, FORBIDDEN), persistent=False
             )
@@ -72,6 +73,7 @@ class TagCRF(Head):
         with torch.autocast(output.device.type, enabled=False):
             emissions = output.float()
             known = self.target.known(gold)
+            # `scatter_` needs valid indices. The mask of unknown words in the next lines removes the effect of the 0.
             tags = torch.where(known, gold["tag"], 0)
             # A word with a tag can have no other one; a word without any can have all.
             other = torch.ones_like(emissions, dtype=torch.bool).scatter_(1, tags.unsqueeze(1), False)
@@ -87,8 +89,10 @@ class TagCRF(Head):
             raise ValueError("tags of no words")
         with torch.autocast(output.device.type, enabled=False):
             logs = self._log_marginals(output.float(), rows.starts)
+            # Log-probabilities near FORBIDDEN belong to tags that the scheme does not allow at this word.
             possible = logs > FORBIDDEN / 2
             shares = torch.where(possible, shares.to(logs), 0.0)
+            # The sum is 0 if the teacher gives everything to such tags; the word then has the loss 0.
             shares = shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
             return sum_by_row(-(shares * torch.where(possible, logs, 0.0)).sum(-1), rows)
 
@@ -122,9 +126,11 @@ class TagCRF(Head):
         """Return log Z of each row (n,), by the forward recursion; 0 for a row without words."""
         padded, lengths = _padded(emissions, starts)
         follow, begin, end = self._scores()
+        # Alpha (n, C) is the logarithm of the summed scores of all beginnings of a row that end with each tag.
         alpha = begin + padded[:, 0]
         for step in range(1, padded.shape[1]):
             following = padded[:, step] + torch.logsumexp(alpha.unsqueeze(2) + follow, dim=1)
+            # A finished row keeps its alpha, so that the end scores apply to its own last word.
             alpha = torch.where((lengths > step).unsqueeze(1), following, alpha)
         return torch.where(lengths > 0, torch.logsumexp(alpha + end, dim=1), 0.0)
 
@@ -133,9 +139,12 @@ class TagCRF(Head):
         padded, lengths = _padded(emissions, starts)
         follow, begin, end = self._scores()
         steps = padded.shape[1]
+        # Behind the end of a row, `forward` goes on over padding, which is not read.
         forward = [begin + padded[:, 0]]
         for step in range(1, steps):
             forward.append(padded[:, step] + torch.logsumexp(forward[-1].unsqueeze(2) + follow, dim=1))
+        # Every row starts from the end scores at its own last word. The list repeats one tensor, so entries are
+        # replaced and never modified in place.
         backward = [end.expand(len(padded), -1)] * steps
         for step in range(steps - 2, -1, -1):
             earlier = torch.logsumexp(follow + (padded[:, step + 1] + backward[step + 1]).unsqueeze(1), dim=2)
@@ -147,6 +156,7 @@ class TagCRF(Head):
 def _padded(emissions: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Return emissions (n, T, C) with 0 behind the last word of a row, and the words of each row (n,)."""
     lengths = starts.diff()
+    # At least one step, because the recursions read the first one even if all rows are empty.
     steps = max(1, int(lengths.max())) if len(lengths) else 1
     padded = emissions.new_zeros(len(lengths), steps, emissions.shape[-1])
     padded[_inside(lengths, steps)] = emissions

@@ -57,12 +57,14 @@ class TagLinear(Head):
         Under a teacher's `probabilities` p (m, C) it is sum_c p_c L(c) for every word.
         """
         if "probabilities" in gold:
+            # Each tag in turn serves as the label of all words, so the options of the task apply as they do to labels.
             shares = gold["probabilities"].to(output.device, torch.float32)
             losses = [
                 share * self.cross_entropy(output, torch.full_like(gold["tag"], tag))
                 for tag, share in enumerate(shares.T)
             ]
             return sum_by_row(torch.stack(losses).sum(0), gold)
+        # A tag that training never saw has an index beyond the classes, which the cross-entropy cannot read.
         tags = torch.where(self.target.known(gold), gold["tag"], UNKNOWN)
         return sum_by_row(self.cross_entropy(output, tags), gold)
 
@@ -71,6 +73,7 @@ class TagLinear(Head):
         if items is None:
             raise ValueError("tags of no words")
         probabilities = torch.softmax(output.float(), dim=-1)
+        # Plain tensor operations, which can be exported to ONNX.
         if self.decoding == "argmax":
             return Ragged({"tag": probabilities.argmax(-1), "probabilities": probabilities}, items.starts)
         return self.target.decoded(probabilities.cpu().numpy(), items.starts.cpu().numpy()).tensors()
@@ -105,5 +108,6 @@ def sum_by_row(values: Tensor, rows: Tensors) -> Tensor:
     """Return the sum over the items (m,) of each row (n,)."""
     if rows.starts is None:
         return values
+    # Differences of running sums, in float64 because the later rows of a long batch would lose digits in float32.
     before = torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)])
     return (before[rows.starts[1:]] - before[rows.starts[:-1]]).to(values.dtype)

@@ -39,7 +39,10 @@ class OutputColumns:
             MtlError: the row of a stream has a key that the first row lacks, so that there is no column for it.
         """
         # The original values of a sentence are lists of cells; its text has them joined by spaces.
-        values = dict(row.values) if self.source.format.is_conll else self._values(row)
+        if self.source.format.is_conll:
+            values = {key: text for key, text in row.values.items() if self.keeps_all or key in self.kept}
+        else:
+            values = self._values(row)
         if extra := [key for key in values if key not in self.kept]:
             raise MtlError(
                 f'{self.source.name}:{row.line}: the key "{quotable(extra[0])}" is not in the first row, which the columns '

@@ -53,7 +53,8 @@ def rows_of(texts: Iterable[TextInput], readings: Sequence[Reading], by_name: bo
     nested = {column for reading in readings if reading.encoding.nested for column in reading.columns}
     for index, item in enumerate(texts):
         # For a task of words a list is one text, not a pair of texts.
-        if nested and isinstance(item, list | tuple):
+        if nested and columns == ["0"] and isinstance(item, list | tuple):
+            _check_parts(item, f"texts[{index}]")
             yield TextRow(index, {"0": " ".join(map(str, item))}, {"0": list(item)})
             continue
         if not _fits(columns, item) or isinstance(item, Mapping) != by_name:
@@ -64,6 +65,7 @@ def rows_of(texts: Iterable[TextInput], readings: Sequence[Reading], by_name: bo
             where = f'texts[{index}]["{column}"]' if by_name else f"texts[{index}]"
             # The encoding checks the items of a list, see `texts_of`.
             if column in nested and isinstance(value, list | tuple):
+                _check_parts(value, where)
                 continue
             if not isinstance(value, str):
                 raise MtlError(f"{where}: found {type(value).__name__} {value!r}; expected a text")
@@ -82,6 +84,13 @@ def texts_of(row: TextRow, reading: Reading) -> RowTexts:
         return reading.encoding.texts([row.original[column] for column in reading.columns])
     except BadText as error:
         raise MtlError(f"texts[{row.line}]{error}") from None
+
+
+def _check_parts(parts: Sequence[Any], where: str) -> None:
+    """Check the texts of a list; the encoding checks everything else."""
+    for part in parts:
+        if isinstance(part, str):
+            check_text(part, where)
 
 
 def check_text(text: str, where: str) -> None:

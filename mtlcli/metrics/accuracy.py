@@ -20,7 +20,9 @@ class Accuracy(Decomposed):
         if "chosen" in gold:
             right = right_choices(predicted, gold)
         elif "probabilities" in gold:
+            # NaN is a row without a label, and a metric is never NaN.
             labels = np.nan_to_num(gold["probabilities"])
+            # Equal shares can differ by rounding, such as 0.1 + 0.2 of two merged columns and 0.3.
             right = labels[np.arange(len(labels)), predicted["index"]] >= labels.max(axis=1) - 1e-9
         else:
             right = predicted["index"] == gold["index"]
@@ -34,5 +36,6 @@ class Accuracy(Decomposed):
 def right_choices(predicted: Arrays, gold: Arrays) -> np.ndarray:
     """Return in which rows the right choice was predicted (n,) bool."""
     hits = (predicted["chosen"] == 1) & (gold["chosen"] == 1)
+    # Differences of a running count, because reduceat gives a row without choices the first entry of the next row.
     before = np.concatenate([np.zeros(1, dtype=np.int64), hits.cumsum()])
     return np.diff(before[gold.starts]) > 0

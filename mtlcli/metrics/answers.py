@@ -29,6 +29,7 @@ class AnswerMetric(Metric):
         return Statistics(np.stack([values, np.ones_like(values)], axis=1), lambda sums: sums[:, 0] / sums[:, 1])
 
     def _best(self, row: Row, start: int, end: int) -> float:
+        # An unknown answer counts as none. Splits for evaluation have no such rows.
         answers = [row.context[first:last] for first, last in row.answers or ()] or [""]
         return max(type(self).compare(row.context[start:end], answer) for answer in answers)
 

@@ -55,6 +55,7 @@ class Metric(ABC):
 
     def value(self, predicted: Arrays, gold: Arrays) -> float:
         """Return the metric of n rows."""
+        # Computed like a resample, so that the value and the resamples have the same rounding.
         return float(self.bind(predicted, gold).values(np.ones((1, len(gold)), dtype=np.int64))[0])
 
 

@@ -18,6 +18,7 @@ from mtlcli.tasks.targets import Arrays, Classes
 
 def _label(value: Any) -> Any:
     """Return the text for a number, because the name of a class may be one."""
+    # A bool is an int in Python, and `positive: true` must not become the name "True".
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -89,8 +90,10 @@ class AveragedRatio:
         """Return the mean of each resample (b,)."""
         right, labels, predictions = self.classes.sums(counts)
         totals = np.stack([right, predictions - right, labels - right], axis=-1)
+        # (b, C, 3), which `score` takes as (b * C, 3).
         of_classes = self.metric.score(totals.reshape(-1, 3).astype(np.float64)).reshape(right.shape)
         weights = labels if self.metric.average == "weighted" else labels + predictions > 0
+        # Every row has a label and a prediction, so the sum of the weights is above 0.
         return (of_classes * weights).sum(axis=1) / weights.sum(axis=1)
 
 
@@ -142,6 +145,7 @@ class RankedMetric(Metric):
         else:
             scores = (predicted["index"] == self.positive).astype(np.float64)
         order = np.argsort(-scores, kind="stable")
+        # Rows with equal scores are one group, so the order among them has no effect.
         starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))
         return Ranking(order, starts, (gold["index"] == self.positive)[order])
 
@@ -193,6 +197,7 @@ class RocCurve:
     def values(self, counts: np.ndarray) -> np.ndarray:
         """Return the area of each resample (b,)."""
         positive, negative = self.ranking.counts(counts)
+        # Negative rows with a lower score than each group. Those in the group itself are ties, which count half.
         below = negative.sum(axis=1, keepdims=True) - negative.cumsum(axis=1)
         pairs = positive.sum(axis=1) * negative.sum(axis=1)
         area = (positive * (below + negative / 2)).sum(axis=1)
@@ -210,5 +215,7 @@ class PrecisionRecallCurve:
         positive, negative = self.ranking.counts(counts)
         true = positive.cumsum(axis=1)
         predicted = true + negative.cumsum(axis=1)
+        # A resample can lack all rows of the first groups.
         precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
+        # Fractional weights can leave a sum above 1 by rounding.
         return ratio((positive * precision).sum(axis=1), true[:, -1]).clip(0, 1)

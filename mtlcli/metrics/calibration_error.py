@@ -37,6 +37,7 @@ class CalibrationError(Decomposed):
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (right - confidence) in the column of the row's bin, and 1 in the last column."""
         confidence, right = confidences(predicted, gold)
+        # A column for each bin, because the absolute value is taken of the sum over a bin, not of single rows.
         statistics = np.zeros((len(gold), self.bins + 1))
         statistics[np.arange(len(gold)), bins_of(confidence, self.bins)] = right - confidence
         statistics[:, self.bins] = 1
@@ -74,6 +75,7 @@ class Reliability:
         nothing = np.full(bins, np.nan)
         return cls(
             rows,
+            # The division writes to `out`, so each result needs an array of its own.
             np.divide(confidences_in, rows, out=nothing.copy(), where=rows > 0),
             np.divide(right_in, rows, out=nothing.copy(), where=rows > 0),
         )
@@ -89,4 +91,5 @@ def confidences(predicted: Arrays, gold: Arrays) -> tuple[np.ndarray, np.ndarray
 
 def bins_of(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Return the bin of each confidence (n,); bins are open below and closed above, so that 1 is in the last one."""
+    # Clipped for a confidence of 0, which belongs to the first bin, and for one that rounding puts above 1.
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)

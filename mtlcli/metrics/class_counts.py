@@ -55,5 +55,6 @@ class _RowsByClass:
         """Return the sums of counts (b, n) over the rows of each class (b, C)."""
         sums = np.zeros((len(counts), self.classes), dtype=counts.dtype)
         if len(self.rows):
+            # For an empty group, reduceat returns an entry of the next one, so only classes that occur are summed.
             sums[:, self.present] = np.add.reduceat(counts.take(self.rows, axis=1), self.starts, axis=1)
         return sums

@@ -61,6 +61,7 @@ def counts_of(predicted: Arrays, gold: Arrays) -> ClassCounts:
     occurring, indices = np.unique(np.stack((gold["index"], predicted["index"])), return_inverse=True)
     labels, predictions = indices.reshape(2, -1)
     names = tuple(map(str, occurring.tolist()))
+    # Unlike in the table of single classes, an unseen label (-1) counts as a class.
     everything = np.ones(len(labels), dtype=bool)
     return ClassCounts.of(ClassMatches.of_items(names, np.arange(len(labels)), labels, predictions, everything))
 
@@ -68,6 +69,7 @@ def counts_of(predicted: Arrays, gold: Arrays) -> ClassCounts:
 def _counts_of_sets(predicted: Arrays, gold: Arrays) -> ClassCounts:
     """Return the counts of every label in the rows that say something of it, and of labels that training never saw as one more."""
     sets = gold["set"]
+    # A prediction about an unknown entry is neither right nor wrong.
     predicted_labels, holds = (predicted["set"] == 1) & (sets != UNKNOWN), sets == 1
     unseen = np.flatnonzero(gold["unseen"] > 0)
     more = pairs(unseen, np.full(len(unseen), sets.shape[1]))
@@ -86,6 +88,7 @@ class MeanOfClasses:
         """Return macro-F1 of each resample (b,)."""
         right, labels, predictions = self.classes.sums(counts)
         mentions = labels + predictions
+        # A resample of label sets may hold no label at all.
         return ratio(2 * right, mentions).sum(axis=1) / np.maximum((mentions > 0).sum(axis=1), 1)
 
 

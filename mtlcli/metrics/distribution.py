@@ -21,9 +21,12 @@ class KLDivergence(Decomposed):
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (divergence, 1)."""
         q = np.nan_to_num(gold["probabilities"])
+        # A probability of 0 for a class of the label would make the mean infinite.
         p = np.maximum(predicted["probabilities"].astype(np.float64), SMALLEST)
+        # Probabilities in float32 sum to 1 only within rounding.
         p /= p.sum(axis=1, keepdims=True)
         logs = np.log(np.maximum(q, SMALLEST)) - np.log(p)
+        # Rounding can leave a small negative sum where both distributions are equal.
         divergence = np.maximum(np.where(q > 0, q * logs, 0.0).sum(axis=1), 0.0)
         return np.stack([divergence, np.ones_like(divergence)], axis=1)
 

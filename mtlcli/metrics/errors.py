@@ -81,5 +81,6 @@ class Explained:
         deviations = weights @ self.labels**2 - weights.sum(axis=1) * means**2
         # Labels of one value leave a rounding error of their squares.
         varied = deviations > 1e-12 * np.maximum(weights @ self.labels**2, 1e-300)
+        # The initial value 1 in `out` gives an R2 of 0.
         explained = np.divide(weights @ self.errors, deviations, out=np.ones(len(counts)), where=varied)
         return 1 - explained

@@ -19,6 +19,7 @@ class ExactMatch(Decomposed):
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (equal, 1)."""
+        # Not np.round, which rounds .5 to the even number.
         equal = np.floor(predicted["value"] + 0.5) == np.floor(gold["value"] + 0.5)
         return np.stack([equal, np.ones_like(equal)], axis=1).astype(np.float64)
 

@@ -44,9 +44,12 @@ class OrderedPairs:
         balance = np.zeros(len(counts))  # twice C - D
         for start in range(0, len(self.gold), BLOCK):
             rows = slice(start, start + BLOCK)
+            # (rows of the block, n). Each pair is counted in both orders; a row and itself have the sign 0.
             signs = np.sign(self.predicted[rows, None] - self.predicted) * np.sign(self.gold[rows, None] - self.gold)
             balance += np.einsum("bn,bn->b", weights[:, rows], weights @ signs.T)
         total = weights.sum(axis=1)
+        # Twice the pairs. In `untied` the linear terms cancel: total^2 minus the squares of the groups, so that
+        # fractional weights need no other formula.
         pairs = total * (total - 1)
         untied = [pairs - _tied(scores, weights) for scores in (self.predicted, self.gold)]
         below = np.sqrt(untied[0] * untied[1])

@@ -49,6 +49,7 @@ class SubsetAccuracy(Decomposed):
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (right, counts)."""
         sets = gold["set"]
+        # An unknown entry agrees with every prediction.
         right = ((predicted["set"] == sets) | (sets == UNKNOWN)).all(1) & (gold["unseen"] == 0)
         counts = (sets != UNKNOWN).any(1)
         return np.stack([right & counts, counts], axis=1).astype(np.float64)
@@ -63,5 +64,6 @@ def counts_of_rows(chosen: np.ndarray, gold: Arrays) -> np.ndarray:
     sets = gold["set"]
     holds = sets == 1
     true = (chosen & holds).sum(1)
+    # Not `~holds`, which would count predictions about unknown entries.
     false = (chosen & (sets == 0)).sum(1)
     return np.stack([true, false, holds.sum(1) - true + gold["unseen"]], axis=1).astype(np.float64)

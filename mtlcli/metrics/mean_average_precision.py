@@ -53,10 +53,12 @@ class LabelRanking:
     def of(cls, scores: np.ndarray, entries: np.ndarray) -> "LabelRanking":
         """Rank rows by the scores (n,) of a label, with its entries (n,) of the gold sets."""
         known = np.flatnonzero(entries != UNKNOWN)
+        # Converted first, because the negative of uint8 decisions wraps around: -1 is 255.
         order = known[np.argsort(-scores[known].astype(np.float64), kind="stable")]
         ordered = scores[order]
         last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
         is_positive = entries[order] == 1
+        # Recall changes at groups with a positive row alone, so the other groups are not kept.
         ends = last[np.searchsorted(last, np.flatnonzero(is_positive))]
         distinct, starts = np.unique(ends, return_index=True)
         return cls(order, order[is_positive], starts, distinct)
@@ -65,6 +67,7 @@ class LabelRanking:
         """Return average precision of each resample (b,), and whether the label holds in it (b,) bool."""
         of_groups = np.add.reduceat(counts.take(self.positive, axis=1), self.starts, axis=1).astype(np.float64)
         true = of_groups.cumsum(axis=1)
+        # (b, g), how many rows of the resample have the probability of the group or a higher one.
         accepted = counts.take(self.order, axis=1).cumsum(axis=1).take(self.ends, axis=1)
         precision = np.divide(true, accepted, out=np.zeros_like(true), where=accepted > 0)
         return ratio((of_groups * precision).sum(axis=1), true[:, -1]).clip(0, 1), true[:, -1] > 0

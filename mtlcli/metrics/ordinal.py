@@ -24,7 +24,9 @@ class QuadraticWeightedKappa(Decomposed):
     def score(self, totals: np.ndarray) -> np.ndarray:
         """Return the kappa: E has the sum of (i - j)^2 over all pairs of a label and a prediction, divided by the rows."""
         labels, guesses, squares, guess_squares, observed, rows = totals.T
+        # The usual divisor (C - 1)^2 of w cancels in the ratio.
         expected = squares + guess_squares - 2 * labels * guesses / rows
+        # With fractional weights, the expected disagreement of one class is a rounding error instead of 0.
         disagreement = np.divide(observed, expected, out=np.ones(len(totals)), where=expected > 1e-12 * rows)
         return 1 - disagreement
 

@@ -46,7 +46,9 @@ def correlation(first: np.ndarray, second: np.ndarray, counts: np.ndarray) -> np
     """Return r (b,) of first (b, n) and second (b, n), both with mean 0 in each resample; 0 where either is all 0."""
     weighted = counts * first
     covariances = np.einsum("bn,bn->b", weighted, second)
+    # The product of two roots, because the root of the product could overflow or underflow.
     spreads = np.sqrt(np.einsum("bn,bn->b", weighted, first))
+    # In place, because (b, n) arrays take most of the memory.
     np.multiply(counts, second, out=weighted)
     spreads *= np.sqrt(np.einsum("bn,bn->b", weighted, second))
     return np.divide(covariances, spreads, out=np.zeros(len(counts)), where=spreads > 0).clip(-1, 1)

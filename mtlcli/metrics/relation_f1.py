@@ -21,6 +21,7 @@ class RelationF1(Decomposed):
         target = self.task.target
         name = target.negative if isinstance(target, Classes) else None
         negative = target.labels.index(name) if target.labels and name in target.labels else None
+        # In NumPy, `!= None` is True for every element, so no class is left out.
         guessed, is_gold = predicted["index"] != negative, gold["index"] != negative
         right = (predicted["index"] == gold["index"]) & is_gold
         return np.stack([right, guessed, is_gold], axis=1).astype(np.float64)

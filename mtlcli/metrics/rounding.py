@@ -51,6 +51,7 @@ def are_constant(scores: np.ndarray, counts: np.ndarray, task: TaskFacts, precis
     """
     order = np.argsort(scores, kind="stable")
     ascending, drawn = scores[order], (counts > 0).take(order, axis=1)
+    # For a bool array, argmax is the first True: the lowest drawn score, and from the other end the highest one.
     lowest = ascending[drawn.argmax(axis=1)]
     highest = ascending[len(scores) - 1 - drawn[:, ::-1].argmax(axis=1)]
     return highest - lowest <= rounding(task, np.stack([lowest, highest]), precision)
@@ -70,6 +71,7 @@ def is_constant(rows: Arrays, task: TaskFacts, precision: str = "fp32") -> bool:
     if isinstance(task.target, Score):
         ones = np.ones((1, len(rows)), dtype=np.int64)
         return all(bool(are_constant(array, ones, task, precision)[0]) for array in answers(rows))
+    # The slice keeps an axis to compare with, and works for an array without rows.
     return all(bool((array == array[:1]).all()) for array in answers(rows))
 
 

@@ -21,6 +21,7 @@ class SpanMetric(Metric):
 
     def __init__(self, task: TaskFacts) -> None:
         super().__init__(task)
+        # Before the target is fitted, the scheme can be unknown.
         if not isinstance(task.target, Tags) or not (task.target.marks_spans or task.target.tags is None):
             raise MtlError(f"tasks.{task.name}.metrics: spans are measured, and the tags of this task mark none")
         self.target = task.target

@@ -62,6 +62,7 @@ class _Order:
         order = np.argsort(scores, kind="stable")
         ascending = scores[order]
         is_new = np.append(True, ascending[1:] != ascending[:-1])
+        # Assigned through `order`, so that `ties` has the order of the rows and not of the scores.
         ties = np.empty(len(scores), dtype=np.int64)
         ties[order] = is_new.cumsum() - 1
         return cls(order, np.flatnonzero(is_new), ties)

@@ -44,6 +44,7 @@ class SurfaceF1(SpanMetric):
 
     def bind(self, predicted: Arrays, gold: Arrays) -> Surfaces:
         """Number the names of both sides."""
+        # Both sides share the numbers, so that equal names have the same one.
         numbers: dict[tuple[int, ...], int] = {}
         words = gold["word"].tolist()
 

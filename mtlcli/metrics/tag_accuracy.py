@@ -21,6 +21,7 @@ class TagAccuracy(Decomposed):
             raise ValueError("tags of no words")
         known = gold["tag"] != UNKNOWN
         both = np.stack([known & (predicted["tag"] == gold["tag"]), known], axis=1).astype(np.int64)
+        # Differences of running counts, because reduceat gives a row without words the first entry of the next row.
         before = np.concatenate([np.zeros((1, 2), dtype=np.int64), both.cumsum(axis=0)])
         return np.diff(before[gold.starts], axis=0).astype(np.float64)
 

@@ -35,7 +35,7 @@ def clouds(folder: Path, most: int) -> tuple[list[Cloud], str]:
     """The clouds of a run's tasks, and a sentence on how they were made. Raises MtlError where its data is not there."""
     config = stored_config(read_record(folder)).model_copy(deep=True)
     # The page can be made on a machine without the device of the run.
-    config.training.device = "cpu"
+    config.training.device, config.training.precision = "cpu", "fp32"
     before = set_up(config, cache=cache_folder())
     after, _ = load_run(folder)
     methods = ["PCA", "t-SNE"] if _has_tsne() else ["PCA"]

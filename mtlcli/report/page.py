@@ -1,6 +1,7 @@
 """The page itself: sections of tables and charts in one HTML file without script, network or fonts of its own."""
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -80,7 +81,7 @@ class Section:
 
 def _slug(title: str) -> str:
     # Nothing is left of a title in another script.
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or f"section-{zlib.crc32(title.encode()):08x}"
 
 
 def page(title: str, sections: Sequence[Section]) -> str:

@@ -18,7 +18,9 @@ def baselines(predictions: Predictions) -> list[tuple[str, float, float, str]]:
     """
     rows = predictions.rows
     if has_labels(rows):
-        targets = Counter(row["target"] for row in rows)
+        targets = Counter(row["target"] for row in rows if row["target"] is not None)
+        if not targets:
+            return []
         label, count = targets.most_common(1)[0]
         accuracy = sum(row["target"] == row["label"] for row in rows) / len(rows)
         return [("accuracy", accuracy, count / len(rows), f"always {label}")]

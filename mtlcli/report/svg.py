@@ -80,6 +80,8 @@ def inner_range(values: Sequence[float]) -> tuple[float, float]:
     distances = sorted(abs(value - middle) for value in ordered)
     # The distance within which 9 of 10 values are.
     reach = OUTLIER * distances[int(0.9 * (len(distances) - 1))]
+    if not reach:  # nearly all values are the same, and the few others are what the chart shows
+        return ordered[0], ordered[-1]
     inside = [value for value in ordered if abs(value - middle) <= reach]
     return inside[0], inside[-1]
 
@@ -101,7 +103,9 @@ def scatter(title: str, places: Points, x_name: str, y_name: str, *, diagonal: b
     if diagonal:
         # The same range for both axes, so that the diagonal runs from corner to corner.
         xs = ys = [*xs, *ys]
-    frame = _Frame(*_with_air(min(xs), max(xs)), *_with_air(min(*ys, 0.0) if not diagonal else min(ys), max(ys)))
+    frame = _Frame(
+        *_with_air(min(xs), max(xs)), *_with_air(*((min(ys), max(ys)) if diagonal else (min(*ys, 0.0), max(*ys, 0.0))))
+    )
     ends = (frame.left, frame.right) if diagonal else (0.0, 0.0)
     body = [
         frame.axes(x_name),

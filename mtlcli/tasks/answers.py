@@ -82,6 +82,7 @@ class Answers(Target):
         Raises:
             BadLabel: the answer does not stand in the context, or not where its offset says.
         """
+        # A negative offset would count from the end of the context.
         if start is not None and context[start : start + len(text)] == text and start >= 0:
             return start, start + len(text)
         places = _occurrences(text, context)
@@ -94,6 +95,7 @@ class Answers(Target):
                     f': the answer "{quotable(text)}" stands {len(places)} times in the context; give its offset',
                 )
             return places[0], places[0] + len(text)
+        # Of two equally near occurrences, the earlier one.
         nearest = min(places, key=lambda place: (abs(place - start), place))
         if self.fix_offsets:
             return nearest, nearest + len(text)
@@ -112,6 +114,7 @@ class Answers(Target):
         """Return the target with the threshold 0 if a training question has no answer."""
         lengths, unanswerable = [], False
         for raw in raws:
+            # At least 2, so that `guess` is above 0.
             lengths.append(math.log(max(2, len(raw["texts"][CONTEXT]))))
             unanswerable |= not _stated(raw["label"])
         threshold = 0.0 if unanswerable and self.threshold is None else self.threshold
@@ -124,9 +127,12 @@ class Answers(Target):
             spans = (
                 () if row.answers is None else (len(row.answers) + 1, *(end for span in row.answers for end in span))
             )
+            # One number for each code point, as offsets count them. A lone surrogate, which a JSON escape can produce,
+            # is kept.
             context = np.frombuffer(row.context.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
             parts.append(np.concatenate([np.array(spans or (0,), dtype=np.uint32), context]))
         starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum([len(part) for part in parts], dtype=np.int64)])
+        # The empty array is for a split without rows, because NumPy cannot concatenate nothing.
         return Ragged({"codes": np.concatenate([*parts, np.zeros(0, dtype=np.uint32)])}, starts)
 
     def is_constant(self, gold: Arrays) -> bool:
@@ -178,6 +184,7 @@ class Answers(Target):
         spans, sequence, item_starts = items.spans.numpy(), items.sequence.numpy(), items.starts.numpy()
         marks = np.zeros((2, len(spans)), dtype=np.int8)
         is_none = (spans == NO_SPAN).all(axis=1)
+        # Each window begins with its item for no answer, so a running count numbers the windows of the batch.
         window = np.cumsum(is_none) - 1
         for number, row in enumerate(rows.tolist()):
             answers = row_of(gold, row).answers
@@ -185,6 +192,8 @@ class Answers(Target):
                 continue
             at = np.arange(item_starts[number], item_starts[number + 1])
             for _, part in _by_sequence(at, sequence):
+                # Training learns the first answer, metrics accept all. `part[0]` stands for no answer, so token k is
+                # `part[1 + k]`.
                 first, last = _tokens_of(answers[0], spans[part[1:]]) if answers else (-1, -1)
                 marks[0, part[0] if first < 0 else part[1 + first]] = 1
                 marks[1, part[0] if first < 0 else part[1 + last]] = 1
@@ -195,6 +204,7 @@ class Answers(Target):
         """Return which rows have a label (n,)."""
         if "codes" in gold:
             return gold["codes"][_starts(gold)[:-1]] > 0
+        # In a batch, every window of a labeled row has a mark, and the windows of other rows have none.
         before = gold["start"].new_zeros(len(gold["start"]) + 1, dtype=int)
         before[1:] = gold["start"].cumsum(0)
         return before[gold.starts].diff() > 0
@@ -243,12 +253,14 @@ class Answers(Target):
         score = np.stack([vote["score"] for vote in votes])
         start, end = (np.stack([vote[name] for vote in votes]) for name in ("start", "end"))
         same = (start[:, None] == start[None]) & (end[:, None] == end[None])  # (votes, votes, n)
+        # Clipped, because exp overflows above 709.
         weight = 1 / (1 + np.exp(-score.clip(-500, 500)))
         support = (same * weight[None]).sum(axis=1)
         # Of equal support, the span that begins first, then the shorter one: whatever the order of votes.
         order = np.lexsort((end, start, -support), axis=0)[0]
         best = np.arange(score.shape[1])
         return Ragged(
+            # Sorted, so that the order of the votes does not change the rounding of the mean.
             {"start": start[order, best], "end": end[order, best], "score": np.sort(score, axis=0).mean(axis=0)}
         )
 
@@ -288,7 +300,9 @@ class Answers(Target):
         by_score = np.bincount(group, gains, minlength=len(scores))
         # Total gain of answering from each score on, and of answering nothing.
         totals = np.append(np.cumsum(by_score[::-1])[::-1], 0.0)
+        # One edge below all scores, one between neighbors, and one above all, as many as there are totals.
         edges = np.concatenate([[scores[0] - 1], (scores[1:] + scores[:-1]) / 2, [scores[-1] + 1]])
+        # Sums of F1 that are equal in exact arithmetic can differ by rounding.
         best = np.flatnonzero(totals >= totals.max() - 1e-9)
         return replace(self, threshold=float(edges[best[np.abs(edges[best]).argmin()]]))
 
@@ -398,6 +412,7 @@ def _stated(label: Any) -> list[tuple[str, int | None]]:
         text, start = answer["text"], answer.get("answer_start", answer.get("start"))
         if not isinstance(text, str) or not text:
             raise BadLabel("label", ": the text of an answer is empty")
+        # A negative offset is a whole number too; `_span` reports where the answer stands instead.
         if start is not None and not str(start).removeprefix("-").isdecimal():
             raise BadLabel("label", f': found the offset "{quotable(str(start))}", expected a whole number')
         answers.append((text, None if start is None else int(start)))

@@ -58,10 +58,12 @@ class Choices(Target):
         """Return the number of the right choice, counted from 0, and how many there are."""
         label, choices = raw["label"], [str(text).strip() for text in raw["texts"][BEFORE_CHOICES:]]
         for number, choice in enumerate(choices):
+            # Equal texts get equal scores, so the right one of them could not be learned.
             if (first := choices.index(choice)) < number:
                 raise BadLabel("choices", f" {first} and {number} (counted from 0) are the same text")
         if not label:
             raise BadLabel("label", " is empty")
+        # How labels name a choice is open before the fit, so any valid number serves until then.
         if self.mean_log is None:
             return 0, len(choices)
         index = _index_of(label, choices, self.form or "number", self.base or 0)
@@ -109,7 +111,9 @@ class Choices(Target):
         """Return `chosen` of all choices."""
         starts = np.zeros(len(items) + 1, dtype=np.int64)
         np.cumsum([count for _, count in items], out=starts[1:])
+        # A row without choices has no label; `gold_from_json` gives such rows.
         index = np.array([index if count else -1 for index, count in items], dtype=np.int64)
+        # The choices of a row with a label are 0, those of other rows -1.
         is_right = np.repeat((index >= 0).astype(np.int8) - 1, np.diff(starts))
         is_right[(starts[:-1] + index)[index >= 0]] = 1
         return Ragged({"chosen": is_right}, starts)
@@ -197,6 +201,8 @@ class Choices(Target):
         for place in range(int(lengths.max())):
             at = starts[:-1] + place
             exists = place < lengths
+            # Each pass has one right choice in every row that has this place. The loss of the other rows is multiplied
+            # by 0.
             right = torch.zeros(len(probabilities), dtype=torch.int8, device=probabilities.device)
             right[at[exists]] = 1
             share = torch.zeros_like(total)
@@ -278,6 +284,7 @@ class Choices(Target):
         row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         entropy = torch.special.entr(predicted["probabilities"].double())
         sums = entropy.new_zeros(len(lengths)).index_add(0, row, entropy)
+        # For a row with one choice, log k would be 0.
         return (sums / lengths.clamp(min=2).double().log()).clamp(0, 1)
 
 
@@ -286,9 +293,11 @@ def decided(probabilities: np.ndarray, starts: np.ndarray) -> Arrays:
     lengths = np.diff(starts)
     is_choice = np.zeros(len(probabilities), dtype=np.int8)
     if len(probabilities):
+        # Only rows with choices: for an empty group, reduceat returns an entry of the next one.
         rows = np.flatnonzero(lengths)
         largest = np.repeat(np.maximum.reduceat(probabilities, starts[:-1][rows]), lengths[rows])
         is_largest = (probabilities >= largest).astype(np.int64)
+        # Of several largest choices of a row, only the first has as many before it as the first choice of the row.
         before = np.cumsum(is_largest) - is_largest
         is_choice = ((is_largest == 1) & (before == np.repeat(before[starts[:-1][rows]], lengths[rows]))).astype(
             np.int8

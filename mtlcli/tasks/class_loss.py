@@ -64,8 +64,11 @@ def balanced_weights(counts: np.ndarray, *, root: bool = False) -> np.ndarray:
     items = np.where(occurs, counts, 1).astype(np.float64)
     weights = np.where(occurs, 1 / (np.sqrt(items) if root else items), 0.0)
     is_capped = np.zeros(len(counts), dtype=bool)
+    # Raising the other weights can bring a further class to the limit. Each round adds a class to the capped ones or
+    # returns.
     while True:
         free = occurs & ~is_capped
+        # Above 0: before a class was capped, its part of the sum n was larger than LARGEST_WEIGHT times its items.
         rest = counts.sum() - LARGEST_WEIGHT * counts[is_capped].sum()
         weights[free] *= rest / (counts[free] @ weights[free])
         if not (weights[free] > LARGEST_WEIGHT).any():

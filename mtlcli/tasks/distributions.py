@@ -104,6 +104,7 @@ class Distributions(Classes):
         numbers: dict[str, float] = {}
         for name, text in label.items():
             name = self.aliases.get(str(name), str(name))
+            # An empty cell beside others is a probability of 0.
             number = number_in(str(text)) if text not in ("", None) else 0.0
             if number is None or number < 0:
                 raise BadLabel(
@@ -113,6 +114,7 @@ class Distributions(Classes):
         total = sum(numbers.values())
         if not total:
             raise BadLabel("label", ": all numbers are 0")
+        # A sum of finite numbers can overflow.
         if not math.isfinite(total):
             raise BadLabel("label", ": the sum of the numbers is too large")
         if not self.counts and abs(total - 1) > TOLERANCE:
@@ -182,6 +184,7 @@ class Distributions(Classes):
 
     def known(self, gold: Any) -> Any:
         """Return which rows have a label (n,)."""
+        # NaN differs from itself, in arrays and tensors alike.
         return gold["known"] if "known" in gold else gold["probabilities"][:, 0] == gold["probabilities"][:, 0]
 
     def examples(self, n: int) -> Arrays:
@@ -190,6 +193,7 @@ class Distributions(Classes):
         first = np.arange(n) % classes
         p = np.zeros((n, classes))
         p[np.arange(n), first] = 0.75
+        # Added, because with one class both places are the same.
         p[np.arange(n), (first + 1) % classes] += 0.25
         return Ragged({"probabilities": p})
 
@@ -202,6 +206,7 @@ class Distributions(Classes):
     @property
     def guess(self) -> float:
         """log C minus the mean entropy of the labels: the mean divergence of a uniform guess."""
+        # Above 0 for uniform labels too, because schedulers divide losses by it.
         return max(1e-3, math.log(max(2, len(self.labels))) - (self.entropy or 0.0))
 
     def soft(self, predicted: Arrays) -> Arrays:

@@ -37,6 +37,7 @@ class Items:
 
         sequence, place = mask.nonzero(as_tuple=True)
         rows = torch.arange(len(mask) + 1, device=mask.device)
+        # The first of `rows` is 0, where the items of the first row begin.
         counts = torch.cat([rows[:1], mask.sum(1)])
         return cls(counts.cumsum(0), sequence, place, place, rows)
 
@@ -63,6 +64,7 @@ class Items:
 
         length = tokens.shape[1]
         flat = tokens.reshape(-1, tokens.shape[-1])
+        # Where the sequence of each item begins among the flattened tokens (s * length, dim).
         base = self.sequence * length
         if reading == "first":
             return flat.index_select(0, base + self.first)
@@ -71,6 +73,7 @@ class Items:
         if reading != "mean":
             raise ValueError(f"no reading {reading!r}")
         counts = self.last - self.first + 1
+        # For each of the t tokens of all items: the number of its item, and below, its place within that item.
         item = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
         begins = counts.cumsum(0) - counts
         within = torch.arange(len(item), device=counts.device) - begins.index_select(0, item)

@@ -72,11 +72,13 @@ class LabelSets(Target):
     def _indices(self) -> dict[str, int]:
         """Index of a label by its name, and by a whole number as a spreadsheet writes it."""
         index = {name: number for number, name in enumerate(self.labels)}
+        # Names take precedence over other spellings of numbers.
         return {text: index[written] for text, written in float_spellings(index).items()} | index
 
     @cached_property
     def _plain_indices(self) -> dict[str, int]:
         """Index of a label by the plain form of its name."""
+        # Reversed, so that of two labels that look alike the first one remains.
         return {plain_form(name): number for name, number in reversed(self._indices.items())}
 
     @property
@@ -135,6 +137,7 @@ class LabelSets(Target):
             index = self._index(name)
             if index is not None:
                 if holds is not None:
+                    # Two columns can have aliases of one label, which then holds if either column says so.
                     (positive if holds else negative).add(index)
             elif not self.learned:
                 raise BadLabel("label", self._not_declared(name))
@@ -206,6 +209,7 @@ class LabelSets(Target):
             marks = self._marks(raw)
             for name, holds in () if marks is None else marks.holds.items():
                 name = self.aliases.get(name, name)
+                # Names with a count of 0 are kept, because a column of zeros is a label too.
                 counts[name] += holds is True
                 if marks is not None and not marks.is_complete:
                     columns[name] = None
@@ -215,6 +219,7 @@ class LabelSets(Target):
                 counts[spelling] = sum(counts.pop(name) for name in group)
         numeric = all(number_in(name) is not None for name in counts)
         ordered = sorted(counts, key=lambda name: (float(name) if numeric else 0.0, name))
+        # With `normalize`, the name of a column can have been merged into another spelling.
         first = [name for name in columns if name in counts]
         return replace(self, names=tuple(dict.fromkeys([*first, *ordered])), learned=True)
 
@@ -356,6 +361,7 @@ class LabelSets(Target):
     def divergence(self, a: "Tensor", b: "Tensor") -> "Tensor":
         """Return KL(P || Q) + KL(Q || P) of each label's sigmoid of two logits (n, C), the mean over labels (n,)."""
         first, second = a.float(), b.float()
+        # For two Bernoulli distributions p and q, the sum of both divergences is (p - q) (logit p - logit q).
         return ((first.sigmoid() - second.sigmoid()) * (first - second)).mean(-1)
 
     @property
@@ -449,6 +455,7 @@ class LabelSets(Target):
 
     def from_json(self, rows: Sequence[Mapping[str, Any]]) -> Arrays:
         """Return `set`, and `probabilities` where the rows have them; 0 for labels that a row's run does not know."""
+        # The reshape is for no rows, of which np.array makes the shape (0,).
         sets = np.array([self._entries(row["labels"]) for row in rows]).reshape(len(rows), len(self.labels))
         if not all("probabilities" in row for row in rows):
             return Ragged({"set": sets})
@@ -480,6 +487,7 @@ class LabelSets(Target):
                 for label, entry in zip(self.labels, entries.tolist(), strict=True)
                 if entry != UNKNOWN
             ]
+            # No label has an empty name, so that key is free for the number of unseen labels.
             return dict(sorted(stated)) | ({"": unseen} if unseen else {})
         return [*sorted(self._row(gold, row)), *[None] * unseen]
 
@@ -504,6 +512,7 @@ class LabelSets(Target):
         for row in rows:
             more |= dict.fromkeys([*row.get("labels", ()), *row.get("probabilities", ()), *(row["target"] or ())])
         new = [name for name in more if name and name not in self._indices]
+        # The predictions that are read with this target are decided already, so further labels need no thresholds.
         return replace(self, names=(*self.labels, *new), thresholds=None) if new else self
 
     def class_matches(self, predicted: Arrays, gold: Arrays) -> ClassMatches:

@@ -47,6 +47,7 @@ class Ragged(Generic[A]):
 
     def numpy(self) -> "Ragged[np.ndarray]":
         """Return the same as arrays on the CPU; half precision, which numpy lacks, as float32."""
+        # Imported where it is needed, so that reading labels and results does not load PyTorch.
         import torch
 
         def array(tensor: Any) -> np.ndarray:
@@ -113,6 +114,7 @@ def concat(parts: Sequence[Ragged[A]]) -> Ragged[A]:
     fields = {name: join([part[name] for part in parts]) for name in parts[0].fields}
     if arrays[0] is None:
         return Ragged(fields)
+    # The slice is the leading 0, as an array or a tensor like the rest.
     offset, starts = 0, [arrays[0][:1]]
     for array in arrays:
         starts.append(array[1:] + offset)
@@ -125,6 +127,7 @@ def _gather_array(starts: np.ndarray, rows: Any) -> tuple[np.ndarray, np.ndarray
     first, lengths = starts[:-1][rows], np.diff(starts)[rows]
     begins = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=begins[1:])
+    # Item j of the result is at place j - begins in its row, so its number is first + j - begins.
     return np.repeat(first - begins[:-1], lengths) + np.arange(begins[-1]), begins
 
 
@@ -135,5 +138,6 @@ def _gather_tensor(starts: "torch.Tensor", rows: Any) -> "tuple[torch.Tensor, to
     first, lengths = starts[:-1][rows], starts.diff()[rows]
     begins = torch.cat([starts.new_zeros(1), lengths.cumsum(0)])
     count = int(begins[-1])
+    # Without `output_size`, repeat_interleave would wait for the GPU once more to learn the size.
     offsets = torch.repeat_interleave(first - begins[:-1], lengths, output_size=count)
     return offsets + torch.arange(count, device=starts.device), begins

@@ -77,6 +77,7 @@ class Ranks(Classes):
             names = one_of(f'"{quotable(label)}"' for label in fitted.labels[:LONGEST_LIST])
             more = f" and {len(fitted.labels) - LONGEST_LIST} more" if len(fitted.labels) > LONGEST_LIST else ""
             raise MtlError(f"labels: {names}{more} have no order: list all labels here, the lowest first")
+        # Parsed again, so that aliases and other spellings count for their class.
         counts = Counter(fitted.parse({"label": label}) for label in labels if label)
         total = sum(counts.values())
         above = tuple(
@@ -117,6 +118,7 @@ class Ranks(Classes):
             near: np.ndarray = np.abs(numbers - np.floor(numbers) - 0.5) <= margin * classes * (classes - 1) / 2
             return near
         above = 1 - probabilities[:, :-1].cumsum(axis=1, dtype=np.float64)
+        # P(y > k) is a sum of up to C probabilities, so its error is at most C times the margin.
         close: np.ndarray = (np.abs(above - 0.5) <= margin * classes).any(axis=1)
         return close
 
@@ -125,10 +127,12 @@ class Ranks(Classes):
         mean = super().average(votes, owners)
         if len(votes) == 1:
             return mean
+        # `Classes.average` took the most probable class, which need not be the one that `decode` asks for.
         return Ragged({"index": self.decided(mean["probabilities"]), "probabilities": mean["probabilities"]})
 
 
 def logit(share: float) -> float:
     """Return log(p / (1 - p)) of a share that is kept off 0 and 1."""
+    # A share of 0 or 1 would be an infinite bias or threshold at the start.
     bounded = min(max(share, 1e-3), 1 - 1e-3)
     return math.log(bounded / (1 - bounded))

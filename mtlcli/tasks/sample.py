@@ -55,6 +55,7 @@ def similarity(split: str) -> Iterator[Row]:
 def _rows(task: str, split: str, make: Callable[[Random], Row]) -> Iterator[Row]:
     if split not in ROWS[task]:
         raise ValueError(f"split: found {split!r}, expected one of {', '.join(ROWS[task])}")
+    # The built-in `hash` of a text differs from process to process.
     random = Random(zlib.crc32(f"{task} {split}".encode()))
     seen: set[frozenset[str]] = set()
     while len(seen) < ROWS[task][split]:
@@ -211,6 +212,8 @@ def likeness(first: Event, second: Event) -> float:
 
 def _paraphrase(random: Random) -> Row:
     first = second = _event(random)
+    # More than half are drawn as the same event, because pairs of equal sentences are dropped: 49 % of the training
+    # rows remain paraphrases.
     kind = _pick(random, ("same",) * 7 + ("roles",) * 2 + ("all",) * 2 + ("one",))
     if kind == "roles":
         second = first.swapped()

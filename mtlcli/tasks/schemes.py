@@ -57,9 +57,11 @@ def detect(sentences: Iterable[Sequence[str]]) -> Scheme:
                 continue
             prefixes.add(prefix)
             continues = before[0] != OUTSIDE and before[1] == kind
+            # IOB1 writes B only where a span would otherwise continue the one before it.
             every_b_splits &= prefix != "B" or continues
             before = (prefix, kind)
     used = prefixes - {OUTSIDE}
+    # A plain label such as E-mail has the form of a tag too, but a file with spans has words outside them.
     if not used or OUTSIDE not in prefixes or malformed > (1 - LOWEST_SHARE) * count:
         return "plain"
     if used & set("LU"):
@@ -80,6 +82,7 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
         ValueError: a tag is malformed.
     """
     spans: list[Span] = []
+    # An empty `kind` means that no span is open.
     start, kind, ended = 0, "", True
     for index, tag in enumerate(tags):
         prefix, type_ = parts_of(tag)
@@ -138,6 +141,7 @@ class Structure:
         if scheme == "plain":
             return cls(np.ones(size, bool), np.ones(size, bool), np.ones((size, size), bool))
         parts = [parts_of(tag) for tag in tags]
+        # In IOBES a span must be closed before the sentence ends; in BIO it can end with any word.
         begin = np.array([prefix in "OBS" for prefix, _ in parts])
         end = np.array([scheme != "iobes" or prefix in "OES" for prefix, _ in parts])
         follow = np.array([[_follows(before, after, scheme) for after in parts] for before in parts])
@@ -165,11 +169,14 @@ def best_tags(scores: np.ndarray, starts: np.ndarray, structure: Structure, tran
         transitions, begin, end: scores (C, C), (C,) and (C,) of a tag behind another one, at the beginning and at the end; None: 0.
     """
     lengths = np.diff(starts)
+    # Longest first, so that the sentences with a word at some step are the first rows of all arrays.
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     best = np.zeros(len(scores), dtype=np.int64)
     if not len(order):
         return best
+    # Finite, so that a forbidden sequence is compared by its scores where learned ones leave no other. In float64,
+    # scores keep their digits beside it.
     barrier = -1e9
     follow = np.where(structure.follow, 0.0, barrier) + (0.0 if transitions is None else transitions)
     first = np.where(structure.begin, 0.0, barrier) + (0.0 if begin is None else begin)
@@ -185,6 +192,7 @@ def best_tags(scores: np.ndarray, starts: np.ndarray, structure: Structure, tran
         total[:active] = (
             np.take_along_axis(candidates, pointer[:, None], axis=1)[:, 0] + scores[offsets[:active] + step]
         )
+    # `total` of a shorter sentence was last updated at its own last word.
     tag = (total + last).argmax(axis=1)
     for step in range(int(sizes[0]) - 1, -1, -1):
         active = int((sizes > step).sum())

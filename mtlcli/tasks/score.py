@@ -139,6 +139,7 @@ class Score(Target):
 
     def known(self, gold: Any) -> Any:
         """Return which rows have a score (n,)."""
+        # NaN differs from itself, in arrays and tensors alike.
         return gold["known"] if "known" in gold else gold["value"] == gold["value"]
 
     def outputs(self) -> int:
@@ -218,6 +219,7 @@ class Score(Target):
     def from_json(self, rows: Sequence[Mapping[str, Any]]) -> Arrays:
         """Return `value`."""
         predicted = self.pack([float(row["score"]) for row in rows])
+        # Python reads NaN and Infinity in JSON.
         if not np.isfinite(predicted["value"]).all():
             raise ValueError("a score is not finite")
         return predicted
@@ -242,6 +244,7 @@ class Score(Target):
     def colour(self, gold: Arrays) -> tuple[np.ndarray, list[str]]:
         """Return equal parts of the range."""
         low, high = self.range
+        # A range of one number has a width of 0, by which nothing can be divided.
         width = (high - low) / BINS or 1.0
         values = np.nan_to_num(gold["value"], nan=low)
         groups = np.clip(((values - low) / width).astype(int), 0, BINS - 1)

@@ -7,6 +7,7 @@ from typing import Any
 from mtlcli.errors import quotable
 from mtlcli.tasks.target_base import BadLabel
 
+# Libraries such as pandas write a column of 0 and 1 with gaps as 0.0 and 1.0.
 TRUE, FALSE = frozenset(("1", "1.0", "1.", "true")), frozenset(("0", "0.0", "0.", "false"))
 """What a column of one label says where it holds and where it does not, in lower case."""
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 NO_LABEL = frozenset(("-", "-1", "?", "n/a", "na", "nan", "null", "none", "<na>", "no label", "no_label", "unlabeled"))
 """Marks, in lower case, that published files write where a row has no label: SNLI and MultiNLI `-`, the Hub `-1`."""
 
+# Not \d, which matches the digits of all scripts.
 WITH_POINT = re.compile(r"[-+]?[0-9]+\.[0-9]*")
 FLOAT = re.compile(r"([-+]?[0-9]+)\.0?")
 
@@ -43,7 +44,9 @@ def plain_form(label: str) -> str:
 
     Labels with the same plain form look alike: `True` and `TRUE`, or two spellings of `café`.
     """
+    # Category Cf: zero-width spaces and joiners, soft hyphens, marks of direction.
     visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
+    # Composed again at the end, because case folding can give decomposed letters.
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold()).split())
 
 

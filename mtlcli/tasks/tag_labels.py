@@ -27,6 +27,7 @@ def spans_in(label: Sequence[Any], words: Words, align: Align) -> list[Span]:
         shown = f'entities[{number}] {start}-{end} "{quotable(words.text[start:end])}"'
         if not 0 <= start < end <= len(words.text):
             raise ValueError(f"entities[{number}] {start}-{end}: outside the text of {len(words.text)} characters")
+        # Outer spaces belong to no word, so a span with them would not begin or end with a word.
         while start < end and words.text[start].isspace():
             start += 1
         while end > start and words.text[end - 1].isspace():
@@ -43,6 +44,7 @@ def spans_in(label: Sequence[Any], words: Words, align: Align) -> list[Span]:
             if last < first:
                 raise ValueError(f"{shown}: covers no whole word; set align: expand")
         spans.append((kind, first, last + 1))
+    # In the order of the text, an overlap is one of neighbors.
     spans.sort(key=lambda span: span[1:])
     for before, after in pairwise(spans):
         if after[1] < before[2]:
@@ -54,6 +56,7 @@ def are_spans(label: Any, words: Words) -> bool:
     """Return whether a label lists spans of characters, rather than a tag for each word."""
     if not isinstance(label, list | tuple):
         return False
+    # An empty list is a raw text without spans, but no tags for the words of a list.
     return any(isinstance(item, dict | list | tuple) for item in label) or (words.raw and not label)
 
 
@@ -71,6 +74,7 @@ def _span_of(item: Any, number: int) -> tuple[int, int, str]:
     """Return first character, the one after the last, and type of a span of JSON."""
     try:
         if isinstance(item, Mapping):
+            # The key is `label` in files of spaCy and Prodigy.
             kind = item["type"] if "type" in item else item["label"]
             return int(item["start"]), int(item["end"]), str(kind)
         start, end, kind = item

@@ -48,6 +48,7 @@ def spans_in(
     same_type[1:] = (type_of[1:] == type_of[:-1]) & ~outside[1:] & ~outside[:-1]
     continues = ~outside & ~begins & same_row & same_type
     first = ~outside & ~continues
+    # A word that continues a span has the number of the word before it.
     number = np.cumsum(first) - 1
     lengths = np.bincount(number[~outside], minlength=int(first.sum()))
     at = np.flatnonzero(first)
@@ -66,10 +67,12 @@ def _parts(labels: Sequence[str], types: Sequence[str], tags: np.ndarray) -> tup
     begin = np.array([prefix in "BS" for prefix, _ in parts])
     is_outside = np.array([not kind for _, kind in parts])
     kind = np.array([kinds.get(kind, -1) for _, kind in parts])
+    # Index 0 is any valid one: entries of unseen tags are replaced below, and words without a tag are outside.
     unseen = tags >= known
     index = np.where(unseen | (tags < 0), 0, tags)
     begins, outside, type_of = begin[index], is_outside[index] | (tags < 0), kind[index]
     beyond = tags - known
+    # An even distance is the first word of an unseen type, an odd one a further word, see `tags.unseen_index`.
     begins = np.where(unseen, beyond % 2 == 0, begins)
     outside = np.where(unseen, False, outside)
     type_of = np.where(unseen, len(kinds) + beyond // 2, type_of)
@@ -78,6 +81,7 @@ def _parts(labels: Sequence[str], types: Sequence[str], tags: np.ndarray) -> tup
 
 def matches(predicted: Spans, gold: Spans) -> np.ndarray:
     """Return which of the predicted spans are gold ones: the same words with the same type (s,) bool."""
+    # No side has two equal spans, so a count of two is a match.
     both = np.concatenate([predicted.keys(), gold.keys()])
     _, which, counts = np.unique(both, axis=0, return_inverse=True, return_counts=True)
     return counts[which.reshape(-1)[: len(predicted.start)]] > 1

@@ -157,6 +157,7 @@ class Tags(Target):
             ValueError: the label cannot be used.
         """
         if isinstance(label, str):
+            # A cell of CSV or TSV, with spaces between the tags.
             label = label.split()
         if label is None:
             return [None] * len(words)
@@ -175,6 +176,7 @@ class Tags(Target):
             if not name:
                 raise ValueError(f'the tag of word {number} ("{quotable(words.words[number])}") is empty')
             if self.scheme not in (None, "plain"):
+                # Only for the error about a malformed tag.
                 parts_of(name)
             tags.append(name)
         if self.strict and self.scheme == "bio" and violations([tag for tag in tags if tag is not None])[0]:
@@ -193,6 +195,7 @@ class Tags(Target):
         """Return tags of a file in the scheme that is learned."""
         if not self.marks_spans:
             return list(tags)
+        # A word without a tag ends a span, like O.
         named = [OUTSIDE if tag is None else tag for tag in tags]
         learned = tags_of(spans_of(named), len(named), self.train_scheme)
         return [None if tag is None else new for tag, new in zip(tags, learned, strict=True)]
@@ -210,6 +213,7 @@ class Tags(Target):
             words = _words_of(raw)
             spans |= are_spans(raw["label"], words)
             sentences.append([tag for tag in self._tags_in(raw["label"], words) if tag is not None])
+        # Spans of characters have become BIO tags in `_tags_in`.
         scheme = self.scheme or ("bio" if spans else detect(sentences))
         fitted = replace(self, scheme=scheme)
         if scheme == "plain":
@@ -224,6 +228,7 @@ class Tags(Target):
     def pack(self, items: Sequence[np.ndarray]) -> Arrays:
         """Return `tag` and `word` of all words."""
         both = np.concatenate([*items, np.zeros((0, 2), dtype=np.int64)])
+        # Copies, because a column of `both` is a strided view that keeps both columns in memory.
         return Ragged({"tag": both[:, 0].copy(), "word": both[:, 1].copy()}, _starts(items))
 
     def is_constant(self, gold: Arrays) -> bool:
@@ -363,6 +368,7 @@ class Tags(Target):
 
     def decoded(self, probabilities: np.ndarray, starts: np.ndarray) -> Arrays:
         """Return the most probable sequences that the scheme allows, for marginals (m, C) of the words of n rows."""
+        # Probabilities in float32 can be 0.
         scores = np.log(np.maximum(probabilities.astype(np.float64), 1e-30))
         return Ragged({"tag": best_tags(scores, starts, self.structure), "probabilities": probabilities}, starts)
 
@@ -480,6 +486,7 @@ class Tags(Target):
         unseen = {
             len(self.types) + (index - known) // 2: parts_of(name)[1]
             for index, name in _unseen_names.items()
+            # The names are those of all tasks in this process, plain tags included.
             if index >= known and TAG.fullmatch(name)
         }
         names = dict(enumerate(self.types)) | unseen
@@ -514,6 +521,7 @@ def unseen_index(tag: str, known: int, *, spans: bool) -> int:
     its spans.
     """
     if not spans:
+        # The built-in `hash` of a text differs from process to process.
         return known + zlib.crc32(tag.encode())
     prefix, kind = parts_of(tag)
     return known + 2 * zlib.crc32(kind.encode()) + (prefix in "IE")
@@ -521,6 +529,7 @@ def unseen_index(tag: str, known: int, *, spans: bool) -> int:
 
 def _gold(tags: Sequence[int], words: Sequence[str]) -> np.ndarray:
     """Return tag index and number of each word (k, 2) int64."""
+    # The reshape is for a row without words, of which np.array makes the shape (0,).
     return np.array([*zip(tags, map(number_of, words), strict=True)], dtype=np.int64).reshape(-1, 2)
 
 

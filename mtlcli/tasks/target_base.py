@@ -215,6 +215,8 @@ class Target(ABC):
         of_items = np.asarray(self.known(gold), dtype=np.float64)
         if gold.starts is None:
             return of_items
+        # Differences of running counts give 0 for a row without items, for which reduceat returns an entry of the next
+        # row.
         before = np.concatenate([np.zeros(1), of_items.cumsum()])
         return np.diff(before[gold.starts])
 
@@ -388,6 +390,7 @@ class Target(ABC):
         By default the most probable class is predicted, and its probability is compared with the next one.
         """
         probabilities = predicted["probabilities"]
+        # With one class, nothing can be decided differently.
         if probabilities.shape[-1] < 2:
             return np.zeros(len(probabilities), dtype=bool)
         best = np.partition(probabilities, -2, axis=-1)

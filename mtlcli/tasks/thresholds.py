@@ -23,6 +23,7 @@ def best_threshold(scores: np.ndarray, holds: np.ndarray) -> float:
     falling = scores[order].astype(np.float64)
     last = np.flatnonzero(np.append(np.diff(falling) != 0, True))  # of each group of equal scores
     positives = holds[order].cumsum()[last]
+    # F1 = 2 TP / (accepted + positive rows), where a threshold just below group g accepts the rows up to last[g].
     f1 = 2 * positives / (last + 1 + holds.sum())
     distinct = falling[last]
     # F1 is a fraction of integers: equal fractions give equal numbers.

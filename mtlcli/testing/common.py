@@ -164,7 +164,7 @@ def call_hooks(
 ) -> None:
     """Call the hooks as a run does: these steps, an epoch in which the last task was not visited, an evaluation without it."""
     random = torch.Generator().manual_seed(shift)
-    for step, tasks in enumerate(steps, shift):
+    for step, tasks in enumerate(steps, shift + 1):
         rows = torch.randn(len(tasks), 5, generator=random, dtype=torch.float64)
         losses = torch.rand(len(tasks), generator=random) + 0.1
         weights = torch.ones(len(tasks))

@@ -25,14 +25,14 @@ def tiny_encoder() -> nn.Module:
     # Imported here, because most contracts do not need transformers.
     from transformers import BertConfig, BertModel
 
-    torch.manual_seed(1)
-    return BertModel(
-        BertConfig(
-            vocab_size=30, hidden_size=DIM, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
-            max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        ),
-        add_pooling_layer=False,
+    config = BertConfig(
+        vocab_size=30, hidden_size=DIM, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
+    # The random numbers of the caller's tests stay what they would be.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return BertModel(config, add_pooling_layer=False)
 
 
 def tiny_model(tasks: tuple[TaskFacts, ...], *, towers: bool = False) -> MultiTaskModel:

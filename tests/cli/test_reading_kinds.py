@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mtlcli
+from mtlcli.data.squad import begins_squad
 from mtlcli.training.events import Stepped
 
 PLACES, THINGS, PEOPLE = ("varn", "tollen", "quay", "marn"), ("mill", "bridge", "tower"), ("mila", "oskar", "ines")
@@ -283,3 +284,22 @@ def test_a_broken_file_of_squad_is_one_line(mtl, tmp_path, content, problem):
     ended = mtl("check", "--set", "tasks.t.kind=span-extraction", "--set", f"tasks.t.train={tmp_path / 'bad.json'}")
     assert ended.code == 2 and problem in " ".join(ended.err.split()), ended.err
     assert len(ended.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"data": [{"paragraphs": ["é"]}]}'.encode("latin-1"), "not UTF-8"),
+        (b'{"version": "1", "data": [1]}', "its objects and lists are arranged otherwise"),
+    ],
+)
+def test_a_damaged_file_of_squad_is_one_line(tmp_path, mtl, content, problem):
+    path = tmp_path / "questions.json"
+    path.write_bytes(content)
+    task = f"q={path},{path}"
+    ended = mtl("check", "--task", task, "--set", "tasks.q.kind=span-extraction", "--encoder", "tiny")
+    assert ended.code == 2 and problem in ended.err and "Traceback" not in ended.err, ended.err
+
+
+def test_a_file_of_squad_may_begin_with_a_byte_order_mark():
+    assert begins_squad(b'\xef\xbb\xbf{"version": "1.1", "data": [')

@@ -218,3 +218,10 @@ def test_names_are_measured_by_their_words_in_eval_and_compare(data, trained, mt
     assert ended.code == 0, ended.err
     (row,) = [row for row in json.loads(ended.out)["compared"] if row["metric"] == "surface-f1"]
     assert row["baseline_value"] == pytest.approx(value)
+
+
+def test_a_table_of_conll_rows_needs_no_columns_of_the_input(trained, mtl, data):
+    ended = mtl("predict", trained, data / "dev.conll", "--task", "names", "--format", "tsv", "--columns", "none", "-q")
+    assert ended.code == 0, ended.err
+    header, first, *_ = ended.out.splitlines()
+    assert header.split("\t") == ["names.tags", "names.entities"] and "B-PER" in first

@@ -73,6 +73,8 @@ def test_of_a_row_that_is_too_long_the_end_of_the_context_is_left_out():
     ("values", "message"),
     [
         (["a", "b", "c"], "found text; expected a list of choices"),
+        (["a", "b", ""], "is missing; expected a list of choices"),
+        (["a", "b", {"text": ["c", "d"]}], "found an object; expected a list of choices"),
         (["a", "b", ["c"]], r"found 1 choice\(s\); expected two or more"),
         (["a", "b", ["c", " "]], r"choice 1 \(counted from 0\) is empty"),
         (["a", "b", ["c", 4]], r"choice 1 \(counted from 0\) is a number; expected text"),

@@ -439,6 +439,7 @@ def test_a_bad_row_of_several_lines_says_how_far_it_runs(write):
         ('{"meta": {"a": 1}}', '"meta" is an object; expected text, a number, true, false or null'),
         ('{"a": 1, "b": 2, "a": 3}', 'key "a" appears twice'),
         ('{"a": NaN}', 'NaN is not JSON; write null for nothing, or "NaN" for the word'),
+        ('{"a": ["b", {"c": "x\\ud83d"}]}', '"a" holds \\ud83d, which is no character of a text'),
         ('{"a": "x\\ud83d"}', '"a" holds \\ud83d, which is no character of a text'),
         ('{"a": "x\\u0000"}', '"a" holds \\u0000, which is no character of a text'),
         ('{"a": ' + "[" * 100_000, "not a row: nested too deeply"),
