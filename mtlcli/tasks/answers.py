@@ -127,8 +127,8 @@ class Answers(Target):
             spans = (
                 () if row.answers is None else (len(row.answers) + 1, *(end for span in row.answers for end in span))
             )
-            # One number for each code point, as offsets count them. A lone surrogate, which a JSON escape can produce,
-            # is kept.
+            # One number for each code point, as offsets count them. With `surrogatepass`, every Python string can be
+            # encoded.
             context = np.frombuffer(row.context.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
             parts.append(np.concatenate([np.array(spans or (0,), dtype=np.uint32), context]))
         starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum([len(part) for part in parts], dtype=np.int64)])

@@ -201,8 +201,7 @@ class Choices(Target):
         for place in range(int(lengths.max())):
             at = starts[:-1] + place
             exists = place < lengths
-            # Each pass has one right choice in every row that has this place. The loss of the other rows is multiplied
-            # by 0.
+            # In each pass, every row with this place has one right choice. The share is 0 in the other rows.
             right = torch.zeros(len(probabilities), dtype=torch.int8, device=probabilities.device)
             right[at[exists]] = 1
             share = torch.zeros_like(total)

@@ -68,7 +68,7 @@ def balanced_weights(counts: np.ndarray, *, root: bool = False) -> np.ndarray:
     # returns.
     while True:
         free = occurs & ~is_capped
-        # Above 0: before a class was capped, its part of the sum n was larger than LARGEST_WEIGHT times its items.
+        # Above 0, because the products n_c w_c sum to n, and that of a capped class was above LARGEST_WEIGHT n_c.
         rest = counts.sum() - LARGEST_WEIGHT * counts[is_capped].sum()
         weights[free] *= rest / (counts[free] @ weights[free])
         if not (weights[free] > LARGEST_WEIGHT).any():

@@ -193,7 +193,7 @@ class Distributions(Classes):
         first = np.arange(n) % classes
         p = np.zeros((n, classes))
         p[np.arange(n), first] = 0.75
-        # Added, because with one class both places are the same.
+        # Added and not assigned, because with one class both places are the same.
         p[np.arange(n), (first + 1) % classes] += 0.25
         return Ragged({"probabilities": p})
 

@@ -141,8 +141,8 @@ class Structure:
         if scheme == "plain":
             return cls(np.ones(size, bool), np.ones(size, bool), np.ones((size, size), bool))
         parts = [parts_of(tag) for tag in tags]
-        # In IOBES a span must be closed before the sentence ends; in BIO it can end with any word.
         begin = np.array([prefix in "OBS" for prefix, _ in parts])
+        # In IOBES a span must be closed before the sentence ends; in BIO it can end with any word.
         end = np.array([scheme != "iobes" or prefix in "OES" for prefix, _ in parts])
         follow = np.array([[_follows(before, after, scheme) for after in parts] for before in parts])
         return cls(begin, end, follow)
@@ -175,8 +175,7 @@ def best_tags(scores: np.ndarray, starts: np.ndarray, structure: Structure, tran
     best = np.zeros(len(scores), dtype=np.int64)
     if not len(order):
         return best
-    # Finite, so that a forbidden sequence is compared by its scores where learned ones leave no other. In float64,
-    # scores keep their digits beside it.
+    # Far below any sum of scores, so that an allowed sequence always wins.
     barrier = -1e9
     follow = np.where(structure.follow, 0.0, barrier) + (0.0 if transitions is None else transitions)
     first = np.where(structure.begin, 0.0, barrier) + (0.0 if begin is None else begin)

@@ -44,7 +44,7 @@ def spans_in(label: Sequence[Any], words: Words, align: Align) -> list[Span]:
             if last < first:
                 raise ValueError(f"{shown}: covers no whole word; set align: expand")
         spans.append((kind, first, last + 1))
-    # In the order of the text, an overlap is one of neighbors.
+    # In the order of the text, comparing neighbors finds every overlap.
     spans.sort(key=lambda span: span[1:])
     for before, after in pairwise(spans):
         if after[1] < before[2]:

@@ -9,7 +9,7 @@ _words: dict[int, str] = {}
 @cache
 def number_of(word: str) -> int:
     """Return a signed 64-bit number; two different words share one with a probability of 5e-20."""
-    # A lone surrogate, which a JSON escape can produce, is encoded too.
+    # With `surrogatepass`, every Python string can be encoded.
     digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     number = int.from_bytes(digest, "little", signed=True)
     _words[number] = word

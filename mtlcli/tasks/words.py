@@ -65,5 +65,5 @@ def content(text: Text) -> str:
     """Return a string that is equal exactly for equal texts with equal words."""
     if isinstance(text, str):
         return text
-    # Readers reject NUL, so no plain text gives the same string.
+    # NUL is rejected in text files and JSON, so no plain text of theirs gives the same string.
     return f"{text.text}\0\0{' '.join(f'{start}-{end}' for start, end in text.spans)}"
