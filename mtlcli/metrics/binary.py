@@ -201,7 +201,8 @@ class RocCurve:
         below = negative.sum(axis=1, keepdims=True) - negative.cumsum(axis=1)
         pairs = positive.sum(axis=1) * negative.sum(axis=1)
         area = (positive * (below + negative / 2)).sum(axis=1)
-        return np.divide(area, pairs, out=np.full(len(counts), 0.5), where=pairs > 0)
+        # Rounding of fractional counts can exceed 1.
+        return np.divide(area, pairs, out=np.full(len(counts), 0.5), where=pairs > 0).clip(0, 1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mtlcli.errors import MtlError, one_of, suggest
+from mtlcli.facts import TaskFacts
 from mtlcli.metrics.base import Decomposed
 from mtlcli.metrics.ratio import ratio
 from mtlcli.tasks.targets import Arrays, Classes
@@ -15,6 +17,15 @@ class RelationF1(Decomposed):
     """
 
     measures = frozenset({"classes"})
+
+    def __init__(self, task: TaskFacts) -> None:
+        super().__init__(task)
+        target = task.target
+        name = target.negative if isinstance(target, Classes) else None
+        if name is not None and target.labels and name not in target.labels:
+            raise MtlError(
+                f'tasks.{task.name}.negative: found "{name}"{suggest(name, target.labels)}: expected one of {one_of(target.labels)}'
+            )
 
     def statistics(self, predicted: Arrays, gold: Arrays) -> np.ndarray:
         """Return (right, predicted, gold), each without the negative class."""

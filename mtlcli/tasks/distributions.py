@@ -46,6 +46,8 @@ class Distributions(Classes):
 
     # The options of classes are for rows with one certain class.
     class_counts = Target.class_counts
+    clusters = Target.clusters
+    as_numbers = Target.as_numbers
     strata = Target.strata
     confusion = Target.confusion
     class_matches = Target.class_matches

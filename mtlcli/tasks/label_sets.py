@@ -143,7 +143,8 @@ class LabelSets(Target):
                 raise BadLabel("label", self._not_declared(name))
             else:
                 unseen += holds is True
-        unknown = () if marks.is_complete else (index for index in self._all if index not in positive | negative)
+        stated = positive | negative
+        unknown = () if marks.is_complete else (index for index in self._all if index not in stated)
         return Row(tuple(sorted(positive)), tuple(unknown), unseen)
 
     @cached_property
@@ -511,7 +512,8 @@ class LabelSets(Target):
         more: dict[str, None] = {}
         for row in rows:
             more |= dict.fromkeys([*row.get("labels", ()), *row.get("probabilities", ()), *(row["target"] or ())])
-        new = [name for name in more if name and name not in self._indices]
+        names = {*self.labels}
+        new = [name for name in more if name and name not in names]
         # The predictions that are read with this target are decided already, so further labels need no thresholds.
         return replace(self, names=(*self.labels, *new), thresholds=None) if new else self
 

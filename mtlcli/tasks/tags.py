@@ -112,9 +112,11 @@ class Tags(Target):
 
     @property
     def meaning(self) -> str:
-        """The types or tags by name, whatever their order and scheme."""
+        """The types or tags by name, whatever their order and the scheme of the files."""
         names = one_of(sorted(self.types or self.labels))
-        return f"spans of {names}" if self.marks_spans else f"the tags {names}"
+        # Probabilities of BIO tags cannot be averaged with those of IOBES tags.
+        learned = " (train_scheme: iobes)" if self.train_scheme == "iobes" else ""
+        return f"spans of {names}{learned}" if self.marks_spans else f"the tags {names}"
 
     # Reading
 
@@ -138,7 +140,14 @@ class Tags(Target):
             raise BadLabel("label", f": {error}") from None
         if self.tags is None:
             return np.zeros((0, 2), dtype=np.int64)
-        return _gold([self._index(tag) for tag in self._converted(tags)], words.words)
+        learned = self._converted(tags)
+        if self.declared is not None:
+            unknown = next((tag for tag in learned if tag is not None and tag not in self._indices), None)
+            if unknown is not None:
+                raise BadLabel(
+                    "label", f': the tag "{quotable(unknown)}" is none of those that labels names: {self.describe()}'
+                )
+        return _gold([self._index(tag) for tag in learned], words.words)
 
     def _index(self, tag: str | None) -> int:
         """Return the index of a tag; of one that is none of the target's, a number that follows from its name."""
@@ -359,6 +368,11 @@ class Tags(Target):
         tags = predicted["tag"]
         shares = predicted["probabilities"] if "probabilities" in predicted else np.eye(len(self.labels))[tags]
         return Ragged({"tag": tags, "probabilities": shares}, predicted.starts)
+
+    def where_known(self, soft: Arrays, gold: Arrays) -> Arrays:
+        """Return a teacher's predictions with probabilities of 0 for words without a tag, by which no loss is divided."""
+        known = gold["tag"] != UNKNOWN
+        return Ragged({**soft.fields, "probabilities": soft["probabilities"] * known[:, None]}, soft.starts)
 
     def soft_loss(self, loss_of: LossOf, soft: Tensors) -> "Tensor":
         """Return the loss of labels with `probabilities`: a head that reads the tags alone learns from those that were predicted."""

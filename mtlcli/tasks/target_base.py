@@ -312,6 +312,10 @@ class Target(ABC):
         """Return a teacher's predictions as what `soft_loss` learns from; None for a target that cannot be taught like this."""
         return None
 
+    def where_known(self, soft: Arrays, gold: Arrays) -> Arrays:
+        """Return a teacher's predictions without those for items of which no label is known, in rows that have some."""
+        return soft
+
     def soft_loss(self, loss_of: LossOf, soft: Tensors) -> "Tensor":
         """Return the loss (n,) of an output under a teacher's predictions, by any head's loss for labels."""
         raise NotImplementedError(f"{type(self).__qualname__} cannot be taught by another run")

@@ -40,7 +40,7 @@ def teacher_predictions(
     # Part of the key, because bf16 changes the predictions.
     with autocast:
         precision = "autocast" if torch.is_autocast_enabled(device.type) else "fp32"
-    parts = (outline.fingerprint(index), facts.name, json.dumps(facts.target.record()), split.content, precision, "v2")
+    parts = (outline.fingerprint(index), facts.name, json.dumps(facts.target.record()), split.content, precision, "v3")
     # "v2" is the version of the stored arrays.
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
     place = None if cache is None else cache / f"taught-{key}.npz"
@@ -59,6 +59,7 @@ def teacher_predictions(
         )
     if not all(np.isfinite(array).all() for array in taught.fields.values()):
         raise MtlError(f"{folder}: {facts.name}: the teacher's predictions are NaN or infinite; use another run")
+    taught = facts.target.where_known(taught, split.gold)
     if place is not None:
         _save(taught, place)
     return taught

@@ -241,3 +241,13 @@ def test_what_a_teacher_gives_to_tags_that_cannot_stand_there_goes_to_the_others
     loss.sum().backward()
     # softmax (1/2, 1/2, 0) minus (4/7, 3/7, 0)
     assert output.grad[0].tolist() == pytest.approx([-1 / 14, 1 / 14, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [TagLinear, TagCRF])
+def test_words_without_a_tag_are_not_taught(kind):
+    """A row's loss is divided by its words with a tag: one of five here."""
+    model, output = head(kind, PLAIN), torch.zeros(5, 4)
+    shares, starts = torch.full((5, 4), 0.25), torch.tensor([0, 5])
+    labels = Ragged({"tag": np.array([UNKNOWN, UNKNOWN, 2, UNKNOWN, UNKNOWN])}, starts.numpy())
+    soft = PLAIN.where_known(taught(shares, starts).numpy(), labels).tensors()
+    assert model.loss(output, soft).tolist() == pytest.approx([math.log(4)], abs=1e-6)

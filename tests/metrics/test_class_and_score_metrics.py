@@ -1,5 +1,7 @@
 """Metrics of one class, of all classes and of scores: by hand, and against scikit-learn and SciPy on resamples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,6 +14,7 @@ from mtlcli.metrics.calibration_error import CalibrationError
 from mtlcli.metrics.class_metrics import Matthews, WeightedF1
 from mtlcli.metrics.errors import R2, MeanAbsoluteError, RootMeanSquaredError
 from mtlcli.metrics.kendall import Kendall
+from mtlcli.metrics.relation_f1 import RelationF1
 from mtlcli.tasks.targets import Classes, Ragged, Score, target_of
 
 TWO = TaskFacts("t", 4, 1, Classes.named("0", "1"))
@@ -153,3 +156,9 @@ def test_the_positive_class_is_stated_or_has_a_usual_name():
         Classes.named("a", "b").with_positive("d", "tasks.t").positive_index("tasks.t")
     with pytest.raises(MtlError, match=r"^tasks\.t\.positive: this task predicts a score"):
         Score().with_positive("a", "tasks.t")
+
+
+def test_a_negative_class_that_no_label_has_is_refused():
+    target = replace(Classes.named("no relation", "founder"), negative="no_relation")
+    with pytest.raises(MtlError, match=r'^tasks\.t\.negative: found "no_relation"; did you mean "no relation"'):
+        RelationF1(TaskFacts("t", 4, 1, target))

@@ -149,3 +149,15 @@ def test_an_ensemble_averages_words_and_then_finds_the_best_allowed_sequence():
     other = target_of(json.loads(json.dumps({**target.record(), "tags": ["O", "B-ORG", "I-ORG", "B-MISC", "I-MISC"]})))
     assert target.average([other.decoded(first[:, [0, 3, 4, 1, 2]], starts)], [other])["tag"].tolist() == [1, 2]
     assert target.agree(other) == ""
+
+
+def test_a_tag_that_labels_does_not_name_is_refused_in_every_row():
+    target = Tags().declare(["ORG", "MISC"], None, "tasks.t").fit([raw("B-ORG O B-MISC I-MISC".split())])
+    with pytest.raises(BadLabel, match="none of those that labels names: spans of "):
+        target.parse(raw("B-LOC O O O".split()))
+
+
+def test_runs_that_learn_other_prefixes_do_not_agree():
+    rows = [raw("B-ORG O B-MISC I-MISC".split())]
+    first, second = Tags().fit(rows), Tags(train_scheme="iobes").fit(rows)
+    assert "train_scheme: iobes" in first.agree(second) and first.agree(Tags().fit(rows)) == ""
