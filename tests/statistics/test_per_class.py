@@ -114,7 +114,8 @@ SPANS = Tags(("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), "bio")
 
 
 def tags(target, *sentences):
-    return target.gold_from_json([list(sentence) for sentence in sentences])
+    words = [[f"word{place}" for place, _ in enumerate(sentence)] for sentence in sentences]
+    return target.gold_from_json([{"words": row, "tags": [*tags]} for row, tags in zip(words, sentences, strict=True)])
 
 
 def test_spans_are_counted_by_type():
