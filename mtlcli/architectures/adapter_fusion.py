@@ -27,6 +27,7 @@ class Fusion(nn.Module):
 
     def forward(self, states: Tensor, changes: Tensor) -> Tensor:
         """Return the fused change (..., dim) of states (..., dim) from changes (..., adapters, dim)."""
+        # Unlike attention in a Transformer, the scores are not divided by sqrt(d).
         scores = (self.query(states).unsqueeze(-2) * self.key(changes)).sum(-1)
         weights = scores.float().softmax(-1).to(changes.dtype)
         # The map of the sum is the sum of the maps, at a fraction of the cost.
@@ -79,6 +80,7 @@ class AdapterFusion(Adapters):
         super().__init__(facts, width=width, activation=activation, backbone=backbone, norms=norms, lr=adapter_lr)
         self.fusion_lr, self.regularization, self.adapters = lr, regularization, adapters
         self.fusions = facts.task_modules("fusion", lambda _: nn.ModuleList(Fusion(facts.width) for _ in self.layers))
+        # In the constructor, because the model records which parameters are trainable when it is built.
         if adapters == "frozen" and self.tasks is not None:
             self.tasks.requires_grad_(False)
 
@@ -88,6 +90,7 @@ class AdapterFusion(Adapters):
         untrained = [
             name
             for index, name in enumerate(adapters.tasks)
+            # U starts at zero, and all weights of zero mean that no step has changed it.
             if not any(bool(bottleneck.up.weight.any()) for bottleneck in adapters.of(index)["ffn_out"])
         ]
         if self.adapters == "frozen" and untrained:
@@ -101,6 +104,7 @@ class AdapterFusion(Adapters):
         hidden = super().states(task, inputs)
         if not self.training or not self.regularization:
             return hidden
+        # One number for the batch, given to every text, because the engine takes the mean of `extra` over texts.
         pull = self.regularization * torch.stack([fusion.distance() for fusion in self.fusions.of(task)]).sum()
         return HiddenStates(hidden.last, hidden.layers, pull.expand(len(hidden.last)))
 
@@ -115,6 +119,7 @@ class AdapterFusion(Adapters):
             return change
 
         def block(call: Call, output: Tensor) -> Tensor:
+            # A pre-norm layer: the block's output is u, and there is no norm to run again.
             return output + fused(call.depth, output)
 
         def norm(call: Call, output: Tensor) -> Tensor:
@@ -125,6 +130,7 @@ class AdapterFusion(Adapters):
 
     def parts(self) -> dict[str, Part]:
         """Return one part per task, its fusion; all tasks read the adapters."""
+        # The base gives each adapter to its task alone, but here every task reads all of them.
         parts = {name: part for name, part in super().parts().items() if not name.startswith("tasks.")}
         return parts | {"tasks": Part(lr=self.lr)} | self.fusions.parts("fusions", lr=self.fusion_lr)
 

@@ -44,6 +44,7 @@ class Coupling(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        # Halves of d / 2, each mapped through a bottleneck of d / 4.
         if dim % 4:
             raise MtlError(f"architecture.invertible: the encoder's width {dim} is no multiple of 4")
         self.f = Bottleneck(dim // 2, dim // 4, activation="relu")
@@ -128,7 +129,9 @@ class Adapters(Modular):
             }
             return nn.ModuleDict(modules | ({"coupling": Coupling(facts.width)} if coupling else {}))
 
+        # With languages, a coupling of the task would map the embeddings a second time.
         self.add_modules(facts, per, lambda: adapters(not languages, invertible and not languages))
+        # Sorted, because the order of a set of names differs between processes and the random weights are drawn in it.
         self.of_languages = TaskModules({name: adapters(True, invertible) for name in sorted(set(languages.values()))})
         self.language_of = [languages.get(name) for name in names]
 
@@ -141,12 +144,14 @@ class Adapters(Modular):
 
         def couple(call: Call) -> Tensor:
             states = call.given
+            # The input of the first layer is the output of the embeddings, after the projection of ALBERT and ELECTRA.
             if call.depth == 0:
                 for coupling in couplings:
                     states = coupling(states)
             return states
 
         def change(place: str, depth: int, states: Tensor) -> Tensor:
+            # The task's adapter reads the language's output, whose change is in the result only through it.
             if language is not None:
                 states = states + language[place][depth](states)
             total: Tensor = sets[0][place][depth](states)
@@ -161,6 +166,7 @@ class Adapters(Modular):
                 "ffn_out": lambda call, output: output + change("ffn_out", call.depth, output),
             }, places
         if self.form == "parallel":
+            # The output hook receives only the input of the last projection, so that of the first one is kept.
             read: dict[int, Tensor] = {}
 
             def keep(call: Call, output: Tensor) -> Tensor:
@@ -171,6 +177,7 @@ class Adapters(Modular):
                 "ffn_in": keep,
                 "ffn_out": lambda call, output: output + change("ffn_out", call.depth, read[call.depth]),
             }, places
+        # Pre-norm: no norm ends the layer, so the output of the block is the stream itself.
         if self.layers[0].last_norm is None:
             return {"block": lambda call, output: output + change("ffn_out", call.depth, output)}, places
         # The norm's module without its hooks, which would call this change again.

@@ -68,6 +68,7 @@ class AdversarialSharedPrivate(Adversarial):
         super().__init__(facts, range(len(facts.tasks)), hidden=hidden, schedule=schedule, lr=lr, gate=gate)
         self.adversarial, self.difference, self.weight_on = adversarial, difference, weight_on
         self.similarity_form, self.combine = similarity_form, combine
+        # The similarity is that of all texts of a batch.
         if difference:
             self.coupling = "batch"
         dim, m = facts.width, width or max(1, facts.width // 4)
@@ -81,9 +82,11 @@ class AdversarialSharedPrivate(Adversarial):
         joined = hidden.with_last(self._joined(self.join.of(task), shared, private))
         if not self.training:
             return joined
+        # The encoder's gradient has both factors in either case; the discriminator's has the outer one alone.
         outside, inside = (self.adversarial, 1.0) if self.weight_on == "both" else (1.0, self.adversarial)
         extra = outside * self.adversarial_loss(task, shared, inputs, inside * self.strength)
         if self.difference:
+            # The gradient of the similarity also reaches the encoder, and is not reversed.
             first, second = (mean_over_tokens(states.float(), inputs.full_mask) for states in (shared, private))
             with torch.autocast(shared.device.type, enabled=False):
                 extra = extra + self.difference * similarity(first, second, self.similarity_form)

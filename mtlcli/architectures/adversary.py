@@ -68,6 +68,7 @@ def similarity(shared: Tensor, private: Tensor, form: str) -> Tensor:
     """
     if form == "sum":
         return (shared.T @ private).square().sum()
+    # A batch of one text is 0 after the mean is subtracted; `eps` then gives 0 and not NaN.
     shared, private = (normalize(part - part.mean(0), dim=-1, eps=1e-6) for part in (shared, private))
     return (shared.T @ private).square().mean()
 
@@ -99,8 +100,10 @@ class Adversarial(Architecture):
         super().__init__()
         self.encoder, self.names, self.classes = facts.encoder, facts.names, tuple(classes)
         self.schedule, self.share, self.gate = schedule, 0.0, gate
+        # With a gate, the loss of a row depends on the mean over its batch.
         self.coupling = "rows" if gate is None else "batch"
         self.lr = of_heads(lr)
+        # Classes are numbered from 0, and several tasks can have the same one.
         count = 1 + max((number for number in classes if number is not None), default=0)
         self.discriminator = discriminator(facts.width, hidden, count)
         self._loss_of_a_guess = math.log(count)
@@ -108,6 +111,7 @@ class Adversarial(Architecture):
 
     def set_progress(self, share: float) -> None:
         """Set the share of the run, from which lambda follows."""
+        # Called before every step, so that the accuracy is that of one step.
         self.share, self._right = share, []
 
     @property
@@ -127,11 +131,14 @@ class Adversarial(Architecture):
         number = self.classes[task]
         if number is None:
             raise ValueError(f"{self.names[task]} has no class")
+        # Autocast would compute the discriminator in half precision.
         with torch.autocast(states.device.type, enabled=False):
             pooled = mean_over_tokens(states.float(), inputs.full_mask)
             gold = torch.full((len(pooled),), number, device=pooled.device)
+            # The gate closes the way to the encoder alone: the discriminator learns in every batch.
             applied = factor if self.gate is None else factor * self._is_confused(pooled, gold)
             logits = self.discriminator(reverse(pooled, applied))
+        # Kept as tensors, so that the CPU does not wait for a GPU before the step is logged.
         self._right.append((logits.detach().argmax(-1) == gold).float())
         return cross_entropy(logits, gold, reduction="none")
 

@@ -109,6 +109,8 @@ class ArchitectureFacts:
         """Return one new module per task, whose random weights depend on the seed, the purpose and the task's name alone."""
         modules = {}
         for index, task in enumerate(self.tasks):
+            # A separate random stream, so that a further task does not change the weights that are drawn after it. No
+            # state of a GPU needs to be saved, because models are built on the CPU.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for(self.seed, "architecture", purpose, task.name))
                 modules[task.name] = make(index)
@@ -131,6 +133,7 @@ class HiddenStates:
 
     def with_last(self, last: Tensor) -> "HiddenStates":
         """Return these states with another last layer."""
+        # Heads can read the last layer by either name, so both have to change.
         return replace(self, last=last, layers=(*self.layers[:-1], last) if self.layers else ())
 
 
@@ -166,6 +169,7 @@ class Inputs:
 
 def without_cache(encoder: nn.Module) -> dict[str, bool]:
     """Return the arguments that stop a decoder (`use_cache`) or XLNet (`use_mems`) from keeping keys and values."""
+    # By the signature, because most encoders have neither argument.
     parameters = inspect.signature(encoder.forward).parameters
     return {name: False for name in ("use_cache", "use_mems") if name in parameters}
 
@@ -250,6 +254,7 @@ class Architecture(nn.Module, ABC):
 
         By default, tasks differ in the parts of `below` that they use.
         """
+        # By id, because the names of the parameters of `below` start within its modules, and those of `parts` do not.
         below = {id(parameter) for module in self.below() for parameter in module.parameters()}
         used = [name for name, parameter in self.named_parameters() if id(parameter) in below]
         return tuple(

@@ -23,6 +23,7 @@ from mtlcli.errors import MtlError
 IMPLEMENTATION = "mtlcli_bias"
 """The name under which transformers knows an attention with a bias of its scores."""
 
+# One registered function serves all models, so the biases of a pass reach it by context variables.
 _BIASES: ContextVar[list[Tensor]] = ContextVar("biases of the attention that are still to be added, one for each layer")
 _ATTEND: ContextVar[Callable[..., Any]] = ContextVar("the attention whose scores get them")
 
@@ -52,6 +53,7 @@ def biased(encoder: nn.Module, biases: list[Tensor]) -> Iterator[list[Tensor]]:
     of_biases = _BIASES.set(biases)
     # A registered attention is that of `training.dropout_by: row`; `eager` is code of each encoder and not registered.
     of_attend = _ATTEND.set(AttentionInterface().get(before, sdpa_attention_forward))
+    # Layers read this attribute of the configuration when they run.
     config._attn_implementation = IMPLEMENTATION
     try:
         yield biases
@@ -80,6 +82,7 @@ class BlockDiagonal(nn.Module):
 
     def __init__(self, dim: int, length: int, blocks: int) -> None:
         super().__init__()
+        # Rounded up, so that the blocks cover the whole length.
         self.length, self.size = length, -(-length // blocks)
         self.rows = nn.Parameter(torch.zeros(length, self.size))
         self.film = FiLM(dim, self.size)
@@ -141,6 +144,7 @@ class CAMTL(Modular):
             self.why_no_graph = (
                 "biases the scores of the encoder's attention (architecture.attention), which PyTorch cannot trace"
             )
+            # The authors' code has width / length blocks: 768 / 128 = 6.
             modules["attention"] = nn.ModuleList(
                 BlockDiagonal(d, length, blocks or max(1, d // length)) for _ in self.layers
             )
@@ -162,10 +166,12 @@ class CAMTL(Modular):
             self.encoder.eval()
             with biased(self.encoder, [zero for _ in self.layers]) as left:
                 run_short_text(self.encoder)
+        # An encoder that calls its attention more often than it has layers empties the list.
         except (IndexError, RuntimeError):
             left = [zero]
         finally:
             self.encoder.train(was_training)
+        # DeBERTa and MPNet never call the interface, and raise no error.
         if left:
             raise MtlError(
                 f"architecture.attention: {type(self.encoder).__name__} computes its attention by itself, so its scores cannot be "
@@ -183,6 +189,7 @@ class CAMTL(Modular):
                 f"architecture.length: a text has {size} tokens; expected at most {self.length}: set it to encoder.max_length"
             )
         z = self._vector(task)
+        # The bias is by position, so that a shorter text has its upper left part.
         biases = [layer(z)[None, None, :size, :size] for layer in shared["attention"]]
         with biased(self.encoder, biases):
             return super().states(task, inputs)
@@ -208,6 +215,7 @@ class CAMTL(Modular):
             inside = True
             try:
                 modulated = shared["norms"][call.depth - depth // 2][call.index](z, weight)
+                # With another weight for this call only, so that gradients reach both the norm's own weight and z.
                 result: Tensor = torch.func.functional_call(call.module, {"weight": modulated}, (call.given,))
             finally:
                 inside = False

@@ -40,6 +40,7 @@ class Convolution(Architecture):
                 f"architecture.layer: found {layer}; expected 0 (embeddings) to {layers}, or -1 for the last"
             )
         self.kernel, self.layer = kernel, layer
+        # No padding in the module: an even kernel needs different margins on both sides.
         self.convolution = nn.Conv1d(width, width, kernel)
         self.activation = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}[activation]()
 
@@ -59,5 +60,6 @@ class Convolution(Architecture):
             states = states * inputs.mask.unsqueeze(-1)
         # An even kernel has one more token on the left, so that the length stays the same.
         margins = (self.kernel // 2, (self.kernel - 1) // 2)
+        # Conv1d reads (n, dim, length).
         padded = nn.functional.pad(states.transpose(1, 2), margins)
         return hidden.with_last(self.activation(self.convolution(padded)).transpose(1, 2))

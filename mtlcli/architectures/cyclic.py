@@ -54,6 +54,7 @@ class Cyclic(Architecture):
         self.lr = of_heads(lr)
         self.order = tuple(facts.names.index(name) for name in order or facts.names)
         dim, self.width = facts.width, width or max(1, facts.width // 4)
+        # A task outside the ring has modules without parameters, so that each task has an entry.
         self.layers = facts.task_modules(
             "layers",
             lambda t: (
@@ -85,10 +86,12 @@ class Cyclic(Architecture):
         kept: list[Tensor] = []
         for number in range(self.rounds):
             for s in self.order:
+                # Under autocast a layer returns half precision, while the states of some encoders are float32.
                 passed_on = self.layers.of(s)(torch.cat([states, passed_on.to(states.dtype)], dim=-1))
                 if s == task:
                     kept.append(passed_on)
                     if number + 1 == self.rounds:
+                        # The layers of later tasks do not affect this task.
                         break
         return torch.stack(kept).sum(0) if self.keep == "sum" else kept[-1]
 
@@ -96,6 +99,7 @@ class Cyclic(Architecture):
         """Return the layer of each task, used by all tasks of the ring, in one round by those behind it; and its own output."""
         parts = {}
         for place, s in enumerate(self.order):
+            # From the second round on, the features of every task reach those before it in the ring as well.
             users = self.order if self.rounds > 1 else self.order[place:]
             parts[f"layers.for_{self.names[s]}"] = Part(tuple(sorted(users)), self.lr)
             parts[f"outputs.for_{self.names[s]}"] = Part((s,), self.lr)

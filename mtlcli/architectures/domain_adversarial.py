@@ -67,5 +67,6 @@ class DomainAdversarial(Adversarial):
         """Return the states, in training with the discriminator's loss of each text."""
         if not self.training or self.classes[task] is None:
             return hidden
+        # The weight acts on the reversed gradient alone, so that the discriminator trains at its full rate.
         extra = self.adversarial_loss(task, hidden.last, inputs, self.weight * self.strength)
         return HiddenStates(hidden.last, hidden.layers, extra)

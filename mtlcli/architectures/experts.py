@@ -32,10 +32,13 @@ class Gate(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """Return weights (n, 1 or length, experts), computed in float32, for states (n, length, dim) and a mask (n, length)."""
+        # Axis 1 has length 1 for a whole text, and broadcasts over its tokens in `mixture`.
         read = mean_over_tokens(states, mask).unsqueeze(1) if self.on == "text" else states
         weights = self.scores(read).float().softmax(-1)
         # Without a gate that some steps close, one expert can take over early.
         weights = self.dropout(weights)
+        # Rescaled to a sum of 1, because experts keep the state itself, which a smaller sum would shrink. The bound
+        # avoids 0 / 0 where all weights are dropped; the mixture is then 0.
         return (weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)).to(states.dtype)
 
 

@@ -23,14 +23,17 @@ class Fusion(nn.Module):
             # Zero: half of each, which is S itself while P = S.
             self.gate = zero_linear(2 * dim, dim)
         elif combine == "sum":
+            # sigmoid(0) = 1/2: half of each, as for the gate.
             self.share = nn.Parameter(torch.zeros(()))
         elif combine == "attention":
             self.query, self.key = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
             for linear in (self.query, self.key):
+                # While P = S, both keys are equal and both sources have half of the weight.
                 nn.init.eye_(linear.weight)
         else:
             self.join = nn.Linear(2 * dim, dim, bias=False)
             with torch.no_grad():
+                # [I 0]: S itself before step 1, whatever P is.
                 self.join.weight.copy_(torch.cat((torch.eye(dim), torch.zeros(dim, dim)), dim=1))
 
     def forward(self, shared: Tensor) -> Tensor:

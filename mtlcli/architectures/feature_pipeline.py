@@ -33,9 +33,11 @@ class Levels(nn.Module):
         self.combine = combine
         if combine == "gate":
             self.gate = zero_linear(2 * dim, dim)
+            # The gate is the share of the lower level: sigmoid of this is 1 - HIGHEST.
             nn.init.constant_(self.gate.bias, math.log((1 - HIGHEST) / HIGHEST))
         else:
             self.project, self.score = nn.Linear(dim, dim, bias=False), zero_linear(dim, 1, bias=False)
+            # With scores of 0 for `lower` levels, the softmax gives HIGHEST to the level with this bias.
             self.bias = nn.Parameter(torch.tensor(math.log(lower * HIGHEST / (1 - HIGHEST))))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
@@ -46,6 +48,7 @@ class Levels(nn.Module):
             return share * low + (1 - share) * own
         stacked = torch.stack(levels)
         scores = self.score(torch.tanh(self.project(stacked))).float()
+        # The levels are stacked with the task's own one last: (levels, n, length, 1).
         bias = torch.cat([self.bias.new_zeros(len(levels) - 1), self.bias.reshape(1)])
         weights = torch.softmax(scores + bias.view(-1, 1, 1, 1), dim=0).to(stacked.dtype)
         return (weights * stacked).sum(0)
@@ -107,6 +110,7 @@ class FeaturePipeline(Hierarchical):
         self.form = form
         self.depth = [depths.get(name, last) for name in facts.names]
         self.last = last
+        # Traced only where it matters, because encoders that cannot be traced can run without depths.
         pre_norm = bool(depths) and trace_layers(facts.encoder)[0].last_norm is None
         self.norms = facts.task_modules(
             "norms", lambda t: nn.LayerNorm(dim) if pre_norm and self.depth[t] < last else nn.Identity()
@@ -117,6 +121,7 @@ class FeaturePipeline(Hierarchical):
             self.lower = tuple(self.order[: places[t]] if t in places else () for t in range(len(facts.tasks)))
 
         def tables(t: int) -> nn.Module:
+            # A table that no task reads would have no gradient.
             if form != "labels" or not self.above(t):
                 return nn.Identity()
             return normal_linear(self.sizes[t], label_width, bias=False)
@@ -128,6 +133,7 @@ class FeaturePipeline(Hierarchical):
             if form == "cascade":
                 if not lower:
                     return nn.Identity()
+                # The nearest task below alone; its state holds what those below it added.
                 sizes = {"label": self.sizes[lower[-1]], "words": dim}
                 return nn.ModuleDict({name: zero_linear(size, dim, bias=False) for name, size in sizes.items()})
             return zero_linear(2 * dim + len(lower) * label_width, dim)
@@ -158,6 +164,8 @@ class FeaturePipeline(Hierarchical):
         def features_of(t: int) -> HiddenStates:
             return hidden.with_last(make(t, hidden, values, numbers))
 
+        # Both names are defined when `features_of` is called. Features need predictions of lower tasks, and the
+        # reverse.
         values = once(features_of)
         numbers = once(lambda s: self.predicted(s, values(s), inputs))
         return values(task)
@@ -214,6 +222,7 @@ class FeaturePipeline(Hierarchical):
             through = above if self.form == "cascade" or (self.form == "labels" and not self.detach) else ()
             users[f"labels.{t}"] = above
             users[f"mix.{t}"] = tuple(sorted({t, *through}))
+            # Fusion reads the normalized levels of lower tasks, which `detach` does not cut off.
             users[f"norms.{t}"] = tuple(sorted({t, *(above if self.form == "fusion" else through)}))
         parts = {}
         for key, tasks in users.items():

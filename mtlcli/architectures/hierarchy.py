@@ -45,6 +45,7 @@ def check_order(order: Sequence[str] | None, readable: Mapping[str, object], *, 
     check_names(order, list(readable), "order")
     if not order:
         raise MtlError("architecture.order: expected one or more tasks, the lowest first")
+    # No task reads the last one, unless a ring or feedback reads all.
     for name in order[:-1] if top else order:
         if readable[name] is None:
             cure = "put it last, or leave it out" if top else "leave it out"
@@ -72,9 +73,11 @@ class Hierarchical(Architecture):
         self.lr = of_heads(lr)
         ranks = {name: place for place, name in enumerate(facts.names if order is None else order)}
         self.order = tuple(
+            # Indices follow the order of the run, in which heads and losses are numbered.
             sorted((t for t, name in enumerate(facts.names) if name in ranks), key=lambda t: ranks[facts.names[t]])
         )
         self.lower = tuple(
+            # A task outside the order reads none: no rank is below 0. One whose head cannot be read has size 0.
             tuple(s for s in self.order if self.sizes[s] and ranks[self.names[s]] < ranks.get(name, 0))
             for name in facts.names
         )
@@ -100,6 +103,7 @@ class Hierarchical(Architecture):
         if inputs.read is None:
             raise ValueError("these inputs have no heads to read")
         numbers = inputs.read(task, hidden)
+        # Detached here, so that the heads and features of lower tasks get no gradient from higher ones.
         return numbers.detach() if self.detach else numbers
 
     def notes(self) -> list[str]:
@@ -129,6 +133,7 @@ def once(make: Callable[[int], Any]) -> Callable[[int], Any]:
     values: dict[int, Any] = {}
 
     def value(task: int) -> Any:
+        # Several higher tasks read the same lower one; dropout would also draw other masks in a second computation.
         if task not in values:
             values[task] = make(task)
         return values[task]

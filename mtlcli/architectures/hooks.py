@@ -54,12 +54,14 @@ def changed(
         outputs: by place, what to do with what a module returns.
         inputs: by place, what a module reads instead. For `block` it is the hidden state before the layer.
     """
+    # A counter, not the module's place in the encoder, because ALBERT calls one block at several depths.
     depth = -1
 
     def enter(*_: object) -> None:
         nonlocal depth
         depth += 1
 
+    # At the start of every pass, so that several can run within one `with` block.
     def restart(*_: object) -> None:
         nonlocal depth
         depth = -1
@@ -67,6 +69,7 @@ def changed(
     def output_hook(change: ChangeOutput, index: int) -> Callable[..., Any]:
         def hook(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], returned: Any) -> Any:
             call = Call(depth, index, module, _states(given, named))
+            # Blocks of DeBERTa, MPNet and T5 return more than the states, such as a bias of positions.
             if isinstance(returned, tuple):
                 return (change(call, returned[0]), *returned[1:])
             return change(call, returned)
@@ -86,6 +89,7 @@ def changed(
     blocks = dict.fromkeys(layer.block for layer in layers)
     handles = [encoder.register_forward_pre_hook(restart)]
     try:
+        # Before the changes of inputs: hooks run in the order of registration, and those of a block need the new depth.
         handles += [encoder.get_submodule(block).register_forward_pre_hook(enter) for block in blocks]
         for place, change_input in (inputs or {}).items():
             for name, index in _modules(layers, place):
@@ -98,6 +102,7 @@ def changed(
                 handles.append(encoder.get_submodule(name).register_forward_hook(hook, prepend=True, with_kwargs=True))
         yield
     finally:
+        # Also after an error, because a hook that stays would change every later pass.
         for handle in handles:
             handle.remove()
 
@@ -109,6 +114,7 @@ def replaced(encoder: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> 
     The modules' hooks stay in effect, so that transformers collects hidden states as ever, and the encoder holds no other modules:
     its parameters, its copies and what is saved of it are the plain ones.
     """
+    # An instance attribute hides the method of the class, and deleting it uncovers the method again.
     modules = {name: encoder.get_submodule(name) for name in forwards}
     before: dict[str, Any] = {name: module.__dict__.get("forward") for name, module in modules.items()}
     try:
@@ -125,6 +131,7 @@ def replaced(encoder: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> 
 
 def _modules(layers: Sequence[EncoderLayer], place: Place) -> list[tuple[str, int]]:
     """Return the names of the modules of a place, each with its number within the place, without repeats."""
+    # One hook for each module: layers of ALBERT share one, and a second hook would change its output twice.
     numbered: dict[tuple[str, int], None] = {}
     for layer in layers:
         names = getattr(layer, place)

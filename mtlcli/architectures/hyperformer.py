@@ -39,6 +39,7 @@ class Writer(nn.Module):
         outer = nn.functional.linear(
             nn.functional.gelu(hidden), weights["up"].view(self.dim, self.width), weights["up_bias"]
         )
+        # A norm without parameters, because scale and shift are generated.
         return weights["scale"] * nn.functional.layer_norm(outer, (self.dim,)) + weights["shift"]
 
 
@@ -51,6 +52,7 @@ class HyperNetwork(nn.Module):
         super().__init__()
         self.layers = nn.Parameter(torch.randn(layers, embedding))
         self.places = nn.Parameter(torch.randn(len(PLACES), embedding)) if places_embedded else None
+        # The deviation of the authors' code.
         first = normal_linear((3 if places_embedded else 2) * embedding, hidden, std=0.01)
         second = normal_linear(hidden, projected, std=0.01)
         self.project = nn.Sequential(first, nn.ReLU(), second, nn.LayerNorm(projected))
@@ -61,6 +63,7 @@ class HyperNetwork(nn.Module):
     def forward(self, task: Tensor, depth: int, place: int, states: Tensor) -> Tensor:
         """Return the change (..., dim) of states in one layer and place for a task's vector."""
         vectors = [task, self.layers[depth]] + ([] if self.places is None else [self.places[place]])
+        # One writer serves both places where the vector of the place tells them apart.
         change: Tensor = self.writers[min(place, len(self.writers) - 1)](self.project(torch.cat(vectors)), states)
         return change
 

@@ -33,6 +33,7 @@ class Grid(nn.Module):
         # r is zero and c is not: a grid of ones before step 1, from which r learns.
         self.row = nn.Parameter(torch.zeros(rows, size) if rows_from_input else torch.zeros(rows))
         self.column = nn.Parameter(
+            # Divided, so that c has a variance near 1 for a vector of the task from N(0, 1), like the free one.
             torch.randn(columns, size) / size**0.5 if columns_from_input else torch.randn(columns)
         )
 
@@ -42,6 +43,7 @@ class Grid(nn.Module):
             vector if vector.dim() == 1 or x is None else nn.functional.linear(x, vector)
             for vector in (self.row, self.column)
         )
+        # In float32, because bfloat16 rounds factors near 1 to steps of 1 / 128.
         grid: Tensor = 2 * (row.float().unsqueeze(-1) * column.float().unsqueeze(-2)).sigmoid()
         return grid
 
@@ -85,6 +87,7 @@ class HyperGrid(Modular):
         size = embedding if by == "task" else facts.width
         self.shared = nn.ModuleList()
         for layer in self.layers:
+            # A grid has whole blocks, so rows and columns are divisors of the matrix's sizes.
             d, inner = weight_of(facts.encoder.get_submodule(layer.ffn_out)).shape
             self.shared.append(Grid(size, _divisor(d, rows), _divisor(inner, columns), kind))
         if by == "task" and kind != "global":
@@ -101,6 +104,7 @@ class HyperGrid(Modular):
     def changes(self, task: int, inputs: Inputs) -> tuple[Outputs, PlaceInputs]:
         """Return the difference that the grids make to the feed-forward network's output."""
         read: dict[int, Tensor] = {}
+        # The first real token of each text: `argmax` returns the first of equal values.
         first = inputs.full_mask.int().argmax(1)
 
         def keep(call: Call, output: Tensor) -> Tensor:
@@ -116,6 +120,7 @@ class HyperGrid(Modular):
             if change.dim() == 2:
                 factors = change.repeat_interleave(height, 0).repeat_interleave(width, 1)
                 return output + nn.functional.linear(hidden, weight * factors.to(weight))
+            # (n, g_r, 1, F): the factors of the inner coordinates, for each block of rows.
             columns = change.repeat_interleave(width, -1).to(hidden).unsqueeze(2)
             # One block of rows at a time: a matrix for each text would take n times the weight.
             blocks = [

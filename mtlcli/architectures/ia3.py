@@ -43,6 +43,7 @@ class IA3(Modular):
                 "architecture: this encoder has one projection for query, key and value, whose rows are not in this order, so ia3 "
                 "cannot scale keys and values"
             )
+        # The projections are told apart by the order of their calls, which needs all three.
         if not self.fused and len(self.layers[0].attention_in) != 3:
             raise MtlError("architecture: this encoder has no projections for query, key and value, which ia3 scales")
 
@@ -54,6 +55,7 @@ class IA3(Modular):
     def _widths(self, depth: int) -> tuple[int, int, int]:
         layer = self.layers[depth]
         rows = [weight_of(self.encoder.get_submodule(name)).shape[0] for name in layer.attention_in]
+        # With grouped queries, keys and values are narrower than the encoder.
         keys, values = (rows[0] // 3, rows[0] // 3) if self.fused else rows[1:]
         return keys, values, weight_of(self.encoder.get_submodule(layer.ffn_out)).shape[1]
 
@@ -67,6 +69,7 @@ class IA3(Modular):
             return states
 
         def project(call: Call, output: Tensor) -> Tensor:
+            # Before any rotary embedding, so that the scales can be merged into the rows of the weights.
             if self.fused:
                 query, key, value = output.chunk(3, dim=-1)
                 return torch.cat((query, scale(key, "key", call.depth), scale(value, "value", call.depth)), dim=-1)
@@ -83,6 +86,7 @@ class IA3(Modular):
             """Return weight and bias of the projection of keys or values, as views."""
             index = ("key", "value").index(name) + 1
             module: Any = encoder.get_submodule(self.layers[depth].attention_in[0 if self.fused else index])
+            # The bias is part of the scaled output. Views, because they are changed in place.
             tensors = [weight_of(module)] + ([] if module.bias is None else [module.bias])
             return [tensor.chunk(3)[index] if self.fused else tensor for tensor in tensors]
 
@@ -93,5 +97,6 @@ class IA3(Modular):
                         for tensor in rows_of(name, depth):
                             factors = getattr(of_layer, name)
                             tensor.mul_(factors.unsqueeze(1) if tensor.dim() == 2 else factors)
+                    # The input of this projection is scaled: columns (out, in), and no bias.
                     weight_of(encoder.get_submodule(self.layers[depth].ffn_out)).mul_(of_layer.hidden)
         return encoder

@@ -48,7 +48,9 @@ class Interactive(Hierarchical):
         super().__init__(facts, order, detach=False, lr=lr)
         self.check_tasks({"order": order}, facts.readable_targets)
         self.rounds, self.form = rounds, form
+        # Tasks whose head cannot run on other texts have size 0.
         fed_back = tuple(s for s in self.order if self.sizes[s]) if rounds else ()
+        # The same for every task, itself included: no task is above another one.
         self.lower = (fed_back,) * len(facts.tasks)
         size = facts.width + sum(self.sizes[s] for s in fed_back)
         self.update: nn.Linear | None = None
@@ -68,6 +70,7 @@ class Interactive(Hierarchical):
             state = hidden.last
             fed_back = [per_token(self.predicted(s, hidden, inputs), state) for s in self.lower[task]]
             update = self.update(torch.cat([state, *fed_back], dim=-1))
+            # Heads run again on the new states; after the last round, the model runs them for the loss.
             hidden = hidden.with_last(state + update if self.form == "residual" else torch.relu(update))
         return hidden
 

@@ -76,6 +76,7 @@ def trace_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
     handles = []
     for number, block in enumerate(blocks):
         block_name = f"{prefix}.{number}"
+        # The default argument binds the name of this block; a closure would see the last one.
         handles.append(block.register_forward_pre_hook(lambda *_, key=block_name: calls.append(_BlockCall(key))))
         handles.append(block.register_forward_hook(_block_ends(calls)))
         for inner, module in block.named_modules():
@@ -83,6 +84,7 @@ def trace_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
                 handles.append(module.register_forward_hook(_observe(calls, f"{block_name}.{inner}", is_norm(module))))
     was_training = encoder.training
     try:
+        # Without dropout, which would draw random numbers.
         encoder.eval()
         run_short_text(encoder)
     finally:
@@ -125,6 +127,7 @@ def is_causal(encoder: nn.Module) -> bool:
         first, second = run_short_text(encoder), run_short_text(encoder, last=5)
     finally:
         encoder.train(was_training)
+    # Only the last token differs, so the first state differs only where it depends on later tokens.
     return torch.equal(first[:, 0], second[:, 0])
 
 
@@ -147,11 +150,13 @@ def is_norm(module: nn.Module) -> bool:
 
 def _stack(encoder: nn.Module) -> tuple[str, nn.ModuleList] | None:
     """Return the outermost list of blocks of one class that hold at least four projections each, with its name."""
+    # Breadth first, so that the list of blocks comes before lists within a block, such as those of experts.
     queue = [("", encoder)]
     while queue:
         name, module = queue.pop(0)
         if isinstance(module, nn.ModuleList) and len(module):
             alike = len({type(block) for block in module}) == 1
+            # The smallest number of projections of a layer: one each for attention in and out, feed-forward in and out.
             if alike and all(sum(map(_is_projection, block.modules())) >= 4 for block in module):
                 return name, module
         queue += [(f"{name}.{child}".lstrip("."), inner) for child, inner in module.named_children()]
@@ -198,6 +203,7 @@ def _layer(encoder: str, block: _BlockCall) -> EncoderLayer:
         )
     attention_in, (attention_out,), ffn_in, (ffn_out,) = groups
     norms = [call for call in block.calls if call.is_norm]
+    # Gemma 3 ends a block with a norm of the branch, which is not the block's output and does not count.
     last = norms[-1] if norms else None
     output = block.output
     ends_with_norm = last is not None and output is not None and last.returned.data_ptr() == output.data_ptr()

@@ -68,12 +68,14 @@ class LeakyUnits(Towers):
         lr: RateOfHeads = None,
     ) -> None:
         super().__init__(facts, layers)
+        # With one copied layer or none, the first unit is the last.
         self.divide, self.every = divide, units == "every" and layers > 1
         self.lr = of_heads(lr)
         m = width or max(1, facts.width // 4)
         self.private: TaskModules | None = None
         if not layers:
             self.private = facts.task_modules("private", lambda _: Bottleneck(facts.width, m, activation="relu"))
+        # Named by the number of their layer; without copied layers one unit stands on top of the encoder.
         names = [name.split(".")[-1] for name in (self.copied if self.every else self.copied[-1:])] or ["top"]
         self.units = nn.ModuleDict({name: LeakyUnit(facts.width) for name in names} if self.count > 1 else {})
 
@@ -82,6 +84,7 @@ class LeakyUnits(Towers):
         features_of_task = features[task]
         pairs = [unit(features_of_task, other) for index, other in enumerate(features) if index != task]
         if self.divide == "survey":
+            # z_mm = 1: the pair of a task with itself is its own features.
             pairs.append(features_of_task)
         return torch.stack(pairs).mean(0)
 
@@ -98,6 +101,7 @@ class LeakyUnits(Towers):
         """Return the task's features with what leaks from the others, as the last layer."""
         states = self.own(task, hidden)
         if self.private is None:
+            # `meet` leaves the last layer as it is, so these are the features before the last unit.
             features = list(self.of_tasks(hidden.last))
         else:
             features = [hidden.last + self.private.of(other)(hidden.last) for other in range(self.count)]
@@ -108,10 +112,12 @@ class LeakyUnits(Towers):
 
     def below(self) -> tuple[nn.Module, ...]:
         """Return the encoder, the copies, and the units between them."""
+        # The last unit is part of `features`, so that states can be cached while it is trained.
         return (*super().below(), *list(self.units.values())[:-1])
 
     def parts(self) -> dict[str, Part]:
         """Return units and private layers, which all tasks use, with their learning rate."""
+        # A prefix without parameters is not a part: one task has no units.
         parts = {"units": Part(lr=self.lr)} if self.units else {}
         return parts | ({} if self.private is None else {"private": Part(lr=self.lr)})
 

@@ -37,6 +37,7 @@ def contiguous_thirds(encoder: nn.Module, layers: Sequence[EncoderLayer]) -> boo
 
     They do if the attention returns zero without the last third, the value.
     """
+    # The context is a weighted sum of values, so it is zero if the last third holds all of them.
     contexts: list[Tensor] = []
     if weight_of(encoder.get_submodule(layers[0].attention_in[0])).shape[0] % 3:
         return False
@@ -65,9 +66,11 @@ class LowRank(nn.Module):
         super().__init__()
         self.scale, self.dropout = scale, nn.Dropout(dropout)
         self.a = nn.Parameter(torch.empty(rank, weight.shape[1]))
+        # One factor alone is zero: with two, neither would have a gradient.
         self.b = nn.Parameter(torch.zeros(weight.shape[0], rank))
         # Kaiming uniform with a = sqrt(5): U(-1 / sqrt(in), 1 / sqrt(in)).
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+        # Equal to c before step 1, so that the factors m / c are 1.
         self.magnitude = nn.Parameter(weight.detach().norm(dim=1)) if magnitude else None
 
     def change_of_weight(self, weight: Tensor) -> Tensor:
@@ -83,12 +86,15 @@ class LowRank(nn.Module):
         if self.magnitude is None:
             return change
         factors = self._factors(weight)
+        # W x from the output, which is cheaper than a second product; DoRA does not rescale the bias.
         plain = output if bias is None else output - bias
+        # The difference to W x, since the caller adds it to the output: m / c (W x + s B A x) - W x.
         return (factors - 1) * plain + factors * change
 
     def _factors(self, weight: Tensor) -> Tensor:
         if self.magnitude is None:
             raise TypeError("only DoRA has magnitudes")
+        # Rows are outputs: one length for each. Detached, which saves the memory of the norm's graph.
         return self.magnitude / (weight + self.scale * (self.b @ self.a)).detach().norm(dim=1)
 
 
@@ -136,6 +142,7 @@ class LoRA(Modular):
         super().__init__(facts, lr=lr, backbone=backbone, norms=norms)
         self.peft, self.alpha, self.rank, self.rank_stabilized = dict(peft), alpha, rank, rank_stabilized
         if dora and per == "both":
+            # The magnitudes of two sets would both replace the length of a row.
             raise MtlError(
                 "architecture.per: DoRA has one length for each row, so `both` is not possible; use task or shared"
             )
@@ -143,6 +150,7 @@ class LoRA(Modular):
             (*ATTENTION, "attention-out", "ffn-in", "ffn-out") if "all" in on else tuple(dict.fromkeys(on))
         )
         self.fused = len(self.layers[0].attention_in) == 1
+        # A module for all three is changed as a whole, or by thirds of its rows where their order allows it.
         if self.fused and set(self.on) & set(ATTENTION):
             if set(ATTENTION) <= set(self.on):
                 # One change of the whole module, as for any other projection.
@@ -210,6 +218,7 @@ class LoRA(Modular):
         self.check_mergeable(0)
         lora = read(folder)
         targets = dict(self._by_module(modules))
+        # A module that is left out would silently keep its initial change.
         if set(lora.changes) != set(targets):
             missing, more = sorted(set(targets) - set(lora.changes)), sorted(set(lora.changes) - set(targets))
             problem = (
@@ -229,6 +238,7 @@ class LoRA(Modular):
                 )
             with torch.no_grad():
                 low_rank.a.copy_(change.a)
+                # B absorbs the adapter's scale, because the module's own follows from the options: s B A stays equal.
                 low_rank.b.copy_(change.b * (lora.scale / low_rank.scale))
                 if low_rank.magnitude is not None and change.magnitude is not None:
                     low_rank.magnitude.copy_(change.magnitude)
@@ -267,6 +277,7 @@ class LoRA(Modular):
     def changes(self, task: int, inputs: Inputs) -> tuple[Outputs, PlaceInputs]:
         """Return the changes of the projections' outputs."""
         sets = self.modules_of(task)
+        # Several changes can have one module: query and value in a module for all three.
         by_module: dict[tuple[Place, int], list[str]] = {}
         for name in self._names():
             by_module.setdefault(self._place(name), []).append(name)
@@ -298,6 +309,7 @@ class LoRA(Modular):
         """Return a change as wide as the module's output."""
         if change.shape[-1] == output.shape[-1]:
             return change
+        # Zeros for the rows of the other two, so that the sum has the width of the output.
         start = ATTENTION.index(name) * change.shape[-1]
         return nn.functional.pad(change, (start, output.shape[-1] - start - change.shape[-1]))
 
@@ -312,7 +324,9 @@ class LoRA(Modular):
                 for depth, layer in enumerate(self.layers):
                     module_names = getattr(layer, place)
                     module_name = module_names if isinstance(module_names, str) else module_names[index]
+                    # A view of the copy's weight, which `+=` below changes in place.
                     rows = self._rows(weight_of(encoder.get_submodule(module_name)), name)
+                    # DoRA needs W itself, and the copy's weight changes in this loop.
                     plain = self._rows(weight_of(self.encoder.get_submodule(module_name)), name)
                     for modules in sets:
                         rows += modules[name][depth].change_of_weight(plain)

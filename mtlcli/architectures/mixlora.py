@@ -95,6 +95,7 @@ class MixLoRA(LoRA):
         forms: set[str] = set()
         for layer in self.layers:
             block = self.encoder.get_submodule(layer.block)
+            # A module without parameters; which one is the activation is found by its effect, not by its name.
             candidates = [
                 f"{layer.block}.{name}"
                 for name, module in block.named_modules()
@@ -105,6 +106,7 @@ class MixLoRA(LoRA):
             ]
             read, given = dict[int, Tensor](), list[Tensor]()
 
+            # The default arguments bind the dicts and lists of this layer.
             def keep(call: Call, output: Tensor, read: dict[int, Tensor] = read) -> Tensor:
                 # Of the first call, where one block is called at several depths.
                 read.setdefault(call.index, output)
@@ -138,6 +140,7 @@ class MixLoRA(LoRA):
     def _makes(self, activation: nn.Module, form: str, read: Mapping[int, Tensor], hidden: Tensor) -> bool:
         try:
             made = hidden_state(activation, form, [read[index] for index in range(len(read))])
+        # A candidate may be no activation at all, or need other arguments.
         except (IndexError, RuntimeError, TypeError, ValueError):
             return False
         return made.shape == hidden.shape and torch.allclose(made, hidden, atol=1e-5)
@@ -154,6 +157,7 @@ class MixLoRA(LoRA):
 
     def modules_of(self, task: int) -> list[Any]:
         """Return the changes of the attention, the same for every task."""
+        # `tasks` holds the vectors of the router, which are no changes of the encoder.
         return [self.shared]
 
     def changes(self, task: int, inputs: Inputs) -> tuple[Outputs, PlaceInputs]:
@@ -168,6 +172,7 @@ class MixLoRA(LoRA):
 
         def keep(call: Call, output: Tensor) -> Tensor:
             read[call.index] = output
+            # The first projection of a layer: the states of earlier layers are no longer needed.
             if call.index == 0:
                 states[:] = [call.given]
             return output
@@ -175,6 +180,7 @@ class MixLoRA(LoRA):
         def mix(call: Call, output: Tensor) -> Tensor:
             h = states[0]
             routed = h if self.tasks is None else h + self.tasks.of(task).vector
+            # The softmax in float32, because half precision would make close probabilities equal.
             probabilities = self.routers[call.depth](routed).float().softmax(-1)
             terms.append(balance(probabilities[mask], self.top))
             inner = [read[index].flatten(0, 1) for index in range(len(read))]
@@ -199,6 +205,7 @@ class MixLoRA(LoRA):
         experts: Any = self.experts[call.depth]
         # Pairs of an expert and a token, expert by expert: whatever the experts share is computed once for all pairs. The gradient of a
         # selection is as large as all tokens, so there is one for each tensor, not one for each expert.
+        # Transposed, because `nonzero` lists the pairs in the order of the first axis.
         numbers, tokens = weights.T.nonzero().unbind(1)
         sizes = numbers.bincount(minlength=len(experts)).tolist()
         given = states.index_select(0, tokens)
@@ -212,6 +219,7 @@ class MixLoRA(LoRA):
         outer = nn.functional.linear(hidden, weight_of(call.module), getattr(call.module, "bias", None))
         outer = outer + by_expert([expert.outer for expert in experts], hidden, outer, weight_of(call.module), sizes)
         total = torch.zeros(len(states), outer.shape[1], dtype=inner[0].dtype, device=states.device)
+        # A token has a row for each of its experts, and the rows are summed. Padding has none and stays 0.
         return total.index_add(0, tokens, (weights[tokens, numbers].unsqueeze(1) * outer).to(total.dtype))
 
     def parts(self) -> dict[str, Part]:
@@ -232,6 +240,7 @@ def by_expert(
 ) -> Tensor:
     """Return the changes of low rank of an output, each for the next `sizes` of the rows (rows, out)."""
     parts = zip(changes, given.split(sizes), output.split(sizes), strict=True)
+    # No call for an expert without tokens, whose parameters then have no gradient. Without DoRA the bias is not read.
     return torch.cat([change(part, of_part, weight, None) for change, part, of_part in parts if len(part)])
 
 

@@ -49,6 +49,7 @@ class MMoE(Architecture):
 
     def features(self, task: int, hidden: HiddenStates, inputs: Inputs) -> HiddenStates:
         """Return the mixture of the experts' states as the last layer."""
+        # On the last layer alone, so that all tasks share a pass and states of a frozen encoder can be cached.
         weights = self.gates.of(task)(hidden.last, inputs.full_mask)
         return hidden.with_last(mixture([expert(hidden.last) for expert in self.experts], weights))
 

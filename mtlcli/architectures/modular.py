@@ -42,6 +42,7 @@ class OnBackbone(Architecture):
         super().__init__()
         self.encoder = facts.encoder
         self.lr, self.backbone = lr, backbone
+        # In the constructor, because the model records which parameters are trainable when it is built.
         if backbone == "frozen":
             self.encoder.requires_grad_(False)
             if norms == "trained":
@@ -52,6 +53,7 @@ class OnBackbone(Architecture):
     def add_modules(self, facts: ArchitectureFacts, per: str, make: Callable[[], nn.Module]) -> None:
         """Make one set of modules for all tasks, one for each task, or both."""
         if per != "task":
+            # From the random stream of the architecture; those of a task depend on its name.
             self.shared = make()
         if per != "shared":
             self.tasks = facts.task_modules("modules", lambda _: make())
@@ -66,17 +68,20 @@ class OnBackbone(Architecture):
         parts = {} if self.tasks is None else self.tasks.parts("tasks", lr=self.lr, decay=self.decay)
         if self.shared is not None:
             parts["shared"] = Part(lr=self.lr, decay=self.decay)
+        # What remains trainable in a frozen encoder, its norms, learns at the rate of the modules.
         if self.backbone == "frozen":
             parts["encoder"] = Part(lr=self.lr)
         return parts
 
     def below(self) -> tuple[nn.Module, ...]:
         """Return the whole architecture."""
+        # The modules change the states within the encoder, so states can be cached only if none of them is trainable.
         return (self,)
 
     @classmethod
     def compares(cls, options: Mapping[str, Any]) -> bool:
         """Return whether the encoder, its norms or the modules are trained for all tasks."""
+        # From options alone, without an instance: combinations of methods are checked before weights are loaded.
         return (
             options.get("backbone") == "trained"
             or options.get("norms") == "trained"
@@ -109,6 +114,7 @@ class Modular(OnBackbone):
 
     def run(self, inputs: Inputs, outputs: Outputs, places: PlaceInputs) -> HiddenStates:
         """Run the encoder with these changes."""
+        # For this pass only, so that the encoder is a plain model wherever it is saved, copied or used by another task.
         with changed(self.encoder, self.layers, outputs=outputs, inputs=places):
             return run_encoder(self.encoder, inputs)
 

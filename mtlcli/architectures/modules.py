@@ -32,5 +32,7 @@ class TaskVector(nn.Module):
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over the tokens of each text (n, dim), for states (n, length, dim) and a mask (n, length)."""
+    # States at padding are arbitrary, and must not enter the mean.
     weights = mask.unsqueeze(-1).to(states.dtype)
+    # At least 1, so that a text without tokens has a mean of 0 and not NaN.
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)

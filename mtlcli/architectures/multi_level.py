@@ -73,6 +73,7 @@ class MultiLevel(Architecture):
         for name, depth in depths.items():
             if not 0 <= depth <= count:
                 raise MtlError(f"architecture.depths: found {depth} for {name}; expected 0 (embeddings) to {count}")
+        # Layers below the last of a pre-norm encoder are not normalized, so their scale differs from the last layer's.
         bare = _ends_without_norm(facts.encoder)
         self.depths = [depths.get(name, count) for name in facts.names]
         self.count, self.mixture, self.skip = count, mixture, skip
@@ -97,6 +98,7 @@ class MultiLevel(Architecture):
 
     def features(self, task: int, hidden: HiddenStates, inputs: Inputs) -> HiddenStates:
         """Return the states at the task's level as the last layer."""
+        # Without requested layers only the last one is read, and its number stays valid.
         layers = (*hidden.layers[:-1], hidden.last) if hidden.layers else (hidden.last,) * (self.count + 1)
         return hidden.with_last(self.levels.of(task)(layers))
 
@@ -105,9 +107,11 @@ class MultiLevel(Architecture):
         parts = {}
         for name, part in self.levels.parts("levels").items():
             level = self.levels[name.removeprefix("levels.")]
+            # A part without parameters is not allowed: a plain level has none.
             if any(True for _ in level.parameters()):
                 parts[name] = part
             if self.mixture:
+                # The longer prefix counts, so that only these two have the mixture's rate.
                 for key in ("weights", "scale"):
                     parts[f"{name}.{key}"] = Part(part.tasks, self.lr, decay=False)
         return parts
@@ -123,4 +127,5 @@ def _ends_without_norm(encoder: nn.Module) -> bool:
     try:
         return trace_layers(encoder)[0].last_norm is None
     except MtlError:
+        # An encoder that cannot be traced, such as XLNet, still has layers to read.
         return False

@@ -23,6 +23,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
+        # No output matrix: V_d, which follows, takes its place.
         self.query, self.key, self.value = (normal_linear(width, width) for _ in range(3))
         self.heads, self.dropout = heads, dropout
 
@@ -109,6 +110,7 @@ class PALs(Modular):
         dropout = next(
             (
                 float(getattr(config, key))
+                # The names of BERT, of DistilBERT and newer models, and of GPT-2.
                 for key in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
                 if isinstance(getattr(config, key, None), float)
             ),
@@ -120,6 +122,7 @@ class PALs(Modular):
 
     def changes(self, task: int, inputs: Inputs) -> tuple[Outputs, PlaceInputs]:
         """Return what to add to the output of the feed-forward network, from the layer's input."""
+        # From the batch, because the form of the encoder's mask depends on its attention code. True: may be read.
         mask = None if inputs.mask is None else inputs.mask[:, None, None, :]
         if self.causal:
             length = inputs.tokens.shape[1]
@@ -130,11 +133,13 @@ class PALs(Modular):
         sets, read = self.modules_of(task), dict[int, Tensor]()
 
         def keep(call: Call) -> Tensor:
+            # The layer's input, kept until the feed-forward network of the layer has run.
             read[call.depth] = call.given
             return call.given
 
         def add(call: Call, output: Tensor) -> Tensor:
             for layers in sets:
+                # Inside the residual sum, so that a norm at the end of the layer applies to the change too.
                 output = output + layers(call.depth, read[call.depth], mask)
             return output
 

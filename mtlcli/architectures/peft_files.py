@@ -61,6 +61,7 @@ def tensors_of(lora: PeftLora) -> dict[str, Tensor]:
     """Return the tensors of adapter_model.safetensors."""
     tensors = {}
     for name, change in lora.changes.items():
+        # safetensors rejects tensors that are not contiguous or share memory.
         tensors[f"{PREFIX}{name}.lora_A.weight"] = change.a.detach().cpu().contiguous().clone()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = change.b.detach().cpu().contiguous().clone()
         if change.magnitude is not None:
@@ -81,6 +82,7 @@ def read(folder: Path) -> PeftLora:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise MtlError(f"{folder / CONFIG}: found peft_type {kind}; expected LORA")
+    # One rank and one scale hold for all modules of a LoRA here, and whole modules have no place in it.
     for key in ("rank_pattern", "alpha_pattern", "modules_to_save"):
         if config.get(key):
             raise MtlError(
@@ -88,6 +90,7 @@ def read(folder: Path) -> PeftLora:
             )
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_tensors(folder / WEIGHTS).items():
+        # Keys are PREFIX + module + .lora_A.weight or .lora_B.weight; the magnitudes of DoRA have no .weight.
         name, _, kind = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
         parts.setdefault(name, {})[kind] = tensor
     changes = {}

@@ -89,6 +89,7 @@ class PLE(Architecture):
         def weighed(gate: nn.Module, stream: Tensor, outputs: list[Tensor]) -> Tensor:
             return mixture(outputs, gate(stream, inputs.full_mask))
 
+        # All streams start as the same tensor, which is replaced and never changed in place.
         streams, shared = dict.fromkeys(range(self.count), hidden.last), hidden.last
         for number, level in enumerate(self._levels()):
             # The streams of other tasks matter only to a later shared stream.
@@ -109,8 +110,10 @@ class PLE(Architecture):
         """Return the tasks of experts and gates: those that only their task's stream reads are private."""
         parts = {"levels": Part(lr=self.lr)}
         for number, level in enumerate(self._levels()):
+            # Below the last level, the shared gate lets every task read all experts. With own_experts 0 there are none.
             if level.shared_gate is None and any(True for _ in level.own.parameters()):
                 parts |= level.own.parts(f"levels.{number}.own", lr=self.lr)
+            # The gates of other tasks matter only where a later shared gate reads their streams.
             if number + 2 >= len(self.levels):
                 parts |= level.gates.parts(f"levels.{number}.gates", lr=self.lr)
         return parts

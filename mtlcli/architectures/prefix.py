@@ -18,6 +18,7 @@ class Prefix(nn.Module):
 
     def __init__(self, heads: int, length: int, width: int) -> None:
         super().__init__()
+        # Random, because with gates and values of zero neither would have a gradient.
         self.keys, self.values = (nn.Parameter(0.02 * torch.randn(heads, length, width)) for _ in range(2))
         self.gates = nn.Parameter(torch.zeros(heads))
 
@@ -50,6 +51,7 @@ class PrefixTuning(Modular):
         super().__init__(facts, lr=lr, backbone=backbone, norms=norms)
         config: Any = facts.encoder.config
         self.heads = int(config.num_attention_heads)
+        # Heads times head width, which can differ from the encoder's width, as in Qwen3.
         self.context = weight_of(facts.encoder.get_submodule(self.layers[0].attention_out)).shape[1]
         width = self.context // self.heads
         self.add_modules(facts, per, lambda: nn.ModuleList(Prefix(self.heads, length, width) for _ in self.layers))
@@ -62,14 +64,17 @@ class PrefixTuning(Modular):
         def keep(call: Call, output: Tensor) -> Tensor:
             # DeBERTa also projects its relative positions.
             if call.index == 0 and output.shape[:2] == size and call.depth not in queries:
+                # In one projection for all three, the query comes first where the rows are not interleaved by head.
                 queries[call.depth] = output[..., : self.context]
             return output
 
         def add(call: Call) -> Tensor:
+            # Axes: n texts, l tokens, h heads, d head width, k keys of all prefixes.
             query = queries[call.depth].unflatten(-1, (self.heads, -1))
             prefixes = [prefixes[call.depth] for prefixes in sets]
             keys = torch.cat([prefix.keys for prefix in prefixes], dim=1).to(query.dtype)
             scores = torch.einsum("nlhd,hkd->nlhk", query, keys).float() / query.shape[-1] ** 0.5
+            # After the softmax, so that a gate of 0 gives exactly the context of the encoder.
             gates = torch.cat(
                 [prefix.gates.tanh().unsqueeze(1).expand(prefix.keys.shape[:2]) for prefix in prefixes], 1
             )

@@ -120,7 +120,9 @@ class PromptTuning(OnBackbone):
         else:
             self.add_modules(facts, per, lambda: Prompt(start()))
         if form == "attempt":
+            # The paper's code sets 2,087 for a width of 768, which is e times the width.
             self.shared = Attention(dim, width, temperature or math.e * dim)
+            # A buffer, so that a finished run holds the prompts and does not need the runs they came from.
             self.register_buffer("read", torch.zeros(len(sources), length, dim))
         self.first_position = self._find_first_position()
 
@@ -134,6 +136,7 @@ class PromptTuning(OnBackbone):
         device = next(encoder.parameters()).device
         tokens = torch.arange(5, 12, device=device).unsqueeze(0)
         plain = Inputs(tokens, torch.ones_like(tokens, dtype=torch.bool), None)
+        # First without positions: encoders with relative ones need none, and some do not accept them.
         candidates: list[int | None] = [None]
         if "position_ids" in inspect.signature(encoder.forward).parameters:
             # RoBERTa and its kin count from the index of padding in a table, which MPNet's configuration does not state.
@@ -144,6 +147,7 @@ class PromptTuning(OnBackbone):
         was_training = encoder.training
         try:
             encoder.eval()
+            # Nothing attends to a masked prompt, so only wrong positions can change the states of the words.
             with torch.no_grad():
                 expected = run_encoder(encoder, plain).last
                 for first in candidates:
@@ -151,6 +155,7 @@ class PromptTuning(OnBackbone):
                         hidden = self._run(prompt, plain, first, visible=False)
                     except (IndexError, RuntimeError):
                         continue  # more vectors than the encoder has positions
+                    # A longer sequence is summed in another order, so equal positions give equal states up to rounding.
                     if torch.allclose(hidden.last, expected, atol=1e-4):
                         return first
         finally:
@@ -166,6 +171,7 @@ class PromptTuning(OnBackbone):
         n, length = tokens.shape
         size = prompt.shape[1]
         words = encoder.get_input_embeddings()(tokens) if inputs.embeddings is None else inputs.embeddings
+        # Before the text, because a causal encoder reads only what stands before a word.
         before = torch.full((n, size), visible, dtype=torch.bool, device=tokens.device)
         mask = torch.cat((before, inputs.full_mask), dim=1)
         types = inputs.types
@@ -173,6 +179,7 @@ class PromptTuning(OnBackbone):
             types = torch.zeros_like(tokens)  # BERT's own are no longer than its positions
         positions = None
         if first is not None:
+            # All vectors of the prompt share the first position, so that the text needs no more positions than alone.
             own = torch.arange(length, device=tokens.device) if inputs.positions is None else inputs.positions - first
             positions = first + torch.cat(
                 (torch.zeros(n, size, dtype=torch.long, device=tokens.device), own.expand(n, length)), 1
@@ -187,6 +194,7 @@ class PromptTuning(OnBackbone):
                 positions=positions,
             ),
         )
+        # Cut off, because masks and items of a batch count the tokens of the texts alone.
         return HiddenStates(hidden.last[:, size:], tuple(layer[:, size:] for layer in hidden.layers))
 
     def states(self, task: int, inputs: Inputs) -> HiddenStates:
@@ -202,8 +210,10 @@ class PromptTuning(OnBackbone):
             prompt: Tensor = shared.prompt * torch.outer(own.u, own.v)
             return prompt.unsqueeze(0)
         if self.form == "attempt":
+            # Perturbed embeddings of a regularizer take the place of the words here too.
             words = encoder.get_input_embeddings()(inputs.tokens) if inputs.embeddings is None else inputs.embeddings
             prompts = torch.cat((self.read, own.prompt.unsqueeze(0)))
+            # The softmax is over the sources and the task's own prompt, as in the paper's code.
             weights = shared(words, inputs.full_mask, prompts)
             mixed: Tensor = own.prompt + torch.einsum("ns,sld->nld", weights.to(prompts.dtype), prompts)
             return mixed

@@ -24,5 +24,6 @@ def balance(probabilities: Tensor, top: int) -> Tensor:
     """
     experts = probabilities.shape[-1]
     chosen = probabilities.topk(top, dim=-1).indices
+    # Counts have no gradient: the router learns from the mean probabilities alone.
     shares = torch.zeros_like(probabilities).scatter(-1, chosen, 1.0).mean(0)
     return experts * (shares * probabilities.mean(0)).sum()

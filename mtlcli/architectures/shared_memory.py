@@ -64,8 +64,10 @@ class SharedMemory(Architecture):
 
     def _read(self, task: int, states: Tensor) -> Tensor:
         of_pairs = [memory for memory, pair in zip(self.local, self.pairs, strict=True) if task in pair]
+        # One softmax over the slots of all memories that the task reads.
         memory = torch.cat((self.memory, *of_pairs)).to(states.dtype)
         scores = self.query(states) @ memory.T / memory.shape[1] ** 0.5
+        # No mask: a token reads the memory, not the other tokens of its text.
         value = scores.float().softmax(-1).to(states.dtype) @ memory
         gate: Any = self.gate if self.gates is None else self.gates.of(task)
         read: Tensor = gate(torch.cat((states, value), dim=-1)).sigmoid() * self.out(value)

@@ -67,7 +67,9 @@ class SignalPipeline(Hierarchical):
         name = _source_of(source, form, targets)
         self.form, self.floor = form, floor
         self.source = None if name is None else facts.names.index(name)
+        # Not in `check_tasks`, because a target can learn its labels from the data.
         self.label = 0 if name is None else _index_of(label, name, targets)
+        # Replaces the order of the base: all readers read the source, and the source reads none.
         self.lower = tuple(
             (self.source,)
             if self.source is not None and t != self.source and (readers is None or task in readers)
@@ -97,6 +99,7 @@ class SignalPipeline(Hierarchical):
         check_names(readers or [], list(readable), "readers")
         if source is not None and source in (readers or []):
             raise MtlError(f"architecture.readers: {source} is the source; remove it")
+        # A run of one task has no reader, and needs no source.
         if form == "weights" and len(readable) > 1:
             name = _source_of(source, form, readable)
             target = None if name is None else readable[name]
@@ -129,6 +132,7 @@ class SignalPipeline(Hierarchical):
 def weighted(states: Tensor, p: Tensor, mask: Tensor) -> Tensor:
     """Return the states (n, length, dim) times p (n, length, 1) over the mean of p over the tokens of a text."""
     means = per_text(p, mask).unsqueeze(1)
+    # Divided in float32, because half precision would round EPSILON away.
     return states * ((p + EPSILON) / (means + EPSILON)).to(states.dtype)
 
 
@@ -152,6 +156,7 @@ def _index_of(label: str | None, source: str, targets: Mapping[str, Target | Non
     target = targets[source]
     labels = () if target is None else target.labels or ()
     if label is None:
+        # The second of two labels is usually the positive one; a set of labels can have one alone.
         return min(1, len(labels) - 1)
     if label not in labels:
         raise MtlError(f'architecture.label: {source} has no label "{label}"{suggest(label, labels)}')

@@ -21,6 +21,7 @@ class LayerMixture(nn.Module):
 
     def __init__(self, dim: int, layers: int, *, norm: bool) -> None:
         super().__init__()
+        # The released program's imbalanced start: 0.9 for the last layer, 0.1 divided among the others.
         weights = torch.full((layers,), 0.1 / max(1, layers - 1))
         weights[-1] = 0.9 if layers > 1 else 1.0
         self.weights = nn.Parameter(weights)
@@ -71,10 +72,12 @@ class Sluice(Towers):
             raise MtlError(f"architecture.subspaces: the encoder's width {facts.width} is no multiple of {subspaces}")
         self.subspaces, self.orthogonality = subspaces, orthogonality if subspaces > 1 else 0.0
         self.lr = of_heads(lr)
+        # One entry for each copied layer: encoders with a block at several depths were rejected above.
         traced = trace_layers(facts.encoder)[self.depth - len(self.copied) :]
         # Within a layer, to be found in its copies.
         self.outputs = tuple(layer.ffn_out.removeprefix(f"{layer.block}.") for layer in traced)
         start = initial_weights(self.count, subspaces, initial, own)
+        # Keyed by the layer's number in the encoder, as the copies are.
         numbers = (name.split(".")[-1] for name in self.copied)
         self.alpha = nn.ParameterDict({number: nn.Parameter(start.clone()) for number in numbers})
         bare = traced[0].last_norm is None
@@ -83,6 +86,7 @@ class Sluice(Towers):
     def meet(self, index: int, states: list[Tensor]) -> list[Tensor]:
         """Return the pieces of all tasks mixed by the layer's alpha."""
         alpha = self.alpha[self.copied[index].split(".")[-1]]
+        # Task by task, subspace by subspace: H_11, H_12, H_21, ..., the order of the rows of alpha.
         pieces = torch.stack([piece for state in states for piece in state.chunk(self.subspaces, dim=-1)])
         mixed = torch.einsum("ij,j...->i...", alpha.to(pieces.dtype), pieces)
         return [torch.cat(tuple(of_task), dim=-1) for of_task in mixed.split(self.subspaces)]
@@ -94,10 +98,12 @@ class Sluice(Towers):
     def features(self, task: int, hidden: HiddenStates, inputs: Inputs) -> HiddenStates:
         """Return the mixture of the task's layers as the last one, and in training the penalty."""
         own = self.own(task, hidden)
+        # Layers below the copied ones are not in the mixture. With one copied layer, `layers` can be empty.
         layers = (*own.layers[len(own.layers) - len(self.copied) : -1], own.last)
         mixed = own.with_last(self.beta.of(task)(layers))
         if not (self.training and self.orthogonality and mixed.last.requires_grad):
             return mixed
+        # Every task of a step adds it, and it penalizes all towers, so each adds a share of 1 / T.
         extra = self.orthogonality / self.count * self.penalty()
         return HiddenStates(mixed.last, mixed.layers, extra.expand(len(mixed.last)))
 
@@ -106,6 +112,7 @@ class Sluice(Towers):
         terms = []
         for index, output in enumerate(self.outputs):
             for copy in self.copies(index):
+                # Rows of the projection (d, F) write the coordinates of the states: its halves write the two subspaces.
                 first, second = weight_of(copy.get_submodule(output)).float().chunk(2)
                 # ||A^T B||^2 = <A A^T, B B^T>, which needs no (F, F) matrix.
                 terms.append(((first @ first.T) * (second @ second.T)).sum() / first.shape[1] ** 2)
@@ -113,6 +120,7 @@ class Sluice(Towers):
 
     def below(self) -> tuple[nn.Module, ...]:
         """Return the encoder, the copies and what mixes them."""
+        # Not beta, which `features` applies to the states of all layers.
         return (*super().below(), self.alpha)
 
     def parts(self) -> dict[str, Part]:
@@ -133,7 +141,9 @@ def initial_weights(tasks: int, subspaces: int, initial: Initial, own: float) ->
     pieces = torch.arange(size)
     others = ~torch.eye(size, dtype=torch.bool)
     if initial == "aligned":
+        # Pieces are numbered task by task, so equal remainders mark the same subspace.
         others &= (pieces[:, None] - pieces[None, :]) % subspaces == 0
     count = others.sum(1, keepdim=True)
     rest = others * (1 - own) / count.clamp_min(1)
+    # A piece that no other shares with, as with one task, keeps all of its state.
     return rest + torch.diag(torch.where(count[:, 0] > 0, own, 1.0))

@@ -30,6 +30,7 @@ class SoftSharing(Architecture):
 
     def parts(self) -> dict[str, Part]:
         """Return one part per tower besides the first."""
+        # A part inside `encoder` cannot be private, so the first task's tower has none.
         return {f"others.{index}": Part((index + 1,)) for index in range(len(self.others))}
 
     def below(self) -> tuple[nn.Module, ...]:

@@ -46,6 +46,7 @@ class TaskGroups(Architecture):
 
     def __init__(self, facts: ArchitectureFacts, *, groups: Groups = None, depth: Depth = None) -> None:
         super().__init__()
+        # Again here, because an instance can be made without a configuration.
         self.check_tasks({"groups": groups, "depth": depth}, dict.fromkeys(facts.names))
         self.encoder, self.names = facts.encoder, facts.names
         self.blocks = distinct_blocks(facts.encoder)
@@ -66,6 +67,7 @@ class TaskGroups(Architecture):
         layers = len(self.blocks)
         depth_of_group = depth.get(group) if isinstance(depth, dict) else depth
         if depth_of_group is None:
+            # The second value counts for encoders of one or two layers.
             return max(layers - 2, layers // 2)
         if not 0 <= depth_of_group <= layers:
             raise MtlError(
@@ -84,12 +86,14 @@ class TaskGroups(Architecture):
         group = self.group_of[task]
         if f"for_{group}" not in self.branches:
             return {}
+        # A branch holds one module, named as the encoder's list of layers.
         (blocks,) = self.branches[f"for_{group}"].values()  # type: ignore[operator]
         return dict(zip(self.blocks[self.depths[group] :], blocks.values(), strict=True))
 
     def states(self, task: int, inputs: Inputs) -> HiddenStates:
         """Return the states of the trunk and the branch of the task's group."""
         blocks = self._own_blocks(task)
+        # The encoder's own code runs the branch, so masks, positions and the last norm need no other code.
         with replaced(self.encoder, {name: block.forward for name, block in blocks.items()}):
             return run_encoder(self.encoder, inputs)
 
@@ -103,6 +107,7 @@ class TaskGroups(Architecture):
         for index, name in enumerate(self.blocks):
             users = [group for group in self.members if group == self.main or self.depths[group] > index]
             tasks = tuple(sorted(task for group in users for task in self.members[group]))
+            # A layer that one task alone uses stays shared, because no part of the encoder can be private.
             if 1 < len(tasks) < len(self.group_of):
                 parts[f"encoder.{name}"] = Part(tasks)
         return parts
@@ -126,6 +131,7 @@ class TaskGroups(Architecture):
             return self.encoder
         merged = deepcopy(self.encoder)
         for name, block in blocks.items():
+            # Weights are copied, not modules, so that the merged encoder shares nothing with the run.
             merged.get_submodule(name).load_state_dict(block.state_dict())
         return merged
 
@@ -151,6 +157,7 @@ class TaskGroups(Architecture):
         for group, tasks in (groups or {}).items():
             if not tasks:
                 raise MtlError(f'architecture.groups: "{group}" has no tasks; leave it out')
+            # The name of a group becomes that of a module, in which a dot separates levels.
             if not group or "." in group:
                 raise MtlError(f'architecture.groups: found the name "{group}"; expected one without a dot')
         if isinstance(depth, dict):

@@ -28,6 +28,7 @@ class AdapterExperts(nn.Module):
     def forward(self, states: Tensor, weights: Tensor) -> Tensor:
         """Return the change (..., dim) for weights (..., experts), which may have axes of length 1."""
         hidden = nn.functional.gelu(self.down(states)).unflatten(-1, (len(self.biases), -1))
+        # The product with all U_e at once also sums over the experts, so their biases are weighted separately.
         change: Tensor = self.up((hidden * weights.unsqueeze(-1)).flatten(-2)) + weights @ self.biases
         return change
 
@@ -125,6 +126,7 @@ class TaskMoE(Modular):
         if self.by == "task" or states is None:
             if vector is None:
                 raise TypeError("a router that reads tokens needs their states")
+            # One choice for all texts and tokens, which broadcasts.
             read = vector.view(1, 1, -1)
         elif vector is None:
             read = states
@@ -138,6 +140,7 @@ class TaskMoE(Modular):
             return balance(probabilities[inputs.full_mask], self.top)
         # One batch has one task, whose choice would always be out of balance: the tasks are balanced.
         rows = [
+            # The vectors of other tasks belong to them, so this task's loss must not reach them.
             (probabilities if other == task else self._probabilities(other, depth, None).detach()).view(1, -1)
             for other in range(self.count)
         ]

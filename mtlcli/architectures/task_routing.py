@@ -50,6 +50,7 @@ class TaskRouting(Architecture):
         self.lr = of_heads(lr)
         d, m = facts.width, width or max(1, facts.width // 4)
         self.shared = nn.ModuleList(Bottleneck(d, m, activation="gelu") for _ in range(blocks))
+        # The bias is that of each task, `OwnBlock.scores`. Zero: all blocks have the same weight before step 1.
         self.router = zero_linear(d, blocks + 1, bias=False)
         self.tasks = facts.task_modules("block", lambda _: OwnBlock(d, m, blocks + 1))
 
@@ -60,6 +61,7 @@ class TaskRouting(Architecture):
     def features(self, task: int, hidden: HiddenStates, inputs: Inputs) -> HiddenStates:
         """Return the states with what the blocks add as the last layer."""
         own, states = self.tasks.of(task), hidden.last
+        # (n, length, K + 1); the last weight is that of the task's own block.
         weights = (self.router(states) + own.scores).float().softmax(-1).to(states.dtype)
         added: list[Tensor] = []
         for number, block in enumerate((*self.shared, own.block)):

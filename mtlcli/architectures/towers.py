@@ -41,6 +41,7 @@ class Towers(Architecture):
             )
         self.depth = len(blocks)
         self.copied = blocks if layers is None else blocks[len(blocks) - layers :]
+        # By task name, so that another run can load them. The first task uses the encoder's own layers.
         self.others = TaskModules({name: self._copy() for name in facts.names[1:]} if self.copied else {})
 
     def _copy(self) -> nn.ModuleDict:
@@ -67,6 +68,7 @@ class Towers(Architecture):
         layers = {
             name: _in_chunks(self.copies(index), n, self._meeting(index)) for index, name in enumerate(self.copied)
         }
+        # The encoder's own code passes the states on; only its layers see that there are T times as many.
         with replaced(self.encoder, layers):
             hidden = run_encoder(self.encoder, inputs)
         last = self._side_by_side(hidden.last, n)
@@ -74,6 +76,7 @@ class Towers(Architecture):
         return HiddenStates(
             last,
             tuple(
+                # The last layer is `last` itself, the same tensor, so that a cache stores it once.
                 last if number == len(hidden.layers) - 1 else self._side_by_side(layer, n) if number >= first else layer
                 for number, layer in enumerate(hidden.layers)
             ),
@@ -96,6 +99,7 @@ class Towers(Architecture):
         if not self.copied:
             return hidden
         layers = [
+            # Cached states have empty tensors for layers that are not stored.
             self.of_tasks(layer)[task] if number >= first and layer.shape[-1] else layer
             for number, layer in enumerate(hidden.layers)
         ]
@@ -123,14 +127,17 @@ def _in_chunks(
     other arguments are given to every copy as they are, except what an earlier layer returned beside the states, such as T5's position
     bias, of which each copy gets its own.
     """
+    # Bound before `replaced` sets the forward of the encoder's own layer, which would otherwise call itself.
     forwards = [copy.forward for copy in copies]
 
     def forward(*given: Any, **named: Any) -> Any:
         states = given[0] if given else next(value for value in named.values() if isinstance(value, Tensor))
+        # By size, because the layer below decides it: only the first copied one reads n texts.
         is_split = states.shape[0] != n
         chunks = states.unflatten(0, (len(forwards), n)).unbind() if is_split else (states,) * len(forwards)
 
         def value_for(index: int, value: Any) -> Any:
+            # By identity, because other tensors, such as masks, are for all copies.
             if value is states:
                 return chunks[index]
             return value.of_copies[index] if isinstance(value, _OfCopies) else value
@@ -144,6 +151,7 @@ def _in_chunks(
         ]
         if isinstance(returned[0], tuple):
             met = torch.cat(meet([outputs[0] for outputs in returned]))
+            # The encoder passes these to the next layer unread, where `value_for` unpacks them.
             return (met, *(_OfCopies(rest) for rest in zip(*(outputs[1:] for outputs in returned), strict=True)))
         return torch.cat(meet(returned))
 

@@ -125,14 +125,17 @@ def load_encoder(folder: Path, *, weights: bool = True) -> LoadedEncoder:
         else:
             model = auto_class.from_config(config)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # StrictDataclassError reports a value of the wrong type in config.json.
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise MtlError(f"encoder: {folder} cannot be loaded by transformers: {_first_line(error)}") from error
     except SafetensorError as error:
         raise MtlError(f"encoder: the weights in {folder} are damaged ({error}); download the folder again") from error
     except RuntimeError as error:
+        # transformers names this option where sizes differ; any other RuntimeError is not about the files.
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise MtlError(f"encoder: the weights in {folder} do not have the sizes that its config.json states") from error
+    # transformers fills missing weights with random numbers and only logs a warning.
     if missing:
         raise MtlError(
             f"encoder: the weights in {folder} do not match its config.json: {len(missing)} are missing, such as {min(missing)}"
@@ -148,9 +151,11 @@ def _check_tokenizer(folder: Path, model: Any, tokenizer: Any) -> None:
     """Check that every id of the tokenizer has an embedding, and omit segment ids if the model does not use them."""
     if not getattr(tokenizer, "is_fast", False):
         raise MtlError(f"encoder: {folder} has no fast tokenizer (tokenizer.json); convert it with transformers first")
+    # Without its file, transformers builds a tokenizer that knows special tokens alone.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise MtlError(f"encoder: {folder} has no tokenizer (tokenizer.json); copy it from the source of the weights")
     words = model.get_input_embeddings().weight.shape[0]
+    # The largest id, not the size: ids can have gaps. A model can have more embeddings than ids.
     largest = max(tokenizer.get_vocab().values())
     if largest >= words:
         raise MtlError(
@@ -161,8 +166,10 @@ def _check_tokenizer(folder: Path, model: Any, tokenizer: Any) -> None:
         return
     segments = _segments(model)
     if segments < 2:
+        # The tokenizer then returns no segment ids, and no batch holds any.
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         return
+    # A pair has the largest segment id that the tokenizer produces.
     pair = tokenizer.backend_tokenizer.encode("a", "b").type_ids
     if max(pair, default=0) >= segments:
         raise MtlError(
@@ -207,6 +214,7 @@ def check_padding(encoder: LoadedEncoder) -> None:
     model = encoder.model
     words = model.get_input_embeddings().weight.shape[0]
     device = model.get_input_embeddings().weight.device
+    # A decoder's tokenizer can have no padding token; masked tokens can have any id.
     pad = getattr(encoder.tokenizer, "pad_token_id", None) or 0
     text = torch.tensor([[words - 1, words - 2, words - 1]], device=device)
     padded = torch.cat([text, torch.full((1, 4), pad, device=device)], dim=1)

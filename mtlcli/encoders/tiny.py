@@ -75,9 +75,11 @@ class Tiny(EncoderSource):
 
         normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
         words: Counter[str] = Counter()
+        # Split as the tokenizer will split, so that pieces are counted on the words that it will read.
         for text in facts.texts():
             words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)))
         vocabulary = learn_vocabulary(words, self.vocabulary, SPECIAL)
+        # The special tokens come first, so that their ids are their places in SPECIAL.
         numbers = {piece: number for number, piece in enumerate(vocabulary)}
         backend = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
         backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizer

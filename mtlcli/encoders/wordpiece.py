@@ -39,9 +39,11 @@ def learn_vocabulary(words: Counter[str], size: int, special: Iterable[str], min
         count, pair = heapq.heappop(heap)
         if -count != counts[pair]:  # outdated: the count changed after the push
             continue
+        # The heap is ordered by count, so that all pairs after this one are rarer.
         if -count < min_count:
             break
         merged = pair[0] + pair[1].removeprefix("##")
+        # Two pairs can give the same piece: abc comes from ab + ##c and from a + ##bc.
         if merged not in pieces_so_far:
             pieces_so_far.add(merged)
             vocabulary.append(merged)
@@ -49,6 +51,7 @@ def learn_vocabulary(words: Counter[str], size: int, special: Iterable[str], min
         # Sorted, because the order of a set differs between processes.
         for word in sorted(words_with.pop(pair)):
             changed |= _merge(word, words[word], pair, merged, pieces, counts, words_with)
+        # A heap cannot update an entry, so a changed count is a new one; outdated ones are skipped when they come up.
         for neighbor in changed - {pair}:
             if counts[neighbor] > 0:
                 heapq.heappush(heap, (-counts[neighbor], neighbor))
@@ -63,12 +66,14 @@ def _merge(
     """Merge all occurrences of a pair in one word, and return the pairs whose counts changed."""
     old, new, at = pieces[word], [], 0
     while at < len(old):
+        # From the left, without overlap: ##a ##a ##a becomes ##aa ##a.
         if tuple(old[at : at + 2]) == pair:
             new.append(merged)
             at += 2
         else:
             new.append(old[at])
             at += 1
+    # A pair that occurs twice in a word is counted twice.
     before, after = list(pairwise(old)), list(pairwise(new))
     for neighbor in before:
         counts[neighbor] -= count
