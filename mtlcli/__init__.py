@@ -54,4 +54,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
+    # The names of the API are no globals of this module, so `dir` and completion would miss them.
     return [*globals(), *__all__]

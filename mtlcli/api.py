@@ -71,6 +71,7 @@ class Run:
         stored = stored_layer(self.folder)
         if stored is None:
             raise MtlError(f"{self.folder}: not a run folder (no config.yaml)")
+        # The stored configuration contains what `init` inherited; the folder of that run may be gone.
         return resolve_run([stored], resumed=stored)
 
     @property
@@ -146,6 +147,7 @@ class Predictor:
         first, rows = _peek(texts)
         readings = readings_of(self._info.record, first, task)
         names = [self._info.facts[index].name for reading in readings for index in reading.tasks]
+        # In the order of the run's tasks; the readings group tasks that share an encoding.
         predictions: dict[str, list[Prediction]] = {name: [] for name in self.tasks if name in names}
         results = predict_rows(
             self._models, rows_of(rows, readings, isinstance(first, Mapping)), readings,
@@ -175,6 +177,7 @@ class Predictor:
             if not isinstance(text, str):
                 raise MtlError(f"texts[{index}]: found {type(text).__name__} {text!r}; expected a text")
             check_text(text, f"texts[{index}]")
+        # By identity, because the members of all tasks of one run share one SavedRun.
         runs = {id(member.run): member.run for members in self._models.members for member in members}
         if len(runs) != 1:
             raise MtlError(f"{self.folder}: is an ensemble of {len(runs)} encoders; load one of its runs to encode")
@@ -231,6 +234,7 @@ def train(
                 steps.enter_context(interrupts)
                 run_folder = event.folder
             elif isinstance(event, Finished):
+                # Before `on_event`, so that Ctrl-C in the caller's code raises KeyboardInterrupt again.
                 steps.close()
             if on_event is not None:
                 on_event(event)
@@ -253,6 +257,7 @@ def load(
     """
     info = loading.open_run(Path(run))
     if threshold is not None:
+        # For every task: those without thresholds are skipped, and it is an error only if none has any.
         info = info.with_threshold(threshold, range(len(info.facts)))
     place = find_device(device)
     models, warnings = info.load(place)
@@ -279,6 +284,7 @@ def evaluate(
         MtlError: a row cannot be read, or there are none.
     """
     files = {name: [os.fspath(path)] for name, path in tasks.items()} if isinstance(tasks, Mapping) else {}
+    # A string is also a sequence, whose letters would count as names.
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     return evaluation.evaluate(
         Path(run), [(name, files.get(name, [])) for name in names], data=None if data is None else os.fspath(data),
@@ -323,5 +329,6 @@ def _peek(texts: Iterable[TextInput]) -> tuple[TextInput | None, Iterator[TextIn
     """Return the first row, None if there is none, and an iterator over all rows."""
     rows = iter(texts)
     for first in rows:
+        # An iterator can be read only once, so the first row is put back in front of the others.
         return first, chain([first], rows)
     return None, iter(())

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# Control characters, zero-width and bidirectional marks, line separators and the byte order mark: they could
+# change or hide text on a terminal.
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 LONGEST_QUOTE = 80
 """Characters of a file that a message quotes."""
@@ -40,5 +42,6 @@ def one_of(names: Iterable[str]) -> str:
 
 def quotable(text: str) -> str:
     """Return text of a file for a message: control characters escaped, and cut where it is long."""
+    # Cut before escaping, so that no escape sequence is split.
     escaped = UNPRINTABLE.sub(lambda mark: mark[0].encode("unicode_escape").decode(), text[:LONGEST_QUOTE])
     return escaped if len(text) <= LONGEST_QUOTE else f"{escaped}…"

@@ -45,6 +45,7 @@ class TaskFacts:
     def guess(self) -> float:
         """Return the training loss per unit of a model that knows nothing of the text."""
         classes = self.target.alternatives
+        # A target without classes, such as a score, has no cross-entropy to scale.
         return self.dev_guess * (self.class_loss.scale(classes) if classes > 1 else 1.0)
 
 
@@ -71,5 +72,7 @@ class RunFacts:
 
 def seed_for(seed: int, *purpose: str | int) -> int:
     """Derive a 63-bit seed from the run's seed and a purpose, so that a task or plugin does not change other random streams."""
+    # No name contains a NUL byte, so different purposes never join to the same text.
     text = "\0".join([str(seed), *map(str, purpose)])
+    # A digest, because `hash` of a text differs between processes. Shifted to fit a signed 64-bit integer.
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

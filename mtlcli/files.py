@@ -36,6 +36,7 @@ SEAL = "sha256"
 
 T = TypeVar("T")
 
+# Tells apart the scratch files of one process.
 _numbers = itertools.count()
 _held: set[Path] = set()
 """Paths of the locks that this process holds."""
@@ -54,6 +55,7 @@ class Process:
         if self.host != _host():
             return True
         try:
+            # Signal 0 only checks whether the process exists.
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
@@ -72,6 +74,7 @@ def this_process() -> Process:
 
 def _host() -> str:
     """Return the host's name. Containers may share it and count processes separately, so the PID namespace is part of it."""
+    # Without `~`, which separates the parts of a scratch name.
     name = re.sub(r"[^\w.-]", "_", socket.gethostname())[:64] or "localhost"
     try:
         namespace = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
@@ -145,6 +148,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     place = Path(gettempdir()) if parent is None else parent
     remove_abandoned(place)
     folder = scratch_path(place)
+    # Private, because the system's temporary folder is shared; `scratch_in` opens it up for runs.
     folder.mkdir(mode=0o700)
     try:
         yield folder
@@ -166,6 +170,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_bytes(raw)
             return
+        # In the same folder, because a rename is atomic only within one file system.
         scratch = scratch_path(path.parent)
         try:
             scratch.write_bytes(raw)
@@ -179,6 +184,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def put(scratch: Path, path: Path) -> None:
     """Rename a complete scratch file to its final name, after its content has reached the disk."""
+    # Otherwise a power failure after the rename could leave an empty file under the final name.
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(scratch, path)
@@ -198,6 +204,7 @@ def seal(content: Mapping[str, Any]) -> str:
 
 def sealed_text(content: Mapping[str, Any], version: int) -> str:
     """Return the text of a JSON file with its format, the version that writes it, and a checksum of all content."""
+    # As a reader will get it, with lists for tuples and texts as keys, so that the checksum is the same.
     plain = json.loads(json.dumps({"format": version, "mtlcli": __version__, **content}))
     plain[SEAL] = seal(plain)
     # Readable where UTF-8 can express the text, escaped where a file name has bytes that are not UTF-8.
@@ -239,6 +246,7 @@ def read_sealed(path: Path, version: int, cure: str, *, printed: bool = False) -
         raise MtlError(f"{path}: is missing; {cure}") from None
     except OSError as error:
         raise MtlError(f"{path}: cannot be read ({error.strerror}); {cure}") from error
+    # json raises RecursionError for lists that are nested too deeply.
     except (ValueError, RecursionError) as error:
         raise MtlError(f"{path}: damaged (it is not JSON); {cure}") from error
     if not isinstance(content, dict):
@@ -263,6 +271,7 @@ def read_sealed_as(kind: type[T], path: Path, version: int, cure: str, *, printe
     Raises:
         MtlError: as `read_sealed`, and if the content does not fit the dataclass.
     """
+    # Imported here, because `mtl --help` imports this module and should not wait for pydantic.
     from pydantic import TypeAdapter, ValidationError
 
     content = read_sealed(path, version, cure, printed=printed)
@@ -301,6 +310,7 @@ def sha256(path: Path) -> str:
 
 def share(folder: Path) -> None:
     """Give the files below a folder the folder's read and write permissions: safetensors makes them private to their owner."""
+    # Without the execute bits, which folders need and these files do not.
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file():
@@ -348,6 +358,8 @@ def locked(path: Path) -> Iterator[None]:
     finally:
         if file is not None:
             _held.discard(path)
+            # Removed while the lock is still held: a process that waits for it then finds another file at the path, or
+            # none, and tries again.
             path.unlink(missing_ok=True)
             file.close()
 

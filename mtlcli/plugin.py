@@ -97,6 +97,7 @@ class Plugin(nn.Module):
     def __init__(self, run: RunFacts) -> None:
         super().__init__()
         self.run = run
+        # Seeded by the name of the class, so that other plugins of the run do not change its numbers.
         self.generator = run.generator(type(self).__qualname__)
 
     def setup(self, context: SetupContext) -> None:
@@ -110,6 +111,7 @@ class Plugin(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Return the state of the random generator, a uint8 tensor."""
+        # nn.Module stores this in `state_dict()` under `_extra_state`, so that every checkpoint has it.
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:

@@ -13,6 +13,7 @@ from mtlcli.model.predict import evaluating
 from mtlcli.training.setup import TrainingRun
 
 TIMED = 3
+# A backward pass costs about as much as two forward passes.
 FORWARD = 1 / 3
 """Share of the forward pass in a step."""
 CHECKPOINTS = 3
@@ -57,15 +58,19 @@ def step_times(run: TrainingRun) -> dict[str, float]:
             batches = measured_batches(run, task, "timing", TIMED + 1).batches
             taken = []
             for number in range(TIMED + 1):
+                # The task has not enough rows for one full batch.
                 if not batches:
                     taken.append(0.0)
                     continue
                 batch = make_batch(run, task, batches[number % len(batches)])
                 start = time.perf_counter()
+                # Unlike `backward`, it leaves `.grad` as it is.
                 torch.autograd.grad(mean_loss(run.model, batch), parameters, allow_unused=True)
                 if run.device.type == "cuda":
+                    # Kernels run asynchronously, so the time would otherwise be that of launching them.
                     torch.cuda.synchronize()
                 taken.append(time.perf_counter() - start)
+            # Without the first pass, which also pays for allocations and kernels that are loaded.
             times[name] = sorted(taken[1:])[TIMED // 2]
     return times
 
@@ -114,6 +119,7 @@ def estimate_cost(
         forward = sum(
             FORWARD * time * -(-LOSS_ROWS // run.train[task].batch_size) for task, time in enumerate(times.values())
         )
+        # The losses of all tasks are computed once before any step, and once after the step of each of the k tasks.
         lines.append(CostLine("lookahead", 0, count, count * (STEP_BATCHES * total + (k + 1) * forward)))
     evaluation = {
         name: FORWARD * time / run.train[task].batch_size * sum(map(len, run.dev.get(name, {}).values()))
@@ -127,6 +133,7 @@ def estimate_cost(
         lines.append(CostLine("each task alone", seeds * k, seeds * k * lengths.alone, seeds * alone))
     if "gain" in measures:
         count = seeds * k * (k - 1) // 2
+        # Each task is in k - 1 pairs.
         lines.append(CostLine("pairs", count, count * lengths.together, seeds * (k - 1) * together))
     if confirm:
         # Alone, in one model of all, and in the group that serves the task.
@@ -141,9 +148,12 @@ def estimate_cost(
             for task, time in enumerate(times.values())
         )
         lines.append(CostLine("logme", 0, 0, k * (forward + lengths.set_up)))
+    # float32.
     model = 4 * sum(parameter.numel() for parameter in run.model.parameters())
     kept = seeds * k if needs_alone else 0
     if keep_models:
+        # The joint run removes its checkpoints when all is measured.
         kept = sum(line.runs for line in lines if line.what != "joint run")
+    # A checkpoint has the weights and both moments of AdamW.
     joint = 3 * model if {"gradients", "lookahead"} & {*measures} else 0
     return Cost(tuple(lines), kept * model + joint, dict(times))

@@ -96,8 +96,10 @@ def plan_gains(
         budget: `rows` gives a task as many updates in a pair as alone; `compute` gives the pair as many batches of both.
     """
     updates = updates_of(base, run)
+    # Rounded up, so that there are at most EVALUATIONS.
     per_epoch = min(updates, base.training.steps_per_epoch or -(-updates // EVALUATIONS))
     fraction = 1 if budget == "rows" else 2
+    # (updates, updates between two evaluations) of runs of one task and of two.
     lengths = {1: (updates, per_epoch), 2: (max(1, updates // fraction), max(1, per_epoch // fraction))}
     names = tuple(base.tasks)
 
@@ -106,9 +108,11 @@ def plan_gains(
 
     jobs = []
     for seed in seeds:
+        # First in every seed: a transfer starts from the encoder of such a run.
         jobs += [Job(single_place(name, seed), SINGLE, "single-task", seed, config([name], seed)) for name in names]
         if "gain" in measures:
             jobs += [
+                # Sorted as in the folder's name, so that both orders of a pair are the same run.
                 Job(pair_place(pair, seed), "pair", "pair", seed, config(sorted(pair), seed))
                 for pair in combinations(names, 2)
             ]
@@ -132,6 +136,7 @@ def plan_gains(
 
 def _of_length(config: Config, updates: int, per_epoch: int) -> Config:
     """Return a recipe with this length and the same number of evaluations as every other one, and a constant learning rate."""
+    # Early stopping would give runs different numbers of evaluations from which the best is taken.
     training = {
         "steps": updates,
         "epochs": None,
@@ -146,6 +151,7 @@ def _of_length(config: Config, updates: int, per_epoch: int) -> Config:
 def transferred(config: Config, first: Path) -> Config:
     """Return a recipe that starts from the encoder of a finished run."""
     values = config.plain()
+    # These keys apply to every encoder. Options of a plugin do not apply to the folder of a model.
     core = {key: values["encoder"][key] for key in ("pooling", "layer", "max_length")}
     values["encoder"] = {"name": str((first / ENCODER).absolute()), **core}
     values["init"] = None
@@ -171,6 +177,7 @@ def curve(folder: Path, task: str, metric: TaskMetric) -> Curve:
     """Return the primary metric of a task at every evaluation of a run, by update."""
     key = f"eval/{task}/{metric.metric}"
     return [
+        # null stands for a number that is not finite.
         (line.step, float(line.values[key]))
         for line in read_log(folder)
         if line.kind == "evaluation" and line.values.get(key) is not None
@@ -223,8 +230,10 @@ def read_gains(plan: GainPlan, folder: Path, kind: Literal["pair", "transfer"]) 
             if i != j
         }
         singles = [single_place(name, seed) for name in names]
+        # Whole seeds only, so that the means of all pairs are over the same seeds.
         if not {*places.values(), *singles} <= done:
             continue
+        # Keyed by task too, because a run on a pair has a curve for each of its tasks.
         by_place: dict[tuple[str, str], Curve] = {}
         for (_, j), place in [*places.items(), *(((j, j), place) for j, place in enumerate(singles))]:
             by_place[place, names[j]] = curve(folder / place, names[j], plan.metrics[names[j]])
@@ -235,6 +244,7 @@ def read_gains(plan: GainPlan, folder: Path, kind: Literal["pair", "transfer"]) 
         for (i, j), place in places.items():
             name, metric = names[j], plan.metrics[names[j]]
             points, single = by_place[place, name], by_place[singles[j], name]
+            # `best_of` returns None for an empty curve alone, which is excluded above.
             matrices[0, i, j] = relative(best_of(points, metric) or 0.0, alone[j] or 0.0, metric)
             matrices[1, i, j] = relative(points[-1][1], single[-1][1], metric)
         seeds.append(seed)
@@ -244,6 +254,7 @@ def read_gains(plan: GainPlan, folder: Path, kind: Literal["pair", "transfer"]) 
     if not seeds:
         return None
     values = np.array(alone_values)
+    # One seed below the limit is enough, because its points are part of the mean.
     in_points = tuple(name for name, column in zip(names, values.T, strict=True) if np.abs(column).min() < SMALLEST)
     return Gains(tuple(seeds), np.array(best), np.array(last), values, in_points)
 
@@ -258,6 +269,7 @@ def cells_of(gains: np.ndarray, last: np.ndarray | None = None) -> dict[tuple[in
     pairs = [(i, j) for i in range(k) for j in range(k) if np.isfinite(gains[:, i, j]).all() and i != j]
     raw = {pair: t_test([float(value) for value in gains[:, pair[0], pair[1]]]) for pair in pairs}
     known = [pair for pair in pairs if raw[pair] is not None]
+    # A p-value in `known` is never None; `or 0.0` is for the type checker.
     corrected = dict(zip(known, holm([raw[pair] or 0.0 for pair in known]), strict=True))
     cells = {}
     for pair in pairs:
@@ -297,6 +309,7 @@ def gains_without(
         # With several dev sets, rows are numbered over all of them, and a metric is a mean over sets.
         if not rows or len(splits) != 1:
             continue
+        # The first metric of a task is its primary one.
         metric: Metric = next(iter(run.metrics[name].values()))
         for number, seed in enumerate(seeds):
             values = [
@@ -316,6 +329,7 @@ def _metric_without(
         return None
     target = run.tasks[run.model.names.index(task)].target
     predicted, gold = Predictions(path).read(target)
+    # `setdiff1d` sorts, so the rows keep their order.
     kept = np.setdiff1d(np.arange(len(gold)), np.array(rows, dtype=np.int64))
     return metric.value(predicted.take(kept), gold.take(kept)) if len(kept) else None
 
@@ -338,9 +352,11 @@ def plan_confirmation(
     The seeds that chose the groups favor them, so they cannot confirm them.
     """
     study, jobs = plan.study.study, []
+    # Without duplicates: a group of all tasks is the same run as the one model.
     several = dict.fromkeys(tuple(sorted(group)) for group in [*groups, plan.tasks] if len(group) > 1)
     for seed in fresh_seeds(seeds):
         for tasks in [*((name,) for name in plan.tasks), *several]:
+            # A step of n tasks has n batches.
             fraction = 1 if budget == "rows" else len(tasks)
             length = max(1, study.steps // fraction), max(1, study.steps_per_epoch // fraction)
             config = seeded(_of_length(only(plan.study.base, tasks), *length), seed)
@@ -379,6 +395,7 @@ def confirmed_gains(
                     ]
                     if values[0] is not None and values[1] is not None:
                         gains.append(relative(values[0], values[1], metric))
+            # Means over different tasks could not be compared between seeds.
             if len(gains) == len(plan.tasks):
                 means.append(fmean(gains))
         if means:

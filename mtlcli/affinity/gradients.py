@@ -62,6 +62,7 @@ def direction(gram: np.ndarray) -> Direction:
     n, trace = len(gram), float(np.trace(gram))
     squared = (float(gram.sum()) - trace) / (n * (n - 1))
     share = squared / (trace / n) if trace > 0 else 0.0
+    # At most 1 by the Cauchy-Schwarz inequality, up to rounding; below 0 where noise hides the direction.
     positive = max(0.0, min(1.0, share))
     return Direction(squared, share, n * positive / (1 - positive + n * positive))
 
@@ -73,6 +74,7 @@ def debiased_cosine(first: np.ndarray, second: np.ndarray, both: np.ndarray) -> 
         first, second: inner products (n, n) of the batches of each task.
         both: inner products (n, n) of the first task's batches (rows) with the second's (columns).
     """
+    # The jackknife leaves out batch b of both tasks, so both need equally many.
     n = min(len(first), len(second))
     first, second, both = first[:n, :n], second[:n, :n], both[:n, :n]
     if n < 2:
@@ -80,6 +82,7 @@ def debiased_cosine(first: np.ndarray, second: np.ndarray, both: np.ndarray) -> 
     norms = direction(first).squared_norm, direction(second).squared_norm
     if min(norms) <= 0:
         return Cosine(None)
+    # All n^2 products, because the batches of two tasks share no row. The value can leave [-1, 1].
     value = float(both.sum()) / n**2 / math.sqrt(norms[0] * norms[1])
     return Cosine(value, _jackknife(first, second, both))
 
@@ -87,16 +90,19 @@ def debiased_cosine(first: np.ndarray, second: np.ndarray, both: np.ndarray) -> 
 def _jackknife(first: np.ndarray, second: np.ndarray, both: np.ndarray) -> float | None:
     """Return the standard error from leaving out one batch of both tasks at a time; None where a task then has no direction."""
     n = len(first)
+    # With one batch left out, two have to remain for an unbiased norm.
     if n < 3:
         return None
     left = n - 1
     squares = []
     for gram in (first, second):
         diagonal = np.diagonal(gram)
+        # (n,): |sum|^2 without batch b. The Gram matrix is symmetric, so row and column b have the same sum.
         sums = gram.sum() - 2 * gram.sum(1) + diagonal
         squares.append((sums - (diagonal.sum() - diagonal)) / (left * (left - 1)))
     if min(square.min() for square in squares) <= 0:
         return None
+    # (n,): the inner product of the means without batch b of either task.
     inner = (both.sum() - both.sum(1) - both.sum(0) + np.diagonal(both)) / left**2
     cosines = inner / np.sqrt(squares[0] * squares[1])
     return float(np.sqrt(left / n * ((cosines - cosines.mean()) ** 2).sum()))
@@ -115,6 +121,7 @@ class BlockCosines:
 def cosines_of(name: str, rows: Sequence[np.ndarray]) -> BlockCosines:
     """Return the cosines of all pairs of tasks from their rows (n, d), in float64."""
     k = len(rows)
+    # float64, because U is a small difference of large sums.
     rows = [task.astype(np.float64) for task in rows]
     grams = [task @ task.T for task in rows]
     cosines, errors = np.full((k, k), np.nan), np.full((k, k), np.nan)
@@ -150,7 +157,9 @@ class Sketch:
         for name, columns in self.blocks:
             size = columns.stop - columns.start
             if size > width:
+                # On the CPU, so that all devices have the same signs; by name, so that other blocks do not change them.
                 generator = torch.Generator().manual_seed(seed_for(seed, "sketch", name))
+                # int8, because there is one sign for each parameter.
                 self._signs[name] = (2 * torch.randint(2, (size,), generator=generator, dtype=torch.int8) - 1).to(
                     torch.int8
                 )
@@ -165,6 +174,7 @@ class Sketch:
             part = row[columns]
             if name in self._signs:
                 part = part * self._signs[name].to(part.device)
+                # Parameter p is added to place p modulo `width`; the last, incomplete row is added separately.
                 full = len(part) // self.width * self.width
                 folded = part[:full].view(-1, self.width).sum(0)
                 folded[: len(part) - full] += part[full:]

@@ -65,20 +65,26 @@ def group_tasks(affinity: np.ndarray, models: int) -> Grouping:
     values, supersets = _best_hosts(task_values(affinity), k)
     full = (1 << k) - 1
     # best[r][u]: (value, groups, members, choice) of serving the tasks of subset u with r groups.
+    # Before the first group, only the empty set is served.
     best = np.full(1 << k, -np.inf)
     best[0] = 0.0
     size = np.zeros(1 << k, dtype=np.int64)
+    # layers[r - 1][u] is the part of subset u that the r-th group serves in the best choice.
     layers: list[np.ndarray] = []
     solutions: list[tuple[float, int, int, int]] = []
     members = _bit_counts(k)
+    # Every group serves at least one task, so more groups than tasks are impossible.
     for number in range(1, min(models, k) + 1):
         best, size, choice = _add_group(best, size, values, members[supersets], k)
         layers.append(choice)
         if np.isfinite(best[full]):
+            # Negative, so that `max` prefers fewer groups, then fewer members.
             solutions.append((float(best[full]), -number, -int(size[full]), number))
     top = max(value for value, *_ in solutions)
+    # Equal values differ by rounding where the sums were taken in another order.
     *_, number = max(entry[1:] for entry in solutions if entry[0] >= top - TOLERANCE)
     parts, rest = [], full
+    # Back from the full set: each layer gives one part, and the layer before it serves the rest.
     for choice in reversed(layers[:number]):
         parts.append(int(choice[rest]))
         rest &= ~parts[-1]
@@ -94,15 +100,18 @@ def _add_group(
     count = 1 << k
     new, new_size, choice = np.full(count, -np.inf), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
     for subset in range(1, count):
+        # Only parts with the lowest task: otherwise every partition would be found once for each order of its parts.
         low = subset & -subset
         parts = _subsets(subset ^ low) | low
         scores = best[subset ^ parts] + values[parts]
         top = scores.max()
+        # A subset of fewer tasks than groups cannot be served.
         if not np.isfinite(top):
             continue
         # Of equally good parts, the one with the fewest members of all groups together, then the lowest tasks.
         equal = np.flatnonzero(scores >= top - TOLERANCE)
         total = size[subset ^ parts[equal]] + sizes[parts[equal]]
+        # `lexsort` sorts by its last key first.
         at = equal[int(np.lexsort((parts[equal], total))[0])]
         new[subset], choice[subset] = scores[at], parts[at]
         new_size[subset] = size[subset ^ parts[at]] + sizes[parts[at]]
@@ -114,8 +123,11 @@ def task_values(affinity: np.ndarray) -> np.ndarray:
     k = len(affinity)
     gains = np.where(np.isfinite(affinity), affinity, 0.0)
     gains[np.diag_indices(k)] = 0.0
+    # Row u has 1 for each task whose bit is set in u.
     members = (np.arange(1 << k)[:, None] >> np.arange(k)) & 1
+    # A task alone has a sum of 0, which the divisor 1 leaves at 0.
     others = np.maximum(members.sum(1) - 1, 1)
+    # The zero diagonal of `gains` leaves each task out of its own sum; tasks outside of a group get 0.
     values: np.ndarray = members @ gains / others[:, None] * members
     return values
 
@@ -128,10 +140,12 @@ def _best_hosts(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     sizes = _bit_counts(k)
     for part in range(1, count):
         tasks = [task for task in range(k) if part >> task & 1]
+        # All supersets of the part. Over all parts, these are 3^k pairs.
         groups = _subsets(full ^ part) | part
         sums = values[groups][:, tasks].sum(1)
         top = sums.max()
         equal = np.flatnonzero(sums >= top - TOLERANCE)
+        # Of equally good hosts, the smallest, then the one with the lowest number.
         at = equal[int(np.lexsort((groups[equal], sizes[groups[equal]]))[0])]
         best[part], host[part] = sums[at], groups[at]
     return best, host
@@ -176,6 +190,7 @@ def stability(draws: Sequence[np.ndarray], models: int, proposed: Grouping) -> S
     together, same = np.zeros((k, k)), 0
     for affinity in draws:
         grouping = group_tasks(affinity, models)
+        # As sets, because the groups are sorted by the tasks that count in them.
         same += set(grouping.groups) == set(proposed.groups)
         pairs = {pair for group in grouping.groups for pair in combinations(group, 2)}
         for i, j in pairs:
@@ -193,5 +208,6 @@ def draw_affinities(
     """
     draws = draws or max(FEWEST_DRAWS, min(DRAWS, WORK // 3 ** len(value)))
     generator = np.random.default_rng(seed)
+    # A 95 % interval of a normal distribution is 2 * 1.96 standard deviations wide.
     spread = np.where(np.isfinite(high - low), (high - low) / 3.92, 0.0)
     return [value + spread * generator.standard_normal(value.shape) for _ in range(draws)]

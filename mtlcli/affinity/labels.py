@@ -42,6 +42,7 @@ def label_statistics(target: Target, gold: Arrays) -> LabelStatistics:
     counts = target.class_counts(gold)
     numbers = target.as_numbers(gold)
     if counts is None and numbers is not None:
+        # NaN is an unknown score.
         return LabelStatistics(rows, score_kurtosis=excess_kurtosis(numbers[np.isfinite(numbers)]))
     if counts is None or not counts.sum():
         return LabelStatistics(rows)
@@ -54,6 +55,7 @@ def label_statistics(target: Target, gold: Arrays) -> LabelStatistics:
 def entropy_of(shares: np.ndarray) -> float:
     """Return the entropy of shares (C,) that sum to 1, in bits."""
     positive = shares[shares > 0]
+    # A single class gives -0.0.
     return max(0.0, float(-(positive * np.log2(positive)).sum()))
 
 

@@ -46,6 +46,7 @@ BLOCK = 5
 
 def lookahead_steps(updates: int) -> list[int]:
     """Return the numbers of updates after which the lookahead is measured."""
+    # Never before the first update, when the optimizer has no second moment.
     return [step for step in range(0, updates, EVERY) if step >= max(1.0, WARMUP * updates)]
 
 
@@ -76,11 +77,13 @@ class LookaheadRows:
         batches, size = self.sets[task].batches, self.run.train[task].batch_size
         if not batches:
             return [], []
+        # Rounded up to whole batches.
         for_loss = max(1, -(-LOSS_ROWS // size))
         wanted = min(STEP_BATCHES + for_loss, len(batches))
         for_step = max(1, min(STEP_BATCHES, wanted // 2))
         start = number * wanted % len(batches)
         next_batches = [batches[(start + place) % len(batches)] for place in range(wanted)]
+        # A task with a single batch uses it for both.
         return (next_batches[:for_step], next_batches[for_step:]) if wanted > 1 else (next_batches, next_batches)
 
 
@@ -98,8 +101,10 @@ def measure_lookahead(
     rate = rate_factor(run.config.optimizer, step, run.plan.steps) * run.config.optimizer.lr
     with evaluating(model):
         batches_of_step = [rows.of(number, task) for task in range(k)]
+        # All gradients are taken at the original weights, before any step is tried.
         gradients = [_mean_gradient(run, task, batches_of_step[task][0], parameters) for task in range(k)]
         with torch.no_grad():
+            # The rows of `before` and `after` are the same, so that their noise cancels in the difference.
             before = torch.tensor([_loss(run, task, batches_of_step[task][1]) for task in range(k)])
             divisors = torch.maximum(before, torch.tensor(list(floors), dtype=before.dtype))
             original = [parameter.detach().clone() for parameter in parameters]
@@ -109,6 +114,7 @@ def measure_lookahead(
                     direction = gradients[i] / _denominators(run, parameters, gradients[i])
                     for j in range(k):
                         first_order[i, j] = rate * (direction @ gradients[j]) / divisors[j]
+                    # Always from the original weights, so that the steps of other tasks do not add up.
                     _put(parameters, original, direction, rate)
                     after = torch.tensor([_loss(run, task, batches_of_step[task][1]) for task in range(k)])
                     affinity[i] = (before - after) / divisors
@@ -133,6 +139,7 @@ def _mean_gradient(
     total: Tensor | None = None
     for rows in batches:
         row = gradient_row(run.model, make_batch(run, task, rows), parameters)
+        # In place, because a row is as long as all shared parameters together.
         total = row if total is None else total.add_(row)
     if total is None:
         return torch.zeros(sum(parameter.numel() for parameter in parameters), device=run.device)
@@ -155,7 +162,9 @@ def _denominators(run: TrainingRun, parameters: Sequence[nn.Parameter], gradient
         if not state:  # an unused parameter has not moved; its gradient is 0
             parts.append(torch.ones(parameter.numel(), device=parameter.device))
             continue
+        # A copy: the second moment of the run itself is not updated.
         moment = config.beta2 * state["exp_avg_sq"].reshape(-1).float() + (1 - config.beta2) * own**2
+        # Adam's correction of the bias, for one update more than the run has made.
         parts.append((moment / (1 - config.beta2 ** (float(state["step"]) + 1))).sqrt() + config.eps)
     return torch.cat(parts)
 
@@ -180,10 +189,12 @@ def average(values: np.ndarray, rates: np.ndarray, *, seed: int, resamples: int 
     """
     from mtlcli.affinity.prediction import spearman, spearman_brown
 
+    # Z grows with the rate, so measurements during a warm-up would otherwise count less.
     scaled = values / rates[:, None, None] * rates.mean()
     count = len(scaled)
     mean = scaled.mean(0)
     low, high = np.full(mean.shape, np.nan), np.full(mean.shape, np.nan)
+    # An incomplete last block is left out, unless it is the only one.
     blocks = [scaled[start : start + BLOCK].mean(0) for start in range(0, count - count % BLOCK or count, BLOCK)]
     if len(blocks) > 1:
         generator = np.random.default_rng(seed_for(seed, "lookahead"))
@@ -192,6 +203,8 @@ def average(values: np.ndarray, rates: np.ndarray, *, seed: int, resamples: int 
     reliability = None
     if count > 1:
         off = ~np.eye(mean.shape[0], dtype=bool)
+        # Interleaved halves, so that both cover the whole run.
         rho = spearman(scaled[::2].mean(0)[off], scaled[1::2].mean(0)[off])
+        # The halves are of equal size, up to one measurement.
         reliability = None if rho is None else spearman_brown(rho, 1, 1)
     return Averaged(mean, low, high, reliability, count)

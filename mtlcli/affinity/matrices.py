@@ -34,6 +34,7 @@ def of_data(names: Sequence[str], units: Units) -> list[Measure]:
             if line is None:
                 continue
             shared[i, j] = Cell(line["sharing"] / line["dev_rows"] if line["dev_rows"] else None, n=line["dev_rows"])
+            # Symmetric measures are in the line of this order alone.
             if i < j:
                 words[i, j] = Cell(line["jaccard"])
                 overlap = line["labels"]
@@ -79,11 +80,13 @@ def of_gradients(names: Sequence[str], units: Units, warnings: list[str]) -> lis
         for i in range(len(names)):
             for j in range(i + 1, len(names)):
                 measured = [at for at, value in enumerate(values) if np.isfinite(value[i, j])]
+                # `debiased_cosine` uses equally many batches of both tasks.
                 batches = min(int(line["batches"][names[task]]) for line in lines for task in (i, j))
                 if not measured:
                     cells[i, j] = Cell(None, n=batches, why=NO_DIRECTION)
                     continue
                 mean = float(np.mean([values[at][i, j] for at in measured]))
+                # The batches differ between the times, so the errors are independent.
                 reach = 1.96 * float(np.sqrt(sum(errors[at][i, j] ** 2 for at in measured))) / len(measured)
                 low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (None, None)
                 details: dict[str, float | None] = {
@@ -104,6 +107,7 @@ def of_gradients(names: Sequence[str], units: Units, warnings: list[str]) -> lis
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
     """Return the mean over the first axis of what is not NaN; NaN where all are."""
+    # `np.nanmean` would warn where all are NaN.
     finite = np.isfinite(values)
     counts = finite.sum(0)
     mean: np.ndarray = np.where(counts > 0, np.where(finite, values, 0.0).sum(0) / np.maximum(counts, 1), np.nan)

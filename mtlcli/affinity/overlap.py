@@ -92,6 +92,7 @@ def words_of(split: Split) -> TaskWords:
     position = 0
     for row, texts in enumerate(split.texts()):
         if split.target.unit == "word":
+            # `clusters` of tags has one entry for each word, over all rows in order.
             for text in texts:
                 for word in text.words if isinstance(text, Words) else WORD.findall(str(text)):
                     words.append(numbers.setdefault(word.casefold(), len(numbers)))
@@ -110,6 +111,7 @@ def mutual_information(table: np.ndarray) -> tuple[float, float, float]:
     joint = table / table.sum()
     rows, columns = joint.sum(1), joint.sum(0)
     of_rows, of_columns, of_joint = (_entropy(shares) for shares in (rows, columns, joint))
+    # Rounding can make it slightly negative.
     information = max(0.0, of_rows + of_columns - of_joint)
     divisors = (of_joint, (of_rows + of_columns) / 2, max(of_rows, of_columns))
     by_joint, by_sum, by_max = (information / divisor if divisor > 0 else 0.0 for divisor in divisors)
@@ -141,9 +143,11 @@ def label_overlap(
     left_words, right_words = (np.array(side, dtype=np.int64) for side in zip(*shared, strict=True))
     left, right = _Counts(first, left_words), _Counts(second, right_words)
     of_first, of_second = left.of(first.clusters), right.of(second.clusters)
+    # Permuting the labels among labeled rows does not change these counts, so `frequent` holds for every null.
     frequent = (of_first.sum(1) >= fewest) & (of_second.sum(1) >= fewest)
     if not frequent.any():
         return None
+    # Only the labels of the first side are permuted.
     fixed = _shares(of_second[frequent])
     value, by_sum, _ = mutual_information(_shares(of_first[frequent]).T @ fixed)
     generator = np.random.default_rng(seed_for(seed, "label overlap"))
@@ -161,6 +165,7 @@ class _Counts:
     """Count the labels of some words of a data set, again for every permutation of its labels."""
 
     def __init__(self, words: TaskWords, wanted: np.ndarray) -> None:
+        # The occurrences are looked up once; each permutation then needs only `of`.
         places = np.full(len(words.vocabulary), -1, dtype=np.int64)
         places[wanted] = np.arange(len(wanted))
         of_word = places[words.words]
@@ -172,6 +177,7 @@ class _Counts:
         """Return how often each word has each label (words, C)."""
         of_words = labels[self.owners]
         labeled = of_words >= 0
+        # The cells of the table (words, C) in one dimension, so that one `bincount` fills all of them.
         cells = self.words[labeled] * self.classes + of_words[labeled]
         return np.bincount(cells, minlength=self.rows * self.classes).reshape(self.rows, self.classes)
 
@@ -203,6 +209,7 @@ def texts_of(split: Split) -> RowTexts:
     """Return the digests of a split's normalized texts, by which rows of other splits are found again."""
     texts, wholes = [], []
     for row in split.texts():
+        # Sorted, so that both orders of a pair have the same whole.
         digests = sorted(_digest(normalized(str(text))) for text in row)
         texts.append(frozenset(digests))
         wholes.append(b"".join(digests))
@@ -210,6 +217,7 @@ def texts_of(split: Split) -> RowTexts:
 
 
 def _digest(text: str) -> bytes:
+    # JSON can escape a lone surrogate, which strict UTF-8 cannot encode. 12 bytes make collisions negligible.
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
@@ -219,6 +227,7 @@ def leaks(train: RowTexts, dev: Sequence[RowTexts]) -> Leaks:
     rows, sharing, total = [], 0, 0
     for split in dev:
         for texts, whole in zip(split.texts, split.wholes, strict=True):
+            # Rows are numbered over all dev sets of the task.
             if whole in wholes:
                 rows.append(total)
             sharing += bool(texts & singles)

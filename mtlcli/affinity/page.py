@@ -36,6 +36,7 @@ def affinity_page(affinity: Affinity) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     """Return a number for a table: `-` for none, and no sign on a rounded zero."""
+    # + 0.0 turns -0.0 into 0.0.
     return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
@@ -102,6 +103,7 @@ def _groups(affinity: Affinity) -> Section:
 
 
 def _without_diagonal(values: Sequence[Sequence[float]]) -> list[list[float | None]]:
+    # No pair holds a task twice, so the diagonal is always 0; None leaves these cells empty.
     return [[None if i == j else value for j, value in enumerate(row)] for i, row in enumerate(values)]
 
 
@@ -130,6 +132,7 @@ def heat_of(measure: Measure, tasks: Sequence[str]) -> str:
 
 
 def _matrices(affinity: Affinity) -> Section:
+    # The prefix ends with a space, which the total, `gradient-cosine`, does not have.
     whole = [measure for measure in affinity.measures if not measure.name.startswith("gradient-cosine ")]
     blocks = [measure for measure in affinity.measures if measure.name.startswith("gradient-cosine ")]
     text = (

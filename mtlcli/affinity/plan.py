@@ -101,12 +101,14 @@ def plan_affinity(
         raise MtlError("--confirm: compares gains, so --measures must have gain")
     of_gradients = [name for name in options.measures if name in ("gradients", "lookahead")]
     if of_gradients:
+        # Before the data is read, as far as the architecture alone decides it.
         check_shared(base, None, of_gradients)
     start = time.perf_counter()
     run = set_up(joint_config(base, options.updates), cache=cache, tell=tell)
     seconds = time.perf_counter() - start
     of_runs = [name for name in options.measures if name in ("gain", "transfer", "logme")]
     if of_gradients:
+        # Again with the model, which shows what is trainable.
         check_shared(base, run, of_gradients)
     gains = None
     alone = updates_of(base, run)
@@ -126,6 +128,7 @@ def plan_affinity(
         keep_models=options.keep_models,
         confirm=options.models if options.confirm else 0,
     )
+    # Measures and seeds are not among the settings, because a later call can add some.
     settings = {
         "recipe": base.plain(),
         "rows": run.content(),
@@ -148,6 +151,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key, old, new in differences(before["recipe"], now["recipe"])
     ]
     rows = [name for name in {**before["rows"], **now["rows"]} if before["rows"].get(name) != now["rows"].get(name)]
+    # Other rows follow from another recipe, which is the more useful message.
     if rows and not lines:
         lines.append(f"the rows of {one_of(rows)}")
     return lines + [
@@ -161,4 +165,5 @@ def remove_affinity(folder: Path) -> list[str]:
     """Remove what `mtl affinity` wrote, and return the names of everything else that is left in the folder."""
     for name in (UNITS, SUMMARY, PAGE, RUNS, JOINT):
         discard(folder / name)
+    # The lock is held by this command.
     return sorted(path.name for path in folder.iterdir() if path.name != LOCK)

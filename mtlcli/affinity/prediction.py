@@ -118,9 +118,11 @@ def predictions(
     mean = gains.mean(0)
     reliability = gain_reliability(gains, seed=seed)
     generator = np.random.default_rng(seed)
+    # Draws are made once for all measures, because `winner` compares the measures draw by draw.
     drawn: dict[str, list[float]] = {name: [] for name in measures}
     drawn_within: dict[str, list[float]] = {name: [] for name in measures}
     drawn_tasks: dict[str, list[float]] = {name: [] for name in measures}
+    # Without the diagonal, which is NaN.
     pairs = np.flatnonzero(np.isfinite(mean).ravel())
     for _ in range(resamples):
         moved = _moved(gains, mean, generator.integers(count, size=(count,)))
@@ -130,14 +132,17 @@ def predictions(
         for name, x in measures.items():
             pairs_of_measure = of_pairs[np.isfinite(x.ravel()[of_pairs])]
             _append(drawn[name], spearman(x.ravel()[pairs_of_measure], moved.ravel()[pairs_of_measure]))
+            # Rows are drawn, so every column is still one receiver.
             _append(drawn_within[name], within_receivers(x[sources], moved[sources]))
             if k >= ENOUGH_TASKS:
+                # A task that is drawn twice is paired with itself, where the NaN of the diagonal leaves the pair out.
                 _append(drawn_tasks[name], _over(x[np.ix_(tasks, tasks)], moved[np.ix_(tasks, tasks)]))
     rows = []
     for name, x in measures.items():
         both = np.isfinite(x) & np.isfinite(mean)
         rho = spearman(x[both], mean[both])
         of_measure = None if reliabilities is None else reliabilities.get(name)
+        # Attenuation: the expected correlation is at most the root of the product of both reliabilities.
         ceiling = (
             None
             if reliability is None
@@ -196,6 +201,7 @@ def gain_reliability(gains: np.ndarray, *, seed: int = 0, resamples: int = RESAM
     flat = flat[:, np.isfinite(flat).all(0)]
     if count < 2 or flat.shape[1] < 3:
         return None
+    # An even number of seeds gives each split twice, which does not change the mean.
     halves = [np.array(half) for half in combinations(range(count), count // 2)]
     splits = [(half, np.setdiff1d(np.arange(count), half)) for half in halves]
 
@@ -205,6 +211,7 @@ def gain_reliability(gains: np.ndarray, *, seed: int = 0, resamples: int = RESAM
         return spearman_brown(float(np.mean(defined)), len(splits[0][0]), len(splits[0][1])) if defined else 0.0
 
     generator = np.random.default_rng(seed)
+    # Fewer draws than for the measures, because each one correlates all splits of the seeds.
     drawn = [of(flat[:, generator.integers(flat.shape[1], size=flat.shape[1])]) for _ in range(resamples // 10)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Reliability(of(flat), float(low), float(high))
@@ -218,6 +225,7 @@ def spearman_brown(correlation: float, first: int, second: int) -> float:
     """
     if correlation <= 0:
         return 0.0
+    # Bisection, because the product rises with the reliability of one repetition; 60 halvings exhaust float64.
     low, high = 0.0, 1.0
     for _ in range(60):
         single = (low + high) / 2

@@ -50,6 +50,7 @@ def joint_config(base: Config, updates: int) -> Config:
         "epochs": None,
         "steps_per_epoch": updates,
         "patience": None,
+        # Half precision would round away the small differences that the lookahead measures.
         "precision": "fp32",
         "select_by": "mean",
     }
@@ -101,6 +102,7 @@ class HeadFit:
 def fit_head(run: TrainingRun, task: int) -> HeadFit:
     """Fit the head of a task on features of the encoder as it is, and keep it at its lowest held-out loss."""
     model, source, config = run.model, run.train[task], run.config
+    # A source of its own, because the position of the run's batches must not change.
     made = TaskBatches(
         source.tokenized,
         task=task,
@@ -111,15 +113,20 @@ def fit_head(run: TrainingRun, task: int) -> HeadFit:
         order_name=f"affinity heads {source.name}",
     )
     count = min(made.per_pass, -(-HEAD_ROWS // made.batch_size))
+    # A batch without a labeled row has no loss.
     batches = [batch for batch in (made.next().to(run.device) for _ in range(count)) if batch.units]
     with evaluating(model), torch.no_grad():
+        # The encoder runs once for each batch, because only the head changes below.
         parts = [(batch, model.states_of([task], batch)) for batch in batches]
     held = max(1, round(HELD_OUT * len(parts)))
+    # A single batch has to serve for both.
     training, judging = (parts[held:], parts[:held]) if len(parts) > 1 else (parts, parts)
     head = model.head(task)
+    # Copied, because a state dict refers to the parameters themselves.
     best, state, best_step = _loss_of(run, judging), copy.deepcopy(head.state_dict()), 0
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
     if parameters:
+        # The peak rate that `make_optimizer` gives to heads.
         optimizer = torch.optim.AdamW(parameters, lr=config.optimizer.head_lr or 10 * config.optimizer.lr)
         every = max(1, len(training) // 2)
         devices = [run.device] if run.device.type == "cuda" else []
@@ -129,6 +136,7 @@ def fit_head(run: TrainingRun, task: int) -> HeadFit:
             for step in range(1, min(HEAD_STEPS, HEAD_PASSES * len(training)) + 1):
                 batch, states = training[(step - 1) % len(training)]
                 model.eval()
+                # In every step, because `_loss_of` leaves all modules in evaluation mode.
                 head.train()
                 optimizer.zero_grad(set_to_none=True)
                 output = model.output(task, batch, model.features(task, batch, states))
@@ -140,6 +148,7 @@ def fit_head(run: TrainingRun, task: int) -> HeadFit:
                     loss = _loss_of(run, judging)
                     if loss < best:
                         best, state, best_step = loss, copy.deepcopy(head.state_dict()), step
+        # The joint run must not start with gradients of this optimizer.
         for parameter in model.parameters():
             parameter.grad = None
         head.load_state_dict(state)
@@ -188,11 +197,13 @@ def joint_run(
     make_folder(folder)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
     last = max(wanted)
+    # Set-up draws a number of values that depends on the plugins.
     torch.manual_seed(run.config.training.seed)
     saved, _ = checkpoint.latest(folder / CHECKPOINTS)
     if saved is None:
         yield "fitting the heads on features of the frozen encoder"
         fits = {name: fit_head(run, task) for task, name in enumerate(run.model.names)}
+        # Before the first checkpoint: where there is one, the heads are not fitted again.
         fitted({name: asdict(fit) for name, fit in fits.items()})
         progress = Progress(cursors=[0] * len(run.tasks))
         save(run, folder, progress)
@@ -209,8 +220,10 @@ def joint_run(
             if not stopping:
                 yield from enter_stage(run, folder, progress)
                 take_step(run, progress, log)
+            # Saved on a stop even without an update, so that the next call is at the same position.
             if stopping or progress.step % SAVE_EVERY == 0 or progress.step in keep:
                 save(run, folder, progress)
             if stopping:
                 return
+    # If measures are added later, the run is repeated from the start, with the same numbers.
     discard(folder / CHECKPOINTS)

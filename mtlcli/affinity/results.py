@@ -173,6 +173,7 @@ class Units:
         """
         self.path = folder / UNITS
         self._lines: dict[tuple[str, str], dict[str, Any]] = {}
+        # As JSON returns it, so that tuples equal the lists that are stored.
         plain = json.loads(json.dumps(dict(settings)))
         texts = self._read()
         lines = [line for line in map(_parsed, texts) if line is not None]
@@ -183,6 +184,7 @@ class Units:
                     "another --output, or --overwrite to replace it"
                 )
             for line in lines[1:]:
+                # The text of a unit is its key, because a list cannot be one. A later line replaces an earlier one.
                 self._lines[line["measure"], json.dumps(line["unit"])] = line
             # An unfinished last line is what a kill leaves; appending to it would damage the next one.
             if len(lines) < len(texts):
@@ -196,6 +198,7 @@ class Units:
 
     def _read(self) -> list[str]:
         try:
+            # With the line ends, without which `_parsed` could not recognize an unfinished line.
             return self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         except FileNotFoundError:
             return []
@@ -214,8 +217,10 @@ class Units:
 
     def add(self, measure: str, unit: object, **values: Any) -> None:
         """Write the line of a finished unit. Raise MtlError if it cannot be written."""
+        # As a later call reads it, so that a summary does not depend on which call measured a unit.
         line = json.loads(json.dumps({"measure": measure, "unit": unit, **values}))
         try:
+            # Not atomic: an unfinished line is left out by `_parsed`, and its unit is measured again.
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:

@@ -25,6 +25,7 @@ def shared_encoder(model: MultiTaskModel) -> list[tuple[str, nn.Parameter]]:
 
 def encoder_blocks(model: MultiTaskModel, words: str) -> list[tuple[str, slice]]:
     """Return the blocks of `shared_encoder` by layer, with the word embeddings as a block called `words` of their own."""
+    # By id, because the word embeddings have another name in every kind of encoder.
     embeddings = {
         id(p)
         for task in range(len(model.names))
@@ -77,9 +78,12 @@ def measured_batches(run: TrainingRun, task: int, purpose: str, most: int) -> Me
     order = generator.permutation(len(source.tokenized))
     if source.group is not None:
         members = [other for other, batches in enumerate(run.train) if batches.group == source.group]
+        # A group has one `order_name`, and so one permutation, of which each member takes every n-th row.
         order = order[members.index(task) :: len(members)]
     split = run.tasks[task].splits["train"]
+    # After the division: members of a group can lack labels in different rows, which would shift their parts.
     order = order[split.target.units(split.gold)[order] > 0]
+    # Full batches only, because the gradients of a task are treated as equally distributed.
     count = min(most, len(order) // source.batch_size)
     return MeasuredBatches(tuple(order[: count * source.batch_size].reshape(count, source.batch_size)))
 
@@ -94,11 +98,13 @@ def mean_loss(model: MultiTaskModel, batch: Batch) -> Tensor:
     losses = model.losses(batch.task, model(batch.task, batch), batch)
     if batch.weights is not None:
         losses = losses * batch.weights
+    # Without a labeled row, both the sum and the mean are 0.
     return losses.sum() / (batch.units or 1.0)
 
 
 def gradient_row(model: MultiTaskModel, batch: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return the gradient of a batch's loss with respect to parameters, flat (P,) float32; `.grad` is not touched."""
+    # A task need not use every shared parameter.
     gradients = torch.autograd.grad(mean_loss(model, batch), parameters, allow_unused=True)
     return torch.cat(
         [

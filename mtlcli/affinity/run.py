@@ -89,6 +89,7 @@ def confirm_groups(
     """
     if plan.gains is None:
         raise MtlError("--confirm: compares gains, so --measures must have gain")
+    # Without `open_study`: the plan holds the same Study, into which `measure_affinity` has read the finished runs.
     study = plan_confirmation(plan.gains, groups, plan.options.seeds, plan.options.budget)
     yield Doing(f"training the proposed groups again: {len(study.jobs)} runs")
     for event in run_study(study, folder / RUNS, command=command, stop=stop):
@@ -122,6 +123,7 @@ def _measure_data(plan: AffinityPlan, units: Units) -> Iterator[Event]:
             continue
         leaked = leaks(train[i], dev[j])
         values: dict[str, Any] = {"leaked": list(leaked.rows), "sharing": leaked.sharing, "dev_rows": leaked.total}
+        # Symmetric measures are stored once, in the line of this order of the pair.
         if i < j:
             values["jaccard"] = jaccard(words[i].vocabulary, words[j].vocabulary)
             overlap = label_overlap(words[i], words[j], seed=run.config.training.seed)
@@ -143,6 +145,7 @@ def _measure_data(plan: AffinityPlan, units: Units) -> Iterator[Event]:
 def _measure_joint(plan: AffinityPlan, folder: Path, units: Units, stop: Callable[[], bool]) -> Iterator[Event]:
     """Measure gradients at three times of the joint run, and the lookahead every few updates."""
     run, options = plan.run, plan.options
+    # A dict as an ordered set, because two of the times are equal in a very short run.
     gradients = dict.fromkeys((0, options.updates // 3, options.updates)) if "gradients" in options.measures else {}
     ahead = lookahead_steps(options.updates) if "lookahead" in options.measures else []
     open_gradients = [step for step in gradients if units.get("gradients", step) is None]
@@ -160,6 +163,7 @@ def _measure_joint(plan: AffinityPlan, folder: Path, units: Units, stop: Callabl
             continue
         step = event.step
         if step in open_gradients:
+            # Built only when needed, because the signs take a byte for each parameter.
             if sketch is None:
                 sketch = Sketch(encoder_blocks(run.model, WORDS), run.config.training.seed)
             yield Doing(f"gradients after {step} of {options.updates} updates of the joint run")
@@ -195,7 +199,9 @@ def _measure_gradients(
     parameters = [parameter for _, parameter in shared_encoder(run.model)]
     place = folder / "sketches" / f"step-{step}"
     place.mkdir(parents=True, exist_ok=True)
+    # Different batches at each of the three times, so that the noise of their cosines is independent.
     batches = [measured_batches(run, task, f"gradients {number}", plan.options.batches).batches for task in range(k)]
+    # The same parameters as in the total.
     without_words = [columns for name, columns in sketch.columns.items() if name != WORDS]
     rows: list[list[np.ndarray]] = [[] for _ in range(k)]
     for part in in_rounds(plan.options.batches, ROUND):
@@ -211,14 +217,17 @@ def _measure_gradients(
                     with evaluating(run.model):
                         batch = make_batch(run, task, batches[task][index])
                         folded = sketch.fold(gradient_row(run.model, batch, parameters))
+                    # Atomic, so that an existing file is never a partial sketch.
                     write_whole(path, folded.tobytes())
                 rows[task].append(folded)
+        # A task without further batches cannot become more reliable, and does not keep the others measuring.
         if all(
             len(own) == len(possible) or (len(own) > 1 and _reliability(own, without_words) >= ENOUGH)
             for own, possible in zip(rows, batches, strict=True)
         ):
             break
     _summarize_gradients(units, step, run.model.names, rows, sketch)
+    # After the line is written, because the sketches are what a stopped call resumes from.
     discard(place)
     return True
 
@@ -232,6 +241,7 @@ def _stored(path: Path, size: int) -> np.ndarray | None:
 
 
 def _reliability(rows: Sequence[np.ndarray], columns: Sequence[slice]) -> float:
+    # In float64, because U is a small difference of large sums.
     stacked = np.stack(rows).astype(np.float64)
     return direction(sum(stacked[:, part] @ stacked[:, part].T for part in columns)).reliability  # type: ignore[arg-type]
 
@@ -243,6 +253,7 @@ def _summarize_gradients(
     total = np.concatenate([np.arange(part.start, part.stop) for name, part in sketch.columns.items() if name != WORDS])
     measured = [cosines_of(TOTAL, [task[:, total] for task in stacked])]
     measured += [cosines_of(name, [task[:, part] for task in stacked]) for name, part in sketch.columns.items()]
+    # Interleaved halves of the batches of each task, for `pair_reliability`.
     odd, even = (cosines_of(TOTAL, [task[half::2][:, total] for task in stacked]).cosines for half in (0, 1))
     units.add(
         "gradients",
@@ -272,6 +283,7 @@ def _measure_logme(plan: AffinityPlan, runs: Path, units: Units, stop: Callable[
     todo = [
         (source, name)
         for name in names
+        # None is the pretrained encoder, to which `of_logme` compares the others.
         for source in [None, *names]
         if source != name and units.get("logme", [source, name]) is None
     ]

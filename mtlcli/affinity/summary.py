@@ -109,6 +109,7 @@ def _proposal(
     share, together, draws = None, None, 0
     if np.isfinite(low).any():
         stable = stability(
+            # An unknown value counts as 0, as in `group_tasks`.
             draw_affinities(np.nan_to_num(values), low, high, seed_for(plan.run.config.training.seed, "grouping")),
             plan.options.models,
             grouping,
@@ -159,6 +160,7 @@ def baselines(run: TrainingRun, labels: Mapping[str, LabelStatistics], gains: Ga
         ("label kurtosis of source", "share_kurtosis"),
     ):
         values = np.array([np.nan if (value := getattr(labels[name], key)) is None else value for name in names])
+        # A single known value has no order.
         if np.isfinite(values).sum() > 1:
             predictors[title] = np.repeat(values[:, None], k, 1)
     if gains is not None:
@@ -168,6 +170,7 @@ def baselines(run: TrainingRun, labels: Mapping[str, LabelStatistics], gains: Ga
     return predictors
 
 
+# What is to be predicted, and transfer, which needs more runs than the gains themselves.
 NOT_PREDICTORS = ("gain", "gain-without-leaks", "transfer")
 
 
@@ -263,6 +266,7 @@ def _directions(names: Sequence[str], units: Units) -> dict[str, dict[str, float
             "share": float(np.mean([line["blocks"][TOTAL]["share"][task] for line in lines])),
             "reliability": float(np.mean([line["blocks"][TOTAL]["reliability"][task] for line in lines])),
             "batches": float(np.mean([line["batches"][name] for line in lines])),
+            # Frozen word embeddings have no block.
             "share of word embeddings": float(np.mean([line["blocks"][WORDS]["share"][task] for line in lines]))
             if WORDS in lines[0]["blocks"]
             else None,

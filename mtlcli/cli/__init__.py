@@ -39,6 +39,7 @@ cores, a step of `tiny` takes 127 ms with libgomp's default and 42 ms with this;
 TOGETHER = ("train", "eval", "predict")
 """Commands that several processes can run together."""
 
+# Control characters, line separators and bidirectional marks.
 CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 SUMMARY = "Fine-tune one text encoder on several tasks, evaluate it, and use it for prediction."
 
@@ -52,6 +53,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    # `main` prints the errors of users; a bug keeps Python's own traceback.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -90,16 +92,20 @@ def main() -> None:
     if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
         # Python takes file names for ASCII, and the libraries under it refuse what it then makes of other letters.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "mtlcli", *sys.argv[1:]])
+    # Before torch is imported. A value that the user has set stays.
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         _refuse_processes(sys.argv[1:])
         if not world().is_alone:
             # Where another process ends, PyTorch would log a stack of its own code above our line.
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        # Otherwise click would print errors in its own form and end the process. It returns the code of `typer.Exit`,
+        # and None for a command that ends normally.
         code = app(standalone_mode=False, prog_name="mtl")
         sys.stdout.flush()  # a full disk shows here, not when Python ends
         world().leave()
         _leave_at_once(code, seconds=0.0)
+    # A question of `typer.confirm` that was answered with no, or Ctrl-C at it.
     except typer.Abort:
         code = 130
     except UsageMistake as error:
@@ -123,6 +129,7 @@ def main() -> None:
         code = 2
         _leave_at_once(code)
     except BrokenPipeError:
+        # The exit code of a process that SIGPIPE ended, as a shell reports it: 128 + 13.
         _discard_standard_output()
         code = 141
     except OSError:
@@ -181,6 +188,7 @@ def _leave_at_once(code: object, seconds: float = 0.5) -> None:
 
 def _refuse_processes(arguments: list[str]) -> None:
     """Raise MtlError for a command that several processes cannot run together."""
+    # The options before the command, such as --version, take no values, so this word is the command.
     command = next((word for word in arguments if not word.startswith("-")), "")
     if command and not world().is_alone and command not in TOGETHER:
         raise MtlError(

@@ -73,6 +73,7 @@ def affinity(
 
     Example: mtl affinity -t sst -t quora -t sts --sample --updates 40 --steps 40 --seeds 1,2 -o affinity/first
     """
+    # Before the imports, which take seconds.
     if budget not in BUDGETS:
         raise MtlError(f'--budget: found "{budget}"; expected {" or ".join(BUDGETS)}')
     from mtlcli.affinity.plan import Options, check_folder, parse_measures, plan_affinity, remove_affinity
@@ -93,6 +94,7 @@ def affinity(
     config = run.configure()
     new = Path("affinity") / f"{'-'.join(config.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
     with own_folder(output, new, check_folder) as folder:
+        # Under the lock, so that no other process changes the folder between the plan and the measurement.
         plan = plan_affinity(
             config, wanted, folder, cache=cache_folder(), tell=lambda line: None if run.quiet else say(line, err)
         )
@@ -146,7 +148,9 @@ def _measure(plan: "AffinityPlan", folder: Path, quiet: bool) -> None:
                 plan, folder, result.proposal.groups, command=command_line(), stop=interrupts.requested
             )
             failed += _follow(events, quiet)
+            # Again, to include the runs that confirm the groups.
             result = summarize(plan, folder, units)
+    # Also after an interruption, so that the page shows what was measured so far.
     write_affinity(result, folder)
     write_whole(folder / PAGE, affinity_page(result))
     if interrupts.signal is not None:
@@ -155,6 +159,7 @@ def _measure(plan: "AffinityPlan", folder: Path, quiet: bool) -> None:
     _show(result)
     say(f"wrote {folder / SUMMARY} and {folder / PAGE}")
     if failed:
+        # After the tables, which cover the other runs; the command still exits with code 2.
         raise MtlError(*failed)
 
 
@@ -171,6 +176,7 @@ def _follow(events: Iterable["Event"], quiet: bool) -> list[str]:
             match event:
                 case Doing(text=text) if not quiet:
                     say(text, err)
+                # In a log, the line at the end of the run is enough.
                 case RunStarted() if not quiet and err.is_terminal:
                     say(f"{event.number}/{event.total} {event.job.place}", err)
                 case Started(plan=run_plan):
@@ -187,6 +193,7 @@ def _follow(events: Iterable["Event"], quiet: bool) -> list[str]:
                     elif not quiet and not event.reused:
                         say(f"{event.number}/{event.total} {event.record.place}", err)
     finally:
+        # Also after an error, which the bar would overwrite.
         if view:
             view.close()
     return failed
@@ -248,4 +255,5 @@ def _short(value: float | None, low: float | None, high: float | None, digits: i
     if value is None:
         return "-"
     reach = "" if low is None or high is None else f" ±{(high - low) / 2:.{digits}f}"
+    # Adding 0.0 turns -0.0 into 0.0.
     return f"{round(value, digits) + 0.0:.{digits}f}{reach}"

@@ -29,6 +29,7 @@ def check(
 
     Example: mtl check --task sst --task quora --balancer pcgrad --sample
     """
+    # Before the imports of torch, so that a wrong combination of flags is reported at once.
     trains_seeds = run.trains_seeds
     from mtlcli.trackers.session import make_trackers
     from mtlcli.training.dry_run import dry_run
@@ -42,6 +43,7 @@ def check(
         opened = next((seed_run for seed_run in group.runs if not seed_run.is_complete), group.runs[0])
     else:
         opened = open_training(run.configure, run.output, resume=run.resume, overwrite=run.overwrite)
+    # Only to find a missing package or a wrong option; a tracker starts with its run.
     make_trackers(opened.config.trackers)
     # Without a token cache, because this command writes nothing.
     prepared = set_up_run(opened, lambda line: None if run.quiet else say(line, err), cache=False)
@@ -49,6 +51,7 @@ def check(
     if not run.quiet:
         for note in opened.notes:
             say(f"note: {note}")
+        # Warnings follow at the end, also with --quiet. No marker file, because this command writes nothing.
         show_plan(prepared.plan, warnings=False, remember=False)
         _show_batches(results)
         for loaded in prepared.tasks:

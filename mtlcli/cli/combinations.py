@@ -89,6 +89,7 @@ def _rejections(single: "Sequence[Pair]", double: "Sequence[Pair]") -> list[Reje
             # Without the scheduler's name, so that pairs with different schedulers fall into one group.
             reason = problem.reason.replace(f'the scheduler "{pair.first[1]}"', "the scheduler")
             always_and_alone = partners.setdefault((reason, problem.method), ([], []))
+            # The index is a bool: partners that are always rejected, and those that work with two micro-batches.
             always_and_alone[(pair.first, pair.second) in works_doubled].append(_label(other, single))
     grouped: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for (reason, method), (always, alone) in partners.items():
@@ -120,6 +121,7 @@ def _markdown(
     """Return a Markdown table of the schedulers against the other families, and all rejections as sentences."""
     from mtlcli.registry import FAMILIES, METHODS
 
+    # The schedulers are the columns.
     columns, *families = METHODS
     by_pair = {(pair.first, pair.second): pair.works for pair in single}
     by_pair_doubled = {(pair.first, pair.second): pair.works for pair in double}

@@ -48,6 +48,7 @@ def compare(
     comparison = compare_runs(runs, split=split, tasks=task or (), metrics=metric or (), resamples=resamples)
     if not quiet:
         for note in comparison.notes:
+            # On standard error, so that --json leaves only JSON on standard output.
             say(f"note: {note}", err)
     if as_json:
         print(json.dumps(_plain(comparison, resamples), indent=None if quiet else 1))
@@ -62,6 +63,7 @@ def show_comparison(comparison: "Comparison", resamples: int) -> None:
     for letter, side in zip(letters, sides, strict=True):
         seeds = f" ({len(side.seeds)} seeds: {', '.join(map(str, side.seeds))})" if side.seeds else ""
         say(f"{letter}  {side.name}{seeds}")
+    # Side A is the baseline.
     for other, letter in list(enumerate(letters))[1:]:
         say("")
         rows = [row for row in comparison.compared if row.other == other]

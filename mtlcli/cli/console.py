@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from mtlcli.training.events import Evaluated, Stepped
     from mtlcli.training.plan import Plan
 
+# Texts are printed as they are: names of tasks and files may contain brackets or `:smile:`.
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def say(text: str, console: Console = out) -> None:
     """Print one line unwrapped."""
+    # Without soft wrapping, rich would break lines at 80 columns in a pipe.
     console.print(Text(text), soft_wrap=True)
 
 
@@ -43,6 +45,7 @@ def grid(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], gap:
     """Return a table without lines. Columns are (name, `left` or `right`), with `gap` spaces between them."""
     made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for name, side in columns:
+        # Folded over several lines; by default rich cuts long cells, such as paths.
         made.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
@@ -95,6 +98,7 @@ def show_plan(plan: "Plan", *, warnings: bool = True, remember: bool = True) -> 
         for column, meaning in PLAN_COLUMNS.items():
             explain(f"  {column}: {meaning}")
     epochs = len(plan.epoch_ends)
+    # The last epoch does not count, because --steps can cut it short.
     even = all(end == plan.steps_per_epoch * (1 + index) for index, end in enumerate(plan.epoch_ends[:-1]))
     length = f" of {plan.steps_per_epoch}" if even else ""
     memory = f"; the gradients of each task take {size(plan.rows_buffer_bytes)}" if plan.rows_buffer_bytes else ""
@@ -160,6 +164,7 @@ def show_results(results: "Mapping[str, Mapping[str, Mapping[str, Estimate]]]", 
         ("task", ""), ("split", ""), ("metric", ""), ("value", "right"), ("95 % interval", ""), ("n", "right"), ("groups", "right"),
     ]  # fmt: skip
     show_warnings(results)
+    # The column of groups is left out if no row has any.
     width = 7 if any(row[-1] for row in rows) else 6
     table(title, columns[:width], [row[:width] for row in rows])
 
@@ -187,6 +192,7 @@ def show_spreads(group: "Group") -> None:
     results = read_results(group.runs[0]).tasks
     for task, splits in spreads(group.runs).items():
         for split, metrics in splits.items():
+            # A spread has no sets; those of the first run are the same for all seeds.
             sets = next(iter(results[task][split].values())).sets
             if len(sets) == 1:
                 continue  # it repeats the set that selects checkpoints
@@ -222,6 +228,7 @@ class TrainingView:
     def stepped(self, event: "Stepped") -> None:
         """Move the bar, or print a line at every twentieth of the run."""
         for name, loss in event.losses.items():
+            # An exponential mean over about 20 steps, without losses that are NaN (the only number unequal to itself).
             old = self.means.get(name, loss)
             self.means[name] = old + 0.05 * (loss - old) if loss == loss else old
         self.times = [*self.times[-50:], (time.monotonic(), event.step)]
@@ -242,6 +249,7 @@ class TrainingView:
 
     def _text(self) -> str:
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in self.means.items())
+        # Imported here, because torch would slow down `mtl --help`.
         from mtlcli.devices import peak_memory
 
         return f"{losses}  {self.rate():.1f} steps/s  {size(peak_memory())}"
@@ -250,6 +258,7 @@ class TrainingView:
         """Print the primary metric of every task on one line, of a task with several dev sets their mean and each of them."""
         if self.quiet:
             return
+        # The rate of steps does not include the time of the evaluation.
         self.times = [(time.monotonic(), event.step)]
         scores = "  ".join(
             f"{task} {metric} {value:.4f}{_of_sets(event.sets.get(task, {}), metric)}"

@@ -39,9 +39,11 @@ def ensemble(
 
     Example: mtl ensemble runs/a runs/b runs/c --threshold sst=0.5 --output runs/ensemble
     """
+    # Before the imports and before runs are read, so that a malformed value is reported at once.
     thresholds = _thresholds(threshold or [])
     from mtlcli.runs.ensemble import check_place, choose, write
 
+    # Before `choose`, which reads all files of the runs to compare their digests.
     check_place(output, overwrite=overwrite)
     selection = choose(runs, thresholds)
     write(selection, output)
@@ -67,6 +69,7 @@ def _thresholds(texts: list[str]) -> dict[str, float]:
             number = float(value)
         except ValueError:
             number = math.nan
+        # float() also reads "nan" and "inf".
         if not name or not math.isfinite(number):
             errors.append(f"--threshold {text}: expected TASK=VALUE, such as sst=0.5")
         elif name in thresholds:

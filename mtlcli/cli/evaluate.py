@@ -68,9 +68,11 @@ def evaluate(
         precision=precision, by_class=per_class,
     )  # fmt: skip
     results = evaluation.results
+    # The other processes have predicted their part of the rows and have no results.
     if not world().is_main:
         return
     if not quiet:
+        # On standard error, so that --json leaves only JSON on standard output.
         for note in evaluation.notes:
             say(f"note: {note}", err)
     if as_json:

@@ -48,6 +48,7 @@ def export(
     decoding: Annotated[
         bool,
         typer.Option(
+            # The leading space means that there is no flag --decoding.
             " /--no-decoding",
             help="For onnx: output what the heads compute, for heads whose decoding no graph can hold.",
         ),
@@ -93,6 +94,7 @@ def export(
         settings = OnnxSettings(tuple(task or ()), data, joint, decoding, overwrite, int8, reduce_range, force)
         _onnx(run, output or run / "onnx", settings, quiet=quiet)
         return
+    # An option that has no effect would mislead.
     given = {"--joint": joint, "--no-decoding": not decoding, "--data": data is not None, "--int8": int8}
     if wrong := [flag for flag, is_given in given.items() if is_given]:
         raise MtlError(f"{wrong[0]}: is for --format onnx; remove it")
@@ -137,6 +139,7 @@ def _onnx(run: Path, folder: Path, settings: "OnnxSettings", *, quiet: bool) -> 
                 f"  {name}: {checked.rows} rows of {checked.split}, largest difference from PyTorch {checked.difference:.1e}"
             )
         for name, int8 in graph.int8.items():
+            # The first metric is the primary one.
             metric, value = next(iter(int8.metrics.items()))
             before = int8.float_metrics[metric]
             say(

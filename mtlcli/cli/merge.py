@@ -72,16 +72,19 @@ def merge(
 
     Example: mtl merge runs/sst runs/sts --method ties --output runs/merged
     """
+    # Before the imports, so that malformed values are reported at once.
     numbers = _numbers(weights)
     heads = _heads(head or [])
     from mtlcli.cli.session import command_line
     from mtlcli.merging.merge import MergeSettings, merge_runs
     from mtlcli.merging.merger import METHODS, OPTIONS_OF, Options
 
+    # Not `method in METHODS`, after which a type checker would still see any text.
     known = next((name for name in METHODS if name == method), None)
     if known is None:
         raise MtlError(f'--method: found "{method}"; expected one of {one_of(METHODS)}{suggest(method, METHODS)}')
     values = {"density": density, "drop_rate": drop_rate, "fisher_rows": fisher_rows, "seed": seed}
+    # Options that were not given keep the defaults of `Options`.
     given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     if errors := [
         f"--{name.replace('_', '-')}: {known} has no such option; it is for "

@@ -93,6 +93,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 
+# By field of RunOptions: the key that a flag sets, and the flag for error messages.
 FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "data": (("data",), "--data"),
     "init": (("init",), "--init"),
@@ -123,6 +124,7 @@ def parse_task(text: str) -> tuple[str, list[str]]:
         MtlError: no name, no file behind `=`, or more than three files.
     """
     name, equals, listed = text.partition("=")
+    # A comma at the end names no further file.
     files = [file.strip() for file in listed.rstrip(", ").split(",")] if equals else []
     if (equals and not any(files)) or len(files) > 3 or not name:
         raise MtlError(f"--task {text}: expected NAME, or NAME=TRAIN[,DEV[,TEST]]")
@@ -210,6 +212,7 @@ class RunOptions:
             layers.append(absolute_paths(read_recipe(self.config), self.config.absolute().parent))
         flags, only = self._flag_layer()
         layers.append(absolute_paths(flags, Path.cwd()))
+        # A layer for each, because merging lets a later one change an item of a list that an earlier one sets.
         for text in self.sets or ():
             path, value = parse_assignment(text)
             if path[0] not in Config.model_fields:
@@ -226,6 +229,7 @@ class RunOptions:
                 dict.fromkeys(name for layer in known_layers for name in layer.values.get("tasks") or {})
             )
             for name in names if self.on_bad_row is not None else ():
+                # `flags` is one of `layers` already and changes in place, so --set still takes precedence.
                 flags.put(("tasks", name, "on_bad_row"), self.on_bad_row, "--on-bad-row")
             layers.append(self._auxiliary_layer(names))
         return only or None, layers
@@ -266,6 +270,7 @@ class RunOptions:
                 )
         for field, (path, flag) in FLAGS.items():
             value = getattr(self, field)
+            # A flag that was not given must not override the recipe.
             if value is not None:
                 layer.put(path, value, flag)
         if self.sample:
@@ -290,6 +295,7 @@ def takes_run_options(*without: str) -> Callable[[Callable[..., None]], Callable
         shared = [
             parameter for name, parameter in inspect.signature(RunOptions).parameters.items() if name not in without
         ]
+        # Without the first parameter, which receives the RunOptions.
         extra = list(inspect.signature(command).parameters.values())[1:]
         last = [parameter for parameter in shared if parameter.name in ("quiet", "debug")]
         parameters = [*(parameter for parameter in shared if parameter not in last), *extra, *last]
@@ -302,6 +308,7 @@ def takes_run_options(*without: str) -> Callable[[Callable[..., None]], Callable
 
         # typer reads both; `functools.wraps` copied the command's.
         call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            # Among keyword-only parameters, one without a default may follow one with a default.
             [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         )
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

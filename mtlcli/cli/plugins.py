@@ -100,6 +100,7 @@ def _row(start: str, text: str, style: str = "") -> None:
         say((start + text).rstrip())
         return
     wrapped = textwrap.fill(
+        # At least 20 columns for the text, on however narrow a terminal.
         text, max(out.width, len(start) + 20), initial_indent=start, subsequent_indent=" " * len(start),
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
@@ -123,6 +124,7 @@ def show(
     say(plugin.source)
     for paragraph in (plugin.module, *plugin.text.split("\n\n")):
         say("")
+        # A terminal wraps whole paragraphs; a pipe keeps the lines of the docstring.
         for line in [" ".join(paragraph.split())] if out.is_terminal else paragraph.splitlines():
             _row("", line)
     if plugin.declares:
@@ -158,6 +160,7 @@ def new(
     if target.is_file():
         raise MtlError(f"--output: {target} is a file; expected a folder")
     if target.is_dir() and any(target.iterdir()):
+        # pip reads entry points when it installs, also in an editable installation.
         module = add_plugin(name, registry.family_named(family), target)
         say(
             f"added {module}; install the distribution again to register it: pip install -e {target} && python -m pytest {target}"

@@ -119,6 +119,7 @@ def predict(
 
     Example: echo "we found the soup delightful" | mtl predict runs/demo --task sst
     """
+    # Options are checked before anything is imported or read.
     kind = _output_format(output, output_format)
     if input_format is not None and input_format not in INPUT_FORMATS:
         raise MtlError(f'--input-format: found "{input_format}": expected one of {one_of(INPUT_FORMATS)}')
@@ -134,9 +135,11 @@ def predict(
         outline.task(name)
     to_file = _check_output(output, texts, overwrite=overwrite)
     if header is None:
+        # The tasks share one file, which has a header if that of any task had one.
         header = any(record["tasks"][name]["config"]["header"] for name in task or record["tasks"])
     source, first, ready = _opened_input(texts, input_format, header)
     if input_format is None and source.format.name == "text":
+        # Only a guess from the first line, so --input-format text overrides it.
         _must_be_text(source.name, first, {text for section in record["tasks"].values() for text in section["text"]})
 
     from mtlcli.devices import autocast, find_device, find_precision
@@ -171,12 +174,14 @@ def predict(
         for note in _notes(source, readings, text, record, layout.prefixes):
             say(f"note: {note}", err)
     tally, count = Tally(), 0
+    # Rows on the same terminal show the progress themselves, and would be drawn over the bar.
     view = RowsView(total, quiet=quiet or (not to_file and output is None and sys.stdout.isatty()))
     rows = run_prediction(
         predictor, source, readings, device=place, autocast=context, tokens=batch_tokens, ready=ready, tally=tally,
         advance=view.advance, world=together,
     )  # fmt: skip
     if not together.is_main:
+        # Every process computes a part of the batches and receives all rows, but only the first one writes them.
         output, to_file = Path(os.devnull), False
     with _opened(output, to_file) as file, view:
         write_row = _table_writer(file, kind, layout.header()) if kind in ("csv", "tsv") else None
@@ -184,6 +189,7 @@ def predict(
             if sentences is not None:
                 file.write(sentences.sentence(row, predictions) + "\n\n")
             elif answers is not None:
+                # SQuAD predictions are one JSON object. It is written entry by entry, in constant memory.
                 file.write(("{\n" if not count else ",\n") + answers.entry(row, predictions))
             elif write_row is None:
                 file.write(layout.json_line(row, predictions) + "\n")
@@ -242,6 +248,7 @@ def _opened_input(
 
     format_ = format_of(path or "-", name=name, header=header)  # type: ignore[arg-type]
     piped = path is None or str(path) == "-"
+    # A folder or a missing file is left to the reader, which reports it. What remains is a named pipe or a device.
     if not piped and (path is None or path.is_dir() or path.is_file() or not path.exists()):
         source = FileSource(path or "", format=format_)
         plain = format_.name == "text"
@@ -257,6 +264,7 @@ def _opened_input(
 def _must_be_text(name: str, first: str, columns: set[str]) -> None:
     """Raise for a table or JSONL that only its first line tells from plain text."""
     fields = [field.strip().strip('"') for field in re.split("[\t,;]", first)]
+    # A number is the column of a file without a header, and may begin any text.
     names = [field for field in fields if field in columns and not field.isdecimal()]
     if first.startswith("{") and any(f'"{column}":' in first for column in columns):
         kind = "JSONL: say --input-format jsonl"
@@ -288,6 +296,7 @@ def _check_output(path: Path | None, source: Path | None, *, overwrite: bool) ->
         MtlError: the output cannot be written, exists already, or is the input.
     """
     if path is None or str(path) == "-" or _is_standard_output(path):
+        # `mtl predict RUN a.txt >> a.txt` would read its own output.
         if source is not None and source.is_file() and _is_standard_output(source):
             raise MtlError(f"{source}: is the input and the output; write to another file")
         return False
@@ -297,10 +306,12 @@ def _check_output(path: Path | None, source: Path | None, *, overwrite: bool) ->
         raise MtlError(f"--output: {path} is a folder; expected a file")
     if not path.absolute().parent.is_dir():
         raise MtlError(f"--output: there is no folder {path.absolute().parent}; create it first")
+    # A link in /dev, such as /dev/stdout, can lead to a regular file, which a rename must not replace.
     if path.exists() and (not path.is_file() or path.absolute().is_relative_to("/dev")):
         return False
     if path.exists() and not overwrite:
         raise MtlError(f"--output: {path} exists already: add --overwrite to replace it")
+    # The folder behind a link, because the scratch file is written there.
     if not os.access(path.resolve().parent, os.W_OK):
         raise MtlError(f"--output: no permission to write in {path.resolve().parent}; choose another folder")
     return True
@@ -315,10 +326,12 @@ def _opened(path: Path | None, to_file: bool) -> Iterator[TextIO]:
     """
     if path is None or str(path) == "-" or (not to_file and _is_standard_output(path)):
         if isinstance(sys.stdout, io.TextIOWrapper):
+            # UTF-8 in every locale, and each row at once for the program that reads a pipe.
             sys.stdout.reconfigure(encoding="utf-8", newline="\n", line_buffering=True)
         yield sys.stdout
         sys.stdout.flush()
         return
+    # A rename would replace a link; this replaces the file that it leads to.
     path = path.resolve() if to_file else path
     scratch = path
     if to_file:

@@ -43,6 +43,7 @@ def push(
             "or --public"
         )
     sizes = prepared.sizes()
+    # Also with --quiet if the question follows, because it is about this list.
     if not quiet or not yes:
         for name, count in sizes.items():
             say(f"{size(count):>8}  {name}", err)

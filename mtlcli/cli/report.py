@@ -36,6 +36,7 @@ def report(
     from mtlcli.runs.record import read_record, unfinished_note
     from mtlcli.sweeps.results import SWEEP
 
+    # Before anything is read or drawn.
     _check_output(output, runs, overwrite=overwrite)
     if any((folder / SWEEP).is_file() for folder in runs):
         _report_sweep(runs, output, title)
@@ -52,12 +53,14 @@ def report(
             say(f"{run.folder}: drawing encodings, which takes seconds; --points 0 omits them", err)
             try:
                 drawn, note = clouds(run.folder, points)
+            # Its data can be gone or on another machine; the rest of the page does not need it.
             except MtlError as error:
                 say(f"note: {run.folder}: no pictures of encodings: {'; '.join(error.lines)}", err)
         worst = worst_rows(run.folder, errors) if errors else None
         parts.append(sections.one_run(run, drawn, note, worst, name=name))
     text = page.page(title or f"mtl report: {', '.join(folder.name for folder in runs)}", parts)
     try:
+        # Resolved, because the rename in `write_whole` would replace a link.
         write_whole(output.resolve(), text)
     except MtlError as error:
         raise MtlError(f"--output: {error}") from error
@@ -89,6 +92,7 @@ def _check_output(output: Path, runs: list[Path], *, overwrite: bool) -> None:
         raise MtlError(f"--output: there is no folder {output.parent}")
     if not output.is_file():
         return
+    # An earlier page in a run may be replaced, but no other file of the run, even with --overwrite.
     inside = [run for run in runs if output.resolve().is_relative_to(run.resolve())]
     if inside and output.suffix.lower() not in (".html", ".htm"):
         raise MtlError(f"--output: {output} is a file of the run {inside[0]}; choose another name")

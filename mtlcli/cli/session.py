@@ -76,6 +76,7 @@ class RunScreen:
         self.interrupts = make_interrupts()
         self._start = time.monotonic()
         self._view: TrainingView | None = None
+        # Holds the signal handlers from `Ready` until the end of the run.
         self._steps = ExitStack()
 
     def show(self, event: Event) -> None:
@@ -99,6 +100,7 @@ class RunScreen:
                 self.close()
                 if self.speaks:
                     self._show_end(event)
+                # For the next run of a group.
                 self._start = time.monotonic()
 
     def close(self) -> None:
@@ -114,6 +116,7 @@ class RunScreen:
         Under torchrun the code is 0: it takes another one for a failure, ends the other processes and starts them all again.
         """
         together = world()
+        # Every process takes part in the exchange, also one that received no signal.
         numbers = [self.interrupts.signal or 0] if together.is_alone else together.gather(self.interrupts.signal or 0)
         if any(numbers):
             raise typer.Exit(0 if together.launch.starter == "torchrun" else 128 + max(numbers))

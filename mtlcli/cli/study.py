@@ -111,6 +111,7 @@ def _run(plan: "StudyPlan", folder: Path, quiet: bool) -> None:
         try:
             for event in run_study(plan, folder, command=command_line(), stop=interrupts.requested):
                 match event:
+                    # In a log, the line at the end of the run is enough.
                     case RunStarted():
                         if not quiet and err.is_terminal:
                             say(f"{event.number}/{event.total} {event.job.place}", err)

@@ -97,6 +97,7 @@ def sweep(
         sampler=sampler, prunes=pruning, storage=storage, holdout=holdout,
     )  # fmt: skip
     folder = output or Path("sweeps") / f"{'-'.join(base.tasks)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    # Before SweepWorker, which creates the folder and the storage.
     _check_folder(folder, resume=resume)
     worker = SweepWorker(plan, folder, resume=resume)
     if not run.quiet:
@@ -108,6 +109,7 @@ def sweep(
     _run(worker, run.quiet)
     searched = worker.write()
     _show(searched)
+    # One worker only, and only when no running trial can become one of the best.
     if confirm_seeds and worker.is_last():
         _confirm(searched, plan, confirm_seeds, best, run.quiet)
     elif confirm_seeds:
@@ -129,6 +131,7 @@ def _directions(base: "Config", objectives: Sequence[str]) -> list[str]:
             continue
         section = base.tasks[task]
         made = section.make(task)
+        # No rows are read yet; the direction of a metric does not depend on them.
         facts = TaskFacts(task, 0, 0, made.target)
         metrics = make_metrics(metrics_of(section, made, made.target), facts, f"tasks.{task}.metrics", "fp32")
         if metric not in metrics:
@@ -168,6 +171,7 @@ def _run(worker: "SweepWorker", quiet: bool) -> None:
                 f"--output {worker.folder}"
             )
         if interrupts.signal is not None:
+            # With the trials that have ended so far.
             worker.write()
             raise typer.Exit(128 + interrupts.signal)
 
@@ -219,7 +223,9 @@ def _confirm(searched: "Sweep", plan: "SweepPlan", seeds: int, best: int, quiet:
     if places is None or not places.trials:
         say("the best trial is the recipe itself: there is nothing to compare")
         return
+    # As in `mtl compare`.
     resamples = 2000
+    # With --holdout, `base` is a copy of the recipe whose dev rows are divided.
     is_held_out = plan.base is not plan.recipe
     comparison = compare(
         [places.recipe, *places.trials], split=CONFIRMING if is_held_out else "dev", resamples=resamples

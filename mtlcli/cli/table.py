@@ -57,6 +57,7 @@ def table(
     if output not in FORMATS:
         raise MtlError(f'--format: found "{output}"; expected text, markdown or csv')
     numbers = results_table.read_published(published) if published is not None else None
+    # A sweep stands for its trials.
     runs = [run for folder in runs or () for run in trial_folders(folder) or [folder]]
     if not runs and numbers is None:
         raise MtlError("expected one or more run folders, or --published")
@@ -77,6 +78,7 @@ def table(
     elif output == "markdown":
         print(results_table.markdown(lines))
     else:
+        # Only text is fitted to the terminal; programs read the other formats.
         folder, lines = results_table.shortened(lines, console.out.width)
         columns = list(zip(lines[0], results_table.sides(lines), strict=True))
         console.table(f"runs in {folder}" if folder else "", columns, lines[1:])

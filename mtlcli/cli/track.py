@@ -48,11 +48,13 @@ def track(
                 f"--set {text}: expected NAME.KEY=VALUE with the name of a tracker, such as tensorboard.every=10"
             )
         values.setdefault(path[0], {})[path[1]] = value
+    # All folders are checked before anything is sent.
     groups = [runs_in(folder) for folder in runs]
     errors = []
     for folders, group in groups:
         for folder in folders:
             replayed = replay(folder, names, values, group)
+            # Reported at the end, so that a tracker that fails for one run does not keep back the others.
             errors += [f"{folder}: tracker {name}: {problem}" for name, problem in replayed.problems.items()]
             if not quiet and not replayed.problems:
                 say(f"{folder}: sent {replayed.steps} steps and {replayed.evaluations} evaluations")

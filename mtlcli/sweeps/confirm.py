@@ -42,6 +42,7 @@ def confirm(
     configs = {DEFAULT: base}
     for trial in sweep.front() if len(sweep.objectives) > 1 else sweep.done:
         config = space.config(base, trial.values, trial.place)
+        # The recipe can itself be a trial. It is already in `configs`, beside up to `best` others.
         if config.plain() != base.plain() and len(configs) <= best:
             configs[trial.place.rpartition("/")[2]] = config
     numbers = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
@@ -58,6 +59,7 @@ def confirm(
                 yield event
             if end is None or end.why == "interrupted":
                 return
+        # After its last seed, so that an unfinished group is not compared.
         write_group(group)
     places = [sweep.folder / FOLDER / name for name in configs]
     yield Confirmed(places[0], tuple(places[1:]))

@@ -23,6 +23,7 @@ def with_holdout(base: Config, share: float) -> Config:
     values: dict[str, Any] = deepcopy(base.plain())
     errors = []
     for name, section in base.tasks.items():
+        # An auxiliary task is not evaluated, so none of its dev rows takes part in the choice.
         if section.auxiliary or not _has_dev_rows(base, name, section):
             continue
         if section.dev_share is not None:
@@ -33,6 +34,7 @@ def with_holdout(base: Config, share: float) -> Config:
                 f"tasks.{name}.select_dev"
             )
         file = {"file": section.file_of("dev")}
+        # Adjacent parts of the same file, so that no row is in both.
         values["tasks"][name]["dev"] = {
             CHOOSE: {**file, "part": [0, 1 - share]}, CONFIRM: {**file, "part": [1 - share, 1]}
         }  # fmt: skip
@@ -43,6 +45,7 @@ def with_holdout(base: Config, share: float) -> Config:
 
 
 def _has_dev_rows(base: Config, name: str, section: TaskConfig) -> bool:
+    # A task that names its files has no others; the files of a known task can be in the folder of data.
     if section.dev is not None or section.names_files:
         return section.dev is not None
     return find_source(section, section.make(name), "dev", data=base.data, sample=base.sample) is not None

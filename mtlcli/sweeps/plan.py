@@ -48,10 +48,12 @@ def plan_sweep(
     Raises:
         MtlError: no combination works, or a tracker's package is missing.
     """
+    # Only to raise if the package is missing.
     import_optuna()
     recipe = base
     if holdout:
         base = with_holdout(base, holdout)
+    # Likewise: every trial builds its own trackers.
     make_trackers(base.trackers)
     several = len(objectives) > 1
     notes = []
@@ -77,4 +79,5 @@ def plan_sweep(
 
 def startup_trials(space: Space) -> int:
     """Return how many trials have random values before the sampler learns from them."""
+    # 10 is Optuna's default.
     return max(10, 2 * len(space))

@@ -61,6 +61,7 @@ class Sweep:
     def done(self) -> list[Trial]:
         """Trials that were trained to the end, the best first; with several objectives by the first one."""
         done = [trial for trial in self.trials if trial.state == DONE]
+        # A stable sort, so that the earliest of equal trials comes first.
         return sorted(done, key=lambda trial: -trial.scores[0] if self.directions[0] == "maximize" else trial.scores[0])
 
     def front(self) -> list[Trial]:
@@ -134,6 +135,7 @@ def cells(sweep: Sweep, most: int | None = None) -> tuple[list[tuple[str, str]],
     )
     rows = []
     for trial in [*sweep.done, *others][:most]:
+        # A trial without a final score shows that of its last evaluation.
         last = [f"{trial.curve[-1][1]:.4f}"] if trial.curve and len(names) == 1 else ["-"] * len(names)
         scores = [f"{score:.4f}" for score in trial.scores] or last
         seconds = "-" if trial.seconds is None else f"{trial.seconds:.0f}"

@@ -80,6 +80,7 @@ class SweepWorker:
             raise MtlError(f"--resume: {folder} holds no sweep; start it without --resume")
         folder.mkdir(parents=True, exist_ok=True)
         self.study = TrialStudy(plan, folder)
+        # Only after the storage could be opened, because sweep.json makes the folder that of a sweep.
         if not described:
             write_description(folder, self._description())
 
@@ -112,6 +113,7 @@ class SweepWorker:
             if asked is None:
                 break
             try:
+                # A generator: training begins after the event has been handled.
                 trains = self._train(asked, command, stop)
                 yield TrialStarted(asked.place, asked.values, asked.is_resumed)
                 outcome = yield from trains
@@ -123,6 +125,7 @@ class SweepWorker:
             self.write()
             ended = next(found for found in self.trials() if found.number == asked.trial.number)
             yield TrialEnded(ended, *self.progress())
+        # The loop ended because of `stop`, not by `break`.
         else:
             yield SweepInterrupted(*self.progress())
         self.write()
@@ -136,6 +139,7 @@ class SweepWorker:
         """Train or resume the run of a trial, and tell the storage how it ended; None where this worker was asked to stop."""
         start, count, behind = time.monotonic(), 0, list[bool]()
         config, folder = asked.config, self.folder / asked.place
+        # A trial that is taken over is new to Optuna, so its earlier scores are reported again.
         for line in read_log(folder):
             if line.kind == "evaluation" and line.values.get("score") is not None:
                 count += 1
@@ -187,11 +191,13 @@ class SweepWorker:
 
     def write(self) -> Sweep:
         """Write trials.json and best.yaml, and return the sweep."""
+        # The storage is read under the lock too, so that no worker replaces newer trials by older ones.
         with locked(self.folder / ".write.lock"):
             write_trials(self.folder, self.trials(), self.study.importance())
             sweep = read_sweep(self.folder)
             if sweep.done:
                 best = sweep.done[0]
+                # The user's recipe, with whole dev sets, where --holdout divides those of `base`.
                 config = self.plan.space.config(self.plan.recipe, best.values, "best")
                 where = f"# The best of {len(sweep.done)} trials by {sweep.objectives[0]} on dev, {best.scores[0]:.4f}: {best.place}"
                 caution = "# These rows have chosen it, so its score on them is too high: see docs/sweeps.md\n"

@@ -94,6 +94,7 @@ class Space:
 
     def canonical(self) -> str:
         """Return the space as text, by which two spaces are compared."""
+        # Without the lines of the file, which move when a comment is added.
         return json.dumps(
             [{**vars(dimension), "place": ""} for dimension in self.dimensions], sort_keys=True, default=list
         )
@@ -108,6 +109,7 @@ class Space:
         for dimension in self.dimensions:
             if dimension.key in values:
                 layer.put(dimension.path, deepcopy(values[dimension.key]), f"{dimension.place} ({name})")
+        # Copies, because resolving changes the layers.
         config = resolve([Layer(deepcopy(base.plain())), layer])
         check_combination(config)
         return config
@@ -118,6 +120,7 @@ class Space:
         values: dict[str, Any] = {}
         for dimension in self.active(values, plain):
             value = lookup(plain, dimension.key)
+            # A recipe holds a plugin as a mapping with its options, while a choice can be its name alone.
             entry = value if dimension.contains(value) else _name_of(value)
             if not dimension.contains(entry):
                 return None
@@ -163,11 +166,13 @@ def read_space(path: Path, base: Config) -> Space:
     errors = []
     plain = base.plain()
     for dimension in dimensions:
+        # A condition that the recipe does not meet is set to a value that meets it, or the key might not exist.
         conditions = {key: wanted[0] for key, wanted in dimension.when if lookup(plain, key) not in wanted}
         for value in dimension.corners():
             try:
                 space.config(base, {**conditions, dimension.key: value}, f"{dimension.key} = {shown(value)}")
             except MtlError as error:
+                # Valid values that do not work with the rest of the recipe are no error here; `impossible` lists them.
                 errors += [line for line in error.lines if line.startswith(dimension.place)] or (
                     error.lines if not _is_combination(space, base, {**conditions, dimension.key: value}) else []
                 )
@@ -199,6 +204,7 @@ def impossible(space: Space, base: Config) -> dict[str, str]:
     if math.prod(len(part.choices) for part in parts) <= MOST_CORNERS:
         candidates: list[tuple[Any, ...]] = list(itertools.product(*(part.choices for part in parts)))
     else:
+        # A fixed seed, so that every call draws the same combinations.
         random = Random(0)
         candidates = [tuple(random.choice(part.choices) for part in parts) for _ in range(MOST_CORNERS)]
     problems: dict[str, str] = {}
@@ -206,6 +212,7 @@ def impossible(space: Space, base: Config) -> dict[str, str]:
         corner = dict(zip((part.key for part in parts), candidate, strict=True))
         values: dict[str, Any] = {}
         for dimension in space.active(values, plain):
+            # A range has its low end.
             values[dimension.key] = corner.get(dimension.key, dimension.corners()[0])
         text = in_words({key: value for key, value in values.items() if key in corner})
         try:
@@ -250,6 +257,7 @@ def _dimension(key: str, entry: Any, place: str) -> Dimension:
         choices = rest.pop("choices")
         if rest or not isinstance(choices, list) or not choices:
             raise wrong("a list of choices alone")
+        # Compared as text, because mappings cannot be in a set.
         if len({json.dumps(choice, sort_keys=True) for choice in choices}) < len(choices):
             raise wrong("choices that differ")
         return Dimension(key, place, tuple(choices), when=when)

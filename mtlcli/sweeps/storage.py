@@ -27,6 +27,7 @@ def import_optuna() -> Any:
         import optuna
     except ImportError:
         raise MtlError('mtl sweep needs the package optuna; install it: pip install "mtlcli[sweep]"') from None
+    # Optuna logs several lines for each trial otherwise.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -52,8 +53,10 @@ def open_storage(url: str | None, folder: Path) -> Any:
         )
     if "://" not in url:
         raise MtlError(f"--storage: found {url}: expected a URL such as postgresql+psycopg://user@host/name")
+    # Tests a pooled connection before its use, because a server that was restarted has closed it.
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("postgresql"):
+        # Below SECONDS, so that the driver's own error is shown.
         arguments["connect_args"] = {"connect_timeout": 5}
     outcome: list[Any] = []
 
@@ -61,6 +64,7 @@ def open_storage(url: str | None, folder: Path) -> Any:
         try:
             outcome.append(_patient(optuna.storages.RDBStorage)(url, engine_kwargs=arguments))
         except Exception as error:  # of the driver, whichever it is
+            # An exception of a thread is lost unless it is passed on.
             outcome.append(error)
 
     # A server that accepts a connection and never answers would hold the command for ever.
@@ -91,6 +95,7 @@ def _journal(optuna: Any, path: Path) -> Any:
                 text = path.read_bytes()
                 whole = text[: text.rfind(b"\n") + 1]
                 if whole != text:
+                    # Not deleted, so that what was cut off can be examined.
                     path.with_suffix(".torn").write_bytes(text[len(whole) :])
                     path.write_bytes(whole)
             finally:

@@ -69,12 +69,14 @@ class TrialStudy:
     def __init__(self, plan: SweepPlan, folder: Path) -> None:
         self.plan, self.folder = plan, folder
         self._optuna = import_optuna()
+        # Under a lock: two workers that start together would both count as the first, and enqueue the recipe twice.
         with locked(folder / ".ask.lock"):
             self._storage = open_storage(plan.storage, folder)
             self._study = self._open()
             workers = self._study.user_attrs.get("workers", 0)
             self._study.set_user_attr("workers", workers + 1)
             # Samplers of equal seeds would ask for equal values.
+            # NumPy takes seeds of 32 bits. Samplers with the same seed propose the same values.
             self._study.sampler = self._sampler(seed_for(plan.base.training.seed, "sweep", workers) % 2**32)
             if not workers and (values := plan.space.default(plan.base)) is not None:
                 self._study.enqueue_trial(self._stored(values))
@@ -82,15 +84,18 @@ class TrialStudy:
 
     def _open(self) -> Any:
         optuna, plan = self._optuna, self.plan
+        # The steps of a trial are its evaluations, counted from 1, so trials are compared after 1, 3, 9, ... of them.
         pruner = (
             optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
             if plan.prunes
             else optuna.pruners.NopPruner()
         )
+        # A database can hold many sweeps, a journal has one.
         name = digest([plan.base.plain(), plan.space.canonical(), plan.objectives])[:16] if plan.storage else "sweep"
 
         return optuna.create_study(
             storage=self._storage, study_name=f"mtl-{name}", directions=list(plan.directions), pruner=pruner, load_if_exists=True,
+            # `__init__` replaces it by one with the seed of this worker.
             sampler=self._sampler(0),
         )  # fmt: skip
 
@@ -124,13 +129,16 @@ class TrialStudy:
             MtlError: almost no values of the space can be trained.
         """
         for attempt in range(IMPOSSIBLE_IN_A_ROW):
+            # Counting and asking are under one lock, or several workers would begin more trials than planned.
             with locked(self.folder / ".ask.lock"):
                 self._take_up_lost()
                 records = self._study.get_trials(deepcopy=False)
                 waiting = [record for record in records if record.state.name == "WAITING"]
+                # By place, because a trial that another worker took over is two records of one folder.
                 places = {record.user_attrs[PLACE] for record in records if PLACE in record.user_attrs}
                 if not waiting and len(places) >= self.plan.trials:
                     return None
+                # TPE does not learn from failed trials, and can propose the same impossible values again.
                 if attempt == IMPOSSIBLE_IN_A_ROW // 2:
                     self._study.sampler = self._optuna.samplers.RandomSampler()
                 trial = self._study.ask()
@@ -141,10 +149,12 @@ class TrialStudy:
                     trial.set_user_attr(ERROR, error.lines[0])
                     self._fail(trial.number)
                     continue
+                # A trial that is taken over has the place of the lost one.
                 place = trial.user_attrs.get(PLACE) or f"trials/{trial.number:03}"
                 lease = leases.take(self.folder / place)
                 if lease is None:
                     continue
+                # After the lease is taken, because a trial with a place and a free lease counts as lost.
                 trial.set_user_attr(PLACE, place)
                 trial.set_user_attr(WORKER, self.name)
                 trial.set_user_attr(ATTEMPT, trial.user_attrs.get(ATTEMPT, 1))
@@ -161,6 +171,7 @@ class TrialStudy:
 
     def _suggest(self, trial: Any) -> dict[str, Any]:
         values: dict[str, Any] = {}
+        # `active` evaluates conditions on `values`, which this loop fills.
         for dimension in self.plan.space.active(values, self.plan.base.plain()):
             if dimension.choices:
                 label = trial.suggest_categorical(dimension.key, dimension.labels)
@@ -194,12 +205,15 @@ class TrialStudy:
             try:
                 again = attempts < ATTEMPTS
                 if not again:
+                    # Through the storage, because an attribute that is set on a frozen trial is not stored.
                     self._storage.set_trial_user_attr(lost._trial_id, ERROR, f"{attempts} workers ended in this trial")
                 self._fail(lost.number)
                 if again:
                     attributes = {PLACE: place, GOES_ON: lost.number, ATTEMPT: attempts + 1}
+                    # A new trial with the same values, because Optuna cannot resume one.
                     self._study.enqueue_trial(lost.params, user_attrs=attributes)
             finally:
+                # Whichever worker asks for the new trial takes the lease again.
                 lease.release()
 
     # Telling
@@ -238,6 +252,7 @@ class TrialStudy:
     def trials(self) -> list[Trial]:
         """Return the trials of the storage, except those that another trial resumes and proposals that cannot be trained."""
         records = self._study.get_trials(deepcopy=False)
+        # The record of a lost trial is superseded by that of the trial that resumes it.
         continued = {record.user_attrs[GOES_ON] for record in records if GOES_ON in record.user_attrs}
         by_key = {dimension.key: dimension for dimension in self.plan.space.dimensions}
         states = {"COMPLETE": DONE, "PRUNED": PRUNED, "FAIL": FAILED, "RUNNING": RUNNING, "WAITING": WAITING}
