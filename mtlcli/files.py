@@ -36,7 +36,7 @@ SEAL = "sha256"
 
 T = TypeVar("T")
 
-# Tells apart the scratch files of one process.
+# Makes the names of scratch files of one process different.
 _numbers = itertools.count()
 _held: set[Path] = set()
 """Paths of the locks that this process holds."""
@@ -69,6 +69,7 @@ class Process:
 def this_process() -> Process:
     """Return this process; not cached, because a fork has another PID."""
     pid = os.getpid()
+    # "0" where there is no /proc.
     return Process(_host(), pid, _start_of(pid) or "0")
 
 
@@ -116,6 +117,7 @@ def remove_abandoned(folder: Path) -> None:
 
 def _is_abandoned(path: Path) -> bool:
     parts = path.name.split("~")
+    # `scratch_path` makes no such name, so the file is not removed.
     if len(parts) != 5 or not parts[2].isdecimal():
         return False
     owner = Process(parts[1], int(parts[2]), parts[3])

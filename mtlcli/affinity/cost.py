@@ -148,7 +148,7 @@ def estimate_cost(
             for task, time in enumerate(times.values())
         )
         lines.append(CostLine("logme", 0, 0, k * (forward + lengths.set_up)))
-    # float32.
+    # Four bytes for each float32 weight.
     model = 4 * sum(parameter.numel() for parameter in run.model.parameters())
     kept = seeds * k if needs_alone else 0
     if keep_models:

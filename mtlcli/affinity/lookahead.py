@@ -77,7 +77,6 @@ class LookaheadRows:
         batches, size = self.sets[task].batches, self.run.train[task].batch_size
         if not batches:
             return [], []
-        # Rounded up to whole batches.
         for_loss = max(1, -(-LOSS_ROWS // size))
         wanted = min(STEP_BATCHES + for_loss, len(batches))
         for_step = max(1, min(STEP_BATCHES, wanted // 2))
@@ -205,6 +204,5 @@ def average(values: np.ndarray, rates: np.ndarray, *, seed: int, resamples: int 
         off = ~np.eye(mean.shape[0], dtype=bool)
         # Interleaved halves, so that both cover the whole run.
         rho = spearman(scaled[::2].mean(0)[off], scaled[1::2].mean(0)[off])
-        # The halves are of equal size, up to one measurement.
         reliability = None if rho is None else spearman_brown(rho, 1, 1)
     return Averaged(mean, low, high, reliability, count)

@@ -86,7 +86,7 @@ def of_gradients(names: Sequence[str], units: Units, warnings: list[str]) -> lis
                     cells[i, j] = Cell(None, n=batches, why=NO_DIRECTION)
                     continue
                 mean = float(np.mean([values[at][i, j] for at in measured]))
-                # The batches differ between the times, so the errors are independent.
+                # The batches of each time are drawn separately, so the errors count as independent.
                 reach = 1.96 * float(np.sqrt(sum(errors[at][i, j] ** 2 for at in measured))) / len(measured)
                 low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (None, None)
                 details: dict[str, float | None] = {

@@ -199,7 +199,7 @@ def _measure_gradients(
     parameters = [parameter for _, parameter in shared_encoder(run.model)]
     place = folder / "sketches" / f"step-{step}"
     place.mkdir(parents=True, exist_ok=True)
-    # Different batches at each of the three times, so that the noise of their cosines is independent.
+    # Drawn separately at each of the three times, because `of_gradients` combines their errors as independent.
     batches = [measured_batches(run, task, f"gradients {number}", plan.options.batches).batches for task in range(k)]
     # The same parameters as in the total.
     without_words = [columns for name, columns in sketch.columns.items() if name != WORDS]

@@ -105,8 +105,8 @@ def main() -> None:
         sys.stdout.flush()  # a full disk shows here, not when Python ends
         world().leave()
         _leave_at_once(code, seconds=0.0)
-    # A question of `typer.confirm` that was answered with no, or Ctrl-C at it.
     except typer.Abort:
+        # A question of `typer.confirm` was answered with no, or interrupted.
         code = 130
     except UsageMistake as error:
         context = getattr(error, "ctx", None)
@@ -129,8 +129,8 @@ def main() -> None:
         code = 2
         _leave_at_once(code)
     except BrokenPipeError:
-        # The exit code of a process that SIGPIPE ended, as a shell reports it: 128 + 13.
         _discard_standard_output()
+        # The exit code of a process that SIGPIPE ended, as a shell reports it: 128 + 13.
         code = 141
     except OSError:
         failure = _standard_output_failure()

@@ -87,6 +87,7 @@ def affinity(
         batches,
         tuple(parse_seeds(seeds)),
         models,
+        # Literals, because a type checker sees any text in `budget`.
         "rows" if budget == "rows" else "compute",
         keep_models,
         confirm,

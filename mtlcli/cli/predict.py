@@ -154,6 +154,7 @@ def predict(
     place = find_device(device or "auto", None if together.is_alone else together.launch.local_rank)
     context = autocast(place, find_precision(precision, place))
     readings = find_readings(record, source, task or (), text.split(",") if text else (), first)
+    # In the order of the run, whatever the order of --task.
     tasks = sorted(index for reading in readings for index in reading.tasks)
     if threshold is not None:
         outline = outline.with_threshold(threshold, tasks)

@@ -92,6 +92,7 @@ class RunScreen:
                 self._view.stepped(event)
             case Evaluated() if self._view:
                 self._view.evaluated(event)
+            # Also with --quiet.
             case Notice(text=text, is_warning=True) if self.speaks:
                 say(f"warning: {text}", err)
             case Notice(text=text):

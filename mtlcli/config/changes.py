@@ -42,6 +42,7 @@ def check_unchanged(stored: Config, current: Config) -> list[str]:
         parts = key.split(".")
         if len(parts) > 1 and parts[0] == "tasks" and parts[1] not in shared_tasks:
             continue  # the task has a line of its own
+        # A file is tasks.NAME.dev or tasks.NAME.dev.SET.file. It may move, because rows are compared by content.
         is_file = parts[0] == "tasks" and parts[2:3] and parts[2] in TASK_FILES
         file = is_file and (len(parts) == 3 or parts[4:] == ["file"])
         line = f"{key}: was {old!r}, now {new!r}"
@@ -54,6 +55,7 @@ def check_unchanged(stored: Config, current: Config) -> list[str]:
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    # An empty mapping is a value, so that emptying a mapping is a change.
     if isinstance(values, dict) and values:
         return {key: value for name, below in values.items() for key, value in _flat(below, f"{prefix}{name}.").items()}
     return {prefix[:-1]: values}
@@ -69,6 +71,7 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[t
     `stored` may be from an earlier mtlcli: missing keys count as their defaults.
     """
     with suppress(MtlError):  # a plugin that is no longer installed: compare the values as written
+        # A copy, because `resolve` changes its layers.
         stored = resolve([Layer(deepcopy(dict(stored)))]).plain()
     return [difference for difference in _unequal(stored, current) if difference[0] not in NO_MATTER]
 

@@ -90,6 +90,7 @@ def _sets_by_name(value: Any) -> Any:
     """
     if not isinstance(value, dict):
         return value
+    # These are the keys of one set, so the level of the names is missing.
     if set(value) <= set(EvaluationSet.model_fields):
         raise ValueError("expected sets by name, such as {de: {file: dev.tsv, where: {language: de}}}")
     return {name: item for name, item in value.items() if item is not None}

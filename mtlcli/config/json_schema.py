@@ -13,7 +13,9 @@ from mtlcli.registry import FAMILIES
 
 Schema = dict[str, Any]
 
+# Draft 7, which the YAML language server of editors supports.
 DRAFT = "http://json-schema.org/draft-07/schema#"
+# A column may be given by its number, and a class may be a number.
 TEXT_OR_NUMBER: Schema = {"type": ["string", "number"]}
 TEXTS: Schema = {"anyOf": [TEXT_OR_NUMBER, {"type": "array", "items": TEXT_OR_NUMBER}]}
 CELL: Schema = {"type": ["string", "number", "boolean"]}
@@ -103,6 +105,7 @@ def recipe_schema(*, built_in: bool = False) -> Schema:
     return {
         "$schema": DRAFT,
         "title": "mtlcli recipe",
+        # An empty file is a recipe: flags may name the tasks.
         "type": ["object", "null"],
         "additionalProperties": False,
         "properties": {key: properties[key] for key in Config.model_fields},
@@ -185,7 +188,9 @@ class _Builder:
         except (MtlError, PydanticInvalidForJsonSchema, NameError, TypeError):
             return {}  # broken, or with an option that JSON cannot express: `mtl check` validates it
         for name, definition in schema.pop("$defs", {}).items():
+            # Under the name of the plugin, because nested models of two plugins may have the same name.
             self.definitions[f"{prefix}.{name}"] = definition
+        # `additionalProperties` counts only the properties beside it, so those of the section are repeated.
         allowed = dict.fromkeys((key, *fields), True) | schema.get("properties", {})
         rule: Schema = {"properties": allowed, "additionalProperties": False}
         return rule | ({"required": schema["required"]} if "required" in schema else {})
@@ -198,6 +203,7 @@ class _Builder:
 def _own_fields(model: type[Choice]) -> dict[str, Schema]:
     """Return the schemas of the core's own keys of a section, without the plugin's name and nested choices."""
     properties = _without_titles(model.model_json_schema(by_alias=True)["properties"])
+    # Nested choices have schemas of their own, which `tasks` adds.
     skipped = (
         "name",
         "kind",

@@ -29,6 +29,7 @@ class Layer:
             below = section.get(key)
             if isinstance(below, str):
                 below = {"name": below}  # a bare string stands for {name: ...}
+            # Null, as in an empty section, and other values give way to the key below them.
             if not isinstance(below, dict):
                 below = {}
             section[key] = below
@@ -58,6 +59,7 @@ SCALARS = (
     ),
     ("merge", r"^<<$", ["<"]),
 )
+# The resolvers of PyYAML follow YAML 1.1.
 _Loader.yaml_implicit_resolvers = {}
 for _kind, _pattern, _first in SCALARS:
     for _class in (_Loader, _Dumper):
@@ -66,10 +68,12 @@ for _kind, _pattern, _first in SCALARS:
 
 def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     text = node.value.lower().lstrip("+")
+    # float() reads "inf" and "nan", but not with the dot that YAML puts before them.
     return {".inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}.get(text) or float(text)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
+# The constructor of PyYAML would read `!!int 010` as octal.
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 TEXTS = ("text", "label", "labels", "aliases", "no_label", "where", "group", "select_dev")
@@ -89,6 +93,7 @@ def check_text(text: str, place: str) -> None:
     """Raise MtlError for a text that cannot be stored: with a NUL byte, or with half of a surrogate pair."""
     if "\0" in text:
         raise MtlError(f"{place}: {shown(text)} contains a NUL byte; remove it")
+    # Escapes of YAML and JSON can write such halves, which UTF-8 cannot encode.
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise MtlError(f"{place}: {shown(text)} contains half of a surrogate pair, which is not a character; remove it")
 
@@ -100,6 +105,7 @@ def read_recipe(path: Path) -> Layer:
         MtlError: the file is missing or malformed, or gives a key twice.
     """
     try:
+        # Editors on Windows write a byte order mark at the start.
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise MtlError(f"{path}: not a UTF-8 text file ({error.reason} at byte {error.start})") from error
@@ -162,6 +168,7 @@ class _Reader:
 
     def value(self, node: yaml.Node, at: Path_) -> Any:
         """Return the plain value of a node at a path. Raise MtlError for tags and keys that a recipe does not support."""
+        # Unless `_mapping` has set the line of the key, which is where a reader looks.
         self.places.setdefault(at, self._place(node))
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*at, index)) for index, item in enumerate(node.value)]
@@ -189,6 +196,7 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode, at: Path_) -> dict[str, Any]:
         if id(node) not in self.flat:  # an alias repeats a node whose merge keys are already resolved
             self.flat.add(id(node))
+            # Before the merge keys `<<` are resolved: a mapping may override a key that it merges.
             keys: set[str] = set()
             for key, _ in node.value:
                 if not isinstance(key, yaml.ScalarNode):
@@ -225,6 +233,7 @@ def parse_assignment(text: str) -> tuple[Path_, Any]:
     if value == "null":
         return path, None
     if value[:1] in ("[", "{"):
+        # Read at its path, so that items of `labels=[true, 007]` stay texts, as in a recipe.
         return path, _read(value, path, f"--set {key.strip()}", {})
     return path, value
 
@@ -246,6 +255,7 @@ def merge(
             selects another plugin there, which does not have the options of the first.
         at: path of both mappings.
     """
+    # A copy, because neither layer may change.
     merged = dict(below)
     for key, value in above.items():
         old, path = merged.get(key), (*at, key)

@@ -18,6 +18,7 @@ class Places:
     def of(self, path: tuple[Any, ...]) -> str:
         """Return `recipe.yaml:7: tasks.sst.head` or `--lr`; the key alone if no layer sets it."""
         parts = tuple(map(str, path))
+        # A section that only exists because one of its keys was set has the place of that key.
         if len(parts) > 2 and not self._written(parts) and (place := self._written_below(parts)):
             return _join_place(place, ".".join(parts))
         # A default below a written section has no place, so its nearest section stands for it.
@@ -35,6 +36,7 @@ class Places:
     def _written(self, parts: tuple[str, ...]) -> str:
         """Return the place of the last layer that sets this path."""
         for layer in reversed(self.layers):
+            # As texts, because an index is a number in a recipe and a text in --set.
             for written, place in layer.places.items():
                 if len(written) == len(parts) and tuple(map(str, written)) == parts:
                     return place
@@ -54,6 +56,7 @@ class Places:
         """Return one line for an error of pydantic."""
         # pydantic adds the member of a union to the location.
         kinds = ("function-before", "literal['epoch']", "int", ONE_FILE, SEVERAL_SETS)
+        # The first two parts stay, because a task may be named like a type, such as `int`.
         path = tuple(part for index, part in enumerate(detail["loc"]) if index < 2 or part not in kinds)
         if detail["type"] == "extra_forbidden":
             return f"{self.of(path)}: unknown key{suggest_key(path)}"
@@ -65,11 +68,13 @@ class Places:
 
 def _replaces_list(layer: Layer, parts: tuple[str, ...]) -> bool:
     """Return whether a layer sets a list on the path as a whole, so that lower layers say nothing about its items."""
+    # `tasks` is a mapping once its short forms are expanded, and a task may be named by a number.
     lists = {parts[:end] for end in range(1, len(parts)) if parts[end].isdecimal()} - {("tasks",)}
     return any(tuple(map(str, written)) in lists for written in layer.places)
 
 
 def _join_place(place: str, dotted: str) -> str:
+    # `--set tasks.sst.head` already names the key.
     return place if place.startswith("--") and dotted in place else f"{place}: {dotted}"
 
 
@@ -87,5 +92,6 @@ def suggest_key(path: tuple[Any, ...]) -> str:
         for key, field in Config.model_fields.items()
         for below in getattr(field.annotation, "model_fields", {})
     }
+    # A key of another section must be nearly equal to be suggested.
     matches = get_close_matches(name, elsewhere, n=1, cutoff=0.8)
     return f'; did you mean "{elsewhere[matches[0]]}"?' if matches else suggest(name, keys)

@@ -24,6 +24,7 @@ from mtlcli.config.schema import (
 from mtlcli.config.shorthand import join_methods, plain_tasks
 from mtlcli.errors import MtlError, did_you_mean, one_of, suggest
 
+# Characters with a meaning in paths, in dotted keys, in `--task NAME=FILE,FILE` or in a shell.
 NOT_IN_NAMES = frozenset("./\\ =,:*?\"'<>|")
 NULL_MEANS_NONE = ("data", "init", "gradient_regularizer")
 """Top-level keys for which `null` is a value; any other section that is null, such as an empty `training:`, is ignored."""
@@ -53,6 +54,7 @@ def resolve(layers: list[Layer], only: list[str] | None = None, inherit: Inherit
     Raises:
         MtlError: all errors at once, each with the file and line, or the flag, where the wrong value was written.
     """
+    # With the names of default plugins, so that a layer may set an option of one without its name.
     values: dict[str, Any] = dict(default_sections())
     places = Places(layers)
     origin = _origin(layers, places, inherit)
@@ -61,6 +63,7 @@ def resolve(layers: list[Layer], only: list[str] | None = None, inherit: Inherit
         for key in [key for key, value in layer.values.items() if value is None and key not in NULL_MEANS_NONE]:
             if key in Config.model_fields:
                 del layer.values[key]
+        # `merge` compares sections key by key, so short forms are expanded first.
         plain_tasks(layer)
         join_methods(layer)
         # Before merging: --steps on the command line must unset epochs in the recipe.
@@ -76,6 +79,7 @@ def resolve(layers: list[Layer], only: list[str] | None = None, inherit: Inherit
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
+        # Several members of a union may reject a value for the same reason.
         raise MtlError(*dict.fromkeys(places.explain(detail) for detail in error.errors())) from None
     errors: list[str] = []
     _check_core(config, places, errors)
@@ -107,6 +111,7 @@ def _check_encoder(config: Config, stored: EncoderConfig, places: Places, errors
             f'"{stored.name}"; remove encoder or init'
         )
         return
+    # Only options of the plugin: pooling, layer and max_length do not change the encoder itself and may differ.
     for key, value in config.encoder.options.items():
         if key in stored.options and stored.options[key] != value:
             errors.append(
@@ -159,6 +164,7 @@ def _unset_excluded(below: dict[str, Any], above: dict[str, Any]) -> None:
 
     for pair in EXCLUSIVE:
         for path, excluded in (pair, pair[::-1]):
+            # `sample: false` and `steps: null` set nothing, so they exclude nothing.
             if section(above, path).get(path[-1]) not in (None, False):
                 section(below, excluded).pop(excluded[-1], None)
 
@@ -252,6 +258,7 @@ def _check_plugins(config: Config, places: Places, errors: list[str]) -> None:
             )
             continue
         task.name = task.name or name
+        # The class of the task decides about heads and metrics, so they cannot be checked without it.
         if _check_choice(task, ("tasks", name), places, errors):
             # A task without metrics cannot select checkpoints.
             task.auxiliary = task.auxiliary or not (task.plugin.metrics or task.metrics)
@@ -308,6 +315,7 @@ def _check_metrics(name: str, task: TaskConfig, places: Places, errors: list[str
     before = len(errors)
     for index, metric in enumerate(task.metrics or ()):
         _check_choice(metric, ("tasks", name, "metrics", index), places, errors)
+    # A title depends on the options, so it is only defined once they are valid.
     if len(errors) == before:
         titles = [metric.title() for metric in task.metrics or ()]
         errors.extend(

@@ -36,6 +36,7 @@ class Choice(BaseModel):
     A choice caches the class of its plugin: `resolve` imports it, and a stored configuration imports it at the first use.
     """
 
+    # Keys that are not fields are the options of the plugin, which `check` validates.
     model_config = ConfigDict(extra="allow")
     family: ClassVar[str]
     name: str = Field(description="name of the plugin, or package.module:Class; other keys are its options")
@@ -96,6 +97,7 @@ class Choice(BaseModel):
         self._plugin = registry.load(self.family, self.name, where)
         options, errors = registry.check_options(self._plugin, self.name, self.options, also_known)
         if not errors:
+            # As extra values of pydantic, so that `model_dump` writes them beside the fields.
             self.__pydantic_extra__ = options
         return errors
 
@@ -183,6 +185,7 @@ def _texts(value: Any) -> Any:
 def _label_columns(value: Any) -> Any:
     """Return the names of one column or of several; `[a, b]` and `a, b` name two."""
     names = _texts(value)
+    # One column has one form, so that `label: [a]` and `label: a` are the same configuration.
     return names[0] if isinstance(names, list) and len(names) == 1 else names
 
 
@@ -215,6 +218,7 @@ def _file_or_share(value: Any) -> Any:
 
 
 def _form_of_rows(value: Any) -> str:
+    # A plain union would report an error of every form; with a tag, only that of the form that was written.
     return SEVERAL_SETS if isinstance(value, dict) else ONE_FILE
 
 
@@ -374,6 +378,7 @@ class TaskConfig(Choice):
         None, description="stop at a row that cannot be read, or skip and count it"
     )
 
+    # `kind` in a recipe is `name` in Python.
     model_config = ConfigDict(extra="allow", populate_by_name=True, allow_inf_nan=False)
 
     @property
@@ -454,6 +459,7 @@ class OptimizerConfig(_Strict):
     head_lr: float | None = Field(
         None, gt=0, description="peak learning rate of the heads; the default is ten times lr"
     )
+    # The rate of the weights of GradNorm in Chen et al. (2018).
     balancer_lr: float = Field(
         0.025, gt=0, description="peak learning rate of the parameters of balancer, scheduler and regularizers"
     )
@@ -607,6 +613,7 @@ class Config(_Strict):
 
 def is_encoder_plugin(name: str) -> bool:
     """Return whether an encoder's name is a plugin's, rather than a folder or an id on the Hub."""
+    # `package.module:Class` is a plugin, unless there is a folder of this name.
     return name in registry.names("encoders") or (":" in name and not Path(name).exists())
 
 

@@ -30,6 +30,7 @@ def split_methods(text: str, where: str) -> dict[str, str]:
     methods: dict[str, str] = {}
     for name in (part.strip() for part in text.split("+")):
         matches = [family for family in families if name in registry.names(family.name)]
+        # Only its base class shows the family of a class given as package.module:Class, so it is imported.
         if not matches and ":" in name:
             match = registry.family_of([family.name for family in families], name, where)
             matches = [registry.FAMILIES[match]]
@@ -72,6 +73,7 @@ def plain_tasks(layer: Layer) -> None:
 def _plain_task(section: Any) -> Any:
     if section is None or isinstance(section, str):
         return {"kind": section} if section else {}
+    # Other sections select a plugin by `name`, so it is accepted here, too.
     if isinstance(section, dict) and "name" in section and "kind" not in section:
         return {"kind" if key == "name" else key: value for key, value in section.items()}
     return section
@@ -86,6 +88,7 @@ def absolute_paths(layer: Layer, base: Path) -> Layer:
     places = Places([layer])
 
     def absolute(value: Any, *path: str) -> Any:
+        # tasks.NAME.dev may be a share of the training rows, such as 10%, which is no path.
         if not isinstance(value, str) or (path[::2][:2] == ("tasks", "dev") and share_of(value) is not None):
             return value
         _check_path(value, places.of(path))
@@ -135,6 +138,7 @@ def _check_path(text: str, where: str) -> None:
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
+        # os.fsencode accepts the surrogates that stand for undecodable bytes of a file name, and no others.
         check_text(text, where)
         raise
     if b"\0" in encoded:
@@ -166,6 +170,7 @@ def join_methods(layer: Layer) -> None:
         return
     section = layer.values.get("gradient_regularizer")
     if (
+        # A section without a name has options for the regularizer that the balancer key names.
         section is not None
         and (section if isinstance(section, str) else section.get("name", regularizer)) != regularizer
     ):

@@ -24,6 +24,7 @@ def merged_config(sources: Sources, select_by: str) -> Config:
     owners = [sources.owner(name) for name in sources.owners]
     values["init"] = None
     values["training"]["select_by"] = select_by
+    # Tasks can be found by name in one folder of data; with several folders, each task has to name its files.
     places = {(run.config.data, run.config.sample) for run in owners}
     if len(places) == 1:
         values["data"], values["sample"] = next(iter(places))

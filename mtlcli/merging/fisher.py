@@ -35,10 +35,12 @@ def fisher_information(
         MtlError: the information is 0 or not finite: no task's output depends on the encoder, or training has diverged.
     """
     parameters = {name: p for name, p in model.architecture.encoder.named_parameters() if p.is_floating_point()}
+    # Only the encoder's gradients are needed.
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
+    # `to` moves the values of parameters in place, so `parameters` stays valid.
     model.eval().to(device)
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     for name, of_task in tasks.items():
@@ -51,9 +53,12 @@ def fisher_information(
             batch = collate(tokenized, model.names.index(name), np.array([row])).to(device)
             for squares in _squares(model, batch, parameters, generator):
                 for key, value in squares.items():
+                    # The mean over the rows of a task, then over the tasks.
                     total[key].add_(value, alpha=1 / (len(picked) * len(tasks)))
     count = sum(value.numel() for value in total.values())
+    # float64, because the sums are over millions of very small values.
     mean = float(sum(value.double().sum() for value in total.values())) / count
+    # `not mean > 0` is true for NaN as well.
     if not mean > 0 or not np.isfinite(mean):
         raise MtlError(f"the Fisher information of {', '.join(tasks)} is {mean:g}; use another method")
     return {name: value / mean for name, value in total.items()}
@@ -77,10 +82,13 @@ def _squares(
         if len(log_p) == 1 and log_p.shape[-1] <= MOST_CLASSES:
             probabilities = log_p[0].exp().tolist()
             return [
+                # The gradient with the last label frees the graph.
                 _squared(log_p[0, label], parameters, weight, keep=label + 1 < len(probabilities))
                 for label, weight in enumerate(probabilities)
             ]
+        # On the CPU, so that the generator gives the same labels on every device.
         drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)
+        # The labels of the items are drawn independently, so the products of different items are 0 on average.
         return [_squared(log_p.gather(-1, drawn).sum(), parameters, 1.0)]
     if target.noise == "gaussian":
         return [_squared(predicted.float().sum(), parameters, 1.0)]
@@ -90,6 +98,7 @@ def _squares(
 def _squared(
     value: Tensor, parameters: Mapping[str, Tensor], weight: float, *, keep: bool = False
 ) -> dict[str, Tensor]:
+    # The output does not depend on the encoder.
     if not value.requires_grad:
         return {}
     gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=keep, allow_unused=True)

@@ -106,7 +106,7 @@ def merge_runs(
         if free and not has_dev:
             raise MtlError(f"no task has dev rows to choose {one_of(free)} by; give them: {' '.join(free)}")
         information: tuple[TensorFile, ...] = ()
-        # The information of a single run changes nothing.
+        # In files, so that only one run at a time is in memory beside the merged model.
         if settings.method == "fisher":
             information = tuple(
                 _information(run, index, scratch, settings, device, tell) for index, run in enumerate(sources.runs)
@@ -122,6 +122,7 @@ def merge_runs(
             try:
                 value = measured(coefficients).score
             except NotFinite:
+                # A merge that gives NaN loses to every other one, and the search continues.
                 value = -math.inf
             tell(f"{_in_words(settings.method, coefficients)}: {value:.4f}")
             return value
@@ -136,6 +137,7 @@ def merge_runs(
             )
             best = max(trials, key=lambda trial: trial.score).coefficients  # the first one of equals
         if has_dev:
+            # Once more, because the model has the weights of the last trial.
             final = measured(best)
         else:
             _load(model, merger, best)
@@ -214,6 +216,7 @@ def _model(sources: Sources, config: Config, encoder: LoadedEncoder, facts: tupl
         kept = {name for name, owner in sources.owners.items() if owner == index}
         tensors = load_tensors(run.folder / HEADS) if kept else {}
         heads |= {key: value for key, value in tensors.items() if key.partition(".")[0] in kept}
+    # Not strict, because the encoder's weights are merged later; what else is missing is an error.
     missing, unexpected = model.load_state_dict(join_state(model, heads), strict=False)
     wrong = [key for key in missing if not key.startswith("architecture.encoder.")] + list(unexpected)
     if wrong:
@@ -239,6 +242,7 @@ def _information(
 
 def _load(model: MultiTaskModel, merger: Merger, coefficients: Coefficients) -> None:
     """Put merged weights into the encoder of a model, tensor by tensor."""
+    # The tensors of a state dict are those of the model, so copying into them changes the model.
     state = model.architecture.encoder.state_dict()
     with torch.no_grad():
         for name, tensor in merger.merge(coefficients):
@@ -268,6 +272,7 @@ def _record(
         tuple(
             MergeTrial(trial.coefficients.weights, trial.coefficients.scaling if scaled else None, trial.score)
             for trial in trials
+            # A trial without a finite output has a score of -inf, which JSON does not have.
             if math.isfinite(trial.score)
         ),
     )  # fmt: skip
@@ -279,6 +284,7 @@ def _write(
 ) -> Estimates:  # fmt: skip
     """Write the run folder, results last, and return the results on dev."""
     folder = place.path
+    # Only now, so that an earlier run is not lost if the merge fails.
     if place.replaces:
         place.clear()
     write_config(folder, config)

@@ -77,6 +77,7 @@ class Merger:
         majority = self._majority(coefficients) if self.method == "ties" else 0.0
         for name in self.start.names:
             first = self.runs[0][name]
+            # Integer buffers, such as position ids, cannot be averaged.
             if not torch.is_floating_point(first):
                 yield name, first
                 continue
@@ -111,6 +112,7 @@ class Merger:
         return self.runs[run][name].double() - self.start[name].double()
 
     def _generator(self, run: int, name: str) -> torch.Generator:
+        # By run and tensor, so that all trials of a search drop the same values, whatever the order of the tensors.
         return torch.Generator().manual_seed(seed_for(self.options.seed, "dare", f"{run}", name))
 
     def _float_names(self) -> Iterator[str]:
@@ -119,8 +121,10 @@ class Merger:
     @cached_property
     def _thresholds(self) -> tuple[float, ...]:
         """The size from which each run's values are kept: over the whole task vector, as in the authors' code."""
+        # The thresholds do not depend on the coefficients, so a search computes them once.
         thresholds = []
         for run in range(len(self.runs)):
+            # float32 halves the memory, since the whole vector is needed at once; `trim` compares in float32 too.
             sizes = [self._vector(run, name).float().abs().flatten() for name in self._float_names()]
             thresholds.append(methods.trim_threshold(torch.cat(sizes), self.options.density))
         return tuple(thresholds)
@@ -130,6 +134,7 @@ class Merger:
 
     def _majority(self, coefficients: Coefficients) -> float:
         """Return the most frequent elected sign over all parameters; 1 where both are as frequent."""
+        # Needs every tensor before the first one can be merged, so the files are read twice.
         total = sum(
             float(methods.elected(self._trimmed(name), coefficients.weights).sum()) for name in self._float_names()
         )

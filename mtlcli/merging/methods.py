@@ -21,6 +21,7 @@ def average(thetas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         weights: c, not negative, with a positive sum.
     """
     total = sum(weights)
+    # The weights are divided, and not the sum: a single run has a weight of exactly 1, and so its own values.
     return sum_of(thetas, [weight / total for weight in weights])
 
 
@@ -46,11 +47,13 @@ def trim_threshold(sizes: Tensor, density: float) -> float:
     Values of exactly that size are all kept, so that more than k may be.
     """
     kept = min(max(round(density * len(sizes)), 1), len(sizes))
+    # `kthvalue` counts from the smallest. `torch.quantile` rejects tensors of more than 16 million values.
     return float(sizes.kthvalue(len(sizes) - kept + 1).values)
 
 
 def trim(vector: Tensor, threshold: float) -> Tensor:
     """Return a task vector with 0 in place of all values that are smaller than the threshold (TIES: trim)."""
+    # In float32, like the threshold, or rounding could drop the value that equals it.
     return torch.where(vector.float().abs() >= threshold, vector, torch.zeros_like(vector))
 
 
@@ -73,9 +76,11 @@ def ties(start: Tensor, vectors: Sequence[Tensor], weights: Sequence[float], sca
     signs = torch.where(signs == 0, torch.full_like(signs, majority), signs)
     total, count = torch.zeros_like(signs), torch.zeros_like(signs)
     for vector, weight in zip(vectors, weights, strict=True):
+        # Trimmed values are 0 and agree with neither sign.
         agreeing = vector.double() * signs > 0
         total += torch.where(agreeing, vector.double(), 0.0) * weight
         count += agreeing * weight
+    # The inner `where` avoids 0 / 0 where no run kept a value.
     mean = torch.where(count > 0, total / count.where(count > 0, torch.ones_like(count)), 0.0)
     return start.double() + scaling * mean
 

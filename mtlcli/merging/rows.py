@@ -107,6 +107,7 @@ class DevRows:
                 for split, tokenized in rows.tokenized.items()
             }
             selecting = self.config.tasks[name].selecting_splits()
+            # Tuned for every merge, because thresholds of the separate runs do not fit its outputs.
             target = rows.facts.target.tune(
                 concat([predicted[split] for split in selecting]),
                 concat([rows.splits[split].gold for split in selecting]),
@@ -117,6 +118,7 @@ class DevRows:
                     {
                         title: estimate.value
                         for title, estimate in measure(
+                            # No resamples, because a search needs no intervals.
                             metrics[name], target.decide(predicted[split]), rows.splits[split].gold, 0,
                             weights=rows.splits[split].weights,
                         ).items()

@@ -110,6 +110,7 @@ def _open(folder: Path) -> Source:
     if not has_results(folder):
         raise MtlError(f"{folder}: the run has not finished; resume it first: mtl train --resume --output {folder}")
     config = stored_config(member.record)
+    # The file of the heads also has what an architecture adds to the encoder.
     outside = [name for name in load_tensors(folder / HEADS) if name.startswith("architecture.")]
     if outside:
         raise MtlError(
@@ -183,6 +184,7 @@ def open_weights(sources: Sources, scratch: Path, start: str | None = None) -> t
                 f"{named} has another architecture than that of {sources.runs[0].folder} ({_shape(encoder)} instead of "
                 f"{_shape(first)}); only runs of one encoder can be merged"
             )
+        # Tokenizers are compared only for encoders of one architecture; otherwise the first error says enough.
         elif _tokenizer(encoder) != tokenizer:
             errors.append(
                 f"{named} has another tokenizer than that of {sources.runs[0].folder}, so the same row of its embeddings is "
@@ -203,6 +205,7 @@ def open_weights(sources: Sources, scratch: Path, start: str | None = None) -> t
             place.mkdir()
             starts[key] = _write_start(_start_folder(run, place), place / "start.safetensors")
             _must_fit(starts[key], files[0], f"{run.folder}: the encoder that it started from ({_start_name(run)})")
+        # Compared by values, because one encoder can have several names, such as a folder and a Hub id.
         digests.append(starts[key].digest())
     if other := next((index for index, digest in enumerate(digests) if digest != digests[0]), None):
         run, base = sources.runs[other], sources.runs[0]
@@ -254,6 +257,7 @@ def _given_start(start: str, scratch: Path) -> Path:
     if is_encoder_plugin(start):
         raise MtlError(f"--start {start}: expected a run folder, a model folder or a Hub id")
     try:
+        # A folder or Hub id depends on neither texts nor seed, which only plugins read.
         return encoder_folder(EncoderConfig(name=start), EncoderFacts(lambda: iter(()), scratch, 0, 16))
     except MtlError as error:
         raise MtlError(*(f"--start: {line.removeprefix('encoder: ')}" for line in error.lines)) from error

@@ -20,6 +20,7 @@ class TensorFile:
     _file: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # A frozen dataclass allows no other assignment.
         object.__setattr__(self, "_file", safe_open(self.path, framework="pt"))
 
     @property
@@ -30,6 +31,7 @@ class TensorFile:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor by name."""
+        # From the file's header, without reading values.
         return {name: tuple(self._file.get_slice(name).get_shape()) for name in self.names}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -43,6 +45,7 @@ class TensorFile:
         """Return a sha256 of all names, shapes and values, equal for equal weights in other files."""
         whole = hashlib.sha256()
         for name, tensor in self:
+            # With name, shape and type, or different tensors with the same bytes would have the same digest.
             whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
             whole.update(tensor.numpy().tobytes())
         return whole.hexdigest()
@@ -50,6 +53,7 @@ class TensorFile:
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> TensorFile:
     """Write tensors to a file and open it."""
+    # Copies, because tied weights share memory, which safetensors rejects.
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
     return TensorFile(path)
 

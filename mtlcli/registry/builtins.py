@@ -38,6 +38,7 @@ class Family:
         return self.name.removesuffix("s").replace("_", " ")
 
 
+# In the order of `mtl plugins list`. Classes are given as texts, so that listing them imports nothing.
 _ROWS = (
     Family(
         name="tasks",

@@ -46,6 +46,7 @@ def describe(family: str, name: str) -> PluginDetails:
     entry = registry.find(family, name, family)
     try:
         options = tuple(_options(registry.options_model(plugin)))
+    # An annotation that is imported for type checkers alone, or a type that pydantic cannot validate.
     except (NameError, TypeError) as error:
         raise MtlError(f'{family}: the options of "{name}" ({entry.target}) cannot be read: {error}') from error
     module = inspect.getmodule(plugin)
@@ -76,6 +77,7 @@ def _options(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str
         )
         for part in typing.get_args(field.annotation):
             if inspect.isclass(part) and issubclass(part, BaseModel):
+                # N stands for the index of an item, as in `stages.1.steps`.
                 yield from _options(part, f"{above}{option}.N.")
 
 
@@ -129,6 +131,7 @@ def _bounds(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
 def _value(value: Any) -> str:
     """Return a default or an attribute as a recipe would write it."""
     match value:
+        # str() would return "None" and "True"; a recipe has null and true.
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]
         case frozenset() | set():

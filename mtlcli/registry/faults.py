@@ -34,6 +34,7 @@ def plugin_call(plugin: object, method: str, expected: str) -> Iterator[None]:
         yield
     except Exception as error:
         entry = _foreign(plugin)
+        # By name, because torch is not imported here.
         if entry is None or isinstance(error, MtlError) or type(error).__name__ == "OutOfMemoryError":
             raise
         message = " ".join(str(error).split())
@@ -58,6 +59,7 @@ def require(condition: bool, problem: str) -> None:
 def _foreign(plugin: object) -> Entry | None:
     """Return the entry of a third-party plugin; None for a built-in one, or for a class that was not looked up by name."""
     entry = entry_of(plugin if isinstance(plugin, type) else type(plugin))
+    # By the target, because a built-in class can also be selected as package.module:Class.
     return None if entry is None or entry.target.startswith("mtlcli.") else entry
 
 

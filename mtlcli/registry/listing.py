@@ -105,6 +105,7 @@ def _try_all(entries: Sequence[registry.Entry]) -> list[str]:
     while len(status) < len(entries):
         rest = entries[len(status) :]
         lines, death = _run_child(rest)
+        # A child that ended early has fewer lines than plugins.
         status += [_status(entry, line) for entry, line in zip(rest, lines, strict=False)]
         if len(lines) < len(rest):
             status.append(_status(rest[len(lines)], death))
@@ -124,6 +125,7 @@ def _run_child(entries: Sequence[registry.Entry]) -> tuple[list[str], str]:
     # The child gets this process's path, so that it finds the same plugins.
     start = "import sys; sys.path[:] = sys.argv[1:]; from mtlcli.registry.listing import try_plugins; try_plugins()"
     request = json.dumps({"seconds": SECONDS, "plugins": [(entry.family, entry.target) for entry in entries]})
+    # Not pipes, which a process started by a plugin could keep open after the child has ended.
     with tempfile.TemporaryFile() as answers, tempfile.TemporaryFile() as noise:
         child = subprocess.run(
             [sys.executable, "-c", start, *sys.path], input=request.encode(), stdout=answers, stderr=noise, check=False
@@ -142,6 +144,7 @@ def try_plugins() -> None:
     with os.fdopen(os.dup(1), "w") as answers, os.fdopen(os.dup(2), "w") as noise:
         os.dup2(2, 1)  # a plugin's own output must not mix with the answers
         for family, target in request["plugins"]:
+            # Its timer is a C thread, which also ends an import that never releases the GIL.
             faulthandler.dump_traceback_later(request["seconds"], exit=True, file=noise)
             try:
                 problem = _problem_of(family, target)

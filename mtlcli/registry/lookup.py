@@ -62,6 +62,7 @@ def family_named(text: str) -> str:
     raise MtlError(f'unknown plugin family "{text}"{suggest(name, FAMILIES)}')
 
 
+# Searching the metadata of all distributions is slow.
 @cache
 def _installed(family: str) -> tuple[Entry, ...]:
     if os.environ.get("MTL_NO_PLUGINS"):
@@ -177,6 +178,7 @@ def family_of(families: Sequence[str], target: str, where: str) -> str:
 def _import(target: str, *, in_current_folder: bool = False) -> Any:
     """Import `package.module:Class`; with `in_current_folder`, also from there."""
     module, _, attribute = target.partition(":")
+    # For an empty or relative name importlib would raise ValueError or TypeError.
     if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise MtlError(f'"{target}" is not of the form package.module:Class')
     if in_current_folder and (folder := os.getcwd()) not in sys.path:
@@ -202,12 +204,14 @@ def _import(target: str, *, in_current_folder: bool = False) -> Any:
 def options_model(plugin: type) -> type[BaseModel]:
     """Return the keyword-only parameters of a plugin's constructor as a pydantic model that rejects unknown ones."""
     signature = inspect.signature(plugin.__init__)  # type: ignore[misc]
+    # Extras are the bounds and descriptions in `Annotated`.
     hints = typing.get_type_hints(plugin.__init__, include_extras=True)  # type: ignore[misc]
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in signature.parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
+    # An option may have a name that begins with `model_`, which pydantic would protect.
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_default=True, protected_namespaces=())
     return create_model(plugin.__name__, __config__=config, **fields)
 
@@ -231,6 +235,7 @@ def check_options(
         checked = model.model_validate(options)
     except ValidationError as error:
         return {}, [_explain(model, name, detail, also_known) for detail in error.errors()]
+    # Not `model_dump`: nested models stay instances of their class for the constructor.
     return {field: getattr(checked, field) for field in model.model_fields}, []
 
 
@@ -238,6 +243,7 @@ def _explain(model: type[BaseModel], name: str, detail: Any, also_known: Sequenc
     location = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         part = _model_at(model, detail["loc"])
+        # Keys of the core stand beside the options of the plugin, not in a nested model.
         candidates = [*part.model_fields, *(also_known if part is model else ())]
         return location, f'unknown option of "{name}"{suggest(str(detail["loc"][-1]), candidates)}'
     if detail["type"] == "missing":

@@ -91,11 +91,13 @@ def add_plugin(name: str, family: str, folder: Path) -> Path:
     _check_name(name, family, distribution)
     file = name.replace("-", "_")
     module, test = folder / package / f"{file}.py", folder / "tests" / f"test_{file}.py"
+    # A package of the name would be imported in place of the module.
     for existing in (module, module.with_suffix(""), test):
         if existing.exists():
             raise MtlError(f"NAME: {existing} already exists; choose another name")
     source = _template(f"{family}.py")
     plugin, dotted = _class_name(name, source), f"{package}.{file}"
+    # First, because it raises if the file cannot be extended, and then nothing has been written.
     _write(path, _with_entry_point(text, family, f'{name} = "{dotted}:{plugin}"', path))
     _write(module, _renamed(source, name, family, dotted, plugin))
     _write(test, _renamed(_template(f"test_{family}.py"), name, family, dotted, plugin))
@@ -145,6 +147,7 @@ def _with_entry_point(text: str, family: str, line: str, path: Path) -> str:
     else:
         first = next((n for n, content in enumerate(lines) if content.startswith("[project.entry-points.")), len(lines))
         lines[first:first] = [header, line, ""]
+    # Edited as text to keep comments and layout, then parsed to verify that only the entry point is new.
     changed = "\n".join(lines) + "\n"
     name, _, target = line.partition(" = ")
     expected = tomllib.loads(text)

@@ -22,6 +22,7 @@ class Source:
 def _parsed(path: Path) -> ast.Module | None:
     try:
         return ast.parse(path.read_bytes())
+    # ValueError: a NUL byte in the source.
     except (OSError, SyntaxError, ValueError):
         return None
 
@@ -43,6 +44,7 @@ def class_of(target: str) -> Source | None:
             return None
         statement, alias = origin
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        # One dot is the package of the module itself.
         for _ in range(statement.level - 1):
             package = package.rpartition(".")[0]
         module = ".".join(part for part in (package if statement.level else "", statement.module or "") if part)
@@ -53,6 +55,7 @@ def class_of(target: str) -> Source | None:
 def literals(source: Source, depth: int = 5) -> dict[str, Any]:
     """Return the attributes in the body of a class and of its bases; None for an attribute that the source computes."""
     attributes: dict[str, Any] = {}
+    # The first base has precedence, as in Python. `depth` ends a class that has its own name as its base.
     for base in reversed(source.node.bases):
         below = class_of(f"{source.module}:{base.id}") if isinstance(base, ast.Name) and depth else None
         if below is not None:
@@ -84,6 +87,7 @@ def _source_of(module: str) -> Path | None:
     folders: list[str] | None = None
     spec: ModuleSpec | None = None
     parts = module.split(".")
+    # importlib.util.find_spec would import the packages above the module.
     for depth, part in enumerate(parts, 1):
         spec = _spec(".".join(parts[:depth]), folders)
         if spec is None:

@@ -78,12 +78,14 @@ def save(
     """
     digests = {} if digests is None else digests
     written = [name for name in parts if f"{name}.safetensors" not in digests]
+    # Parts that can be linked need no space again.
     needed = sum(tensor.nbytes for name in written for tensor in parts[name].values())
     done = folder / f"step-{step}"
     scratch = scratch_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
+        # The margin is for headers, the state and the tokenizer.
         if free < needed * 1.02 + 1_000_000:
             raise MtlError(
                 f"{folder}: no space for a checkpoint: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; "
@@ -96,16 +98,20 @@ def save(
                 _write(tensors, scratch / file)
         (scratch / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         extra(scratch)
+        # Of the files, not of the tensors, so that the frozen weights of an older checkpoint are verified as well.
         manifest = hashes(scratch)
         for file in digests:
             if manifest[file] != digests[file]:  # the older one has been damaged
                 (scratch / file).unlink()
                 _write(parts[FROZEN], scratch / file)
                 manifest[file] = sha256(scratch / file)
+        # Later checkpoints of this process link to this file.
         digests.update({name: digest for name, digest in manifest.items() if name == f"{FROZEN}.safetensors"})
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         share(scratch)
+        # Before the rename: after a power failure, a folder step-N has all its content.
         sync(scratch)
+        # A damaged checkpoint of this step, which a resumed run writes again; a rename cannot replace it.
         _remove(done)
         scratch.rename(done)
         sync_folder(folder)
@@ -157,6 +163,7 @@ def damage(folder: Path) -> str | None:
         expected: dict[str, str] = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return f"{MANIFEST} is missing or not readable"
+    # Without this, an empty manifest would make a checkpoint without files complete.
     if STATE not in expected:
         return f"{MANIFEST} does not list {STATE}"
     for name, digest in expected.items():

@@ -31,12 +31,14 @@ def resolve_run(layers: list[Layer], only: list[str] | None = None, resumed: Lay
     """
     if resumed is None:
         return resolve(layers, only, inherited_sections)
+    # Taken before `resolve`, which changes its layers: `resumed` can be one of them.
     sections = {key: resumed.values[key] for key in ("encoder", "architecture")}
     return resolve(layers, only, lambda _: sections)
 
 
 def stored_config(stored: Layer, folder: Path) -> Config:
     """Resolve the configuration that a run folder holds, without its trackers, which may not be installed here."""
+    # Copies, because `resolve` changes its layers and the caller uses `stored` again.
     layer = deepcopy(stored)
     layer.values.pop("trackers", None)
     return resolve_run([absolute_paths(layer, folder)], resumed=deepcopy(stored))
@@ -52,6 +54,7 @@ def layers_of(source: ConfigSource | None, sections: Mapping[str, Any]) -> list[
     """
     layers = []
     if isinstance(source, Config):
+        # The paths of a resolved configuration are absolute.
         layers.append(Layer(source.plain()))
     elif isinstance(source, Mapping):
         layers.append(absolute_paths(Layer(_plain(source)), Path.cwd()))

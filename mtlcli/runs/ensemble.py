@@ -83,11 +83,13 @@ def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble
         if folder.resolve() in [other.resolve() for other in folders[:index]]
     ]
     runs: list[EnsembleMember] = []
+    # A folder that is named twice already has an error, and is read once.
     for folder in dict.fromkeys(folders):
         try:
             if (folder / ENSEMBLE).is_file():
                 raise MtlError(f"{folder}: is an ensemble itself; name its runs instead: {one_of(_listed(folder))}")
             run = read_member(folder)
+            # Reads all weights, once: later commands compare run.json, and the weights of a run only when they load them.
             must_be_as_written(folder, run.record)
             runs.append(run)
         except MtlError as error:
@@ -123,6 +125,7 @@ def _choose(runs: Sequence[EnsembleMember], name: str, threshold: float | None, 
     having = {index: run for index, run in enumerate(runs) if run.find(name) is not None}
     must_agree(list(having.values()), name)
     first = next(iter(having.values()))
+    # Runs may have other primary metrics; one metric decides for all.
     metric: str = first.record["tasks"][name]["metrics"][0]
     results = {index: dev_result(run, name, metric) for index, run in having.items()}
     values = {index: None if one is None else one[0] for index, one in results.items()}
@@ -144,7 +147,9 @@ def _choose(runs: Sequence[EnsembleMember], name: str, threshold: float | None, 
     if errors:
         raise MtlError(*errors)
     known = {index: value for index, value in values.items() if value is not None}
+    # A title may have options behind the name, as in calibration-error[bins=10].
     higher = registry.load("metrics", plugin_of(metric), f"tasks.{name}").higher_is_better
+    # Equality counts in both directions, which the comparison alone would exclude for metrics to maximize.
     members = {index: value for index, value in known.items() if value == threshold or (value > threshold) == higher}
     if not members:
         best = (max if higher else min)(known, key=known.__getitem__)
@@ -232,6 +237,7 @@ def write(ensemble: Ensemble, folder: Path) -> None:
     """
     with lock_folder(folder):
         remove_abandoned(folder)
+        # Before ensemble.json: a kill in between leaves an ensemble without results, not with those of another one.
         discard(folder / RESULTS)
         for path in (folder / PREDICTIONS).glob("*.jsonl"):
             discard(path)
@@ -242,6 +248,7 @@ def write(ensemble: Ensemble, folder: Path) -> None:
 
 def _content(ensemble: Ensemble, folder: Path) -> dict[str, Any]:
     names = [relative_name(run.folder, folder) for run in ensemble.runs]
+    # A run that predicts no task need not exist later.
     used = [index for index in range(len(names)) if any(index in task.members for task in ensemble.tasks)]
     return {
         "runs": {
@@ -278,6 +285,7 @@ def _listed(folder: Path) -> list[str]:
 
 def _place(folder: Path, name: str) -> Path:
     path = Path(os.path.normpath(folder.resolve() / name))
+    # Messages quote the folder, so it is as short as the user would write it.
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

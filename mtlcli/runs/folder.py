@@ -126,10 +126,13 @@ def claim(folder: Path, *, resume: bool = False, overwrite: bool = False) -> Run
     try:
         remove_abandoned(folder)
         remove_abandoned(folder / CHECKPOINTS)
+        # Again under the lock: another process may have written since.
         state = inspect_folder(folder, resume=resume, overwrite=overwrite)
+    # KeyboardInterrupt included: in a notebook the process goes on, and would keep the lock.
     except BaseException:
         lock.release()
         raise
+    # A resumed run without a checkpoint starts again, so it replaces the files of the first attempt.
     return RunFolder(folder, state, overwrite or (resume and state.checkpoint is None), lock, takeover(lock))
 
 
@@ -148,6 +151,7 @@ def lock_new(folder: Path) -> FolderLock:
         except FileExistsError:  # another process was faster
             continue
         lock = lock_folder(path)
+        # `lock_folder` found the folder, so it would not remove it on release.
         lock.made = made
         return lock
 
@@ -155,6 +159,7 @@ def lock_new(folder: Path) -> FolderLock:
 def free_name(folder: Path) -> Path:
     """Return a path where nothing is yet: this one, or one with `-2`, `-3` and so on behind it."""
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    # `lexists`, because a dangling link takes a name, too.
     return next(path for path in itertools.chain([folder], numbered) if not os.path.lexists(path))
 
 
@@ -181,6 +186,7 @@ def inspect_folder(folder: Path, *, resume: bool, overwrite: bool) -> FolderStat
         raise MtlError(
             f"--output: {folder} is not empty: add --resume to resume the run in it, or --overwrite to replace it"
         )
+    # --overwrite, too, removes only what a run wrote.
     if not _holds_run(folder):
         flag, rest = (
             ("--overwrite", "nothing in it is deleted") if overwrite else ("--resume", "there is none to resume")
@@ -191,6 +197,7 @@ def inspect_folder(folder: Path, *, resume: bool, overwrite: bool) -> FolderStat
     if (folder / MERGE).is_file():
         raise MtlError(f"--resume: {folder} was merged, not trained; train a new run from it with --init {folder}")
     newest, skipped = checkpoint.latest(folder / CHECKPOINTS)
+    # Starting from step 1 would discard a run whose files could perhaps be restored from a backup.
     if newest is None and skipped:
         raise MtlError(*skipped, f"{folder}: no undamaged checkpoint to resume from; start over with --overwrite")
     warnings = list(skipped)
@@ -255,6 +262,8 @@ def _stored(folder: Path, newest: Checkpoint | None, warnings: list[str]) -> Lay
             return read_recipe(path)
     except MtlError as error:
         problem = error.lines[0].removeprefix(f"{path}: ")
+    # The checkpoint before run.json, which is as old as the best step: the run may have been resumed with other
+    # settings since.
     values, source = (newest.config(), newest.folder) if newest is not None else (None, path)
     if values is None and (folder / RECORD).is_file():
         try:
@@ -298,6 +307,7 @@ def add_command(folder: Path, command: str) -> None:
     """Add a line to command.txt. Raise MtlError where it cannot be written."""
     path = folder / COMMAND
     try:
+        # Bytes, because a command may name a file whose name is not UTF-8.
         before = path.read_bytes()
     except OSError:
         before = b""
@@ -312,7 +322,9 @@ def remove_run(folder: Path) -> list[str]:
 
     Checkpoints and configuration go last, so that a kill leaves a folder that can still be replaced.
     """
+    # Before run.json is removed, which lists them.
     listed = _files_of_model(folder)
+    # results.json first: without it the run no longer counts as finished.
     for name in (RESULTS, *(name for name in RUN_FILES if name not in (RESULTS, CONFIG))):
         discard(folder / name)
     for path in (folder / PREDICTIONS).glob("*.jsonl"):
@@ -325,6 +337,7 @@ def remove_run(folder: Path) -> list[str]:
         discard(folder / CHECKPOINTS / f"step-{step}")
     for name in RUN_FOLDERS:
         _remove_empty(folder / name)
+    # What a link leads to does not belong to the run.
     if not (folder / TRACKER_FILES).is_symlink():
         shutil.rmtree(folder / TRACKER_FILES, ignore_errors=True)
     discard(folder / CONFIG)
@@ -347,6 +360,7 @@ def _files_of_exports(folder: Path) -> list[Path]:
             names = [*json.loads((place / MANIFEST).read_text(encoding="utf-8"))["files"], MANIFEST]
         except (OSError, ValueError, KeyError, TypeError):
             continue
+        # A damaged manifest must not lead out of the folder.
         files += [place / name for name in names if ".." not in Path(name).parts and not Path(name).is_absolute()]
     return files
 
@@ -355,6 +369,7 @@ def _remove_empty(folder: Path) -> None:
     """Remove a folder and the folders in it as far as they are empty."""
     if not folder.is_dir() or folder.is_symlink():
         return
+    # In reverse order a folder comes after its content.
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()

@@ -64,6 +64,7 @@ class FolderLock:
 
     def start(self) -> None:
         """Begin to touch the file, in a thread of its own: preparing the data can take longer than ABANDONED."""
+        # A daemon, because it must not keep a process alive that has ended without `release`.
         threading.Thread(target=self._touch, name="folder-lock", daemon=True).start()
 
     def _touch(self) -> None:
@@ -72,6 +73,7 @@ class FolderLock:
                 if not self._is_current():
                     self.is_lost = True
                     return
+                # By its handle: another process may have put a lock of its own at the path.
                 os.utime(self.handle)
             except OSError:  # a shared disk that is away for a while
                 continue
@@ -93,6 +95,7 @@ class FolderLock:
             return
         self._ended.set()
         with suppress(OSError):
+            # A lock that another process has taken over stays.
             if self._is_current():
                 (self.folder / LOCK).unlink(missing_ok=True)
         os.close(self.handle)
@@ -137,6 +140,7 @@ def make_folder(folder: Path, flag: str = "--output", *, new: bool = False) -> l
         for path in reversed(missing):
             path.mkdir(exist_ok=not (new and path == folder))
             made.append(path)
+    # `lock_new` catches it and tries another name. It is an OSError, so this comes first.
     except FileExistsError:
         raise
     except OSError as error:
@@ -144,6 +148,7 @@ def make_folder(folder: Path, flag: str = "--output", *, new: bool = False) -> l
         raise MtlError(f"{flag}: {line}; choose another folder") from error
     if not folder.is_dir():
         raise MtlError(f"{flag}: {folder} is not a folder, or a link that leads nowhere; choose another one")
+    # The folder was there before `missing` was determined.
     if new and not made:
         raise FileExistsError(str(folder))
     return made
@@ -164,6 +169,7 @@ def check_writable(folder: Path) -> None:
 def holder_of(folder: Path) -> Holder | None:
     """Return the process that holds a folder, None if it is free."""
     try:
+        # Without O_CREAT, because a question must not create a lock.
         handle = os.open(folder / LOCK, os.O_RDWR)
     except OSError:
         return None
@@ -171,9 +177,11 @@ def holder_of(folder: Path) -> Holder | None:
         holder = _read(handle)
         locked = _try_lock(handle)
         if locked is False:
+            # The holder has the lock and has not written its name yet.
             return holder or Holder(Process("unknown host", 0, ""), "just now")
         return holder if holder is not None and _holds(holder, handle, folder, proven=locked is True) else None
     finally:
+        # Also releases the lock that `_try_lock` took to find out.
         os.close(handle)
 
 
@@ -208,6 +216,7 @@ def _try_lock(handle: int) -> bool | None:
     if fcntl is None:
         return None
     try:
+        # Not `lockf`, whose lock would end as soon as `holder_of` closes another handle of the file.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -238,6 +247,7 @@ def _write(handle: int, holder: Holder) -> None:
     text = json.dumps(values).encode("ascii") + b"\n"
     os.ftruncate(handle, 0)
     os.pwrite(handle, text, 0)
+    # For other hosts of a shared disk, which decide by this content.
     os.fsync(handle)
 
 

@@ -80,6 +80,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _parsed(text: bytes) -> LogLine | None:
+    # A line that was cut can still be valid JSON, and the next line would be appended to it.
     if not text.endswith(b"\n"):
         return None
     try:

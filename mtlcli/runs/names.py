@@ -28,6 +28,7 @@ TRACKERS = "trackers.json"
 TRACKER_FILES = "trackers"
 STUDY = "study.json"
 
+# `remove_run` removes these files, and leaves every file that is not listed.
 RUN_FILES = (CONFIG, COMMAND, ENVIRONMENT, PLAN, METRICS, LOG, HEADS, RECORD, RESULTS, MERGE, TRACKERS)
 RUN_FOLDERS = (CHECKPOINTS, ENCODER, PREDICTIONS, ONNX, SENTENCE_TRANSFORMERS)
 

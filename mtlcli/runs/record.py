@@ -102,6 +102,7 @@ def read_record(folder: Path) -> RunRecord:
     if not folder.is_dir():
         near = [other.name for other in folder.absolute().parent.iterdir()] if folder.absolute().parent.is_dir() else []
         raise MtlError(f"{folder}: there is no such run folder{did_you_mean(folder.name, near)}")
+    # A folder of seeds also has no run.json, and this error names the runs in it.
     must_be_no_group(folder)
     path = folder / RECORD
     if not path.is_file():
@@ -129,6 +130,7 @@ def _cure(folder: Path) -> str:
 
 def _must_be_readable(record: Mapping[str, Any]) -> None:
     """Raise ValueError, KeyError, TypeError or AttributeError if the record does not have the structure written by `export`."""
+    # What fails here would fail later in a command, without the name of the file.
     Config.model_validate(record["config"])
     for task in record["tasks"].values():
         _facts(task["facts"])
@@ -180,6 +182,7 @@ def unfinished_note(folder: Path, record: RunRecord) -> str | None:
 
 
 def _facts(values: dict[str, Any]) -> TaskFacts:
+    # Without `class_loss` and `head_guess`, which only training uses.
     return TaskFacts(**values | {"target": target_of(values["target"])})
 
 
@@ -194,6 +197,7 @@ def check_installed(record: RunRecord) -> list[str]:
     """
     warnings = []
     sources = {}
+    # Records of early versions do not have it.
     if "architecture" in record:
         architecture = record["architecture"]
         name = f'the architecture "{architecture["name"]}"'
@@ -202,6 +206,7 @@ def check_installed(record: RunRecord) -> list[str]:
         sources[f'task "{name}"'] = (task["distribution"], task["version"])
         sources[f'the head of task "{name}"'] = (task["head_distribution"], task["head_version"])
     for what, (distribution, version) in sources.items():
+        # A class given as package.module:Class has no version to compare.
         if distribution in ("mtlcli", "(local)"):
             continue
         try:

@@ -108,6 +108,7 @@ class Predictions:
             for number, line in enumerate(file, start=1):
                 try:
                     row = json.loads(line)
+                    # A proper subset, because the prediction needs a key of its own.
                     if not {"line", "digest", "target"} < set(row):
                         raise ValueError("no line, digest or target, or no prediction")
                     if rows and row.keys() != rows[0].keys():
@@ -248,10 +249,12 @@ def _write_rows(
 ) -> None:  # fmt: skip
     with path.open("w", encoding="utf-8") as file:
         for row, line in enumerate(lines):
+            # A digest in hexadecimal, because many JSON readers round integers above 2**53.
             place = {"line": line, "digest": f"{int(hashes[row]):016x}", "target": target.gold_json(gold, row)}
             if groups is not None:
                 place[GROUP] = groups.name(row) or None
             if weights is not None:
                 place[WEIGHT] = float(weights[row])
+            # Not rounded, because `mtl compare` computes metrics from these values.
             values = place | target.as_json(predicted, row, exact=True)
             file.write(json.dumps(values, ensure_ascii=False) + "\n")

@@ -49,10 +49,12 @@ def why_not_alone(model: MultiTaskModel, architecture: str) -> tuple[str, str] |
     None where they are the same.
     """
     try:
+        # An architecture that does not change the encoder returns the encoder itself.
         plain = model.architecture.merged(None) is model.architecture.encoder
         reason = "" if plain else "changes the encoder, and the changes are stored beside it"
     except MtlError as error:
         plain, reason = False, str(error)
+    # Tasks that share one pass have the same features, so none needs to be named.
     task = "" if len({model.pass_of(task) for task in range(len(model.names))}) == 1 else f', task="{model.names[0]}"'
     in_python = IN_PYTHON.format(task=task)
     if not plain:
@@ -94,10 +96,12 @@ def export(run: Path, model: MultiTaskModel, encoder: LoadedEncoder, facts: Mapp
         if alone is not None:
             (place / "README.md").write_text(README.format(reason=alone, ways=ways), encoding="utf-8")
         _, rest = split_state(model)
+        # Copies, because safetensors rejects tensors that share memory.
         save_file({key: value.detach().cpu().contiguous().clone() for key, value in rest.items()}, scratch / HEADS)
         written = [*sorted(path for path in place.rglob("*") if path.is_file()), scratch / HEADS]
         files = {path.relative_to(scratch).as_posix(): sha256(path) for path in written}
         write_record(scratch, {**facts, "encoder_alone": alone, "files": files})
+        # For the old encoder, which a rename cannot overwrite; it is removed with the scratch folder.
         (scratch / "replaced").mkdir()
         share(scratch)
         sync(scratch)

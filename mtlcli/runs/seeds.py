@@ -144,6 +144,7 @@ def open_group(folder: Path, seeds: Sequence[int], *, resume: bool, overwrite: b
         if not (seeds and (resume or overwrite)):
             raise
         before = Group(folder, tuple(seeds))  # the command says what the damaged list held
+    # A lock that a killed process left does not count.
     if before is None and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise MtlError(
             f"--output: {folder} is not empty and holds no runs with different seeds; choose another --output"
@@ -159,6 +160,7 @@ def open_group(folder: Path, seeds: Sequence[int], *, resume: bool, overwrite: b
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`1,2,3` -> (1, 2, 3). Raise MtlError unless the text is a list of different whole numbers from 0."""
     parts = [part.strip() for part in text.split(",")]
+    # int() would also accept signs, underscores and spaces.
     if not all(part.isdecimal() for part in parts):
         raise MtlError(f"--seeds {text}: expected whole numbers with commas between them, such as 1,2,3")
     seeds = tuple(map(int, parts))

@@ -80,12 +80,14 @@ def find_method(text: str) -> Method:
 def _find_plugin(text: str, method: str) -> tuple[str, str]:
     """Return the family and name of a plugin written as `pcgrad`, `scheduler:annealed` or `package.module:Class`."""
     before, colon, name = text.partition(":")
+    # Plural and singular: `schedulers:annealed` and `scheduler:annealed`.
     families = {alias: family for family in registry.METHODS for alias in (family, family[:-1])}
     family = families.get(before.lower().replace("-", "_")) if colon else None
     if family is not None:
         # Only to raise for an unknown name.
         registry.find(family, name, f'method "{method}"')
         return family, name
+    # Not a family, so the colon is that of `package.module:Class`.
     if colon:
         return registry.family_of(registry.METHODS, text, f'method "{method}"'), text
     matches = [family for family in registry.METHODS if text in registry.names(family)]
@@ -103,10 +105,12 @@ def _find_plugin(text: str, method: str) -> tuple[str, str]:
 
 
 def _method_of_file(path: Path) -> Method:
+    # Paths are relative to the recipe file that names them, and not to the recipe of the study.
     layer = absolute_paths(read_recipe(path), path.absolute().parent)
     training = layer.values.get("training")
     training = training if isinstance(training, dict) else {}
     dropped = [key for key in SHARED if key in layer.values]
+    # An unknown key is kept, so that it is reported as an error.
     dropped += [f"training.{key}" for key in training if key in TrainingConfig.model_fields and key not in OF_A_METHOD]
     # Dropped with a note rather than rejected: an ordinary recipe, with its tasks and data, serves as a method.
     for dotted in dropped:
@@ -117,4 +121,5 @@ def _method_of_file(path: Path) -> Method:
 
 def _label(text: str) -> str:
     """Return the name of a method in the table and of its folder."""
+    # No dots at the ends, because the label names a folder: `..` would be its parent, and `.a` hidden.
     return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "method"

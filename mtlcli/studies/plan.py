@@ -102,7 +102,9 @@ def plan_study(
         raise MtlError(*dict.fromkeys(errors))
     names = list(base.tasks)
     study = Study(steps, per_epoch, base.training.select_by, tasks, base.plain(), str(prepared.device))
+    # A single task has no weights to tune.
     jobs = _trials(base, names, TRIAL_SEED, trials) if len(names) > 1 else []
+    # Seed by seed, so that a study that is interrupted can compare all methods on the seeds that are finished.
     for seed in seeds:
         if single_task:
             jobs += [
@@ -189,11 +191,13 @@ def _try(config: Config, facts: tuple[TaskFacts, ...]) -> None:
     check_combination(config)
     run = RunFacts(facts, config.training.seed, config.training.micro_batches)
     scheduler = config.scheduler.make(run)
+    # Constructors check more than the types and bounds of options.
     for family in ("balancers", "gradient_regularizers", "regularizers"):
         for choice in config.choices(family):
             choice.make(run)
     check_combination(config, scheduler)
     length = config.training
+    # A scheduler such as `stages` has a length of its own.
     ends = scheduler.epoch_ends(length.epochs or 1, length.steps, length.steps_per_epoch or scheduler.steps_per_epoch())
     if ends[-1] != length.steps:
         raise MtlError(
@@ -207,9 +211,11 @@ def with_best_weights(plan: StudyPlan, job: Job) -> Job:
     trials = [
         record
         for record in plan.study.records
+        # An older study may hold trials of another seed.
         if record.kind == "trial" and record.seed == TRIAL_SEED and record.score is not None
     ]
     if not trials:
         raise MtlError("every trial of static weights failed")
+    # No score in `trials` is None; `or 0.0` is for the type checker.
     best = max(trials, key=lambda record: record.score or 0.0)
     return replace(job, config=seeded(over(plan.base, weighted(best.weights)), job.seed), weights=best.weights)

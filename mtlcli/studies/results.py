@@ -77,6 +77,7 @@ class Study:
 
     def add(self, record: Record) -> None:
         """Add a run, replacing an earlier result of the same folder."""
+        # At the end, because records are in the order in which runs ended.
         self.records = [earlier for earlier in self.records if earlier.place != record.place] + [record]
 
 
@@ -135,6 +136,7 @@ def rows(study: Study) -> list[StudyRow]:
     """Return the table: single-task first, then tuned static weights, then the methods in the order of their first run."""
     methods = dict.fromkeys(record.method for record in study.records if record.kind == "method")
     alone = [record for record in study.records if record.kind == "single-task"]
+    # Gains are relative to the mean over the seeds, so that the row of single-task training shows the noise.
     single = {task: mean(values) for task in study.tasks if (values := list(_primary(study, alone, task).values()))}
     table = []
     for method in (SINGLE, STATIC, *methods):
@@ -171,6 +173,7 @@ def _primary(study: Study, runs: Sequence[Record], task: str) -> dict[int, float
 def _per_seed(runs: Sequence[Record], values: Sequence[float | None]) -> float | None:
     """Return the mean over the runs, times the runs per seed: single-task training takes one run for each task."""
     measured = [value for value in values if value is not None]
+    # A run's folder without its seed: one for each method, and one for each task that is trained alone.
     names = {record.place.rpartition("/")[0] for record in runs}
     return mean(measured) * len(names) if measured else None
 

@@ -123,6 +123,7 @@ def run_study(
     """
     study, total = plan.study, len(plan.jobs)
     make_folder(folder)
+    # Before the first run: a later call rejects a folder that has runs but no study.json.
     write_study(study, folder)
     for number, job in enumerate(plan.jobs, 1):
         if stop():
@@ -149,6 +150,7 @@ def run_study(
             # A finished run of a study is not resumed, and its checkpoints are large.
             shutil.rmtree(folder / job.place / CHECKPOINTS, ignore_errors=True)
             group = folder / Path(job.place).parent
+            # By all records, because an earlier call may have finished other seeds of the method.
             finished = {
                 other.seed for other in study.records if not other.error and folder / Path(other.place).parent == group
             }
@@ -173,6 +175,7 @@ def _run(job: Job, folder: Path, command: str, stop: Callable[[], bool]) -> Gene
         elif isinstance(event, Finished):
             end = event
         yield event
+        # The timer starts again after the caller has handled the event, whose time is not the run's.
         requested = time.perf_counter()
     if end is None or end.why == "interrupted":
         return None

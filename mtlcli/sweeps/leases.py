@@ -23,7 +23,7 @@ class Lease:
 
     def release(self) -> None:
         """Let others have the trial."""
-        # Closing the file releases its lock. The file stays: after a removal, two workers could lock two files of this name.
+        # This releases the lock. The file stays: after a removal, two workers could lock two files of one name.
         self._file.close()
 
 
@@ -37,7 +37,6 @@ def take(trial: Path) -> Lease | None:
         raise MtlError("mtl sweep needs locks on files, which this system does not have")
     trial.parent.mkdir(parents=True, exist_ok=True)
     path = trial.with_name(trial.name + SUFFIX)
-    # Append mode creates a missing file.
     file = path.open("ab")
     try:
         # `flock` belongs to the open file and not to the process, so it also excludes other threads.

@@ -125,8 +125,8 @@ class SweepWorker:
             self.write()
             ended = next(found for found in self.trials() if found.number == asked.trial.number)
             yield TrialEnded(ended, *self.progress())
-        # The loop ended because of `stop`, not by `break`.
         else:
+            # The loop ended because of `stop`, not by `break`.
             yield SweepInterrupted(*self.progress())
         self.write()
 

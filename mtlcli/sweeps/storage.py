@@ -64,7 +64,7 @@ def open_storage(url: str | None, folder: Path) -> Any:
         try:
             outcome.append(_patient(optuna.storages.RDBStorage)(url, engine_kwargs=arguments))
         except Exception as error:  # of the driver, whichever it is
-            # An exception of a thread is lost unless it is passed on.
+            # An exception does not leave its thread.
             outcome.append(error)
 
     # A server that accepts a connection and never answers would hold the command for ever.

@@ -76,7 +76,7 @@ class TrialStudy:
             workers = self._study.user_attrs.get("workers", 0)
             self._study.set_user_attr("workers", workers + 1)
             # Samplers of equal seeds would ask for equal values.
-            # NumPy takes seeds of 32 bits. Samplers with the same seed propose the same values.
+            # NumPy takes seeds of 32 bits.
             self._study.sampler = self._sampler(seed_for(plan.base.training.seed, "sweep", workers) % 2**32)
             if not workers and (values := plan.space.default(plan.base)) is not None:
                 self._study.enqueue_trial(self._stored(values))

@@ -40,6 +40,7 @@ class TrackerThread:
         self.name, self.tracker = name, tracker
         self.problem = ""
         self.dropped = 0
+        # Unbounded, so that `end` never waits; `put` observes the limit.
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._calling_since: float | None = None
         # A daemon, because Python cannot interrupt a thread and would wait for it at its end.
@@ -55,6 +56,7 @@ class TrackerThread:
         """Queue a call without waiting."""
         if self.problem:
             return
+        # Only one thread adds calls, so the queue cannot grow between this check and `put`.
         if self._queue.qsize() < LINES:
             self._queue.put(call)
         else:
@@ -69,6 +71,7 @@ class TrackerThread:
 
     def check(self) -> None:
         """Set `problem` if a call has not returned for too long."""
+        # Read once, because the thread can set it to None between two reads.
         since = self._calling_since
         if not self.problem and since is not None and time.monotonic() - since > PATIENCE:
             self._leave(f"has not answered for {PATIENCE:g} s")
@@ -87,8 +90,10 @@ class TrackerThread:
         while self.is_alive and not self.problem:
             remaining = 0.1 if deadline is None else min(0.1, deadline - time.monotonic())
             if remaining <= 0:
+                # Without the None that `end` added.
                 self._leave(f"was not done in time; {max(0, self._queue.qsize() - 1)} of its calls were not made")
                 return
+            # In short waits, between which a hanging call is noticed.
             self._thread.join(remaining)
             self.check()
 

@@ -41,6 +41,7 @@ def runs_in(folder: Path) -> tuple[tuple[Path, ...], str]:
         members, _ = read_ensemble(folder)
         return tuple(member.folder for member in members), folder.resolve().name
     if any((folder / name).is_file() for name in (SEEDS, STUDY)):
+        # One level below a folder of seeds, two or more below a study.
         if runs := tuple(sorted(path.parent for path in folder.glob(f"*/**/{METRICS}"))):
             return runs, ""
         raise MtlError(f"{folder}: none of its runs has taken a step")
@@ -59,6 +60,7 @@ def replay(folder: Path, names: Sequence[str], options: Mapping[str, Mapping[str
     Raises:
         MtlError: the run cannot be read or is being trained, or a tracker or an option is unknown.
     """
+    # The lock keeps the run from being trained while its log is read.
     with lock_folder(folder, "RUN"):
         config = _config(folder)
         trackers = make_trackers(_choices(folder, config, names, options))

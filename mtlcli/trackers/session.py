@@ -81,13 +81,16 @@ class RunTrackers:
         """
         self.folder, self.config, self.plan, self.group = folder, config, plan, group
         self._ids = _stored_ids(folder)
+        # Each tracker starts on its own thread, and all of them write one file.
         self._lock = threading.Lock()
         self._reported: set[str] = set()
         self._threads = []
+        # A library that hangs in one thread can hang in the next one as well.
         self._skipped = [label for label, tracker in trackers.items() if hangs(type(tracker))]
         for label, tracker in trackers.items():
             if label not in self._skipped:
                 thread = TrackerThread(label, tracker)
+                # On the thread of the tracker, because a login or the migration of a database can take seconds.
                 thread.put(partial(self._start, label, tracker, first_step))
                 self._threads.append(thread)
 
@@ -154,6 +157,7 @@ class RunTrackers:
             write_sealed(self.folder / TRACKERS, {"ids": self._ids}, FORMAT)
         tracker.text("plan", plan_text(self.plan))
         tracker.text("recipe", recipe_text(self.config))
+        # Later lines are sent by the resumed run.
         if first_step and not is_resumed:
             for line in read_log(self.folder):
                 if line.step <= first_step and is_sent(tracker, line.values):

@@ -54,6 +54,7 @@ class TensorBoard(Tracker):
         from tensorboardX.proto.summary_pb2 import Summary
 
         self._step = step
+        # One event for all numbers, because each event has a header and a checksum of its own.
         items = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._write(step, summary=Summary(value=items))
 

@@ -31,7 +31,9 @@ COLUMNS = (
 
 def name_and_group(folder: Path) -> tuple[str, str]:
     """Return the name of a run, and that of the study or the folder of seeds that it is part of, empty for a single run."""
+    # A path such as `.` has no name before.
     folder = folder.resolve()
+    # The study comes first, because its runs are in folders of seeds as well.
     group = next((parent for parent in islice(folder.parents, DEPTH) if (parent / STUDY).is_file()), None)
     if group is None and (folder.parent / SEEDS).is_file():
         group = folder.parent
@@ -53,6 +55,7 @@ def _plain(config: Config) -> dict[str, Any]:
 
 
 def _flat(value: Any, above: str = "") -> Iterator[tuple[str, str]]:
+    # An empty mapping or list is shown as a value.
     if isinstance(value, dict | list) and value:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, below in items:
@@ -62,6 +65,7 @@ def _flat(value: Any, above: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_word(value: object) -> bool:
+    # 1 == True, so the mapping in `_flat` would turn the number 1 into `true`.
     return value is None or isinstance(value, bool)
 
 
