@@ -258,7 +258,7 @@ class RunOptions:
             if name in names:
                 raise MtlError(f"--task {text}: task {name} is listed twice")
             names.append(name)
-            # Also without files, so that --task adds the task to those of the recipe.
+            # Also without files: a task that no recipe defines needs a section, and errors about it need a place.
             layer.put(("tasks", name), {}, f"--task {name}")
             for key, file in zip(TASK_FILES, files, strict=False):
                 if file:

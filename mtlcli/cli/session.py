@@ -187,6 +187,7 @@ def show_seeds(opened: OpenedGroup, quiet: bool) -> None:
                     pass
                 case _:
                     screen.show(event)
+    # During the set-up of a further run, when Ctrl-C has its usual effect.
     except KeyboardInterrupt:
         if has_started:
             say(f"resume with: mtl train --resume --output {folder}", screen.console)

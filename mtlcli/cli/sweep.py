@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NOT_OF_A_SWEEP = ("seeds", "output", "resume", "overwrite")
 """Options that the sweep itself sets."""
+# Rows of the table; `mtl report` shows all trials.
 SHOWN = 20
 
 

@@ -56,6 +56,7 @@ def list_plugins(families: Sequence[str]) -> list[PluginSummary]:
         ]
         for entry in entries
     }
+    # A name that is claimed twice cannot be used, so it is not tried.
     foreign = [entry for entry in entries if not entry.is_built_in and not rivals[entry]]
     # Built-ins are not tried: importing all of them takes seconds, and the tests import each.
     status = dict(zip(foreign, _try_all(foreign), strict=True))

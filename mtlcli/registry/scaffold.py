@@ -108,6 +108,7 @@ def add_plugin(name: str, family: str, folder: Path) -> Path:
 
 
 def _check_name(name: str, family: str, distribution: str) -> None:
+    # The name becomes a distribution, a module, a class and an entry point.
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise MtlError(
             f'NAME: found "{name}"; expected lower-case letters, digits and single hyphens, such as my-method'

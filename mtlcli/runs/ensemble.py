@@ -89,7 +89,7 @@ def choose(folders: Sequence[Path], thresholds: Mapping[str, float]) -> Ensemble
             if (folder / ENSEMBLE).is_file():
                 raise MtlError(f"{folder}: is an ensemble itself; name its runs instead: {one_of(_listed(folder))}")
             run = read_member(folder)
-            # Reads all weights, once: later commands compare run.json, and the weights of a run only when they load them.
+            # Reads all weights, once: later commands compare run.json, and weights only when they load them.
             must_be_as_written(folder, run.record)
             runs.append(run)
         except MtlError as error:

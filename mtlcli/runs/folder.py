@@ -197,7 +197,7 @@ def inspect_folder(folder: Path, *, resume: bool, overwrite: bool) -> FolderStat
     if (folder / MERGE).is_file():
         raise MtlError(f"--resume: {folder} was merged, not trained; train a new run from it with --init {folder}")
     newest, skipped = checkpoint.latest(folder / CHECKPOINTS)
-    # Starting from step 1 would discard a run whose files could perhaps be restored from a backup.
+    # A start from step 1 would replace the run, which only --overwrite may do.
     if newest is None and skipped:
         raise MtlError(*skipped, f"{folder}: no undamaged checkpoint to resume from; start over with --overwrite")
     warnings = list(skipped)

@@ -111,6 +111,7 @@ class Predictions:
                     # A proper subset, because the prediction needs a key of its own.
                     if not {"line", "digest", "target"} < set(row):
                         raise ValueError("no line, digest or target, or no prediction")
+                    # The first row decides whether there are groups and weights.
                     if rows and row.keys() != rows[0].keys():
                         raise ValueError("other keys than the first row")
                 except (ValueError, TypeError, AttributeError) as error:
@@ -140,6 +141,7 @@ class Predictions:
         if GROUP not in self.rows[0]:
             return None
         rows = self.rows if like is None else self.in_order_of(like)
+        # null is a row that is a group of its own.
         return RowGroups.of([str(row[GROUP] or "") for row in rows])
 
     def weights(self, *, like: "Predictions | None" = None) -> np.ndarray | None:

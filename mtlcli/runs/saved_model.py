@@ -132,6 +132,7 @@ def scratch_in(run: Path) -> Iterator[Path]:
     """
     try:
         with scratch_folder(run) as scratch:
+            # A scratch folder is private, and `share` gives its permissions to the files.
             scratch.chmod(run.stat().st_mode & 0o777)
             yield scratch
     except (OSError, SafetensorError) as error:
